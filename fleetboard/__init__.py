@@ -1,0 +1,1 @@
+"""The library of all parts: values, Kubernetes plumbing, observability and the command."""

@@ -1,0 +1,1 @@
+"""Kubernetes plumbing: client, reflector, work queue, lease, events."""

@@ -1,0 +1,227 @@
+"""The verbs of a Kubernetes API over typed collections.
+
+One invariant: every call is bounded in time and ends in a value or in an error of ``fleetboard.kube.errors``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from fleetboard.kube import credentials, encoding, errors, transport, watch
+from fleetboard.model.resource import Resource
+
+T = TypeVar("T")
+Pairs = list[tuple[str, str]]
+Objects = list[T]
+Body = dict[str, Any]
+
+PAGE_SIZE = 500
+# Names come from users and from other clusters; in a path, "..", "/" or "?" would address something else.
+_SEGMENT = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._:]*[A-Za-z0-9])?")
+
+
+class Client:
+    """One API server; safe to share by threads."""
+
+    def __init__(self, transport_: transport.Transport) -> None:
+        self._transport = transport_
+
+    @classmethod
+    def in_cluster(cls, *, user_agent: str) -> Client:
+        """Use the pod's service account."""
+        return cls(transport.Transport(credentials.in_cluster(), user_agent=user_agent))
+
+    @classmethod
+    def from_kubeconfig(cls, path: str, context: str, *, user_agent: str) -> Client:
+        """Use a kubeconfig; an empty ``context`` means its current one."""
+        return cls(transport.Transport(credentials.kubeconfig(path, context), user_agent=user_agent))
+
+    @classmethod
+    def from_token(cls, server: str, *, ca_pem: bytes, token: Callable[[], str], user_agent: str) -> Client:
+        """Use a bearer token that is asked for at each request; an empty ``ca_pem`` trusts the system's authorities."""
+        return cls(transport.Transport(credentials.token(server, ca_pem=ca_pem, token=token), user_agent=user_agent))
+
+    @property
+    def server(self) -> str:
+        """URL of the API server."""
+        return self._transport.server
+
+    def get(
+        self, resource: Resource[T], name: str, namespace: str = "", *, timeout_s: float = transport.READ_TIMEOUT_S
+    ) -> T:
+        """Return one object.
+
+        Raises:
+            errors.NotFoundError: there is none.
+        """
+        path = _path(resource, namespace, name)
+        return encoding.decode(resource, self._transport.request("GET", path, timeout_s=timeout_s))
+
+    def find(
+        self, resource: Resource[T], name: str, namespace: str = "", *, timeout_s: float = transport.READ_TIMEOUT_S
+    ) -> T | None:
+        """Return one object, or None when there is none."""
+        try:
+            return self.get(resource, name, namespace, timeout_s=timeout_s)
+        except errors.NotFoundError:
+            return None
+
+    def list(
+        self, resource: Resource[T], namespace: str = "", *, selector: str = "", field_selector: str = ""
+    ) -> tuple[Objects[T], str]:
+        """Return all objects of one moment, and the version to watch from."""
+        filters = _filters(selector, field_selector)
+        try:
+            return self._pages(resource, namespace, [*filters, ("limit", str(PAGE_SIZE))])
+        except errors.GoneError:
+            # The moment was compacted away between two pages: one unpaged request can't lose it.
+            return self._pages(resource, namespace, filters)
+
+    def create(
+        self,
+        resource: Resource[T],
+        obj: T | Body,
+        namespace: str = "",
+        *,
+        timeout_s: float = transport.READ_TIMEOUT_S,
+    ) -> T:
+        """Create an object, in ``namespace`` or else in the one of its metadata.
+
+        Raises:
+            errors.AlreadyExistsError: the name is taken.
+        """
+        body = encoding.encode(resource, obj)
+        path = _path(resource, namespace or body["metadata"].get("namespace", ""), "")
+        return encoding.decode(resource, self._transport.request("POST", path, body=body, timeout_s=timeout_s))
+
+    def apply(
+        self, resource: Resource[T], obj: T | Body, *, manager: str, subresource: str = "", force: bool = True
+    ) -> T:
+        """Say what ``manager`` wants of an object (server-side apply); fields it no longer names are removed.
+
+        With ``subresource`` the object must exist, and only that part of ``obj`` is sent.
+        """
+        body = encoding.encode(resource, obj, subresource=subresource)
+        query = [("fieldManager", manager), ("force", "true" if force else "false")]
+        answer = self._transport.request(
+            "PATCH",
+            _object_path(resource, body, subresource),
+            query=query,
+            body=body,
+            content_type="application/apply-patch+yaml",
+        )
+        return encoding.decode(resource, answer)
+
+    def merge_patch(self, resource: Resource[T], name: str, namespace: str, patch: Body, *, subresource: str = "") -> T:
+        """Change some fields of an object (RFC 7396: null removes, lists are replaced)."""
+        answer = self._transport.request(
+            "PATCH",
+            _path(resource, namespace, name, subresource),
+            body=msgspec.to_builtins(patch),
+            content_type="application/merge-patch+json",
+        )
+        return encoding.decode(resource, answer)
+
+    def replace(
+        self,
+        resource: Resource[T],
+        obj: T | Body,
+        *,
+        subresource: str = "",
+        timeout_s: float = transport.READ_TIMEOUT_S,
+    ) -> T:
+        """Put an object in place of the version it was read at; fields that the struct doesn't know are lost.
+
+        Raises:
+            errors.ConflictError: someone changed it since.
+        """
+        body = encoding.encode(resource, obj, keep_version=True, subresource=subresource)
+        path = _object_path(resource, body, subresource)
+        return encoding.decode(resource, self._transport.request("PUT", path, body=body, timeout_s=timeout_s))
+
+    def delete(self, resource: Resource[Any], name: str, namespace: str = "", *, uid: str = "") -> bool:
+        """Delete an object, and with ``uid`` only that one; return False when it wasn't there."""
+        body: Body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        try:
+            self._transport.request("DELETE", _path(resource, namespace, name), body=body)
+        except errors.NotFoundError:
+            return False
+        except errors.ConflictError:
+            if uid:  # another object has the name now
+                return False
+            raise
+        return True
+
+    def watch(
+        self,
+        resource: Resource[T],
+        namespace: str = "",
+        *,
+        version: str,
+        seconds: int,
+        selector: str = "",
+        field_selector: str = "",
+    ) -> watch.Watch[T]:
+        """Begin to watch a collection from ``version``; the server ends it after ``seconds``."""
+        query = [
+            ("watch", "true"),
+            ("allowWatchBookmarks", "true"),
+            ("resourceVersion", version),
+            ("timeoutSeconds", str(seconds)),
+            *_filters(selector, field_selector),
+        ]
+        path = _path(resource, namespace, "")
+        response = self._transport.open(path, query=query, timeout_s=seconds + 10)
+        return watch.Watch(resource, response, mapped=self._transport.mapped)
+
+    def post(self, path: str, body: Body) -> Body:
+        """Post to a path that is no collection (TokenRequest and the like)."""
+        answer = self._transport.request("POST", path, body=msgspec.to_builtins(body))
+        try:
+            return msgspec.json.decode(answer, type=dict[str, Any])
+        except msgspec.DecodeError as err:
+            raise errors.AnswerRefusedError(f"the server's answer to POST {path} can't be read: {err}") from err
+
+    def read(self, path: str) -> bytes:
+        """Return the body of any path."""
+        return self._transport.request("GET", path)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def _pages(self, resource: Resource[T], namespace: str, query: Pairs) -> tuple[Objects[T], str]:
+        path = _path(resource, namespace, "")
+        items: list[T] = []
+        token: Pairs = []
+        while True:
+            page = encoding.decode_page(resource, self._transport.request("GET", path, query=[*query, *token]))
+            items += page.items
+            if not page.token:
+                return items, page.version
+            token = [("continue", page.token)]
+
+
+def _filters(selector: str, field_selector: str) -> Pairs:
+    pairs = [("labelSelector", selector), ("fieldSelector", field_selector)]
+    return [(name, value) for name, value in pairs if value]
+
+
+def _path(resource: Resource[Any], namespace: str, name: str, subresource: str = "") -> str:
+    for segment in (namespace, name):
+        if segment and not _SEGMENT.fullmatch(segment):
+            raise errors.InvalidError(422, "Invalid", f"{segment!r} can't be the name of a {resource.kind}")
+    return resource.path(namespace, name, subresource=subresource)
+
+
+def _object_path(resource: Resource[Any], body: Body, subresource: str) -> str:
+    meta = body["metadata"]
+    if not meta.get("name") or (resource.namespaced and not meta.get("namespace")):
+        raise errors.InvalidError(422, "Invalid", f"a {resource.kind} to write needs metadata.name and its namespace")
+    return _path(resource, meta.get("namespace", ""), meta["name"], subresource)

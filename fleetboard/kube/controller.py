@@ -1,0 +1,96 @@
+"""Work on keys until the world is as it should be.
+
+One invariant: a key that failed is tried again until it succeeds, and is never worked on twice at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from fleetboard.kube import errors, metrics, workqueue
+
+log = logging.getLogger(__name__)
+
+# Longer than any one API call, so that a worker inside one ends by itself.
+_JOIN_S = 20.0
+
+
+class Controller:
+    """Call ``reconcile`` with keys, in worker threads.
+
+    ``reconcile`` returns the seconds after which it wants the key again, or None. Level-triggered: it is told
+    which key may have changed, never how.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reconcile: Callable[[str], float | None],
+        *,
+        workers: int = 1,
+        wait_for: Sequence[threading.Event] = (),
+        queue: workqueue.WorkQueue[str] | None = None,
+    ) -> None:
+        self._name, self._reconcile, self._workers, self._wait_for = name, reconcile, workers, wait_for
+        self._queue = queue or workqueue.WorkQueue[str]()
+
+    def enqueue(self, key: str) -> None:
+        """Ask for ``key`` to be worked on; hand this to reflectors as ``notify``."""
+        self._queue.add(key)
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until ``stop``, beginning once every event of ``wait_for`` is set; run once."""
+        if not self._await(stop):
+            return
+        threads = [
+            threading.Thread(target=self._work, name=f"{self._name} {number}", daemon=True)
+            for number in range(self._workers)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while not stop.wait(0.5):
+                if not all(thread.is_alive() for thread in threads):
+                    raise RuntimeError(f"a worker of controller {self._name} died")
+        finally:
+            self._queue.close()
+            deadline = time.monotonic() + _JOIN_S
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _await(self, stop: threading.Event) -> bool:
+        for event in self._wait_for:
+            while not event.wait(0.1):
+                if stop.is_set():
+                    return False
+        return True
+
+    def _work(self) -> None:
+        while (key := self._queue.get()) is not None:
+            began = time.monotonic()
+            try:
+                again_s = self._reconcile(key)
+            except Exception as err:
+                self._failed(key, err)
+            else:
+                self._queue.done(key)
+                if again_s is not None:
+                    self._queue.add_after(key, again_s)
+                metrics.RECONCILES.labels(self._name, "done" if again_s is None else "again").inc()
+            metrics.RECONCILE_SECONDS.labels(self._name).observe(time.monotonic() - began)
+
+    def _failed(self, key: str, err: Exception) -> None:
+        metrics.RECONCILES.labels(self._name, "failed").inc()
+        metrics.RECONCILE_ERRORS.labels(self._name).inc()
+        delay_s = self._queue.retry(key)
+        self._queue.done(key, ok=False)
+        # What the API refused is expected to happen and says all in its sentence; the rest is a fault of ours.
+        log.log(
+            logging.WARNING if isinstance(err, errors.KubeError) else logging.ERROR,
+            "reconcile failed, retrying",
+            exc_info=None if isinstance(err, errors.KubeError) else err,
+            extra={"controller": self._name, "key": key, "retry_s": round(delay_s, 2), "error": str(err)},
+        )

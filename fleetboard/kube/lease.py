@@ -1,0 +1,233 @@
+"""Leader election over one coordination.k8s.io/v1 Lease.
+
+One invariant: we stop leading, by our own monotonic clock, before anyone else may start. A term lasts ``deadline``
+from before the request that renewed it; a rival takes over only after it has seen the same record unchanged for
+``duration``, which is longer. The wall-clock times inside the Lease are for people and are never compared.
+
+Identities must differ between processes that run at once. A process that starts anew under its predecessor's identity
+takes the Lease over at once, with a new epoch: by that a predecessor that still runs learns that its term is over.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from fleetboard.kube import errors
+from fleetboard.kube.client import Client
+from fleetboard.model import core, meta, resource
+
+log = logging.getLogger(__name__)
+_NEVER = object()
+
+
+def micro_time(now: datetime.datetime) -> str:
+    """Render a MicroTime: exactly six fractional digits, which plain ``isoformat`` drops when they are zero."""
+    return now.astimezone(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class Candidacy:
+    """Decide whether we may hold the Lease and whether we do: all rules, no I/O.
+
+    ``now`` is always the caller's monotonic clock.
+    """
+
+    def __init__(self, identity: str, *, duration_s: float, deadline_s: float) -> None:
+        self._identity, self._duration_s, self._deadline_s = identity, duration_s, deadline_s
+        self._seen: tuple[object, float] = (_NEVER, 0.0)  # record last read, and when it last changed
+        self._term = -1  # epoch that we claimed last
+        self._renewed = float("-inf")
+        self.holder = ""
+        self.epoch = 0
+
+    def leading(self, now: float) -> bool:
+        """Return whether our term runs."""
+        return now - self._renewed < self._deadline_s
+
+    def remaining(self, now: float) -> float:
+        """Return the seconds that are left of our term, 0 when it is over."""
+        return max(0.0, self._renewed + self._deadline_s - now)
+
+    def claim(self, lease: core.Lease | None, now: float, *, wall: datetime.datetime) -> core.LeaseSpec | None:
+        """Return the record to write if we may, given the record just read; None leaves the Lease alone."""
+        spec = lease.spec if lease is not None else core.LeaseSpec()
+        first, led = self._seen[0] is _NEVER, self.leading(now)
+        # Never lower, though somebody deleted the Lease: who fences by epoch would refuse us for ever.
+        self.holder, self.epoch = spec.holder_identity, max(self.epoch, spec.lease_transitions)
+        mark = None if lease is None else (spec.holder_identity, spec.renew_time, spec.lease_transitions)
+        if mark != self._seen[0]:
+            self._seen = (mark, now)
+        stamp = micro_time(wall)
+        if self._ours(spec):
+            return msgspec.structs.replace(spec, renew_time=stamp, lease_duration_seconds=math.ceil(self._duration_s))
+        self._renewed = float("-inf")  # the record says that someone else's term began
+        # A deleted Lease hides a term that may still run: only its holder may go on at once.
+        free = first or led or self._waited(now) if lease is None else self._free(spec, now)
+        if not free:
+            return None
+        self._term = self.epoch + 1
+        return core.LeaseSpec(
+            holder_identity=self._identity,
+            lease_duration_seconds=math.ceil(self._duration_s),
+            acquire_time=stamp,
+            renew_time=stamp,
+            lease_transitions=self._term,
+        )
+
+    def renewed(self, started: float) -> None:
+        """Begin or lengthen our term: the record was written by a request that began at ``started``."""
+        self._renewed = started
+        self.holder, self.epoch = self._identity, self._term
+
+    def lost(self) -> None:
+        """End our term at once."""
+        self._renewed = float("-inf")
+
+    def released(self, lease: core.Lease | None) -> core.LeaseSpec | None:
+        """Return the record that lets a successor start at once, or None when the Lease isn't ours."""
+        self.lost()
+        if lease is None or not self._ours(lease.spec):
+            return None
+        return msgspec.structs.replace(lease.spec, holder_identity="", lease_duration_seconds=1)
+
+    def _ours(self, spec: core.LeaseSpec) -> bool:
+        # By epoch too: a namesake that started after us has taken it over.
+        return spec.holder_identity == self._identity and spec.lease_transitions == self._term
+
+    def _free(self, spec: core.LeaseSpec, now: float) -> bool:
+        if not spec.holder_identity:
+            return True
+        if spec.holder_identity == self._identity and self._term < 0:
+            return True  # our predecessor's; see the module's docstring
+        # The holder's own duration counts where it is longer: it may run with other settings than we.
+        return self._waited(now, spec.lease_duration_seconds)
+
+    def _waited(self, now: float, duration_s: float = 0) -> bool:
+        return now - self._seen[1] >= max(duration_s, self._duration_s)
+
+
+class Elector:
+    """Campaign for a Lease.
+
+    Attributes:
+        holder: Who held the Lease when it was last read, empty for nobody.
+        epoch: Its leaseTransitions then: grows with every new term.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        namespace: str,
+        name: str,
+        identity: str,
+        duration_s: float = 15,
+        deadline_s: float = 10,
+        period_s: float = 2,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not period_s < deadline_s < duration_s:
+            raise ValueError(f"expected period < deadline < duration, got {period_s}, {deadline_s}, {duration_s}")
+        self._client, self._namespace, self._name = client, namespace, name
+        self._period_s, self._deadline_s, self._clock = period_s, deadline_s, clock
+        self._candidacy = Candidacy(identity, duration_s=duration_s, deadline_s=deadline_s)
+        self._identity = identity
+        # Two tries fit into a term, so that one hung connection doesn't cost it.
+        self._timeout_s = deadline_s / 3
+
+    @property
+    def leading(self) -> bool:
+        """Whether we lead at this moment; turns False by the clock alone when the API can't be reached."""
+        return self._candidacy.leading(self._clock())
+
+    @property
+    def holder(self) -> str:
+        """Identity of the holder last seen."""
+        return self._candidacy.holder
+
+    @property
+    def epoch(self) -> int:
+        """LeaseTransitions last seen."""
+        return self._candidacy.epoch
+
+    def run(self, stop: threading.Event, *, on_start: Callable[[], None], on_stop: Callable[[], None]) -> None:
+        """Campaign until ``stop``; call ``on_start`` and ``on_stop`` around each term, in this thread.
+
+        Both must return soon. The Lease is renewed by a thread of its own: a request that hangs can't delay
+        ``on_stop`` past the end of the term. After ``stop`` the Lease is given back once ``on_stop`` has returned.
+        """
+        finished = threading.Event()
+        renewer = threading.Thread(target=self._renew, args=(finished,), name="renew the lease", daemon=True)
+        renewer.start()
+        led = False
+        try:
+            while not stop.is_set():
+                if not renewer.is_alive():
+                    raise RuntimeError("the thread that renews the lease died")
+                if self.leading is not led:
+                    led = not led
+                    log.info(
+                        "leading" if led else "no longer leading", extra={"lease": self._name, "epoch": self.epoch}
+                    )
+                    (on_start if led else on_stop)()
+                stop.wait(self._pace())
+        finally:
+            if led:
+                on_stop()
+            finished.set()
+            renewer.join(self._timeout_s * 4)
+            self.release()
+
+    def tick(self) -> None:
+        """Read the Lease and write it if we may; errors of the API end nothing but this try."""
+        # Taken before the requests: a slow answer must not lengthen our term.
+        started = self._clock()
+        try:
+            lease = self._read()
+            spec = self._candidacy.claim(lease, self._clock(), wall=datetime.datetime.now(datetime.UTC))
+            if spec is not None:
+                self._write(lease, spec)
+                self._candidacy.renewed(started)
+        except (errors.ConflictError, errors.AlreadyExistsError):
+            log.info("someone else wrote the lease first", extra={"lease": self._name})
+        except errors.KubeError as err:
+            log.warning("lease request failed", extra={"lease": self._name, "error": str(err)})
+
+    def release(self) -> None:
+        """Give the Lease back, so that a successor need not wait out our term (best effort)."""
+        try:
+            lease = self._read() if self._candidacy.holder == self._identity else None
+            spec = self._candidacy.released(lease)
+            if spec is not None:
+                self._write(lease, spec)
+        except errors.KubeError as err:
+            log.warning("the lease could not be released", extra={"lease": self._name, "error": str(err)})
+
+    def _renew(self, finished: threading.Event) -> None:
+        while not finished.is_set():
+            self.tick()
+            finished.wait(self._period_s * random.uniform(0.8, 1.2))
+
+    def _pace(self) -> float:
+        """Return how long ``run`` may sleep without missing the end of a term or noticing a new one late."""
+        usual_s = min(0.2, self._period_s / 10)
+        remaining_s = self._candidacy.remaining(self._clock())
+        return min(usual_s, remaining_s) if remaining_s else usual_s
+
+    def _read(self) -> core.Lease | None:
+        return self._client.find(resource.LEASES, self._name, self._namespace, timeout_s=self._timeout_s)
+
+    def _write(self, lease: core.Lease | None, spec: core.LeaseSpec) -> None:
+        if lease is None:
+            fresh = core.Lease(metadata=meta.ObjectMeta(name=self._name, namespace=self._namespace), spec=spec)
+            self._client.create(resource.LEASES, fresh, timeout_s=self._timeout_s)
+            return
+        changed = msgspec.structs.replace(lease, spec=spec)
+        self._client.replace(resource.LEASES, changed, timeout_s=self._timeout_s)

@@ -1,0 +1,185 @@
+"""One HTTP request to one API server: TLS, credentials and proxy by the kubernetes package, errors by us.
+
+One invariant: nothing of the kubernetes package or urllib3 gets past this module, be it a type or an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import urllib3
+from kubernetes.client import api_client, exceptions
+from kubernetes.config import config_exception
+from kubernetes.utils import keepalive
+
+from fleetboard.kube import errors, metrics
+
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 15.0
+# Idle connections that are kept: a part has at most a dozen watches and as many workers.
+POOL_SIZE = 32
+_ERROR_BODY_LIMIT = 64 * 1024
+
+Query = Sequence[tuple[str, str]]
+
+
+class Transport:
+    """Send requests over a pool of connections; safe to share by threads."""
+
+    def __init__(self, configuration: Any, *, user_agent: str) -> None:
+        configuration.retries = False  # callers retry with back-off; the library would do so three times at once
+        configuration.connection_pool_maxsize = POOL_SIZE
+        configuration.socket_options = _socket_options()
+        self._api = api_client.ApiClient(configuration)
+        self._api.user_agent = user_agent
+        self.server: str = configuration.host
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query = (),
+        body: Any = None,
+        content_type: str = "application/json",
+        timeout_s: float = READ_TIMEOUT_S,
+    ) -> bytes:
+        """Return the body of a successful answer.
+
+        Raises:
+            errors.KubeError: anything else.
+        """
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip"}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        call = self._prepare(method, path, query=query, headers=headers, body=body)
+        attempts = 2 if method == "GET" else 1
+        for attempt in range(attempts):
+            try:
+                return self._exchange(call, timeout_s)
+            except _StaleConnectionError:
+                # A server may close an idle connection just as we write on it: reading again is harmless.
+                if attempt + 1 == attempts:
+                    raise
+        raise AssertionError
+
+    def open(self, path: str, *, query: Query, timeout_s: float) -> urllib3.HTTPResponse:
+        """Return an answer whose body is still to be read; each read of it may take ``timeout_s``.
+
+        The answer's head must come within the usual read timeout: a server that accepts and then stalls is
+        noticed soon, however long the body may be silent.
+        """
+        call = self._prepare("GET", path, query=query, headers={"Accept": "application/json"}, body=None)
+        with self.mapped():
+            response = self._send(call, READ_TIMEOUT_S)
+            sock = getattr(response.connection, "sock", None)
+            if sock is not None:
+                sock.settimeout(timeout_s)
+            return response
+
+    @contextlib.contextmanager
+    def mapped(self) -> Iterator[None]:
+        """Turn every error of the libraries below into ours."""
+        try:
+            yield
+        except exceptions.ApiException as err:
+            raise self._tls_error(err) from err
+        except urllib3.exceptions.SSLError as err:
+            raise self._tls_error(err) from err
+        except urllib3.exceptions.ProtocolError as err:
+            raise _StaleConnectionError(f"{self.server}: the connection was cut") from err
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as err:
+            raise errors.UnreachableError(f"{self.server}: {_plain(err)}") from err
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._api.close()
+
+    def _prepare(self, method: str, path: str, *, query: Query, headers: dict[str, str], body: Any) -> Any:
+        try:
+            call = self._api.param_serialize(
+                method,
+                path,
+                query_params=list(query),
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+        except (config_exception.ConfigException, OSError) as err:
+            raise errors.ConfigurationRefusedError(f"{self.server}: the credential can't be read: {err}") from err
+        # An empty token would make us anonymous, and the refusal would name the wrong reason.
+        if "authorization" in call[2] and call[2]["authorization"] in (None, ""):
+            raise errors.UnauthorizedError(401, "Unauthorized", "no token yet", request=f"{method} {path}")
+        return call
+
+    def _exchange(self, call: Any, timeout_s: float) -> bytes:
+        with self.mapped():
+            response = self._send(call, timeout_s)
+            return response.data or b""
+
+    def _send(self, call: Any, timeout_s: float) -> urllib3.HTTPResponse:
+        timeout = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
+        response: urllib3.HTTPResponse = self._api.call_api(*call, _request_timeout=timeout).response
+        metrics.CONTACTS.note(self.server)
+        if 200 <= response.status < 300:
+            return response
+        body = response.read(_ERROR_BODY_LIMIT, decode_content=True)
+        if response.read(1):  # longer than any Status: don't drain it, drop the connection
+            response.close()
+        path = call[1].removeprefix(self.server).partition("?")[0]
+        retry_after = response.headers.get("Retry-After", "")
+        raise errors.from_answer(response.status, body, request=f"{call[0]} {path}", retry_after=retry_after)
+
+    def _tls_error(self, err: BaseException) -> errors.UnreachableError:
+        cause = _find(err, ssl.SSLError)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return errors.CertificateRefusedError(
+                f"{self.server}: the server's certificate is refused: {cause.verify_message}"
+            )
+        return errors.UnreachableError(f"{self.server}: TLS failed: {getattr(cause, 'reason', None) or 'no answer'}")
+
+
+class _StaleConnectionError(errors.UnreachableError):
+    """The connection ended before the answer did."""
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    """Notice a peer that vanished within 40 s, idle (keepalive) or not (user timeout)."""
+    options: list[tuple[int, int, int]] = keepalive.tcp_keepalive_socket_options(idle=20, interval=5, count=4)
+    return [*options, (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 40_000)]
+
+
+def _find(err: BaseException | None, kind: type[Exception]) -> BaseException | None:
+    """Return the first error of ``kind`` among ``err``, its arguments, causes and contexts."""
+    seen: set[int] = set()
+    waiting = [err]
+    while waiting:
+        current = waiting.pop()
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        if isinstance(current, kind):
+            return current
+        seen.add(id(current))
+        waiting += [current.__cause__, current.__context__, *current.args]
+    return None
+
+
+def _plain(err: BaseException) -> str:
+    """Say in words why there was no answer; library texts hold object addresses and whole URLs."""
+    known: list[tuple[type[Exception], str]] = [
+        (urllib3.exceptions.ProxyError, "the proxy gave no connection"),
+        (urllib3.exceptions.NameResolutionError, "no such host"),
+        (ConnectionRefusedError, "connection refused"),
+        (urllib3.exceptions.ReadTimeoutError, "no answer in time"),
+        (TimeoutError, "no connection in time"),
+    ]
+    for kind, words in known:
+        if isinstance(err, kind) or _find(err, kind) is not None:
+            return words
+    system = _find(err, OSError)
+    return (getattr(system, "strerror", None) or type(err).__name__).lower()

@@ -1,0 +1,99 @@
+"""One watch: a stream of changes to a collection that ends sooner or later.
+
+One invariant: whoever iterates learns of every change in the server's order, and of the version it leads to; a cut
+stream is an error, an end by the server is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import urllib3
+
+from fleetboard.kube import encoding, errors
+from fleetboard.model.resource import Resource
+
+T = TypeVar("T")
+_CHUNK = 64 * 1024
+
+
+class Change(enum.Enum):
+    """What happened."""
+
+    SET = "set"
+    DELETED = "deleted"
+    BOOKMARK = "bookmark"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event(Generic[T]):
+    """One change; ``obj`` is there when the change is SET or DELETED."""
+
+    change: Change
+    key: str
+    obj: T | None
+    version: str
+
+
+class Watch(Generic[T]):
+    """Iterate over events; iterate once."""
+
+    def __init__(
+        self,
+        resource: Resource[T],
+        response: urllib3.HTTPResponse,
+        *,
+        mapped: Callable[[], contextlib.AbstractContextManager[None]],
+    ) -> None:
+        self._resource, self._response, self._mapped = resource, response, mapped
+        self._interrupted = False
+
+    def __iter__(self) -> Iterator[Event[T]]:
+        try:
+            for line in self._lines():
+                yield self._event(line)
+        finally:
+            self._response.close()
+
+    def interrupt(self) -> None:
+        """End the iteration from another thread, even while it waits for the server."""
+        self._interrupted = True
+        # Already ended, or its connection is back in the pool.
+        with contextlib.suppress(ValueError, RuntimeError, OSError):
+            self._response.shutdown()
+
+    def _lines(self) -> Iterator[bytes]:
+        tail = b""
+        while not self._interrupted:
+            chunk = self._read()
+            if not chunk:
+                return
+            *whole, tail = (tail + chunk).split(b"\n")
+            yield from (line for line in whole if line)
+
+    def _read(self) -> bytes:
+        try:
+            with self._mapped():
+                return self._response.read1(_CHUNK, decode_content=True)
+        except (errors.UnreachableError, ValueError):
+            # A socket shut down under a reader ends in whichever error the reader's layer had next.
+            if self._interrupted:
+                return b""
+            raise
+
+    def _event(self, line: bytes) -> Event[T]:
+        raw = encoding.decode_event(line)
+        if raw.type == "ERROR":
+            raise errors.from_event(bytes(raw.object), request=f"watch {self._resource.plural}")
+        skeleton = encoding.decode_skeleton(raw.object)
+        version = skeleton.metadata.resource_version
+        if raw.type == "BOOKMARK":
+            return Event(Change.BOOKMARK, "", None, version)
+        obj = encoding.decode_or_none(self._resource, raw.object)
+        # One that can't be read counts as absent, as it does in a list.
+        change = Change.DELETED if obj is None or raw.type == "DELETED" else Change.SET
+        return Event(change, skeleton.key, obj, version)

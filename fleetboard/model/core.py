@@ -1,0 +1,205 @@
+"""Kubernetes' own objects, narrowed to what we read or write of them.
+
+One invariant: only fields that some part uses are here; a wider struct costs memory in every watcher.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fleetboard.model import meta
+
+
+class _Wire(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """Wire options of every struct below."""
+
+
+class CoreServicePort(_Wire, frozen=True, kw_only=True):
+    """corev1.ServicePort."""
+
+    port: int
+    name: str = ""
+    protocol: str = "TCP"
+    app_protocol: str = ""
+    node_port: int = 0
+
+
+class CoreClientIP(_Wire, frozen=True, kw_only=True):
+    """corev1.ClientIPConfig."""
+
+    timeout_seconds: int = 10800
+
+
+class CoreSessionAffinityConfig(_Wire, frozen=True, kw_only=True):
+    """corev1.SessionAffinityConfig."""
+
+    client_ip: CoreClientIP | None = msgspec.field(default=None, name="clientIP")
+
+
+class ServiceSpec(_Wire, frozen=True, kw_only=True):
+    """corev1.ServiceSpec."""
+
+    type: str = "ClusterIP"
+    cluster_ip: str = msgspec.field(default="", name="clusterIP")
+    ports: list[CoreServicePort] = []
+    selector: dict[str, str] = {}
+    session_affinity: str = "None"
+    session_affinity_config: CoreSessionAffinityConfig | None = None
+
+
+class Service(_Wire, frozen=True, kw_only=True):
+    """corev1.Service."""
+
+    api_version: str = "v1"
+    kind: str = "Service"
+    metadata: meta.ObjectMeta = meta.ObjectMeta()
+    spec: ServiceSpec = ServiceSpec()
+
+
+class TargetRef(_Wire, frozen=True, kw_only=True):
+    """corev1.ObjectReference of an endpoint."""
+
+    kind: str = ""
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+
+
+class EndpointConditions(_Wire, frozen=True, kw_only=True):
+    """discovery.k8s.io/v1 EndpointConditions; an absent ``ready`` counts as ready."""
+
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class Endpoint(_Wire, frozen=True, kw_only=True):
+    """discovery.k8s.io/v1 Endpoint."""
+
+    addresses: list[str] = []
+    conditions: EndpointConditions = EndpointConditions()
+    hostname: str | None = None
+    node_name: str | None = None
+    target_ref: TargetRef | None = None
+    zone: str | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether new traffic may go there."""
+        return self.conditions.ready is not False
+
+
+class EndpointPort(_Wire, frozen=True, kw_only=True):
+    """discovery.k8s.io/v1 EndpointPort: the target's port, under the Service port's name."""
+
+    name: str = ""
+    protocol: str = "TCP"
+    port: int | None = None
+    app_protocol: str | None = None
+
+
+class EndpointSlice(_Wire, frozen=True, kw_only=True):
+    """discovery.k8s.io/v1 EndpointSlice."""
+
+    api_version: str = "discovery.k8s.io/v1"
+    kind: str = "EndpointSlice"
+    metadata: meta.ObjectMeta = meta.ObjectMeta()
+    address_type: str = "IPv4"
+    # The API server writes null for no endpoints and no ports.
+    endpoints: list[Endpoint] | None = None
+    ports: list[EndpointPort] | None = None
+
+
+class Namespace(_Wire, frozen=True, kw_only=True):
+    """corev1.Namespace."""
+
+    api_version: str = "v1"
+    kind: str = "Namespace"
+    metadata: meta.ObjectMeta = meta.ObjectMeta()
+
+
+class Pod(_Wire, frozen=True, kw_only=True):
+    """corev1.Pod: only whether it exists matters to us."""
+
+    api_version: str = "v1"
+    kind: str = "Pod"
+    metadata: meta.ObjectMeta = meta.ObjectMeta()
+
+
+class NodeAddress(_Wire, frozen=True, kw_only=True):
+    """corev1.NodeAddress."""
+
+    type: str
+    address: str
+
+
+class NodeSpec(_Wire, frozen=True, kw_only=True):
+    """corev1.NodeSpec."""
+
+    pod_cidrs: list[str] = msgspec.field(default=[], name="podCIDRs")
+
+
+class NodeStatus(_Wire, frozen=True, kw_only=True):
+    """corev1.NodeStatus."""
+
+    addresses: list[NodeAddress] = []
+
+
+class Node(_Wire, frozen=True, kw_only=True):
+    """corev1.Node."""
+
+    api_version: str = "v1"
+    kind: str = "Node"
+    metadata: meta.ObjectMeta = meta.ObjectMeta()
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
+class Secret(_Wire, frozen=True, kw_only=True):
+    """corev1.Secret: values are base64."""
+
+    api_version: str = "v1"
+    kind: str = "Secret"
+    metadata: meta.ObjectMeta = meta.ObjectMeta()
+    type: str = "Opaque"
+    data: dict[str, str] = {}
+
+
+class ConfigMap(_Wire, frozen=True, kw_only=True):
+    """corev1.ConfigMap."""
+
+    api_version: str = "v1"
+    kind: str = "ConfigMap"
+    metadata: meta.ObjectMeta = meta.ObjectMeta()
+    data: dict[str, str] = {}
+
+
+class LeaseSpec(_Wire, frozen=True, kw_only=True):
+    """coordination.k8s.io/v1 LeaseSpec."""
+
+    holder_identity: str = ""
+    lease_duration_seconds: int = 0
+    acquire_time: str | None = None
+    renew_time: str | None = None
+    lease_transitions: int = 0
+
+
+class Lease(_Wire, frozen=True, kw_only=True):
+    """coordination.k8s.io/v1 Lease."""
+
+    api_version: str = "coordination.k8s.io/v1"
+    kind: str = "Lease"
+    metadata: meta.ObjectMeta = meta.ObjectMeta()
+    spec: LeaseSpec = LeaseSpec()
+
+
+class Generic(_Wire, frozen=True, kw_only=True):
+    """Any object of which only the metadata matters, or that is passed through whole."""
+
+    api_version: str = ""
+    kind: str = ""
+    metadata: meta.ObjectMeta = meta.ObjectMeta()
+    spec: dict[str, Any] = {}
+    status: dict[str, Any] = {}

@@ -1,0 +1,172 @@
+"""The executable that Multus calls for every pod: carries one CNI call to the node's cnf and prints its answer.
+
+It exists to be small: it starts in every pod's path, so it imports three built-in modules and nothing else (the
+imports of ``os`` or ``json`` alone would double its time), holds no logic that cnf could hold, and answers by itself
+only what must be answered without cnf: VERSION, and "cnf is away".
+
+One invariant: exactly one CNI answer, or none for a DEL, reaches stdout (CNI spec 1.1.0, "Section 2: Execution").
+"""
+
+import _socket
+import posix
+import sys
+
+SOCKET = b"/run/fleetboard/cni.sock"
+SPOOL = b"/run/fleetboard/del"
+VERSION = b'{"cniVersion":"1.1.0","supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}'
+CONNECT_S = 10  # a restarting cnf is back sooner
+ANSWER_S = 30
+RETRY_S = 0.05
+ENOENT, ECONNREFUSED, EAGAIN = 2, 111, 11
+
+
+def read_all(descriptor: int) -> bytes:
+    """Read standard input to its end."""
+    chunks = []
+    while chunk := posix.read(descriptor, 65536):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def version_of(config: bytes) -> bytes:
+    """Pick cniVersion out of the configuration without a JSON parser: only to echo it in an error."""
+    _, found, tail = config.partition(b'"cniVersion"')
+    parts = tail.split(b'"', 2)
+    if not found or len(parts) < 3 or parts[0].strip() != b":" or not parts[1].replace(b".", b"").isdigit():
+        return b"1.0.0"
+    return parts[1]
+
+
+def error(config: bytes, code: int, message: bytes) -> bytes:
+    """Render a CNI error result; ``message`` holds no character that JSON escapes."""
+    return b'{"cniVersion":"%s","code":%d,"msg":"%s"}' % (version_of(config), code, message)
+
+
+def connect() -> _socket.socket | None:
+    """Connect to cnf, or return None when it stays away for CONNECT_S seconds."""
+    waited = 0.0
+    while True:
+        stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        try:
+            stream.connect(SOCKET)
+        except OSError as err:
+            stream.close()
+            if err.errno not in (ENOENT, ECONNREFUSED, EAGAIN) or waited >= CONNECT_S:
+                return None
+        else:
+            return stream
+        pause()
+        waited += RETRY_S
+
+
+def pause() -> None:
+    """Sleep without importing ``time``: a receive that times out."""
+    one, two = _socket.socketpair()
+    one.settimeout(RETRY_S)
+    try:  # noqa: SIM105 - contextlib is an import more
+        one.recv(1)
+    except OSError:
+        pass
+    one.close()
+    two.close()
+
+
+def frame(environ: dict[bytes, bytes], config: bytes) -> bytes:
+    """Frame the call: every CNI_ variable and the configuration."""
+    env = b"\0".join(b"%s=%s" % pair for pair in environ.items() if pair[0].startswith(b"CNI_"))
+    return b"FLEETCNI/1 %d %d\n%s%s" % (len(env), len(config), env, config)
+
+
+def send(stream: _socket.socket, request: bytes, netns: int) -> None:
+    """Send the frame, with the descriptor of the pod's network namespace beside its first byte (SCM_RIGHTS)."""
+    rest = request
+    if netns >= 0:
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, netns.to_bytes(4, sys.byteorder))
+        sent = stream.sendmsg([request], [rights])
+        rest = request[sent:]
+    stream.sendall(rest)
+
+
+def receive(stream: _socket.socket) -> tuple[int, bytes]:
+    """Read the answer: exit status and the bytes for stdout.
+
+    Raises:
+        OSError: cnf hung up or was silent for ANSWER_S.
+    """
+    chunks = []
+    while chunk := stream.recv(65536):
+        chunks.append(chunk)
+    head, newline, body = b"".join(chunks).partition(b"\n")
+    status, _, size = head.partition(b" ")
+    if not newline or int(size) != len(body):
+        raise OSError
+    return int(status), body
+
+
+def open_netns(path: bytes) -> int:
+    """Open the pod's network namespace, or return -1: cnf knows what a missing one means for each verb."""
+    if not path:
+        return -1
+    try:
+        return posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def spool(environ: dict[bytes, bytes], request: bytes) -> bool:
+    """Leave a DEL for cnf to do when it is back; True when it is safely on the disk.
+
+    Without the folder cnf is not installed and holds nothing that a DEL could free.
+    """
+    container, interface = environ.get(b"CNI_CONTAINERID", b""), environ.get(b"CNI_IFNAME", b"")
+    name = b"%s-%s" % (container, interface)
+    if not container or b"/" in name or len(name) > 200:
+        return False
+    try:
+        temporary = b"%s/.%s" % (SPOOL, name)
+        descriptor = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600)
+        posix.write(descriptor, request)
+        posix.fsync(descriptor)
+        posix.close(descriptor)
+        posix.rename(temporary, b"%s/%s" % (SPOOL, name))
+    except OSError as err:
+        return err.errno == ENOENT
+    return True
+
+
+def away(environ: dict[bytes, bytes], config: bytes, request: bytes) -> tuple[int, bytes]:
+    """Answer for a cnf that is away: DEL is spooled (CNI spec: DEL should succeed), the rest is told to try again."""
+    command = environ.get(b"CNI_COMMAND", b"")
+    if command == b"DEL" and spool(environ, request):
+        return 0, b""
+    code = 50 if command == b"STATUS" else 11
+    return 1, error(config, code, b"cnf on this node does not answer at %s: is its pod running?" % SOCKET)
+
+
+def main(environ: dict[bytes, bytes]) -> int:
+    """Carry one call; return the exit status."""
+    if environ.get(b"CNI_COMMAND") == b"VERSION":
+        posix.write(1, VERSION)
+        return 0
+    if b"CNI_COMMAND" not in environ:
+        posix.write(2, b"CNI plugin fleetboard: called by Multus. CNI versions 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n")
+        return 0
+    config = read_all(0)
+    request = frame(environ, config)
+    stream = connect()
+    if stream is None:
+        status, body = away(environ, config, request)
+    else:
+        stream.settimeout(ANSWER_S)
+        try:
+            send(stream, request, open_netns(environ.get(b"CNI_NETNS", b"")))
+            status, body = receive(stream)
+        except (OSError, ValueError):
+            status, body = away(environ, config, request)
+    while body:
+        body = body[posix.write(1, body) :]
+    return status
+
+
+if __name__ == "__main__":
+    posix._exit(main(posix.environ))

@@ -25,7 +25,6 @@ from fleetboard.kube.client import Client
 from fleetboard.model import core, meta, resource
 
 log = logging.getLogger(__name__)
-_NEVER = object()
 
 
 def micro_time(now: datetime.datetime) -> str:
@@ -41,7 +40,8 @@ class Candidacy:
 
     def __init__(self, identity: str, *, duration_s: float, deadline_s: float) -> None:
         self._identity, self._duration_s, self._deadline_s = identity, duration_s, deadline_s
-        self._seen: tuple[object, float] = (_NEVER, 0.0)  # record last read, and when it last changed
+        self._seen: tuple[object, float] = (None, float("-inf"))  # record last read, and when it last changed
+        self._looked = float("-inf")  # when a record was last read
         self._term = -1  # epoch that we claimed last
         self._renewed = float("-inf")
         self.holder = ""
@@ -58,18 +58,22 @@ class Candidacy:
     def claim(self, lease: core.Lease | None, now: float, *, wall: datetime.datetime) -> core.LeaseSpec | None:
         """Return the record to write if we may, given the record just read; None leaves the Lease alone."""
         spec = lease.spec if lease is not None else core.LeaseSpec()
-        first, led = self._seen[0] is _NEVER, self.leading(now)
+        led = self.leading(now)
         # Never lower, though somebody deleted the Lease: who fences by epoch would refuse us for ever.
         self.holder, self.epoch = spec.holder_identity, max(self.epoch, spec.lease_transitions)
         mark = None if lease is None else (spec.holder_identity, spec.renew_time, spec.lease_transitions)
-        if mark != self._seen[0]:
+        # No record looks like no record: if we were cut off since, there may have been another term in between.
+        blind = mark is None and now - self._looked >= self._deadline_s
+        self._looked = now
+        if mark != self._seen[0] or blind:
             self._seen = (mark, now)
         stamp = micro_time(wall)
         if self._ours(spec):
             return msgspec.structs.replace(spec, renew_time=stamp, lease_duration_seconds=math.ceil(self._duration_s))
         self._renewed = float("-inf")  # the record says that someone else's term began
-        # A deleted Lease hides a term that may still run: only its holder may go on at once.
-        free = first or led or self._waited(now) if lease is None else self._free(spec, now)
+        # An absent Lease may be a deleted one that hides a running term: only its holder may go on at once. The price
+        # is one ``duration`` without a leader when the Lease is made for the first time.
+        free = led or self._waited(now) if lease is None else self._free(spec, now)
         if not free:
             return None
         self._term = self.epoch + 1

@@ -87,7 +87,7 @@ class PeerReportSpec(_Wire, frozen=True, kw_only=True):
     network_cidrs: list[str] = []
     """Pod, service and node networks as far as the child knows them: checked for overlap with the fleet CIDR."""
     blocks_wanted: int = 1
-    """How many cluster blocks (entries of ``clusterCidrs``, per family) the child needs: each further one is doubled."""
+    """How many cluster blocks (``clusterCidrs``, per family) the child needs: each further one is doubled."""
     nodes: list[ReportedNode] = []
     epoch: int = 0
     """Transitions of the child's leader Lease: a lower one is refused."""

@@ -41,8 +41,11 @@ class ObjectMeta(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
-class Condition(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """metav1.Condition: all five fields are required by the API."""
+class Condition(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """metav1.Condition: the first four fields and the time are required by the API.
+
+    An observedGeneration of 0 is left out: ``kubectl wait`` takes a condition for stale when it is behind.
+    """
 
     type: str
     status: str

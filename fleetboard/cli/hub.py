@@ -1,0 +1,71 @@
+"""How a command reaches the hub: from a pod of ours by its service account, from elsewhere by a kubeconfig.
+
+One invariant: which cluster a command changes is decided here once, by what the user gave, else by where it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+
+from fleetboard.cli.errors import CommandError
+from fleetboard.kube.client import Client
+from fleetboard.model import membership, names, resource
+
+_POD_CA = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
+_USER_AGENT = "fleetboard-cli"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hub:
+    """The hub's API and where our objects are in it."""
+
+    client: Client
+    namespace: str
+    in_pod: bool
+
+    def ca_pem(self) -> bytes:
+        """Return the authority that vouches for the hub's API, as its own pods trust it.
+
+        Raises:
+            CommandError: the hub doesn't publish one.
+        """
+        if self.in_pod and _POD_CA.exists():
+            return _POD_CA.read_bytes()
+        found = self.client.find(resource.CONFIG_MAPS, membership.ROOT_CA, self.namespace)
+        text = found.data.get("ca.crt", "") if found is not None else ""
+        if not text:
+            raise CommandError(f"ConfigMap {self.namespace}/{membership.ROOT_CA} has no ca.crt: give --ca-file")
+        return text.encode()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every command about the hub has."""
+    clusterset = os.environ.get("CLUSTERSET", "default")
+    parser.add_argument("--clusterset", default=clusterset, help="name of the clusterset (default: %(default)s)")
+    parser.add_argument("--kubeconfig", default="", help="kubeconfig of the hub, when not run in a pod of the hub")
+    parser.add_argument("--context", default="", help="context of the kubeconfig (default: its current one)")
+
+
+def connect(options: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Hub:
+    """Reach the hub.
+
+    Raises:
+        CommandError: neither in a pod nor with a kubeconfig.
+        ConfigurationRefusedError: what there is can't be used.
+    """
+    namespace = environ.get("NAMESPACE", names.NAMESPACE)
+    path = options.kubeconfig or ("" if "KUBERNETES_SERVICE_HOST" in environ else environ.get("KUBECONFIG", ""))
+    if not path and options.context:
+        path = str(pathlib.Path.home() / ".kube" / "config")
+    if path:
+        return Hub(Client.from_kubeconfig(path, options.context, user_agent=_USER_AGENT), namespace, in_pod=False)
+    if "KUBERNETES_SERVICE_HOST" not in environ:
+        raise CommandError(
+            "no hub to talk to: run this in the hub's pod (kubectl exec deploy/syncer-hub -- fleetboard ...), "
+            "or give --kubeconfig and --context"
+        )
+    return Hub(Client.in_cluster(user_agent=_USER_AGENT), namespace, in_pod=True)

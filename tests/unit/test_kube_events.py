@@ -1,0 +1,100 @@
+"""Events as users see them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import fake_api
+import pytest
+
+from fleetboard.kube import events
+
+REGARDING = {"apiVersion": "v1", "kind": "Service", "name": "web", "namespace": "shop", "uid": "u1"}
+
+
+def wait_until(condition: Callable[[], object], *, within_s: float = 5.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.01)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def api() -> Iterator[fake_api.FakeApi]:
+    with fake_api.FakeApi() as running:
+        yield running
+
+
+def test_an_event_says_what_happened_to_what(api: fake_api.FakeApi) -> None:
+    events.Recorder(api.client(), "syncer").emit(REGARDING, reason="Exported", message="It is.", type_="Warning")
+    wait_until(lambda: api.asked)
+    asked = api.asked[0]
+    assert asked.path == "/apis/events.k8s.io/v1/namespaces/shop/events"
+    body = asked.body
+    assert (body["reason"], body["note"], body["type"], body["action"]) == ("Exported", "It is.", "Warning", "Exported")
+    assert body["regarding"] == REGARDING
+    assert body["reportingController"] == "fleetboard.io/syncer"
+    assert len(body["eventTime"]) == len("2026-01-01T00:00:00.000000Z")
+
+
+def test_repetitions_become_one_series(api: fake_api.FakeApi) -> None:
+    clock = Clock()
+    recorder = events.Recorder(api.client(), "syncer", clock=clock)
+    for _ in range(5):
+        recorder.emit(REGARDING, reason="Exported", message="It is.")
+    recorder.emit(REGARDING, reason="Exported", message="Something else.")
+    wait_until(lambda: len(api.asked) == 2)
+    clock.now += events.SERIES_S
+    recorder.emit(REGARDING, reason="Exported", message="It is.")
+    wait_until(lambda: len(api.asked) == 3)
+    assert [asked.method for asked in api.asked] == ["POST", "POST", "PATCH"]
+    assert api.asked[2].body["series"]["count"] == 6
+
+
+def test_after_a_pause_an_event_is_a_new_one(api: fake_api.FakeApi) -> None:
+    clock = Clock()
+    recorder = events.Recorder(api.client(), "syncer", clock=clock)
+    recorder.emit(REGARDING, reason="Exported", message="It is.")
+    wait_until(lambda: len(api.asked) == 1)
+    clock.now += events.SAME_S
+    recorder.emit(REGARDING, reason="Exported", message="It is.")
+    wait_until(lambda: len(api.asked) == 2)
+    assert {asked.method for asked in api.asked} == {"POST"}
+
+
+def test_a_flood_is_cut_off(api: fake_api.FakeApi) -> None:
+    recorder = events.Recorder(api.client(), "syncer", clock=Clock())
+    for number in range(events.BURST + 20):
+        recorder.emit(REGARDING, reason="Exported", message=f"{number}")
+    wait_until(lambda: len(api.asked) == events.BURST)
+    time.sleep(0.1)
+    assert len(api.asked) == events.BURST
+
+
+def test_a_server_that_hangs_or_refuses_keeps_nobody_waiting(api: fake_api.FakeApi) -> None:
+    recorder = events.Recorder(api.client(), "syncer")
+    api.stalled.set()
+    began = time.monotonic()
+    for number in range(2 * events.QUEUE_SIZE):
+        recorder.emit(REGARDING, reason="Exported", message=f"{number}")
+    assert time.monotonic() - began < 1
+    api.fail(403, method="POST")
+    api.stalled.clear()
+    wait_until(lambda: len(api.asked) >= 3)
+
+
+def test_events_of_cluster_scoped_objects_live_in_default(api: fake_api.FakeApi) -> None:
+    events.Recorder(api.client(), "cnf").emit(
+        {"apiVersion": "v1", "kind": "Node", "name": "n1"}, reason="Ready", message="yes"
+    )
+    wait_until(lambda: api.asked)
+    assert "/namespaces/default/" in api.asked[0].path

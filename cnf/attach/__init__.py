@@ -1,0 +1,1 @@
+"""The CNI server: addresses, journal and the wiring of pods."""

@@ -1,0 +1,157 @@
+"""Which address of the node's blocks a pod gets: next fit, with a rest after release.
+
+One invariant: an address is in at most one of ``used`` and ``resting``, and only an address in neither is given. No
+I/O and no clock here: callers say what time it is, so every history can be replayed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Iterable
+
+from cnf.attach import errors
+from fleetboard.model.addresses import Address, Network
+
+REST_S = 60.0
+"""How long a released address stays unused: others may still send to its last holder."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Usage:
+    """How many addresses of the node's blocks are held, rest after release, and can be given now."""
+
+    used: int
+    free: int
+    resting: int = 0
+
+
+class Pool:
+    """Addresses of the node's blocks, of one or both families."""
+
+    def __init__(self) -> None:
+        """An empty pool gives nothing; ``set_blocks`` fills it."""
+        self._blocks: tuple[Network, ...] = ()
+        self._excluded: frozenset[Address] = frozenset()
+        self._used: set[Address] = set()
+        self._resting: dict[Address, float] = {}
+        self._last: dict[int, Address] = {}
+
+    @property
+    def blocks(self) -> tuple[Network, ...]:
+        """The blocks addresses are given from."""
+        return self._blocks
+
+    def set_blocks(self, blocks: Iterable[Network], *, excluded: Iterable[Address]) -> None:
+        """Say what may be given from now on; addresses in use elsewhere stay in use until released."""
+        self._blocks = tuple(blocks)
+        self._excluded = frozenset(excluded)
+
+    def take(self, *, requested: Iterable[Address] = (), now: float) -> tuple[Address, ...]:
+        """Take one address of each family of the blocks; those ``requested``, where there are any.
+
+        Raises:
+            ExhaustedError: none is free.
+            CallRefusedError: a requested one can't be had. Nothing was taken then.
+        """
+        self._wake(now)
+        wanted = self._check_requested(tuple(requested), now)
+        taken: list[Address] = []
+        for version in sorted({block.version for block in self._blocks}):
+            address = wanted.get(version) or self._next_free(version)
+            if address is None:
+                raise errors.ExhaustedError(self._exhausted(version))
+            taken.append(address)
+        for address in taken:
+            self.hold(address)
+        return tuple(taken)
+
+    def hold(self, address: Address) -> None:
+        """Mark an address as used: one given before a restart."""
+        self._resting.pop(address, None)
+        self._used.add(address)
+        self._last[address.version] = address
+
+    def release(self, address: Address, *, until: float) -> None:
+        """Give an address back; it rests until that time."""
+        self._used.discard(address)
+        self._resting[address] = until
+
+    def usage(self, *, now: float) -> Usage:
+        """Count addresses, of the family that has fewest left where there are two."""
+        self._wake(now)
+        versions = {block.version for block in self._blocks}
+        if not versions:
+            return Usage(len(self._used), 0, len(self._resting))
+        counts = (self._count(version) for version in versions)
+        return min(counts, key=lambda usage: usage.free)
+
+    def _count(self, version: int) -> Usage:
+        total = sum(block.num_addresses for block in self._blocks if block.version == version)
+        out = sum(1 for address in self._excluded if self._covers(address) and address.version == version)
+        used = [address for address in self._used if address.version == version]
+        resting = [address for address in self._resting if address.version == version]
+        inside = sum(1 for address in (*used, *resting) if self._covers(address))
+        return Usage(len(used), total - out - inside, len(resting))
+
+    def _covers(self, address: Address) -> bool:
+        return any(address in block for block in self._blocks)
+
+    def _wake(self, now: float) -> None:
+        for address in [address for address, until in self._resting.items() if until <= now]:
+            del self._resting[address]
+
+    def _check_requested(self, requested: tuple[Address, ...], now: float) -> dict[int, Address]:
+        wanted: dict[int, Address] = {}
+        for address in requested:
+            if not self._covers(address):
+                blocks = ", ".join(str(block) for block in self._blocks) or "none"
+                raise errors.CallRefusedError(
+                    errors.Code.INVALID_CONFIG, f"requested address {address} is not of this node's blocks ({blocks})"
+                )
+            if address in self._excluded:
+                raise errors.CallRefusedError(
+                    errors.Code.INVALID_CONFIG, f"requested address {address} is the node's own"
+                )
+            if address in self._used:
+                raise errors.CallRefusedError(errors.Code.TRY_AGAIN, f"requested address {address} is in use")
+            if address in self._resting:
+                left = self._resting[address] - now
+                raise errors.CallRefusedError(
+                    errors.Code.TRY_AGAIN, f"requested address {address} rests after release for {left:.0f} s more"
+                )
+            if address.version in wanted:
+                raise errors.CallRefusedError(
+                    errors.Code.INVALID_CONFIG,
+                    f"requested addresses {wanted[address.version]} and {address}: expected one of a family",
+                )
+            wanted[address.version] = address
+        return wanted
+
+    def _next_free(self, version: int) -> Address | None:
+        """Return the first free address after the last one given, going round the blocks once."""
+        blocks = [block for block in self._blocks if block.version == version]
+        last = self._last.get(version)
+        at = next((i for i, block in enumerate(blocks) if last is not None and last in block), None)
+        if at is None or last is None:
+            ranges = [(int(block.network_address), int(block.broadcast_address)) for block in blocks]
+        else:
+            around = blocks[at + 1 :] + blocks[:at]
+            start, end = int(blocks[at].network_address), int(blocks[at].broadcast_address)
+            ranges = [(int(last) + 1, end)]
+            ranges += [(int(block.network_address), int(block.broadcast_address)) for block in around]
+            ranges += [(start, int(last))]
+        for low, high in ranges:
+            for value in range(low, high + 1):
+                address = ipaddress.IPv4Address(value) if version == 4 else ipaddress.IPv6Address(value)
+                if address not in self._used and address not in self._resting and address not in self._excluded:
+                    return address
+        return None
+
+    def _exhausted(self, version: int) -> str:
+        names = ", ".join(str(block) for block in self._blocks if block.version == version)
+        count = self._count(version)
+        return (
+            f"no free address in this node's blocks ({names}): {count.used} in use, {count.resting} resting after "
+            "release for up to 60 s; the cluster's leader gives further blocks while the cluster's block has room"
+        )

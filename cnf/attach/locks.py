@@ -1,0 +1,44 @@
+"""One lock for each container: calls of one container are serial, others go on beside it.
+
+One invariant: a lock that nobody holds or waits for takes no memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator
+
+
+@dataclasses.dataclass(slots=True)
+class _Entry:
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    users: int = 0
+
+
+class KeyedLocks:
+    """Locks by name. Any thread."""
+
+    def __init__(self) -> None:
+        """No lock is held at first."""
+        self._guard = threading.Lock()
+        self._entries: dict[str, _Entry] = {}
+
+    @contextlib.contextmanager
+    def hold(self, name: str, *, timeout_s: float) -> Iterator[bool]:
+        """Hold the lock of ``name``; yields False, holding nothing, when it can't be had in time (0: at once)."""
+        with self._guard:
+            entry = self._entries.setdefault(name, _Entry())
+            entry.users += 1
+        held = False
+        try:
+            held = entry.lock.acquire(timeout=timeout_s) if timeout_s else entry.lock.acquire(blocking=False)
+            yield held
+        finally:
+            if held:
+                entry.lock.release()
+            with self._guard:
+                entry.users -= 1
+                if not entry.users:
+                    self._entries.pop(name, None)

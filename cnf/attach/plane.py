@@ -1,0 +1,279 @@
+"""The node's CNI plane: every verb, and what the daemon tells and asks it.
+
+One invariant: calls of one container are served one at a time, in the order of their arrival as far as DEL goes: an
+ADD that came before a DEL and is served after it is refused.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import logging
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Callable
+
+from cnf.attach import (
+    adding,
+    checking,
+    deleting,
+    errors,
+    identity,
+    ipam,
+    journal,
+    ledger,
+    locks,
+    network,
+    plumber,
+    pods,
+    protocol,
+    records,
+    recovery,
+    results,
+    supply,
+)
+from cnf.attach.errors import CallRefusedError, Code
+from cnf.attach.frames import Request, Response
+from cnf.attach.network import NodeNetwork
+from cnf.netlink import errors as netlink_errors
+from cnf.netlink.namespace import Namespace
+from fleetboard.model import fleet
+
+_log = logging.getLogger(__name__)
+
+_LOCK_TIMEOUT_S = 25.0
+_REMEMBERED_DELETIONS = 4096
+_BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
+
+
+def _ignore(verb: str, code: int, seconds: float) -> None:
+    return None
+
+
+class Plane:
+    """Serves CNI calls of one node."""
+
+    def __init__(
+        self,
+        *,
+        state_dir: pathlib.Path,
+        netns_dir: pathlib.Path,
+        hub_netns: Namespace,
+        on_change: Callable[[], None],
+        on_call: Callable[[str, int, float], None] = _ignore,
+        patience_s: float = 5.0,
+        boot_id: str | None = None,
+    ) -> None:
+        """``on_change`` is called, from any thread, whenever attachments or the count of free addresses changed.
+
+        ``on_call`` hears of every call: its verb, the CNI error code or 0, and its seconds. ``patience_s`` is how
+        long an ADD waits for an address before it says there is none.
+        """
+        self._folder = state_dir
+        self._lock_file = -1
+        self._on_change = on_change
+        self._on_call = on_call
+        boot = _BOOT_ID.read_text().strip() if boot_id is None else boot_id
+        self._ledger = ledger.Ledger.at(state_dir)
+        self._plumber = plumber.Plumber(hub_netns)
+        self._supply = supply.Supply()
+        self._locks = locks.KeyedLocks()
+        found = pods.Pods(netns_dir)
+        self._recovery = recovery.Recovery(
+            book=self._ledger, hands=self._plumber, found=found, containers=self._locks, boot=boot
+        )
+        self._adder = adding.Adder(
+            ledger=self._ledger,
+            plumber=self._plumber,
+            pods=found,
+            supply=self._supply,
+            reclaim=self._ask_for_addresses,
+            boot=boot,
+            patience_s=patience_s,
+        )
+        self._deleter = deleting.Deleter(self._ledger, self._plumber, found, self._supply)
+        self._checker = checking.Checker(self._ledger, self._plumber, found, self._supply)
+        self._arrivals = itertools.count(1)
+        self._deletions: collections.OrderedDict[records.Key, int] = collections.OrderedDict()
+        self._deletions_lock = threading.Lock()
+
+    def restore(self) -> recovery.RestoreSummary:
+        """Bring back what was attached before this process began. Call it once, before the first ``call``.
+
+        Raises:
+            JournalError: another process holds the state folder, or it can't be read.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock_file = journal.acquire(self._folder / "lock")
+        damaged = self._ledger.load()
+        freed = self._recovery.free_former_boots()
+        known = network.read(self._folder / "network.json")
+        if known is not None:
+            self._install(known)
+        summary = self._recovery.sweep(known, at_start=True)
+        if known is not None:
+            self._supply.change(known)
+        return dataclasses.replace(summary, damaged=damaged, freed=summary.freed + freed)
+
+    def close(self) -> None:
+        """Let go of files and sockets; the kernel keeps every interface."""
+        self._ledger.close()
+        self._plumber.close()
+        if self._lock_file >= 0:
+            os.close(self._lock_file)
+            self._lock_file = -1
+
+    def set_network(self, new: NodeNetwork) -> None:
+        """Say what the node's part of the fleet is: at first, with further blocks, with a lower MTU.
+
+        Raises:
+            NetlinkError: the node's address can't be put in place; nothing changed.
+        """
+        old = self._supply.network
+        if new == old:
+            return
+        self._install(new)
+        try:
+            network.write(self._folder / "network.json", new)
+        except errors.JournalError as err:
+            _log.error("the node's network can't be kept for the next start", extra={"error": str(err)})
+        self._supply.change(new)
+        if old is None:
+            self._recovery.sweep(new, at_start=True)
+        elif new.mtu < old.mtu or new.fleet != old.fleet or new.node_address != old.node_address:
+            self._recovery.retune(new)
+        self._on_change()
+
+    def network(self) -> NodeNetwork | None:
+        """Return what ``set_network`` said last."""
+        return self._supply.network
+
+    def attachments(self) -> list[fleet.Attachment]:
+        """Return which pod holds which address."""
+        return [
+            fleet.Attachment(
+                pod_uid=record.pod_uid,
+                pod_namespace=record.pod_namespace,
+                pod_name=record.pod_name,
+                interface=record.interface,
+                addresses=record.addresses,
+            )
+            for record in self._ledger.attached()
+        ]
+
+    def usage(self) -> ipam.Usage:
+        """Count addresses; the daemon asks for a block when few are free."""
+        return self._ledger.usage()
+
+    def collect(self) -> int:
+        """Free what is dead and mend what is missing; return how many were freed. Call it every half minute."""
+        summary = self._recovery.sweep(self._supply.network)
+        if summary.freed or summary.recreated:
+            self._on_change()
+        return summary.freed
+
+    def call(self, request: Request) -> Response:
+        """Serve one CNI call."""
+        arrival, started = next(self._arrivals), time.monotonic()
+        response, code = self._call(request, arrival)
+        verb = request.env.get("CNI_COMMAND", "")
+        known = verb in protocol.Verb.__members__
+        self._on_call(verb if known else "unknown", code, time.monotonic() - started)
+        return response
+
+    def _call(self, request: Request, arrival: int) -> tuple[Response, int]:
+        try:
+            call = protocol.parse_call(request.env, request.stdin)
+            return self._serve(call, request, arrival), 0
+        except CallRefusedError as err:
+            refusal = err
+        except errors.JournalError as err:
+            refusal = CallRefusedError(Code.TRY_AGAIN, "the node's address journal can't be written", str(err))
+        except netlink_errors.NetlinkError as err:
+            refusal = CallRefusedError(Code.TRY_AGAIN, "the kernel refused", str(err))
+        return Response(1, results.render_error(protocol.echo_version(request.stdin), refusal)), int(refusal.code)
+
+    def _serve(self, call: protocol.Call, request: Request, arrival: int) -> Response:
+        match call.verb:
+            case protocol.Verb.VERSION:
+                return Response(0, results.render_version(call.version))
+            case protocol.Verb.STATUS:
+                self._check_status()
+                return Response(0, b"")
+            case protocol.Verb.GC:
+                self._collect_garbage(call)
+                return Response(0, b"")
+        if call.verb is protocol.Verb.DEL:
+            self._remember_deletion(call.key, arrival)
+        with self._locks.hold(call.container_id, timeout_s=_LOCK_TIMEOUT_S) as held:
+            if not held:
+                raise CallRefusedError(
+                    Code.TRY_AGAIN, f"another call of container {call.container_id} takes more than 25 s"
+                )
+            return self._serve_container(call, request, arrival)
+
+    def _serve_container(self, call: protocol.Call, request: Request, arrival: int) -> Response:
+        if call.verb is protocol.Verb.ADD:
+            if self._deletions.get(call.key, 0) > arrival:
+                raise CallRefusedError(Code.CANCELLED, "the container was deleted meanwhile")
+            added = self._adder.add(call, request)
+            self._on_change()
+            stdout = results.render_add(call, added.record, added.ends)
+            return Response(0, stdout, undo=lambda: self._undo(added.record))
+        if call.verb is protocol.Verb.DEL:
+            if self._deleter.delete(call, request):
+                self._on_change()
+            return Response(0, b"")
+        self._checker.check(call, request)
+        return Response(0, b"")
+
+    def _undo(self, record: records.Record) -> None:
+        """Take an ADD back whose answer nobody heard."""
+        with self._locks.hold(record.container_id, timeout_s=_LOCK_TIMEOUT_S) as held:
+            current = self._ledger.find(record.key)
+            if not held or current is None or current.cookie != record.cookie:
+                return
+            self._plumber.detach(identity.veth_name(*record.key))
+            self._ledger.release(record.key, rest=False)
+        self._on_change()
+
+    def _remember_deletion(self, key: records.Key, arrival: int) -> None:
+        with self._deletions_lock:
+            self._deletions[key] = arrival
+            self._deletions.move_to_end(key)
+            if len(self._deletions) > _REMEMBERED_DELETIONS:
+                self._deletions.popitem(last=False)
+
+    def _check_status(self) -> None:
+        known = self._supply.network
+        if known is None or not known.blocks:
+            raise CallRefusedError(Code.NOT_AVAILABLE, "this node has no fleet addresses yet")
+        if not self._ledger.healthy:
+            raise CallRefusedError(Code.NOT_AVAILABLE, "the node's address journal can't be written")
+        if not self._ledger.usage().free:
+            raise CallRefusedError(
+                Code.NOT_AVAILABLE, f"no free address in {', '.join(str(block) for block in known.blocks)}"
+            )
+
+    def _collect_garbage(self, call: protocol.Call) -> None:
+        """Look again for what is dead among those the runtime doesn't name.
+
+        What it doesn't name and still lives in the kernel is left: a list that is wrong must not cut off a pod.
+        """
+        if call.valid is None:
+            return
+        listed = call.valid
+        self._recovery.collect_unlisted(lambda r: r.network == call.network and r.key not in listed)
+        self._on_change()
+
+    def _ask_for_addresses(self) -> None:
+        """Do what may free an address now, and have the daemon look at ``usage``."""
+        self._on_change()
+        self._recovery.sweep(self._supply.network)
+
+    def _install(self, known: NodeNetwork) -> None:
+        self._plumber.put_node(known)
+        self._ledger.set_blocks(known.blocks, excluded=known.gateways())

@@ -1,0 +1,147 @@
+"""Carries out wiring plans in cnf's namespace and in pods'.
+
+One invariant: ``attach`` leaves both ends complete or neither. Nothing here forks, dumps or starts a process, except
+``standing``, which is not for ADD or DEL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections.abc import Iterator
+
+from cnf.attach import removal, wiring
+from cnf.attach.network import NodeNetwork
+from cnf.netlink import connection, errors, links
+from cnf.netlink.namespace import Namespace
+from fleetboard.model import names
+
+_KEPT = 8
+_OTHER_INDEX = 0x4000000
+
+
+class OccupiedError(errors.NetlinkError):
+    """The pod has an interface of that name already."""
+
+
+class Plumber:
+    """Hands for the kernel; ``hub`` is the namespace where cnf's ends live. Any thread."""
+
+    def __init__(self, hub: Namespace) -> None:
+        """``hub`` stays the caller's to close."""
+        self._hub = hub
+        self._idle: queue.LifoQueue[connection.Connection] = queue.LifoQueue(_KEPT)
+        self._remover = removal.Remover(self.kernel)
+
+    @property
+    def hub_cookie(self) -> int:
+        """The number of cnf's namespace."""
+        return self._hub.cookie
+
+    @contextlib.contextmanager
+    def kernel(self) -> Iterator[connection.Connection]:
+        """Lend a connection in cnf's namespace."""
+        try:
+            kernel = self._idle.get_nowait()
+        except queue.Empty:
+            kernel = self._hub.connect()
+        try:
+            yield kernel
+        finally:
+            try:
+                if kernel.usable:
+                    self._idle.put_nowait(kernel)
+            except queue.Full:
+                kernel.close()
+
+    def close(self) -> None:
+        """Close idle connections."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
+
+    def put_node(self, network: NodeNetwork) -> None:
+        """Put the node's addresses in place."""
+        with self.kernel() as kernel:
+            kernel.send(wiring.plan_node(network))
+
+    def attach(self, ends: wiring.Ends, *, pod: Namespace, inside: connection.Connection) -> wiring.Ends:
+        """Make and wire both ends; return them with the indexes they got.
+
+        Raises:
+            OccupiedError: the pod has an interface of that name.
+            NetlinkError: anything else; nothing is left.
+        """
+        made = self._create(ends, pod=pod, inside=inside)
+        try:
+            inside.send(wiring.plan_far(made))
+            with self.kernel() as kernel:
+                kernel.send(wiring.plan_near(made))
+        except BaseException:
+            self.abandon(made, inside=inside)
+            raise
+        return made
+
+    def abandon(self, ends: wiring.Ends, *, inside: connection.Connection) -> None:
+        """Undo ``attach``.
+
+        Raises:
+            NetlinkError: the interface can't be deleted.
+        """
+        self.detach(ends.near.name)
+        with contextlib.suppress(errors.NetlinkError):
+            inside.send(wiring.plan_unfence(ends.fleet))
+
+    def rewire(self, ends: wiring.Ends) -> None:
+        """Set cnf's end of a standing pair again."""
+        with self.kernel() as kernel:
+            kernel.send(wiring.plan_near(ends))
+
+    def retune(self, ends: wiring.Ends, *, inside: connection.Connection) -> None:
+        """Set both ends of a standing pair again, MTU and fleet routes included."""
+        near, far = wiring.plan_mtu(ends)
+        # The pod sends less first: what its old MTU let through, cnf's end still takes.
+        inside.send([far, *wiring.plan_far(ends)])
+        with self.kernel() as kernel:
+            kernel.send([near, *wiring.plan_near(ends)])
+
+    def detach(self, name: str) -> None:
+        """Delete a pair by the name of cnf's end; one that is gone is fine."""
+        self._remover.remove(name)
+
+    def standing(self) -> dict[str, links.Link]:
+        """Return the pairs whose end is in cnf's namespace, by name. A dump."""
+        with self.kernel() as kernel:
+            found = links.read(kernel, kind="veth")
+        return {link.name: link for link in found if link.name.startswith(names.VETH_PREFIX)}
+
+    def find(self, name: str) -> links.Link | None:
+        """Return cnf's end of one pair."""
+        with self.kernel() as kernel:
+            return links.find(kernel, name)
+
+    def _create(self, ends: wiring.Ends, *, pod: Namespace, inside: connection.Connection) -> wiring.Ends:
+        """Make the pair, with the wanted indexes where they are free."""
+        tries = (
+            ends,
+            ends.at(ends.near.index + _OTHER_INDEX, ends.far.index),
+            ends.at(0, 0),
+        )
+        for attempt in tries:
+            try:
+                with self.kernel() as kernel:
+                    kernel.send([links.create_veth(attempt.near, attempt.far, namespace=pod.fileno())])
+            except (errors.ExistsError, errors.BusyError):
+                # A name or an index; the kernel doesn't say which, nor whose.
+                if links.find(inside, ends.far.name) is not None:
+                    raise OccupiedError(f"the pod has an interface {ends.far.name} already") from None
+                self.detach(ends.near.name)
+                continue
+            return attempt if attempt.far.index else self._read_indexes(attempt, inside)
+        raise errors.SilentKernelError(f"veth {ends.near.name} can't be made: its name is taken again and again")
+
+    def _read_indexes(self, ends: wiring.Ends, inside: connection.Connection) -> wiring.Ends:
+        near, far = self.find(ends.near.name), links.find(inside, ends.far.name)
+        if near is None or far is None:
+            raise errors.SilentKernelError(f"veth {ends.near.name} went away while it was made")
+        return ends.at(near.index, far.index)

@@ -1,0 +1,126 @@
+"""What the journal says, and what all its entries together mean.
+
+One invariant: ``fold`` is the only reading of a journal, and folding any prefix of one gives a state that was true
+when its last entry was written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Iterable
+
+import msgspec
+
+from fleetboard.model.addresses import Address
+
+Key = tuple[str, str]
+"""Container id and interface name: what an address belongs to."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One attachment: everything it takes to make it again."""
+
+    container_id: str
+    interface: str
+    addresses: list[str]
+    mac: str
+    cookie: int
+    """Number of the pod's namespace; with ``boot`` it is never used again."""
+    boot: str
+    netns: str = ""
+    """CNI_NETNS as the runtime gave it, as long as it leads cnf back to the namespace; else nothing."""
+    network: str = ""
+    pod_namespace: str = ""
+    pod_name: str = ""
+    pod_uid: str = ""
+    index: int = 0
+    """Interface index in the pod."""
+    reserved_at: float = 0
+    """Wall clock; compared with the time of a spooled DEL."""
+
+    @property
+    def key(self) -> Key:
+        """What the addresses belong to."""
+        return self.container_id, self.interface
+
+    def parse_addresses(self) -> tuple[Address, ...]:
+        """Return the addresses as values."""
+        return tuple(ipaddress.ip_address(address) for address in self.addresses)
+
+
+class Reserve(msgspec.Struct, frozen=True, tag="reserve", tag_field="entry"):
+    """An ADD began: the addresses are taken, the kernel may or may not hold the interface."""
+
+    record: Record
+
+
+class Commit(msgspec.Struct, frozen=True, tag="commit", tag_field="entry"):
+    """The interface stands; the answer may have been given."""
+
+    container_id: str
+    interface: str
+    index: int
+
+
+class Release(msgspec.Struct, frozen=True, tag="release", tag_field="entry"):
+    """The interface is gone and the addresses are given back; with ``rest`` they stay unused for a while."""
+
+    container_id: str
+    interface: str
+    addresses: list[str]
+    at: float
+    rest: bool = True
+
+
+Entry = Reserve | Commit | Release
+
+
+@dataclasses.dataclass(slots=True)
+class State:
+    """What a journal means: attachments, those whose ADD never ended, and released addresses that may still rest."""
+
+    records: dict[Key, Record] = dataclasses.field(default_factory=dict)
+    open: set[Key] = dataclasses.field(default_factory=set)
+    released: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def fold(entries: Iterable[Entry]) -> State:
+    """Read entries in order."""
+    state = State()
+    for entry in entries:
+        apply(state, entry)
+    return state
+
+
+def apply(state: State, entry: Entry) -> None:
+    """Move ``state`` on by one entry."""
+    if isinstance(entry, Reserve):
+        state.records[entry.record.key] = entry.record
+        state.open.add(entry.record.key)
+        for address in entry.record.addresses:
+            state.released.pop(address, None)
+        return
+    key = (entry.container_id, entry.interface)
+    if isinstance(entry, Commit):
+        record = state.records.get(key)
+        if record is not None:
+            state.records[key] = msgspec.structs.replace(record, index=entry.index)
+            state.open.discard(key)
+        return
+    state.records.pop(key, None)
+    state.open.discard(key)
+    for address in entry.addresses:
+        state.released.pop(address, None)
+        if entry.rest:
+            state.released[address] = entry.at
+
+
+def unfold(state: State) -> list[Entry]:
+    """Return the shortest journal that means ``state``."""
+    entries: list[Entry] = [Release("", "", [address], at) for address, at in state.released.items()]
+    for key, record in state.records.items():
+        entries.append(Reserve(record))
+        if key not in state.open:
+            entries.append(Commit(*key, record.index))
+    return entries

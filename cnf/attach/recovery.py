@@ -1,0 +1,258 @@
+"""Brings journal and kernel together again: after a restart, and every half minute.
+
+One invariant: the kernel is the truth, the API never is. An attachment whose end stands in cnf's namespace lives, for
+a pair dies with either namespace; one whose pair is missing lives as long as its pod's namespace does, and is made
+again; else it is dead, and freed when it is found dead twice.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import enum
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from cnf.attach import errors, identity, ledger, locks, plumber, pods, records, wiring
+from cnf.attach.network import NodeNetwork
+from cnf.netlink import connection, links
+from cnf.netlink import errors as netlink_errors
+
+_log = logging.getLogger(__name__)
+
+_WORKERS = 8
+_APART_S = 1.0
+"""Time between the two passes that find an attachment dead."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RestoreSummary:
+    """What a sweep found and did."""
+
+    adopted: int = 0
+    recreated: int = 0
+    freed: int = 0
+    suspected: int = 0
+    recovered: int = 0
+    """Attachments the journal had lost, found in the kernel."""
+    failed: int = 0
+    damaged: int = 0
+    """Lines of the journal that couldn't be read."""
+
+
+class _Outcome(enum.Enum):
+    ADOPTED = "adopted"
+    RECREATED = "recreated"
+    FREED = "freed"
+    SUSPECTED = "suspected"
+    RECOVERED = "recovered"
+    FAILED = "failed"
+    LEFT = "left"
+
+
+class Recovery:
+    """Sweeps. One at a time; any thread."""
+
+    def __init__(
+        self,
+        *,
+        book: ledger.Ledger,
+        hands: plumber.Plumber,
+        found: pods.Pods,
+        containers: locks.KeyedLocks,
+        boot: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``containers`` are the locks that calls hold: what a call is busy with is left alone."""
+        self._ledger = book
+        self._plumber = hands
+        self._pods = found
+        self._locks = containers
+        self._boot = boot
+        self._clock = clock
+        self._turn = threading.Lock()
+        self._suspects: dict[records.Key, tuple[int, float]] = {}
+        self._strays: dict[str, float] = {}
+
+    def free_former_boots(self) -> int:
+        """Free what was attached before the machine booted: all its namespaces are gone."""
+        dead = [r for r in (*self._ledger.attached(), *self._ledger.unfinished()) if r.boot != self._boot]
+        for record in dead:
+            self._ledger.release(record.key)
+        return len(dead)
+
+    def sweep(self, network: NodeNetwork | None, *, at_start: bool = False) -> RestoreSummary:
+        """Look at everything once. Without ``network`` nothing is made again, and nothing living freed."""
+        with self._turn:
+            # In this order: an interface that an ADD makes meanwhile is in the ledger by the time that is read.
+            standing = self._plumber.standing()
+            attached = self._ledger.attached()
+            self._forget_suspects(attached)
+            outcomes = [self._end_unfinished(record) for record in self._ledger.unfinished()]
+            with concurrent.futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="sweep") as workers:
+                outcomes += workers.map(lambda r: self._settle(r, standing, network, at_start=at_start), attached)
+            outcomes += self._settle_strays(standing, at_start=at_start)
+        return _count(outcomes)
+
+    def collect_unlisted(self, unlisted: Callable[[records.Record], bool]) -> int:
+        """Free dead attachments that the runtime says are none, without the second pass: it is the witness."""
+        freed = 0
+        with self._turn:
+            standing = self._plumber.standing()
+            for record in filter(unlisted, self._ledger.attached()):
+                with self._locks.hold(record.container_id, timeout_s=0) as held:
+                    if not held or identity.veth_name(*record.key) in standing:
+                        continue
+                    pod = self._pods.open(record.netns, cookie=record.cookie)
+                    if pod is not None:
+                        pod.close()
+                        continue
+                    freed += self._ledger.release(record.key)
+        return freed
+
+    def _settle(
+        self,
+        record: records.Record,
+        standing: Mapping[str, links.Link],
+        network: NodeNetwork | None,
+        *,
+        at_start: bool,
+    ) -> _Outcome:
+        link = standing.get(identity.veth_name(*record.key))
+        if link is not None and not at_start and (network is None or link.mtu <= network.mtu):
+            return _Outcome.ADOPTED  # the usual case takes no lock and asks nobody
+        with self._locks.hold(record.container_id, timeout_s=0) as held:
+            if not held or self._ledger.find(record.key) != record:
+                return _Outcome.LEFT
+            try:
+                if link is not None:
+                    return self._adopt(record, link, network)
+                return self._revive(record, network)
+            except (netlink_errors.NetlinkError, errors.AttachError) as err:
+                _log.error(
+                    "an attachment can't be restored",
+                    extra={"container": record.container_id, "addresses": record.addresses, "error": str(err)},
+                )
+                return _Outcome.FAILED
+
+    def _adopt(self, record: records.Record, link: links.Link, network: NodeNetwork | None) -> _Outcome:
+        if network is None:
+            return _Outcome.ADOPTED
+        ends = wiring.plan_ends(record, network).at(link.index, record.index)
+        if link.mtu <= network.mtu:
+            self._plumber.rewire(ends)
+            return _Outcome.ADOPTED
+        self._retune(record, ends)
+        return _Outcome.ADOPTED
+
+    def retune(self, network: NodeNetwork) -> None:
+        """Set every standing pair again: MTU, routes to the fleet."""
+        standing = self._plumber.standing()
+        for record in self._ledger.attached():
+            link = standing.get(identity.veth_name(*record.key))
+            if link is None:
+                continue
+            try:
+                self._retune(record, wiring.plan_ends(record, network).at(link.index, record.index))
+            except netlink_errors.NetlinkError as err:
+                _log.error("a pod's interface can't be set", extra={"pod": record.pod_name, "error": str(err)})
+
+    def _retune(self, record: records.Record, ends: wiring.Ends) -> None:
+        pod = self._pods.open(record.netns, cookie=record.cookie)
+        if pod is None:
+            return  # it can't be told, and a near end alone with a lower MTU would swallow its packets
+        with pod, pod.connect() as inside:
+            self._plumber.retune(ends, inside=inside)
+
+    def _revive(self, record: records.Record, network: NodeNetwork | None) -> _Outcome:
+        pod = self._pods.open(record.netns, cookie=record.cookie)
+        if pod is None:
+            return self._suspect(record)
+        with pod:
+            self._suspects.pop(record.key, None)
+            if network is None:
+                return _Outcome.LEFT
+            with pod.connect() as inside:
+                self._clear_stale(record, inside)
+                ends = self._plumber.attach(wiring.plan_ends(record, network), pod=pod, inside=inside)
+        if ends.far.index != record.index:
+            self._ledger.commit(record.key, index=ends.far.index)
+        return _Outcome.RECREATED
+
+    def _clear_stale(self, record: records.Record, inside: connection.Connection) -> None:
+        """Delete a pod's end whose other end is in cnf's former namespace, still ending."""
+        stale = links.find(inside, record.interface)
+        if stale is not None and identity.is_ours(stale.alias):
+            inside.send([links.delete(record.interface)])
+
+    def _suspect(self, record: records.Record) -> _Outcome:
+        now = self._clock()
+        cookie, since = self._suspects.setdefault(record.key, (record.cookie, now))
+        if cookie != record.cookie or now - since < _APART_S:
+            return _Outcome.SUSPECTED
+        del self._suspects[record.key]
+        self._ledger.release(record.key)
+        return _Outcome.FREED
+
+    def _forget_suspects(self, attached: list[records.Record]) -> None:
+        living = {record.key: record.cookie for record in attached}
+        self._suspects = {key: seen for key, seen in self._suspects.items() if living.get(key) == seen[0]}
+
+    def _end_unfinished(self, record: records.Record) -> _Outcome:
+        """Roll back an ADD that will never end: its caller got no answer."""
+        with self._locks.hold(record.container_id, timeout_s=0) as held:
+            if not held or record not in self._ledger.unfinished():
+                return _Outcome.LEFT
+            try:
+                self._plumber.detach(identity.veth_name(*record.key))
+            except netlink_errors.NetlinkError as err:
+                _log.error("an unfinished ADD can't be undone", extra={"error": str(err)})
+                return _Outcome.FAILED
+            self._ledger.release(record.key, rest=False)
+            return _Outcome.FREED
+
+    def _settle_strays(self, standing: Mapping[str, links.Link], *, at_start: bool) -> list[_Outcome]:
+        """Deal with pairs that no record names: take them into a journal that lost them, or delete them."""
+        named = {identity.veth_name(*r.key) for r in (*self._ledger.attached(), *self._ledger.unfinished())}
+        strays = {name: link for name, link in standing.items() if name not in named}
+        self._strays = {name: since for name, since in self._strays.items() if name in strays}
+        outcomes: list[_Outcome] = []
+        for name, link in strays.items():
+            record = self._read_stray(link) if at_start else None
+            if record is not None:
+                self._ledger.adopt(record)
+                outcomes.append(_Outcome.RECOVERED)
+            elif self._clock() - self._strays.setdefault(name, self._clock()) >= _APART_S:
+                del self._strays[name]
+                self._plumber.detach(name)
+                outcomes.append(_Outcome.FREED)
+        return outcomes
+
+    def _read_stray(self, link: links.Link) -> records.Record | None:
+        parsed = identity.parse_alias(link.alias)
+        if parsed is None:
+            return None
+        container_id, interface, addresses, uid = parsed
+        if any(self._ledger.holds(address) for address in addresses):
+            return None
+        record = records.Record(
+            container_id=container_id,
+            interface=interface,
+            addresses=[str(address) for address in addresses],
+            mac=identity.pod_mac(container_id, interface),
+            cookie=0,
+            boot=self._boot,
+            pod_uid=uid,
+            index=link.peer_index,
+        )
+        netns, cookie = self._pods.search(record)
+        return msgspec.structs.replace(record, netns=netns, cookie=cookie)
+
+
+def _count(outcomes: list[_Outcome]) -> RestoreSummary:
+    fields = {field.name for field in dataclasses.fields(RestoreSummary)}
+    return RestoreSummary(**{o.value: outcomes.count(o) for o in _Outcome if o.value in fields})

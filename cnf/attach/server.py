@@ -1,0 +1,179 @@
+"""The unix socket where the node's CNI executable calls.
+
+One invariant: only uid 0 is served; every accepted call gets an answer or a closed connection; and an answer that
+can't be delivered takes its call back.
+"""
+
+from __future__ import annotations
+
+import array
+import concurrent.futures
+import contextlib
+import logging
+import os
+import pathlib
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from cnf.attach import errors, frames, protocol, results
+from cnf.netlink.errors import NamespaceError
+from cnf.netlink.namespace import Namespace
+
+_log = logging.getLogger(__name__)
+
+_WORKERS = 16
+_QUEUED = 512
+_READ_S = 10.0
+_TICK_MS = 200
+
+Call = Callable[[frames.Request], frames.Response]
+
+
+class Server:
+    """Accepts calls and hands them to ``call`` on a bounded number of threads."""
+
+    def __init__(self, path: pathlib.Path, call: Call, *, allowed_uid: int = 0) -> None:
+        """The socket is made by ``run``, readable by its owner alone."""
+        self._path = path
+        self._call = call
+        self._allowed_uid = allowed_uid
+        self._slots = threading.BoundedSemaphore(_QUEUED)
+        self.listening = threading.Event()
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until ``stop`` is set, then finish what was begun."""
+        with (
+            _listen(self._path) as listener,
+            concurrent.futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="cni") as workers,
+        ):
+            self.listening.set()
+            poller = select.poll()
+            poller.register(listener, select.POLLIN)
+            while not stop.is_set():
+                if poller.poll(_TICK_MS):
+                    with contextlib.suppress(OSError):  # the caller left between poll and accept
+                        self._accept(listener.accept()[0], workers)
+            self.listening.clear()
+
+    def _accept(self, sock: socket.socket, workers: concurrent.futures.Executor) -> None:
+        if not self._slots.acquire(blocking=False):
+            sock.close()
+            return
+        workers.submit(self._serve, sock)
+
+    def _serve(self, sock: socket.socket) -> None:
+        try:
+            with sock:
+                _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                if uid != self._allowed_uid:
+                    _log.warning("a CNI call was refused: its caller is not root", extra={"uid": uid})
+                    return
+                self._answer(sock)
+        except errors.FrameError as err:
+            _log.warning("a CNI call was refused", extra={"error": str(err)})
+        except OSError as err:
+            _log.info("a CNI call's connection failed", extra={"error": str(err)})
+        except Exception:
+            _log.exception("a CNI call failed")
+        finally:
+            self._slots.release()
+
+    def _answer(self, sock: socket.socket) -> None:
+        with contextlib.ExitStack() as opened:
+            env, stdin, namespace = _receive(sock)
+            if namespace is not None:
+                opened.enter_context(namespace)
+            request = frames.Request(env, stdin, namespace, cancelled=lambda: _hung_up(sock))
+            response = self._respond(request)
+            try:
+                sock.settimeout(_READ_S)
+                sock.sendall(response.encode())
+            except OSError:
+                response.undo()
+                raise
+
+    def _respond(self, request: frames.Request) -> frames.Response:
+        try:
+            return self._call(request)
+        except Exception as err:
+            _log.exception("a CNI call failed")
+            refusal = errors.CallRefusedError(errors.Code.INTERNAL, "cnf failed; its log has the trace", repr(err))
+            return frames.Response(1, results.render_error(protocol.echo_version(request.stdin), refusal))
+
+
+@contextlib.contextmanager
+def _listen(path: pathlib.Path) -> Iterator[socket.socket]:
+    """Bind beside and rename into place: there is no moment without a socket, and none with wrong rights."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
+        listener.bind(str(draft))
+        draft.chmod(0o600)
+        listener.listen(256)
+        made = draft.stat()
+        draft.rename(path)
+        try:
+            yield listener
+        finally:
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == made.st_ino:  # not our successor's
+                    path.unlink()
+
+
+def _hung_up(sock: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(sock, select.POLLRDHUP)
+    return any(events & (select.POLLHUP | select.POLLERR | select.POLLRDHUP) for _, events in poller.poll(0))
+
+
+def _receive(sock: socket.socket) -> tuple[dict[str, str], bytes, Namespace | None]:
+    """Read one request, and the descriptor that came with its first byte."""
+    deadline = time.monotonic() + _READ_S
+    sock.settimeout(_READ_S)
+    space = socket.CMSG_SPACE(array.array("i").itemsize)
+    content, ancillary, _, _ = sock.recvmsg(1 << 16, space, socket.MSG_CMSG_CLOEXEC)
+    namespace = _take_namespace(ancillary)
+    try:
+        line, newline, rest = content.partition(b"\n")
+        while not newline and len(content) < frames.MAX_HEAD:
+            content += _more(sock, deadline)
+            line, newline, rest = content.partition(b"\n")
+        head = frames.parse_head(line)
+        parts, missing = [rest], head.length - len(rest)
+        while missing > 0:
+            parts.append(_more(sock, deadline))
+            missing -= len(parts[-1])
+        body = b"".join(parts)
+        return frames.parse_env(body[: head.env_length]), body[head.env_length : head.length], namespace
+    except BaseException:
+        if namespace is not None:
+            namespace.close()
+        raise
+
+
+def _more(sock: socket.socket, deadline: float) -> bytes:
+    sock.settimeout(max(0.01, deadline - time.monotonic()))
+    chunk = sock.recv(1 << 16)
+    if not chunk:
+        raise errors.FrameError("the caller hung up within its request")
+    return chunk
+
+
+def _take_namespace(ancillary: list[tuple[int, int, bytes]]) -> Namespace | None:
+    descriptors = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+    for surplus in descriptors[1:]:
+        os.close(surplus)
+    if not descriptors:
+        return None
+    try:
+        return Namespace(descriptors[0], label="CNI_NETNS")
+    except NamespaceError:
+        return None  # a plain file where a namespace was: DEL goes on without, ADD says so

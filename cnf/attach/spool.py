@@ -1,0 +1,79 @@
+"""DELs that came while cnf was away: the CNI executable left them as files and told the runtime that all is well.
+
+One invariant: a file is removed only after its DEL was served, so a crash in between serves it twice, which is fine.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from cnf.attach import errors, frames
+
+_log = logging.getLogger(__name__)
+
+_PERIOD_S = 3.0
+
+
+class Spool:
+    """The folder of waiting DELs."""
+
+    def __init__(self, folder: pathlib.Path, call: Callable[[frames.Request], frames.Response]) -> None:
+        """``call`` serves one; ``folder`` need not be there."""
+        self._folder = folder
+        self._call = call
+
+    def replay(self) -> int:
+        """Serve what waits, oldest first; return how many were served."""
+        try:
+            waiting = sorted((path.stat().st_mtime, path) for path in self._folder.iterdir() if _is_complete(path))
+        except FileNotFoundError:
+            return 0
+        return sum(self._replay_one(path, issued_at) for issued_at, path in waiting)
+
+    def run(self, stop: threading.Event) -> None:
+        """Replay every few seconds until ``stop`` is set."""
+        while True:
+            try:
+                self.replay()
+            except OSError as err:
+                _log.error("spooled DELs can't be read", extra={"folder": str(self._folder), "error": str(err)})
+            if stop.wait(_PERIOD_S):
+                return
+
+    def _replay_one(self, path: pathlib.Path, issued_at: float) -> bool:
+        try:
+            request = frames.parse_request(path.read_bytes())
+        except errors.FrameError as err:
+            _log.error("a spooled DEL is damaged and dropped", extra={"file": path.name, "error": str(err)})
+            path.unlink(missing_ok=True)
+            return False
+        except FileNotFoundError:
+            return False
+        if request.env.get("CNI_COMMAND") != "DEL":
+            _log.error("a spooled call is no DEL and dropped", extra={"file": path.name})
+            path.unlink(missing_ok=True)
+            return False
+        response = self._call(frames.Request(request.env, request.stdin, issued_at=issued_at))
+        if response.code:
+            _log.error("a spooled DEL failed", extra={"file": path.name, "answer": response.stdout.decode()})
+            if _is_hopeless(response):
+                path.unlink(missing_ok=True)
+            return False
+        path.unlink(missing_ok=True)
+        return True
+
+
+def _is_complete(path: pathlib.Path) -> bool:
+    # The executable writes under a name with a leading dot and renames.
+    return not path.name.startswith(".") and path.is_file()
+
+
+def _is_hopeless(response: frames.Response) -> bool:
+    """Say whether the call itself is wrong, so that no later try can serve it."""
+    code = int(msgspec.json.decode(response.stdout).get("code", 0))
+    return 0 < code < errors.Code.TRY_AGAIN

@@ -1,0 +1,62 @@
+"""The node's network as calls see it: what it is now, and waiting for it to change.
+
+One invariant: at most ``_WAITERS`` calls wait at a time, so that waiting ADDs never keep DELs from being served.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from cnf.attach.network import NodeNetwork
+
+_WAITERS = 8
+_TICK_S = 0.2
+
+
+class Supply:
+    """Holds the last NodeNetwork. Any thread."""
+
+    def __init__(self) -> None:
+        """Nothing is known at first."""
+        self._changed = threading.Condition()
+        self._network: NodeNetwork | None = None
+        self._generation = 0
+        self._waiting = 0
+
+    @property
+    def network(self) -> NodeNetwork | None:
+        """What is known."""
+        return self._network
+
+    @property
+    def generation(self) -> int:
+        """Counts changes; read it before looking, hand it to ``wait``."""
+        return self._generation
+
+    def change(self, network: NodeNetwork) -> None:
+        """Set what is known and wake all who wait."""
+        with self._changed:
+            self._network = network
+            self._generation += 1
+            self._changed.notify_all()
+
+    def wait(self, generation: int, *, deadline: float, cancelled: Callable[[], bool]) -> bool:
+        """Wait for a change since ``generation``, at most until ``deadline`` (monotonic) or until cancelled.
+
+        Returns False, at once, when enough calls wait already.
+        """
+        with self._changed:
+            if self._waiting >= _WAITERS:
+                return False
+            self._waiting += 1
+            try:
+                while self._generation == generation:
+                    left = deadline - time.monotonic()
+                    if left <= 0 or cancelled():
+                        break
+                    self._changed.wait(min(left, _TICK_S))
+                return True
+            finally:
+                self._waiting -= 1

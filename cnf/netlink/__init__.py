@@ -1,0 +1,1 @@
+"""Raw netlink: the kernel as the hot path speaks to it."""

@@ -1,0 +1,130 @@
+"""A rtnetlink socket that sends batches and collects one acknowledgement for each message.
+
+One invariant: after any call the socket holds no unread answer of it, or it is closed: an answer is never taken for
+that of a later request.
+"""
+
+from __future__ import annotations
+
+import socket
+import types
+from collections.abc import Sequence
+
+from cnf.netlink import errors, wire
+
+_SOL_NETLINK = 270
+_CAP_ACK = 10
+_EXT_ACK = 11
+_STRICT_CHECK = 12
+
+_BATCH = 64
+"""Messages a sendmsg: their acknowledgements must fit in the receive buffer, which the kernel never waits for."""
+_RECEIVE = 1 << 16
+
+
+def open_socket() -> socket.socket:
+    """Open a rtnetlink socket in the calling thread's network namespace."""
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    # Acknowledgements without a copy of the request, with the kernel's sentence.
+    sock.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+    sock.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
+    sock.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
+    return sock
+
+
+class Connection:
+    """One rtnetlink socket; of one thread at a time."""
+
+    def __init__(self, sock: socket.socket, *, timeout_s: float = 10) -> None:
+        """Take over ``sock``, wherever it was opened: it stays in that namespace whichever thread uses it."""
+        self._socket = sock
+        self._socket.settimeout(timeout_s)
+        self._sequence = 0
+        self.usable = True
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.usable = False
+        self._socket.close()
+
+    def send(self, messages: Sequence[wire.Message]) -> None:
+        """Apply ``messages`` in order.
+
+        The kernel carries out the rest of a batch after one that failed, so a caller that sees an error undoes all.
+
+        Raises:
+            RefusedError: the first message that failed with an errno it doesn't tolerate.
+        """
+        for start in range(0, len(messages), _BATCH):
+            self._send_batch(messages[start : start + _BATCH])
+
+    def ask(self, question: wire.Message) -> list[wire.Answer]:
+        """Return the kernel's answers to a GET: one, or with ``Flag.DUMP`` all.
+
+        Raises:
+            AbsentError: nothing of that name.
+            RefusedError: anything else the kernel objects to.
+        """
+        dump = question.flags & wire.Flag.DUMP == wire.Flag.DUMP
+        for _ in range(5):
+            sequence = self._transmit([question])
+            found: list[wire.Answer] = []
+            interrupted = False
+            while True:
+                answer = self._receive_one(sequence)
+                interrupted |= bool(answer.flags & wire.Flag.DUMP_INTERRUPTED)
+                if answer.type in (wire.ERROR, wire.DONE):
+                    if answer.code:
+                        raise errors.refused(answer.code, question.action, answer.detail)
+                    break
+                found.append(answer)
+                if not dump:
+                    break
+            if not interrupted:
+                return found
+        raise errors.SilentKernelError(f"{question.action}: the table changed under five dumps in a row")
+
+    def _send_batch(self, messages: Sequence[wire.Message]) -> None:
+        first = self._transmit(messages)
+        failure: errors.RefusedError | None = None
+        for offset, message in enumerate(messages):
+            answer = self._receive_one(first + offset)
+            if answer.code and answer.code not in message.tolerate and failure is None:
+                failure = errors.refused(answer.code, message.action, answer.detail)
+        if failure is not None:
+            raise failure
+
+    def _transmit(self, messages: Sequence[wire.Message]) -> int:
+        first = self._sequence + 1
+        self._sequence += len(messages)
+        self._pending: list[wire.Answer] = []
+        try:
+            self._socket.send(b"".join(m.encode(first + offset) for offset, m in enumerate(messages)))
+        except OSError as err:
+            self.close()
+            raise errors.SilentKernelError(f"{messages[0].action}: can't send to the kernel: {err}") from err
+        return first
+
+    def _receive_one(self, sequence: int) -> wire.Answer:
+        while True:
+            if not self._pending:
+                try:
+                    self._pending = list(wire.answers(self._socket.recv(_RECEIVE)))[::-1]
+                except OSError as err:
+                    self.close()
+                    raise errors.SilentKernelError(f"no answer from the kernel: {err}") from err
+                continue
+            answer = self._pending.pop()
+            if answer.sequence == sequence:
+                return answer
+            if answer.sequence > sequence:
+                self.close()
+                raise errors.SilentKernelError(f"the kernel answered {answer.sequence} where {sequence} was due")

@@ -1,0 +1,75 @@
+"""What can go wrong between us and the kernel's rtnetlink.
+
+NetlinkError
+├── NamespaceError          a path or descriptor is no network namespace, or it can't be entered
+├── SilentKernelError       no answer in time, or one that doesn't belong to the request
+└── RefusedError            the kernel said no: ``code`` is its errno
+    ├── ExistsError         EEXIST
+    ├── AbsentError         ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL
+    ├── BusyError           EBUSY: an interface index is taken
+    └── DeniedError         EPERM, EACCES
+
+One invariant: callers act on the class or on ``code``, never on the text.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class NetlinkError(Exception):
+    """Root of this package's errors."""
+
+
+class NamespaceError(NetlinkError):
+    """A path or descriptor is no network namespace, or it can't be entered."""
+
+
+class SilentKernelError(NetlinkError):
+    """The kernel didn't answer in time, or not to what was asked."""
+
+
+class RefusedError(NetlinkError):
+    """The kernel refused one message of a batch."""
+
+    def __init__(self, code: int, action: str, detail: str = "") -> None:
+        """``action`` says what was asked; ``detail`` is the kernel's own sentence, when it gave one."""
+        reason = os.strerror(code)
+        super().__init__(f"{action}: {reason} ({detail})" if detail else f"{action}: {reason}")
+        self.code = code
+        self.action = action
+        self.detail = detail
+
+
+class ExistsError(RefusedError):
+    """Something of that name or address is there already."""
+
+
+class AbsentError(RefusedError):
+    """What was asked about isn't there."""
+
+
+class BusyError(RefusedError):
+    """An interface index is taken."""
+
+
+class DeniedError(RefusedError):
+    """The process lacks a capability in the namespace."""
+
+
+_CLASSES: dict[int, type[RefusedError]] = {
+    errno.EEXIST: ExistsError,
+    errno.ENODEV: AbsentError,
+    errno.ENOENT: AbsentError,
+    errno.ESRCH: AbsentError,
+    errno.EADDRNOTAVAIL: AbsentError,
+    errno.EBUSY: BusyError,
+    errno.EPERM: DeniedError,
+    errno.EACCES: DeniedError,
+}
+
+
+def refused(code: int, action: str, detail: str = "") -> RefusedError:
+    """Make the error of the class that ``code`` (a positive errno) belongs to."""
+    return _CLASSES.get(code, RefusedError)(code, action, detail)

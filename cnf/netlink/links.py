@@ -1,0 +1,178 @@
+"""Interfaces: veth pairs placed across namespaces, their settings, what stands (include/uapi/linux/if_link.h).
+
+One invariant: builders return messages and touch nothing; only ``read``, ``find`` and ``index_of`` speak to the kernel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import struct
+from collections.abc import Mapping
+
+from cnf.netlink import connection, errors, wire
+from cnf.netlink.wire import Flag, Message
+
+_NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
+
+_INFO = struct.Struct("=BxHiII")
+"""struct ifinfomsg: family, type, index, flags, change."""
+
+_ADDRESS, _IFNAME, _MTU, _LINK = 1, 3, 4, 5
+_LINKINFO, _IFALIAS, _AF_SPEC, _GROUP, _NET_NS_FD, _EXT_MASK = 18, 20, 26, 27, 28, 29
+_NUM_TX_QUEUES, _NUM_RX_QUEUES = 31, 32
+_INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
+_INET_CONF, _INET6_ADDR_GEN_MODE = 1, 8
+_AF_INET, _AF_INET6 = 2, 10
+_UP = 1
+_SKIP_STATISTICS = 8
+_ADDR_GEN_NONE = 1
+
+LOOPBACK = 1
+"""Index of ``lo`` in every namespace."""
+
+# include/uapi/linux/ip.h: per-device settings as IFLA_INET_CONF numbers them.
+FORWARDING, ACCEPT_REDIRECTS, SEND_REDIRECTS, RP_FILTER = 1, 4, 6, 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class End:
+    """One end of a veth pair to be made. ``index`` 0 leaves the number to the kernel."""
+
+    name: str
+    mac: str
+    mtu: int
+    index: int = 0
+
+    def attributes(self) -> bytes:
+        """Encode what both ends state alike."""
+        return (
+            wire.text(_IFNAME, self.name)
+            + wire.attribute(_ADDRESS, pack_mac(self.mac))
+            + wire.u32(_MTU, self.mtu)
+            # One queue: a pod's traffic is one softirq's work, and each further one costs memory per pod.
+            + wire.u32(_NUM_TX_QUEUES, 1)
+            + wire.u32(_NUM_RX_QUEUES, 1)
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Link:
+    """An interface as the kernel describes it."""
+
+    index: int
+    name: str
+    kind: str
+    mac: str
+    mtu: int
+    up: bool
+    alias: str
+    peer_index: int
+
+
+def pack_mac(mac: str) -> bytes:
+    """Encode a MAC address written with colons."""
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def create_veth(near: End, far: End, *, namespace: int) -> Message:
+    """Make a veth pair: ``near`` in the socket's namespace, ``far`` in the one that descriptor ``namespace`` opens.
+
+    Atomic: on EEXIST or EBUSY (an index is taken) nothing is left. The kernel heeds the far end's index only when
+    the near end's is given too.
+    """
+    peer = wire.attribute(
+        _VETH_PEER, _INFO.pack(0, 0, far.index, 0, 0) + far.attributes() + wire.u32(_NET_NS_FD, namespace)
+    )
+    body = (
+        _INFO.pack(0, 0, near.index, 0, 0)
+        + near.attributes()
+        + wire.nested(_LINKINFO, wire.text(_INFO_KIND, "veth"), wire.nested(_INFO_DATA, peer))
+    )
+    return Message(_NEWLINK, Flag.ACK | Flag.CREATE | Flag.EXCLUSIVE, body, f"create veth {near.name} - {far.name}")
+
+
+def _set(
+    index: int, payload: bytes, action: str, *, up: bool = False, tolerate: frozenset[int] = frozenset()
+) -> Message:
+    flags = _UP if up else 0
+    return Message(_SETLINK, Flag.ACK, _INFO.pack(0, 0, index, flags, flags) + payload, action, tolerate)
+
+
+def set_up(index: int, *, alias: str | None = None) -> Message:
+    """Bring an interface up and, when ``alias`` is given, tag it."""
+    payload = b"" if alias is None else wire.attribute(_IFALIAS, alias.encode())
+    return _set(index, payload, f"bring up interface {index}", up=True)
+
+
+def set_mtu(index: int, mtu: int) -> Message:
+    """Change an interface's MTU."""
+    return _set(index, wire.u32(_MTU, mtu), f"set MTU {mtu} of interface {index}")
+
+
+def set_inet(index: int, settings: Mapping[int, int]) -> Message:
+    """Set IPv4 per-device settings (``FORWARDING``, ...) without /proc/sys, which is read-only in a plain pod."""
+    conf = wire.nested(_INET_CONF, *(wire.u32(number, value) for number, value in settings.items()))
+    return _set(index, wire.nested(_AF_SPEC, wire.nested(_AF_INET, conf)), f"set IPv4 of interface {index}")
+
+
+def set_no_link_local(index: int) -> Message:
+    """Keep the kernel from giving an interface an IPv6 link-local address; before it comes up.
+
+    A host without IPv6 answers EAFNOSUPPORT, which is the same thing.
+    """
+    conf = wire.nested(_AF_INET6, wire.u8(_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE))
+    tolerate = frozenset({errno.EAFNOSUPPORT, errno.EINVAL})
+    return _set(index, wire.nested(_AF_SPEC, conf), f"set IPv6 of interface {index}", tolerate=tolerate)
+
+
+def set_group(name: str, group: int) -> Message:
+    """Put an interface into a group for ``delete_group``; one that is gone is fine."""
+    body = _INFO.pack(0, 0, 0, 0, 0) + wire.text(_IFNAME, name) + wire.u32(_GROUP, group)
+    return Message(_SETLINK, Flag.ACK, body, f"put {name} into group {group}", frozenset({errno.ENODEV}))
+
+
+def delete(name: str) -> Message:
+    """Delete an interface (of a veth pair: both ends); one that is gone is fine."""
+    body = _INFO.pack(0, 0, 0, 0, 0) + wire.text(_IFNAME, name)
+    return Message(_DELLINK, Flag.ACK, body, f"delete interface {name}", frozenset({errno.ENODEV}))
+
+
+def delete_group(group: int) -> Message:
+    """Delete all interfaces of a group in one go: the kernel waits once for its readers, not once for each."""
+    body = _INFO.pack(0, 0, 0, 0, 0) + wire.u32(_GROUP, group)
+    return Message(_DELLINK, Flag.ACK, body, f"delete interfaces of group {group}", frozenset({errno.ENODEV}))
+
+
+def find(kernel: connection.Connection, name: str) -> Link | None:
+    """Return the interface of that name, if it is there."""
+    body = _INFO.pack(0, 0, 0, 0, 0) + wire.text(_IFNAME, name) + wire.u32(_EXT_MASK, _SKIP_STATISTICS)
+    try:
+        answers = kernel.ask(Message(_GETLINK, Flag(0), body, f"look up interface {name}"))
+    except errors.AbsentError:
+        return None
+    return _parse(answers[0].body)
+
+
+def read(kernel: connection.Connection, *, kind: str = "") -> list[Link]:
+    """Return all interfaces, or those of one ``kind``. Not for the hot path: it is a dump."""
+    body = _INFO.pack(0, 0, 0, 0, 0) + wire.u32(_EXT_MASK, _SKIP_STATISTICS)
+    if kind:
+        body += wire.nested(_LINKINFO, wire.attribute(_INFO_KIND, kind.encode()))
+    found = (_parse(answer.body) for answer in kernel.ask(Message(_GETLINK, Flag.DUMP, body, "list interfaces")))
+    return [link for link in found if not kind or link.kind == kind]
+
+
+def _parse(body: bytes) -> Link:
+    _, _, index, flags, _ = _INFO.unpack_from(body)
+    found = wire.attributes(body[_INFO.size :])
+    return Link(
+        index=index,
+        name=wire.parse_string(found.get(_IFNAME, b"")),
+        kind=wire.parse_string(wire.attributes(found.get(_LINKINFO, b"")).get(_INFO_KIND, b"")),
+        mac=found.get(_ADDRESS, b"").hex(":"),
+        mtu=wire.parse_u32(found.get(_MTU, bytes(4))),
+        up=bool(flags & _UP),
+        alias=wire.parse_string(found.get(_IFALIAS, b"")),
+        peer_index=wire.parse_u32(found.get(_LINK, bytes(4))),
+    )

@@ -1,0 +1,135 @@
+"""Handles of network namespaces: who they are, and sockets opened inside them.
+
+One invariant: no thread that does anything else ever changes its namespace. A socket stays in the namespace where it
+was opened, so a thread that lives for one system call opens it, and everybody uses it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import pathlib
+import socket
+import struct
+import threading
+import types
+
+from cnf.netlink import connection, errors
+
+_NS_GET_NSTYPE = 0xB703
+_CLONE_NEWNET = 0x40000000
+_SO_NETNS_COOKIE = 71
+
+
+def _set_namespace(descriptor: int) -> None:
+    if hasattr(os, "setns"):  # from Python 3.12
+        os.setns(descriptor, _CLONE_NEWNET)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def cookie_of(sock: socket.socket) -> int:
+    """Return the number of the socket's namespace: never used again while the machine runs (Linux 5.14)."""
+    try:
+        return int(struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0])
+    except OSError as err:
+        raise errors.NamespaceError(f"the kernel gives no namespace cookie (Linux 5.14 has it): {err}") from err
+
+
+class Namespace:
+    """One network namespace, kept alive by the descriptor this owns until ``close``."""
+
+    def __init__(self, descriptor: int, *, label: str) -> None:
+        """Take over ``descriptor``; it is closed when it is no network namespace.
+
+        Raises:
+            NamespaceError: it is none.
+        """
+        self.label = label
+        self._descriptor = descriptor
+        self._cookie = 0
+        try:
+            kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
+        except OSError:
+            kind = 0
+        if kind != _CLONE_NEWNET:
+            os.close(descriptor)
+            raise errors.NamespaceError(f"{label} is not a network namespace")
+
+    @classmethod
+    def open(cls, path: pathlib.Path | str) -> Namespace:
+        """Open the namespace at ``path``.
+
+        Raises:
+            NamespaceError: nothing is there, or something else.
+        """
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as err:
+            raise errors.NamespaceError(f"{path} can't be opened: {err.strerror}") from err
+        return cls(descriptor, label=str(path))
+
+    @classmethod
+    def current(cls) -> Namespace:
+        """Open the calling thread's namespace."""
+        return cls.open("/proc/thread-self/ns/net")
+
+    def __enter__(self) -> Namespace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the namespace."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
+
+    @property
+    def cookie(self) -> int:
+        """The namespace's number (``cookie_of``)."""
+        if not self._cookie:
+            with self.open_socket() as sock:
+                self._cookie = cookie_of(sock)
+        return self._cookie
+
+    def open_socket(self) -> socket.socket:
+        """Open a rtnetlink socket inside.
+
+        Raises:
+            NamespaceError: it can't be entered (CAP_SYS_ADMIN).
+        """
+        box: list[socket.socket | OSError] = []
+
+        def enter() -> None:
+            try:
+                _set_namespace(self._descriptor)
+                box.append(connection.open_socket())
+            except OSError as err:
+                box.append(err)
+
+        thread = threading.Thread(target=enter, name="setns")
+        thread.start()
+        thread.join()
+        result = box[0]
+        if isinstance(result, OSError):
+            raise errors.NamespaceError(f"{self.label} can't be entered: {result}") from result
+        return result
+
+    def connect(self, *, timeout_s: float = 10) -> connection.Connection:
+        """Open a connection to the kernel inside."""
+        sock = self.open_socket()
+        if not self._cookie:
+            self._cookie = cookie_of(sock)
+        return connection.Connection(sock, timeout_s=timeout_s)

@@ -1,0 +1,29 @@
+"""Permanent neighbours: the links are point to point, so nobody ever asks who has an address.
+
+One invariant: putting a neighbour replaces the one that was there.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from cnf.netlink import addresses, links, wire
+from cnf.netlink.wire import Flag, Message
+from fleetboard.model.addresses import Address
+
+_NEWNEIGH = 28
+_INFO = struct.Struct("=BxxxiHBB")
+"""struct ndmsg: family, index, state, flags, type."""
+_DST, _LLADDR = 1, 2
+_PERMANENT = 0x80
+
+
+def put(index: int, address: Address, mac: str) -> Message:
+    """Say for good that ``address`` is at ``mac`` on an interface."""
+    body = (
+        _INFO.pack(addresses.FAMILY[address.version], index, _PERMANENT, 0, 0)
+        + wire.attribute(_DST, address.packed)
+        + wire.attribute(_LLADDR, links.pack_mac(mac))
+    )
+    flags = Flag.ACK | Flag.CREATE | Flag.REPLACE
+    return Message(_NEWNEIGH, flags, body, f"put neighbour {address} on interface {index}")

@@ -1,0 +1,113 @@
+"""Routes of the main table (include/uapi/linux/rtnetlink.h).
+
+One invariant: every route of ours carries ``PROTOCOL``, so that it is told from everybody else's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import struct
+
+from cnf.netlink import addresses, connection, errors, wire
+from cnf.netlink.wire import Flag, Message
+from fleetboard.model.addresses import Address, Network
+
+_NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
+_INFO = struct.Struct("=BBBBBBBBI")
+"""struct rtmsg: family, destination length, source length, TOS, table, protocol, scope, type, flags."""
+_DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC = 1, 4, 5, 6, 7
+_MAIN = 254
+_UNIVERSE, _LINK = 0, 253
+_UNICAST, _UNREACHABLE = 1, 7
+_ONLINK = 4
+
+PROTOCOL = 112
+"""rtm_protocol of our routes: any number that no routing daemon has (/etc/iproute2/rt_protos)."""
+WORST = 0xFFFFFFFF
+"""The metric that loses against every other."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Route:
+    """One route. Without ``index`` it is ``unreachable``; without ``gateway`` the destination is on the link itself."""
+
+    destination: Network
+    index: int = 0
+    gateway: Address | None = None
+    source: Address | None = None
+    metric: int = 0
+
+    def _body(self) -> bytes:
+        version = self.destination.version
+        scope = _UNIVERSE if self.gateway or not self.index or version == 6 else _LINK
+        body = _INFO.pack(
+            addresses.FAMILY[version],
+            self.destination.prefixlen,
+            0,
+            0,
+            _MAIN,
+            PROTOCOL,
+            scope,
+            _UNICAST if self.index else _UNREACHABLE,
+            _ONLINK if self.gateway else 0,
+        )
+        body += wire.attribute(_DST, self.destination.network_address.packed)
+        if self.index:
+            body += wire.u32(_OIF, self.index)
+        if self.gateway is not None:
+            body += wire.attribute(_GATEWAY, self.gateway.packed)
+        if self.source is not None:
+            body += wire.attribute(_PREFSRC, self.source.packed)
+        if self.metric:
+            body += wire.u32(_PRIORITY, self.metric)
+        return body
+
+    def put(self) -> Message:
+        """Add the route, or replace the one of the same destination and metric."""
+        action = f"put {'route' if self.index else 'unreachable route'} {self.destination}"
+        return Message(_NEWROUTE, Flag.ACK | Flag.CREATE | Flag.REPLACE, self._body(), action)
+
+    def delete(self) -> Message:
+        """Delete the route; one that is gone is fine."""
+        gone = frozenset({errno.ESRCH, errno.ENOENT})
+        return Message(_DELROUTE, Flag.ACK, self._body(), f"delete route {self.destination}", gone)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """A route of ours as the kernel describes it, packed addresses and all."""
+
+    destination: bytes
+    length: int
+    index: int
+    gateway: bytes
+    source: bytes
+    metric: int
+
+
+def read(kernel: connection.Connection, version: int) -> list[Found]:
+    """Return our routes of the main table. Not for the hot path: it is a dump."""
+    family = addresses.FAMILY[version]
+    body = _INFO.pack(family, 0, 0, 0, _MAIN, PROTOCOL, 0, 0, 0)
+    found: list[Found] = []
+    try:
+        answers = kernel.ask(Message(_GETROUTE, Flag.DUMP, body, "list routes"))
+    except errors.AbsentError:  # a namespace that never had a route has no table
+        return []
+    for answer in answers:
+        head = _INFO.unpack_from(answer.body)
+        if head[4] != _MAIN or head[5] != PROTOCOL:
+            continue
+        parsed = wire.attributes(answer.body[_INFO.size :])
+        found.append(
+            Found(
+                destination=parsed.get(_DST, bytes(addresses.BITS[version] // 8)),
+                length=head[1],
+                index=wire.parse_u32(parsed.get(_OIF, bytes(4))),
+                gateway=parsed.get(_GATEWAY, b""),
+                source=parsed.get(_PREFSRC, b""),
+                metric=wire.parse_u32(parsed.get(_PRIORITY, bytes(4))),
+            )
+        )
+    return found

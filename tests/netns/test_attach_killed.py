@@ -1,0 +1,123 @@
+"""cnf killed in the middle of ADDs: whoever got an answer keeps the address, of the others nothing is left."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import json
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import netlab
+import pytest
+from netlab import Net, Nets
+
+from cnf.attach import frames
+from cnf.attach.plane import Plane
+from cnf.netlink.namespace import Namespace
+
+pytestmark = pytest.mark.netns
+
+SERVE = """
+import ipaddress, pathlib, sys, threading
+from cnf.attach import network, plane, server
+from cnf.netlink.namespace import Namespace
+state, hub, folder, path = sys.argv[1:]
+made = plane.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder), hub_netns=Namespace.open(hub),
+                   on_change=lambda: None)
+made.restore()
+made.set_network(network.NodeNetwork(ipaddress.ip_address("10.112.4.0"), (ipaddress.ip_network("10.112.4.0/26"),),
+                                     (ipaddress.ip_network("10.112.0.0/12"),), 1360))
+server.Server(pathlib.Path(path), made.call).run(threading.Event())
+"""
+
+
+@dataclasses.dataclass
+class Killable:
+    """A cnf that serves in a process of its own."""
+
+    folder: pathlib.Path
+    hub: Net
+
+    @property
+    def path(self) -> pathlib.Path:
+        return self.folder / "cni.sock"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        self.path.unlink(missing_ok=True)
+        command = [sys.executable, "-c", SERVE, self.folder / "state", self.hub.path, netlab.FOLDER, self.path]
+        process = subprocess.Popen([str(part) for part in command])
+        deadline = time.monotonic() + 30
+        while not self.path.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return process
+
+    def add(self, pod: Net, container: str) -> str | None:
+        """ADD; None when the answer never came."""
+        env = {
+            "CNI_COMMAND": "ADD",
+            "CNI_CONTAINERID": container,
+            "CNI_IFNAME": "net1",
+            "CNI_NETNS": str(pod.path),
+            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAME={container}",
+        }
+        content = b""
+        try:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(20)
+                sock.connect(str(self.path))
+                sock.sendall(frames.render_request(env, b'{"cniVersion":"1.0.0","name":"fleetboard"}'))
+                while chunk := sock.recv(65536):
+                    content += chunk
+        except OSError:
+            return None
+        head, _, stdout = content.partition(b"\n")
+        if not head:
+            return None
+        assert head.startswith(b"0 "), stdout
+        return str(json.loads(stdout)["ips"][0]["address"])
+
+
+@pytest.mark.parametrize("answers_before_the_kill", [1, 5, 12])
+def test_a_kill_among_adds_loses_no_answer_and_leaks_nothing(
+    nets: Nets, tmp_path: pathlib.Path, answers_before_the_kill: int
+) -> None:
+    cnf = Killable(tmp_path, nets.make("hub"))
+    pods = [nets.make() for _ in range(24)]
+    process = cnf.start()
+    answered: dict[str, str] = {}
+    enough = threading.Event()
+
+    def add(number: int) -> None:
+        address = cnf.add(pods[number], f"c{number}")
+        if address is not None:
+            answered[f"c{number}"] = address
+        if len(answered) >= answers_before_the_kill:
+            enough.set()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as callers:
+        calls = [callers.submit(add, number) for number in range(24)]
+        assert enough.wait(60)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        for call in calls:
+            call.result(timeout=60)
+    with Namespace.open(cnf.hub.path) as hub:
+        plane = Plane(state_dir=tmp_path / "state", netns_dir=netlab.FOLDER, hub_netns=hub, on_change=lambda: None)
+        plane.restore()
+        held = {a.pod_name: f"{a.addresses[0]}/32" for a in plane.attachments()}
+        plane.close()
+    assert answered.items() <= held.items()
+    assert len(set(held.values())) == len(held)
+    for number, pod in enumerate(pods):
+        # An answer may have been lost on its way: the runtime's DEL takes that one back.
+        assert ("net1" in pod.run("ip", "link")) == (f"c{number}" in held)
+        if f"c{number}" in held:
+            assert pod.answers_ping("10.112.4.0")

@@ -1,0 +1,260 @@
+"""No two pods ever hold one address, wherever the process or the machine stops."""
+
+from __future__ import annotations
+
+import ipaddress
+import pathlib
+import tempfile
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from cnf.attach import errors, ipam, journal, ledger, records
+
+BLOCK = ipaddress.ip_network("10.112.4.0/29")
+
+
+def draft(number: int) -> records.Record:
+    return records.Record(
+        container_id=f"c{number}", interface="net1", addresses=[], mac="0a:00:00:00:00:01", cookie=number, boot="b"
+    )
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_ledger(folder: pathlib.Path, clock: Clock) -> ledger.Ledger:
+    made = ledger.Ledger(journal.Journal(folder / "journal"), clock=clock, wall=clock)
+    made.load()
+    made.set_blocks([BLOCK], excluded=[BLOCK.network_address])
+    return made
+
+
+def test_an_address_sticks_to_its_key_over_a_restart_and_a_retry(tmp_path: pathlib.Path) -> None:
+    clock = Clock()
+    book = make_ledger(tmp_path, clock)
+    record, _ = book.reserve(draft(1))
+    book.commit(record.key, index=5)
+    book.close()
+    again = make_ledger(tmp_path, clock)
+    assert [(r.addresses, r.index) for r in again.attached()] == [(record.addresses, 5)]
+    retried, _ = again.reserve(draft(1))
+    assert retried.addresses == record.addresses
+    other, _ = again.reserve(draft(2))
+    assert other.addresses != record.addresses
+    again.close()
+
+
+def test_an_address_rests_over_a_restart_but_never_longer_than_it_would(tmp_path: pathlib.Path) -> None:
+    clock = Clock()
+    book = make_ledger(tmp_path, clock)
+    record, _ = book.reserve(draft(1))
+    book.release(record.key)
+    book.close()
+    clock.now += 20
+    again = make_ledger(tmp_path, clock)
+    assert again.usage() == ipam.Usage(used=0, free=6, resting=1)
+    again.close()
+    clock.now -= 5000
+    set_back = make_ledger(tmp_path, clock)
+    assert set_back.usage().resting == 1
+    clock.now += ipam.REST_S
+    assert set_back.usage().resting == 0
+    set_back.close()
+
+
+def test_a_reservation_that_cannot_be_written_takes_nothing(tmp_path: pathlib.Path) -> None:
+    def fsync(file: int) -> None:
+        raise OSError(30, "Read-only file system")
+
+    clock = Clock()
+    book = ledger.Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
+    book.load()
+    book.set_blocks([BLOCK], excluded=[BLOCK.network_address])
+    with pytest.raises(errors.JournalError, match="Read-only"):
+        book.reserve(draft(1))
+    assert book.usage() == ipam.Usage(used=0, free=7)
+    book.close()
+
+
+def test_a_release_happens_though_the_disk_is_full(tmp_path: pathlib.Path) -> None:
+    failing: list[bool] = []
+
+    def fsync(file: int) -> None:
+        if failing:
+            raise OSError(28, "No space left on device")
+
+    clock = Clock()
+    book = ledger.Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
+    book.load()
+    book.set_blocks([BLOCK], excluded=[BLOCK.network_address])
+    record, mark = book.reserve(draft(1))
+    book.sync(mark)
+    failing.append(True)
+    with pytest.raises(errors.JournalError):
+        book.sync(book.commit(record.key, index=1))
+    assert book.release(record.key)
+    assert book.usage().used == 0
+    failing.clear()
+    book.reserve(draft(2))
+    book.close()
+    entries, damaged = journal.Journal(tmp_path / "journal").read()
+    assert (set(records.fold(entries).records), damaged) == ({("c2", "net1")}, 0)
+
+
+def test_a_journal_that_grows_is_shortened(tmp_path: pathlib.Path) -> None:
+    clock = Clock()
+    book = make_ledger(tmp_path, clock)
+    ledger_limit = ledger._COMPACT_BYTES
+    try:
+        ledger._COMPACT_BYTES = 4000
+        for number in range(200):
+            record, _ = book.reserve(draft(number))
+            book.commit(record.key, index=1)
+            book.release(record.key, rest=False)
+    finally:
+        ledger._COMPACT_BYTES = ledger_limit
+    book.close()
+    assert (tmp_path / "journal").stat().st_size < 6000
+
+
+class Crashes(RuleBasedStateMachine):
+    """ADD and DEL in steps, as the kernel sees them, with a crash before, between and after any of them.
+
+    ``kernel`` is which interfaces stand with which address: what may never be given twice. Each step of an ADD or
+    DEL is a rule, so that a crash falls between any two; a torn crash also cuts the journal's last line.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = pathlib.Path(self.folder.name)
+        self.clock = Clock()
+        self.book = make_ledger(self.path, self.clock)
+        self.kernel: dict[records.Key, str] = {}
+        self.answered: dict[records.Key, str] = {}
+        self.adding: records.Record | None = None
+        self.wired = False
+        self.deleting: records.Key | None = None
+        self.count = 0
+
+    def teardown(self) -> None:
+        self.book.close()
+        self.folder.cleanup()
+
+    @initialize()
+    def start(self) -> None:
+        self.count = 0
+
+    def idle(self) -> bool:
+        return self.adding is None and self.deleting is None
+
+    @precondition(idle)
+    @rule(again=st.booleans())
+    def reserve(self, again: bool) -> None:
+        self.count += not again
+        if (f"c{self.count}", "net1") in self.answered:
+            return
+        try:
+            self.adding, _ = self.book.reserve(draft(self.count))
+        except errors.ExhaustedError:
+            assert len(self.kernel) + self.book.usage().resting >= 7
+
+    @precondition(lambda self: self.adding is not None and not self.wired)
+    @rule()
+    def wire(self) -> None:
+        assert self.adding is not None
+        address = self.adding.addresses[0]
+        assert address not in self.kernel.values()
+        self.kernel[self.adding.key] = address
+        self.wired = True
+
+    @precondition(lambda self: self.wired)
+    @rule(cancelled=st.booleans())
+    def answer(self, cancelled: bool) -> None:
+        assert self.adding is not None
+        record = self.adding
+        if cancelled:
+            del self.kernel[record.key]
+            self.book.release(record.key, rest=False)
+        else:
+            self.book.commit(record.key, index=1)
+            self.answered[record.key] = record.addresses[0]
+        self.adding, self.wired = None, False
+
+    @precondition(lambda self: self.idle() and self.answered)
+    @rule(data=st.data())
+    def unlink(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.answered)))
+        del self.kernel[key]
+        del self.answered[key]
+        self.deleting = key
+
+    @precondition(lambda self: self.deleting is not None)
+    @rule()
+    def free(self) -> None:
+        assert self.deleting is not None
+        self.book.release(self.deleting)
+        self.deleting = None
+
+    @rule(torn=st.integers(0, 30))
+    def crash(self, torn: int) -> None:
+        """The process ends; what it had begun to write may be cut."""
+        self.book.close()
+        if torn and self.adding is not None and not self.wired:
+            # RESERVE was being written: nothing of it had an effect yet.
+            content = (self.path / "journal").read_bytes()
+            (self.path / "journal").write_bytes(content[:-torn])
+        self.restart()
+
+    @rule()
+    def reboot(self) -> None:
+        """All namespaces end with the machine."""
+        self.book.close()
+        self.kernel.clear()
+        self.answered.clear()
+        self.restart()
+        for record in self.book.attached():
+            self.book.release(record.key)
+
+    def restart(self) -> None:
+        """As the sweep at start: unfinished ADDs are rolled back; attached without interface, they are dead."""
+        self.book = make_ledger(self.path, self.clock)
+        self.adding, self.wired = None, False
+        for record in self.book.unfinished():
+            self.kernel.pop(record.key, None)
+            self.book.release(record.key, rest=False)
+        for record in self.book.attached():
+            if record.key not in self.kernel:
+                self.book.release(record.key)
+        self.deleting = None
+
+    @rule(seconds=st.floats(0, 100))
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @invariant()
+    def nobody_shares_an_address(self) -> None:
+        assert len(set(self.kernel.values())) == len(self.kernel)
+
+    @invariant()
+    def whoever_got_an_answer_keeps_its_address(self) -> None:
+        held = {record.key: record.addresses[0] for record in self.book.attached()}
+        for key, address in self.answered.items():
+            assert held[key] == address
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        usage = self.book.usage()
+        assert usage.used + usage.free + usage.resting == 7
+
+
+Crashes.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestCrashes = Crashes.TestCase

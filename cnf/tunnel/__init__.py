@@ -1,0 +1,1 @@
+"""WireGuard, routes and leadership: how fleet traffic leaves the node."""

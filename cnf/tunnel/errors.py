@@ -1,0 +1,48 @@
+"""Errors of the tunnel.
+
+TunnelError
+ +- KeyRefusedError        a private or public key is malformed
+ +- EndpointRefusedError   an endpoint isn't ``host:port``
+ +- MtuRefusedError        an MTU is out of range
+ +- DeviceError            the kernel refused to make or change the link, an address or a route
+ |   +- DeviceAbsentError  nobody made the link in time: the wireguard container isn't running
+ +- BackendError           WireGuard refused a change, or went away while asked
+"""
+
+from __future__ import annotations
+
+
+class TunnelError(Exception):
+    """Root of the tree."""
+
+
+class KeyRefusedError(TunnelError, ValueError):
+    """A key is not 32 bytes in base64."""
+
+
+class EndpointRefusedError(TunnelError, ValueError):
+    """An endpoint is not ``host:port``."""
+
+
+class MtuRefusedError(TunnelError, ValueError):
+    """An MTU is out of range."""
+
+
+class DeviceError(TunnelError):
+    """The kernel refused an operation on the link, its addresses or its routes."""
+
+
+class DeviceAbsentError(DeviceError):
+    """The link or its control socket did not appear in time."""
+
+
+class BackendError(TunnelError):
+    """WireGuard refused a change or went away.
+
+    Attributes:
+        errno: What it answered; 0 when it gave no answer.
+    """
+
+    def __init__(self, message: str, *, errno: int = 0) -> None:
+        super().__init__(message)
+        self.errno = errno

@@ -1,0 +1,119 @@
+"""WireGuard keys: Curve25519, base64 as everybody writes them.
+
+One invariant: a node's private key is on disk, synced, before anybody learns the public half. A key that were
+published and then lost would leave peers with a claimant that can never come back.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import os
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import x25519
+
+from cnf.tunnel import errors
+
+FILE = "tunnel.key"
+_LENGTH = 32
+
+
+class PrivateKey:
+    """A private key; its text never shows in logs or tracebacks."""
+
+    __slots__ = ("_raw", "public")
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != _LENGTH:
+            raise errors.KeyRefusedError(f"private key has {len(raw)} bytes: expected {_LENGTH}")
+        self._raw = raw
+        private = x25519.X25519PrivateKey.from_private_bytes(raw)
+        self.public: str = base64.b64encode(private.public_key().public_bytes_raw()).decode()
+
+    def __repr__(self) -> str:
+        return f"PrivateKey(public={self.public!r})"
+
+    @property
+    def base64(self) -> str:
+        """The private half, for WireGuard and for a Secret."""
+        return base64.b64encode(self._raw).decode()
+
+    def write(self, path: Path) -> None:
+        """Make ``path`` hold this key, mode 0600, whole or not at all.
+
+        Raises:
+            FileExistsError: another process made one first.
+        """
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, f"{self.base64}\n".encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        try:
+            # A link, not a rename: of two first starts one wins and the other reads the winner's.
+            os.link(fresh, path)
+        finally:
+            fresh.unlink()
+        _sync_folder(path.parent)
+
+
+def generate() -> PrivateKey:
+    """Make a new key."""
+    return PrivateKey(x25519.X25519PrivateKey.generate().private_bytes_raw())
+
+
+def parse(text: str | bytes, *, field: str = "private key") -> PrivateKey:
+    """Read a private key in base64, as a Secret or a file holds it.
+
+    Raises:
+        KeyRefusedError: naming ``field``, never the value.
+    """
+    return PrivateKey(_decode(text, field=field, shown=""))
+
+
+def parse_public(text: str, *, field: str = "publicKey") -> str:
+    """Return a public key in its one canonical spelling.
+
+    Raises:
+        KeyRefusedError: naming ``field`` and the value.
+    """
+    raw = _decode(text, field=field, shown=f" {text!r}")
+    if not any(raw):
+        raise errors.KeyRefusedError(f"{field} {text!r} is all zeroes: expected a Curve25519 public key")
+    return base64.b64encode(raw).decode()
+
+
+def ensure(state_dir: Path) -> PrivateKey:
+    """Return the node's key, made at the first call and kept in ``state_dir``.
+
+    Raises:
+        KeyRefusedError: the file is there and holds something else; it is left as it is.
+    """
+    path = state_dir / FILE
+    state_dir.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        with contextlib.suppress(FileExistsError):
+            generate().write(path)
+    return parse(path.read_bytes(), field=str(path))
+
+
+def _decode(text: str | bytes, *, field: str, shown: str) -> bytes:
+    try:
+        raw = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError) as err:
+        raise errors.KeyRefusedError(f"{field}{shown} is not base64: expected 32 bytes in base64") from err
+    if len(raw) != _LENGTH:
+        raise errors.KeyRefusedError(f"{field}{shown} has {len(raw)} bytes: expected 32 bytes in base64")
+    return raw
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,50 @@
+"""When to make the hub's peer anew.
+
+Pure. A hub that restarted does not know the old session, and WireGuard asks for a new one only after 15 s without an
+answer; a peer removed and added again asks at once (DESIGN.md section 5). One invariant: a hub that answered a
+handshake since the last time is not asked again by this, however many probes fail: then the fault lies elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+
+LOST = 5
+"""Probes lost in a row: a second without an answer."""
+LEAST_S, MOST_S = 1.0, 10.0
+SETTLE_S = 15.0
+"""With a handshake since the last kick: as long as WireGuard itself would take."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Kicks:
+    """What was done about one peer: when last (monotonic), and how often since it was last alive."""
+
+    at: float = float("-inf")
+    count: int = 0
+
+
+def is_due(
+    kicks: Kicks,
+    *,
+    lost: int,
+    handshake_age_s: float | None,
+    now: float,
+    jitter: Callable[[float, float], float] = random.uniform,
+) -> bool:
+    """Tell whether the peer is to be made anew now; ``lost`` is the count of probes lost in a row."""
+    if lost < LOST:
+        return False
+    since = now - kicks.at
+    answered = handshake_age_s is not None and handshake_age_s < since
+    if answered and kicks.count:
+        return since >= SETTLE_S
+    pause_s: float = min(MOST_S, LEAST_S * 1.5 ** max(0, kicks.count - 1)) * jitter(0.8, 1.2) if kicks.count else 0.0
+    return since >= pause_s
+
+
+def after(kicks: Kicks, *, now: float) -> Kicks:
+    """Return the record with one more kick."""
+    return Kicks(now, kicks.count + 1)

@@ -1,0 +1,95 @@
+"""What the tunnel shall be: the value that a plan ends in and that ``Tunnel`` brings about.
+
+One invariant: in one ``Wanted`` every prefix has at most one peer. WireGuard gives a prefix to whom it was written
+last, so two wanters would take it from each other at every sync.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from fleetboard.model.addresses import Address, Network
+
+DEFAULT_MTU = 1360
+KEEPALIVE_S = 25
+"""WireGuard's own advice: below the 30 s after which common NATs forget a UDP flow."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a peer is reached: an address or a name, which is resolved only when applied."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WantedPeer:
+    """One peer.
+
+    Attributes:
+        public_key: Base64.
+        endpoints: Candidates, tried in turn; none for a peer that calls us and may roam.
+        allowed: Prefixes it may send from and gets traffic for.
+        keepalive_s: 0 for none.
+    """
+
+    public_key: str
+    endpoints: tuple[Endpoint, ...]
+    allowed: frozenset[Network]
+    keepalive_s: int = 0
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """The first candidate."""
+        return self.endpoints[0] if self.endpoints else None
+
+
+class RouteKind(enum.Enum):
+    """What a route does with a packet."""
+
+    TUNNEL = "tunnel"
+    UNREACHABLE = "unreachable"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WantedRoute:
+    """One route of the main table.
+
+    ``source`` is the node's fleet address: an ICMP error that left with cnf's primary address would be dropped as
+    foreign, and path MTU discovery with it.
+    """
+
+    destination: Network
+    kind: RouteKind
+    source: Address | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """The whole of the tunnel.
+
+    Attributes:
+        addresses: The node's fleet addresses, one a family; on ``lo``.
+        mtu: Of the tunnel's link.
+        peers: By public key, sorted.
+        routes: By destination, sorted.
+    """
+
+    addresses: tuple[Address, ...]
+    mtu: int
+    peers: tuple[WantedPeer, ...]
+    routes: tuple[WantedRoute, ...]
+
+    @property
+    def address(self) -> Address | None:
+        """The first fleet address."""
+        return self.addresses[0] if self.addresses else None
+
+    def peer(self, public_key: str) -> WantedPeer | None:
+        """Return the peer with that key."""
+        return next((peer for peer in self.peers if peer.public_key == public_key), None)

@@ -1,0 +1,521 @@
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from cnf.tunnel import epochs, errors, key, mesh, plan, probe, uapi, userspace
+from cnf.tunnel.mesh import HubIdentity, HubPeer, Leadership, Member, MeshNode, NodeIdentity, Session
+from cnf.tunnel.tunnel import PeerStatus, Tunnel
+from cnf.tunnel.wanted import Endpoint, Wanted
+
+pytestmark = pytest.mark.netns
+T = TypeVar("T")
+
+FLEET = ip_network("10.112.0.0/12")
+UNDERLAY = "tun-net"
+HUB = "hub"
+MTU = 1360
+CLONE_NEWNET = 0x40000000
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """One network namespace with its cnf."""
+
+    name: str
+    cluster: str
+    block: str
+    underlay: str
+
+    @property
+    def namespace(self) -> str:
+        return f"tun-{self.name}"
+
+    @property
+    def link(self) -> str:
+        return f"fbt-{self.name}"
+
+    @property
+    def address(self) -> str:
+        return str(ip_network(self.block).network_address)
+
+    @property
+    def pod(self) -> str:
+        return str(ip_network(self.block).network_address + 9)
+
+
+BOXES = {
+    HUB: Box(HUB, HUB, "10.113.0.0/22", "192.0.2.1"),
+    "c1a": Box("c1a", "c1", "10.113.4.0/26", "192.0.2.11"),
+    "c1b": Box("c1b", "c1", "10.113.4.64/26", "192.0.2.12"),
+    "c2a": Box("c2a", "c2", "10.113.8.0/26", "192.0.2.21"),
+}
+BLOCKS = {"c1": ip_network("10.113.4.0/22"), "c2": ip_network("10.113.8.0/22")}
+
+
+def sh(command: str) -> str:
+    return subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
+
+
+def inside(namespace: str, action: Callable[[], T]) -> T:
+    """Run ``action`` in a throw-away thread in that namespace: setns must not touch the test's own thread."""
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            enter(namespace)
+            outcome.append(action())
+        except BaseException as err:
+            failure.append(err)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join(60)
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def enter(namespace: str) -> None:
+    with Path(f"/run/netns/{namespace}").open() as handle:
+        if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 15) -> float:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < timeout_s, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+class World:
+    """A hub and two clusters on one underlay, each with the kernel's WireGuard or wireguard-go."""
+
+    def __init__(self) -> None:
+        self.kernel = userspace.kernel_has_wireguard()
+        self.keys = {name: key.generate() for name in BOXES}
+        self.tunnels = {name: Tunnel(box.link, private_key=self.keys[name], wait_s=10) for name, box in BOXES.items()}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.leaders = {"c1": "c1a", "c2": "c2a"}
+        self.epoch = {"c1": 1, "c2": 1}
+        self.mtu = MTU
+
+    def start(self) -> None:
+        sh(f"ip netns add {UNDERLAY}; ip -n {UNDERLAY} link add br0 type bridge; ip -n {UNDERLAY} link set br0 up")
+        for name, box in BOXES.items():
+            sh(
+                f"ip netns add {box.namespace}; ip -n {box.namespace} link set lo up;"
+                f"ip -n {box.namespace} link add eth0 type veth peer name u-{name} netns {UNDERLAY};"
+                f"ip -n {UNDERLAY} link set u-{name} master br0 up;"
+                f"ip -n {box.namespace} addr add {box.underlay}/24 dev eth0; ip -n {box.namespace} link set eth0 up;"
+                f"ip netns exec {box.namespace} sh -c 'echo 0 > /proc/sys/net/ipv4/ip_forward;"
+                f" echo 0 > /proc/sys/net/ipv4/conf/default/forwarding';"
+                f"ip -n {box.namespace} addr add {box.pod}/32 dev lo"
+            )
+            self.start_wireguard(name)
+
+    def start_wireguard(self, name: str) -> None:
+        if self.kernel:
+            return
+        box = BOXES[name]
+        environment = os.environ | {"WG_PROCESS_FOREGROUND": "1", "LOG_LEVEL": "error"}
+        program = os.environ.get("WIREGUARD_GO") or shutil.which("wireguard-go") or "wireguard-go"
+        command = ["ip", "netns", "exec", box.namespace, program, "-f", box.link]
+        self.processes[name] = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+    def kill_wireguard(self, name: str) -> None:
+        if self.kernel:
+            sh(f"ip -n {BOXES[name].namespace} link del {BOXES[name].link}")
+            return
+        process = self.processes.pop(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+
+    def stop(self) -> None:
+        for name in list(self.processes):
+            self.kill_wireguard(name)
+        for box in BOXES.values():
+            subprocess.run(["ip", "netns", "del", box.namespace], check=False, stderr=subprocess.DEVNULL)
+            uapi.socket_path(box.link).unlink(missing_ok=True)
+        subprocess.run(["ip", "netns", "del", UNDERLAY], check=False, stderr=subprocess.DEVNULL)
+
+    def wanted(self, name: str) -> Wanted:
+        return self._wanted_hub() if name == HUB else self._wanted_node(name)
+
+    def sync(self, name: str) -> None:
+        wanted = self.wanted(name)
+        inside(BOXES[name].namespace, lambda: self.tunnels[name].sync(wanted))
+
+    def status(self, name: str) -> list[PeerStatus]:
+        return inside(BOXES[name].namespace, self.tunnels[name].status)
+
+    def sync_all(self) -> None:
+        for name in BOXES:
+            self.sync(name)
+
+    def _wanted_hub(self) -> Wanted:
+        identity = HubIdentity(self.keys[HUB].public, (ip_address(BOXES[HUB].address),), (FLEET,), self.mtu)
+        members = [
+            Member(cluster, (BLOCKS[cluster],), tuple(self._sessions(cluster)), self.epoch[cluster])
+            for cluster in BLOCKS
+        ]
+        return plan.plan_hub(identity, members).wanted
+
+    def _sessions(self, cluster: str) -> Iterator[Session]:
+        for name, box in BOXES.items():
+            if box.cluster == cluster:
+                leads = self.leaders[cluster] == name
+                yield Session(self.keys[name].public, (ip_address(box.address),), leads, name)
+
+    def _wanted_node(self, name: str) -> Wanted:
+        own = BOXES[name]
+        cluster = own.cluster
+        boxes = {other: box for other, box in BOXES.items() if box.cluster == cluster}
+        nodes = [
+            MeshNode(other, self.keys[other].public, Endpoint(box.underlay, 31820), (ip_network(box.block),))
+            for other, box in boxes.items()
+        ]
+        hub = HubPeer(
+            self.keys[HUB].public,
+            (Endpoint(BOXES[HUB].underlay, 31820),),
+            (ip_address(BOXES[HUB].address),),
+            (FLEET,),
+            self.mtu,
+        )
+        leader = self.leaders[cluster]
+        leadership = Leadership(leader, plan.choose_standbys(leader, boxes), self.epoch[cluster])
+        identity = NodeIdentity(name, self.keys[name].public, (ip_network(own.block),), (BLOCKS[cluster],))
+        return plan.plan_node(identity, nodes, hub, leadership).wanted
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    try:
+        made.start()
+        made.sync_all()
+        yield made
+    finally:
+        made.stop()
+
+
+@contextlib.contextmanager
+def echo_server(box: Box) -> Iterator[None]:
+    """Echo UDP datagrams at the box's pod address."""
+    stop = threading.Event()
+
+    def open_socket() -> socket.socket:
+        opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        opened.bind((box.pod, 9000))
+        opened.settimeout(0.1)
+        return opened
+
+    opened = inside(box.namespace, open_socket)
+
+    def serve() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                payload, source = opened.recvfrom(4096)
+                opened.sendto(payload, source)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        opened.close()
+
+
+class Client:
+    """Sends numbered datagrams from one pod to another and counts what comes back."""
+
+    def __init__(self, source: Box, target: Box) -> None:
+        self._target = (target.pod, 9000)
+        self._number = 0
+        self._socket = inside(source.namespace, lambda: self._open(source))
+
+    @staticmethod
+    def _open(source: Box) -> socket.socket:
+        opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        opened.bind((source.pod, 0))
+        opened.settimeout(0.2)
+        return opened
+
+    def once(self, size: int = 64) -> bool:
+        self._number += 1
+        payload = self._number.to_bytes(8, "big").ljust(size, b"\0")
+        try:
+            self._socket.sendto(payload, self._target)
+            while True:
+                if self._socket.recv(4096) == payload:
+                    return True
+        except OSError:
+            return False
+
+    def lost_of(self, count: int) -> int:
+        return sum(not self.once() for _ in range(count))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@contextlib.contextmanager
+def client(source: str, target: str) -> Iterator[Client]:
+    with echo_server(BOXES[target]):
+        made = Client(BOXES[source], BOXES[target])
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def test_pods_of_two_clusters_reach_each_other_through_leader_and_hub(world: World) -> None:
+    with client("c1b", "c2a") as pods:
+        wait_for(pods.once, "first answer")
+        assert pods.lost_of(50) == 0
+        assert pods.once(size=3000), "fragments must pass too"
+    carried = {peer.public_key: peer.rx_bytes for peer in world.status("c1b")}
+    assert set(carried) == {world.keys["c1a"].public, world.keys[HUB].public}
+    assert carried[world.keys["c1a"].public] > 0
+
+
+def test_a_sync_that_finds_nothing_to_do_writes_nothing(world: World) -> None:
+    with client("c1b", "c2a") as pods:
+        wait_for(pods.once, "first answer")
+    before = {name: tunnel.counters.writes for name, tunnel in world.tunnels.items()}
+    routes = {name: sh(f"ip -n {box.namespace} route show table all proto 113") for name, box in BOXES.items()}
+    world.sync_all()
+    world.sync_all()
+    assert {name: tunnel.counters.writes for name, tunnel in world.tunnels.items()} == before
+    assert {name: sh(f"ip -n {box.namespace} route show table all proto 113") for name, box in BOXES.items()} == routes
+
+
+def test_a_new_leader_takes_over_with_one_write_on_each_side(world: World) -> None:
+    with client("c1b", "c2a") as pods:
+        wait_for(pods.once, "first answer")
+        wait_for(lambda: has_session(world, "c1b", HUB), "the standby's own session")
+        before = {name: world.tunnels[name].counters.writes for name in ("c1b", HUB)}
+        old = {name: {peer.public_key for peer in world.status(name)} for name in BOXES}
+
+        world.leaders["c1"], world.epoch["c1"] = "c1b", 2
+        world.sync("c1b")
+        world.sync(HUB)
+
+        assert pods.lost_of(50) <= 2
+        assert {name: world.tunnels[name].counters.writes - count for name, count in before.items()} == {
+            "c1b": 1,
+            HUB: 1,
+        }
+        world.sync("c1a")
+        assert {name: {peer.public_key for peer in world.status(name)} for name in BOXES} == old
+        world.kill_wireguard("c1a")
+        assert pods.lost_of(20) == 0
+
+
+def has_session(world: World, at: str, peer: str) -> bool:
+    ages = {status.public_key: status.handshake_age_s for status in world.status(at)}
+    return ages.get(world.keys[peer].public) is not None
+
+
+def test_a_link_that_went_away_gets_everything_back(world: World) -> None:
+    tunnel, box = world.tunnels["c1b"], BOXES["c1b"]
+    stop = threading.Event()
+
+    def keep() -> None:
+        enter(box.namespace)
+        tunnel.run(stop)
+
+    runner = threading.Thread(target=keep)
+    with client("c1b", "c2a") as pods:
+        wait_for(pods.once, "first answer")
+        tunnel.want(world.wanted("c1b"))
+        runner.start()
+        try:
+            world.kill_wireguard("c1b")
+            assert world.kernel or not pods.once()
+            assert world.kernel or world.status("c1b") == []
+            world.start_wireguard("c1b")
+            wait_for(lambda: pods.once(), "traffic after the restart", 10)
+        finally:
+            stop.set()
+            runner.join(15)
+    assert tunnel.counters.restores == 1
+    shown = sh(f"ip -n {box.namespace} route show")
+    assert f"10.112.0.0/12 via 10.112.0.0 dev {box.link} proto 113 src {box.address} onlink" in shown
+
+
+def test_without_wireguard_go_the_sync_says_which_container_is_missing(world: World) -> None:
+    world.kill_wireguard("c2a")
+    lonely = Tunnel(BOXES["c2a"].link, private_key=world.keys["c2a"], wait_s=0.2)
+    with absent_unless_kernel(world, match="container 'wireguard'"):
+        inside(BOXES["c2a"].namespace, lambda: lonely.sync(world.wanted("c2a")))
+
+
+def absent_unless_kernel(world: World, *, match: str | None = None) -> contextlib.AbstractContextManager[object]:
+    return contextlib.nullcontext() if world.kernel else pytest.raises(errors.DeviceAbsentError, match=match)
+
+
+def test_a_foreign_link_with_the_tunnels_name_makes_way(world: World) -> None:
+    box = BOXES["c2a"]
+    world.kill_wireguard("c2a")
+    sh(f"ip -n {box.namespace} link add {box.link} type bridge")
+    lonely = Tunnel(box.link, private_key=world.keys["c2a"], wait_s=0.2)
+    with absent_unless_kernel(world):
+        inside(box.namespace, lambda: lonely.sync(world.wanted("c2a")))
+    world.start_wireguard("c2a")
+    world.sync("c2a")
+    with client("c1b", "c2a") as pods:
+        wait_for(pods.once, "traffic after the foreign link is gone")
+
+
+def test_a_lower_mtu_is_set_on_the_living_link(world: World) -> None:
+    world.mtu = 1300
+    world.sync("c1a")
+    assert "mtu 1300" in sh(f"ip -n tun-c1a link show {BOXES['c1a'].link}")
+
+
+def test_the_link_forwards_and_checks_sources_loosely(world: World) -> None:
+    settings = "/proc/sys/net/ipv4/conf/" + BOXES[HUB].link
+    shown = sh(f"ip netns exec tun-hub sh -c 'cat {settings}/forwarding {settings}/rp_filter'")
+    assert shown.split() == ["1", "2"]
+
+
+def test_dropping_a_prefix_loses_none_of_the_others(world: World) -> None:
+    extra = ip_network("10.113.99.0/26")
+    wanted = world.wanted("c1b")
+    leader = wanted.peer(world.keys["c1a"].public)
+    assert leader is not None
+    wider = dataclasses.replace(leader, allowed=leader.allowed | {extra})
+    others = tuple(peer for peer in wanted.peers if peer != leader)
+    with client("c1b", "c2a") as pods:
+        wait_for(pods.once, "first answer")
+        inside("tun-c1b", lambda: world.tunnels["c1b"].sync(dataclasses.replace(wanted, peers=(*others, wider))))
+        assert extra in allowed(world, "c1b", "c1a")
+        world.sync("c1b")
+        assert pods.lost_of(20) == 0
+    assert allowed(world, "c1b", "c1a") == leader.allowed
+    assert len(world.status("c1b")) == len(wanted.peers)
+
+
+def allowed(world: World, at: str, peer: str) -> frozenset[object]:
+    return next(s.allowed for s in world.status(at) if s.public_key == world.keys[peer].public)
+
+
+def test_relays_send_no_redirects(world: World) -> None:
+    with client("c1b", "c2a") as pods:
+        wait_for(pods.once, "first answer")
+        assert pods.lost_of(20) == 0
+    for box in BOXES.values():
+        counted = sh(f"ip netns exec {box.namespace} cat /proc/net/snmp").splitlines()
+        header, values = (line.split() for line in counted if line.startswith("Icmp:"))
+        assert values[header.index("OutRedirects")] == "0", box.name
+
+
+def test_what_no_node_owns_is_unreachable_and_does_not_loop(world: World) -> None:
+    with client("c2a", "c1b") as pods:
+        wait_for(pods.once, "first answer")
+    stray = f"ip netns exec tun-c2a ping -n -c 2 -W 1 -I {BOXES['c2a'].pod}"
+    for target, speaker in (("10.113.5.77", "10.113.4.0"), ("10.120.0.1", "10.113.0.0")):
+        told = subprocess.run(f"{stray} {target}", shell=True, capture_output=True, text=True, check=False).stdout
+        assert f"From {speaker} icmp_seq" in told, told
+        assert "Unreachable" in told, told
+
+
+@contextlib.contextmanager
+def port(box: Box, prober: probe.Prober, responder: probe.Responder) -> Iterator[probe.Port]:
+    stop = threading.Event()
+    made = inside(box.namespace, lambda: probe.Port(ip_address(box.address), prober=prober, responder=responder))
+
+    def serve() -> None:
+        enter(box.namespace)
+        made.run(stop)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield made
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_probes_tell_a_dead_hub_within_a_second_and_a_kick_brings_it_back(world: World) -> None:
+    hub_address = ip_address(BOXES[HUB].address)
+    kicks: list[int] = []
+
+    def kick(_address: object, lost: int) -> None:
+        if lost % 5 == 0:
+            kicks.append(lost)
+            world.tunnels["c1a"].kick(world.keys[HUB].public)
+
+    prober = probe.Prober(on_lost=kick)
+    prober.set_targets([hub_address])
+    with (
+        port(BOXES[HUB], probe.Prober(), probe.Responder()),
+        port(BOXES["c1a"], prober, probe.Responder()),
+    ):
+        wait_for(lambda: alive(prober, hub_address) is True, "first echo")
+        world.kill_wireguard(HUB)
+        assert wait_for(lambda: alive(prober, hub_address) is False, "death noticed") < 1.5
+        world.start_wireguard(HUB)
+        wait_for(lambda: world.kernel or uapi.answers(BOXES[HUB].link), "wireguard-go")
+        world.sync(HUB)
+        assert wait_for(lambda: alive(prober, hub_address) is True, "back") < 4
+    assert kicks
+
+
+def alive(prober: probe.Prober, address: object) -> bool | None:
+    state = prober.state(address)  # type: ignore[arg-type]
+    return state.alive if state is not None else None
+
+
+def test_an_announcement_in_the_tunnel_moves_the_traffic_and_a_lower_epoch_is_refused(world: World) -> None:
+    ledger = epochs.Ledger()
+    ledger.allow(
+        {"c1": {ip_address(BOXES[name].address): world.keys[name].public for name in ("c1a", "c1b")}},
+    )
+    ledger.observe("c1", epochs.Claim(1, world.keys["c1a"].public))
+
+    def take_over(cluster: str, claim: epochs.Claim) -> None:
+        world.leaders[cluster] = next(name for name in BOXES if world.keys[name].public == claim.public_key)
+        world.epoch[cluster] = claim.epoch
+        world.sync(HUB)
+
+    hub_address = ip_address(BOXES[HUB].address)
+    with (
+        port(BOXES[HUB], probe.Prober(), probe.Responder(ledger, on_claim=take_over)),
+        port(BOXES["c1a"], probe.Prober(), probe.Responder()) as old,
+        port(BOXES["c1b"], probe.Prober(), probe.Responder()) as new,
+        client("c1b", "c2a") as pods,
+    ):
+        wait_for(pods.once, "first answer")
+        ack = new.announce(hub_address, cluster="c1", claim=epochs.Claim(2, world.keys["c1b"].public), attempts=20)
+        assert ack is not None
+        assert ack.accepted
+        world.sync("c1b")
+        assert pods.lost_of(20) <= 2
+        late = old.announce(hub_address, cluster="c1", claim=epochs.Claim(1, world.keys["c1a"].public), attempts=20)
+        assert late is not None
+        assert (late.accepted, late.epoch) == (False, 2)
+        forged = old.announce(hub_address, cluster="c2", claim=epochs.Claim(9, world.keys["c1a"].public), attempts=2)
+        assert forged is None
+    assert mesh.host(ip_address(BOXES["c1a"].address)) in allowed(world, HUB, "c1a")

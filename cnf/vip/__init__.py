@@ -1,0 +1,1 @@
+"""Clusterset virtual addresses as nftables maps, and what cnf's namespace forwards."""

@@ -1,0 +1,27 @@
+"""Errors of clusterset virtual addresses and the firewall.
+
+    VipError
+    |-- RulesetRefusedError   nft or the kernel didn't take a ruleset; nothing of it is in force
+    |-- NftUnavailableError   nft can't be started, or gave no answer in time
+    `-- ConntrackError        the kernel didn't list or delete tracked connections
+
+One invariant: whoever catches VipError has caught everything this package raises on purpose.
+"""
+
+from __future__ import annotations
+
+
+class VipError(Exception):
+    """Base of this package's errors."""
+
+
+class RulesetRefusedError(VipError):
+    """A transaction was refused as a whole; the sentence has nft's reason and the first offending line."""
+
+
+class NftUnavailableError(VipError):
+    """The nft command didn't run to its end."""
+
+
+class ConntrackError(VipError):
+    """The kernel's connection tracking table couldn't be read or changed."""

@@ -1,0 +1,188 @@
+"""The table outlives its process, is replaced without harm to connections, and is loaded in bulk."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import vip_topology as topology
+from vip_topology import CLIENT, SERVERS, VIP, Node, backend, frontend, vips
+
+from cnf.vip import errors, nftables
+from cnf.vip.table import Backend, VipTable
+
+pytestmark = pytest.mark.netns
+
+SERVED = vips((frontend(), backend(SERVERS)))
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[topology.Echo]:
+    with topology.running() as echo:
+        for server in SERVERS:
+            echo.listen("servers", server, 8080)
+            echo.listen("servers", server, 8053, udp=True)
+        yield echo
+
+
+@pytest.fixture
+def node(echo: topology.Echo) -> Node:
+    node = Node()
+    node.sync(SERVED)
+    return node
+
+
+def nft(text: str) -> None:
+    with topology.inside("cnf"):
+        nftables.apply(text)
+
+
+def test_a_connection_lives_on_through_replacements_of_the_table(node: Node) -> None:
+    with topology.inside("servers"):
+        listener = socket.create_server((SERVERS[0], 8070))
+    with topology.inside("pods"):
+        client = socket.socket()
+    with listener, client:
+        node.sync(vips((frontend(), backend([SERVERS[0]], 8070))))
+        client.settimeout(3)
+        client.connect((VIP, 80))
+        server, _ = listener.accept()
+        with server:
+            for number in range(5):
+                Node().sync(vips((frontend(), backend([SERVERS[0]], 8070))))
+                client.send(bytes([number]))
+                assert server.recv(10) == bytes([number])
+                server.send(bytes([number]))
+                assert client.recv(10) == bytes([number])
+
+
+def test_a_lost_connection_entry_is_made_again_to_the_same_endpoint(node: Node) -> None:
+    with topology.inside("servers"):
+        listeners = [socket.create_server((server, 8071)) for server in SERVERS]
+    node.sync(vips((frontend(), backend(SERVERS, 8071))))
+    for _ in range(10):
+        with topology.inside("pods"):
+            client = socket.socket()
+        with client:
+            client.settimeout(3)
+            client.connect((VIP, 80))
+            client.send(b"before")
+            topology.forget_connections()
+            client.send(b"after")
+            server, _ = topology.accept_any(listeners)
+            with server:
+                server.settimeout(3)
+                assert topology.read_exactly(server, 11) == b"beforeafter"
+    for listener in listeners:
+        listener.close()
+
+
+def test_a_successor_serves_what_its_predecessor_did_until_it_knows_better(node: Node) -> None:
+    successor = Node()
+    assert topology.ask(CLIENT, VIP).server in SERVERS
+
+    successor.sync(vips((frontend(), backend(SERVERS[:1]))))
+    assert {topology.ask(CLIENT, VIP).server for _ in range(20)} == {SERVERS[0]}
+
+
+def test_flows_to_endpoints_that_went_while_nobody_watched_are_freed(node: Node) -> None:
+    node.sync(vips((frontend(53, "udp"), backend(SERVERS, 8053))))
+    with topology.udp_socket(CLIENT) as sock:
+        first = topology.exchange(sock, VIP, 53).server
+        others = [server for server in SERVERS if server != first]
+        Node().sync(vips((frontend(53, "udp"), backend(others, 8053))))
+
+        assert topology.exchange(sock, VIP, 53).server in others
+
+
+def test_a_table_that_somebody_else_emptied_is_put_back_whole(node: Node) -> None:
+    nft("delete table inet fleetboard")
+
+    node.sync(vips((frontend(), backend(SERVERS[:2]))))
+
+    assert topology.ask(CLIENT, VIP).server in SERVERS[:2]
+
+
+def test_only_what_changed_is_written(node: Node) -> None:
+    written = node.plane.replacements
+    node.sync(vips((frontend(), backend(SERVERS[:2])), (frontend(81), backend(SERVERS))))
+    node.sync(vips((frontend(81), backend(SERVERS, sticky=True))))
+
+    assert node.plane.replacements == written
+    assert topology.ask(CLIENT, VIP, 81).server in SERVERS
+    with pytest.raises(ConnectionRefusedError):
+        topology.ask(CLIENT, VIP, timeout_s=0.5)
+
+
+def test_a_refusal_names_the_line_and_leaves_the_table_as_it_was(node: Node) -> None:
+    text = f"add element inet fleetboard nowhere {{ {VIP} }}\n"
+
+    with pytest.raises(errors.RulesetRefusedError, match=r"line 1 .*nowhere"):
+        nft(text)
+
+    assert topology.ask(CLIENT, VIP).server in SERVERS
+
+
+def test_the_capabilities_of_the_agents_container_suffice(node: Node) -> None:
+    capabilities = "-all,+net_admin,+sys_admin"
+    program = (
+        "import vip_topology as t; from cnf.vip import plane, counters\n"
+        "p = plane.VipPlane(); p.set_base(t.firewall())\n"
+        "for servers in (t.SERVERS, t.SERVERS[:1]):\n"
+        "    p.sync(t.vips((t.frontend(53, 'udp'), t.backend(servers, 8053))))\n"
+        "print(len(counters.read()))\n"
+    )
+    command = ["setpriv", f"--bounding-set={capabilities}", f"--inh-caps={capabilities}", sys.executable, "-c", program]
+    with topology.inside("cnf"):
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+            env={"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        )
+
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 10
+
+
+def thousand(endpoints: int) -> VipTable:
+    targets = [f"10.113.{number // 250 + 1}.{number % 250 + 1}" for number in range(endpoints)]
+    rows = {frontend(vip=f"10.112.{n // 250 + 1}.{n % 250 + 1}"): backend(targets, 8080 + n) for n in range(1000)}
+    return VipTable(backends=rows)
+
+
+@pytest.mark.parametrize("endpoints", [1, 4])
+def test_a_thousand_services_load_and_one_changes(
+    node: Node, endpoints: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = thousand(endpoints)
+    changed = dict(table.backends)
+    one = next(iter(changed))
+    changed[one] = Backend(changed[one].targets[:-1])
+
+    started = time.perf_counter()
+    node.sync(table)
+    loaded = time.perf_counter()
+    node.sync(VipTable(backends=changed))
+    done = time.perf_counter()
+    fresh = Node()
+    fresh.sync(table)
+    replaced = time.perf_counter()
+
+    with capsys.disabled():
+        print(
+            f"\n1000 services x {endpoints} endpoints: added in {loaded - started:.3f} s, "
+            f"one changed in {done - loaded:.3f} s, replaced whole in {replaced - done:.3f} s"
+        )
+    address = ipaddress.ip_address(VIP)
+    assert node.plane.replacements == 1
+    assert address not in {front.address for front in table.backends}
+    with pytest.raises(ConnectionRefusedError):
+        topology.ask(CLIENT, VIP, timeout_s=0.5)

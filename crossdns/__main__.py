@@ -1,0 +1,102 @@
+"""``python -m crossdns``: settings, processes, threads, and a stop that loses no query.
+
+One invariant: after SIGTERM queries are answered until the cluster's Service has had time to send them elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from pathlib import Path
+
+import prometheus_client
+
+from crossdns import errors, index, metrics, saved, watch, workers
+from fleetboard.kube import errors as kube_errors
+from fleetboard.kube import metrics as kube_metrics
+from fleetboard.kube.client import Client
+from fleetboard.model import names
+from fleetboard.observe import environment, logs, process, server
+
+log = logging.getLogger(__name__)
+
+# kube-proxy takes an endpoint out within a second or two of its pod's end beginning.
+DRAIN_S = 6.0
+
+
+def main() -> int:
+    """Run until a signal; return the exit status."""
+    try:
+        level = environment.read("LOG_LEVEL", "info")
+        logs.configure("crossdns", level)
+        return _run(level)
+    except (ValueError, errors.CrossdnsError, kube_errors.KubeError) as err:
+        log.error(str(err))  # noqa: TRY400 - a setting that can't work is one sentence, not a traceback
+        return 1
+
+
+def _run(level: str) -> int:
+    port = environment.read("DNS_PORT", 5353, parse=environment.port)
+    udp_processes = environment.read("DNS_WORKERS", 1, parse=_worker_count)
+    namespace = environment.read("NAMESPACE", names.NAMESPACE)
+    observe_port = environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port)
+    drain_s = environment.read("DNS_DRAIN_S", DRAIN_S, parse=float)
+    folder = environment.read("STATE_DIR", "")
+    imports = _imports()
+    answering = workers.Workers(port=port, udp_processes=udp_processes, log_level=level)
+    try:
+        store = saved.Store(Path(folder)) if folder else None
+        client = Client.in_cluster(user_agent="fleetboard-crossdns")
+        watching = watch.Watch(client, namespace=namespace, answering=answering, imports=imports, store=store)
+        return _serve(answering, watching, observe_port=observe_port, drain_s=drain_s)
+    finally:
+        answering.close()
+
+
+def _serve(answering: workers.Workers, watching: watch.Watch, *, observe_port: int, drain_s: float) -> int:
+    registry = prometheus_client.CollectorRegistry()
+    metrics.register(registry, answering)
+    kube_metrics.register(registry)
+    stop, draining = threading.Event(), threading.Event()
+
+    def ready() -> str | None:
+        if draining.is_set():
+            return "stopping"
+        return None if answering.served() else "no zone yet: not every collection has been listed from the API"
+
+    def drain(stopping: threading.Event) -> None:
+        stopping.wait()
+        draining.set()
+        until = time.monotonic() + drain_s
+        # With a process gone, half of the queries go unanswered: the sooner the next start the better.
+        while time.monotonic() < until and answering.gone() is None:
+            time.sleep(0.1)
+
+    observed = server.serve(port=observe_port, registry=registry, healthy=answering.stalled, ready=ready)
+    try:
+        threads = {**watching.threads, "answering processes": answering.run, "drain": drain}
+        return process.run(threads, stop=stop, grace_s=drain_s + 4)
+    finally:
+        observed.close()
+
+
+def _imports() -> index.Namespaces:
+    """Read the settings that syncer has as well: what it refuses to import has no name either."""
+    accepted: tuple[str, ...] = ("*",)
+    refused: tuple[str, ...] = ("kube-system",)
+    accepted = environment.read("IMPORT_NAMESPACES", accepted, parse=environment.words)
+    refused = environment.read("IMPORT_NAMESPACES_REFUSED", refused, parse=environment.words)
+    return index.Namespaces(accepted=frozenset(accepted), refused=frozenset(refused))
+
+
+def _worker_count(text: str) -> int:
+    count = int(text) if text.isdecimal() else 0
+    if not 1 <= count <= 64:
+        raise ValueError("expected a number of processes, 1 to 64")
+    return count
+
+
+if __name__ == "__main__":
+    sys.exit(main())

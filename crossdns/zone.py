@@ -1,0 +1,217 @@
+"""Which names a service of the clusterset has, and what they hold (KEP-1645, reference numbers 30-41).
+
+One invariant: records are a pure function of the mirrored FleetService, the imported EndpointSlices and what is known
+of the peers. Virtual addresses come from the FleetService, which the hub verified, and from nowhere else.
+
+Names here are relative to the zone: ``web.shop.svc`` is served under every zone of ``names.ZONES``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from fleetboard.model import core, fleet, names
+from fleetboard.model.addresses import Address
+
+TTL_S = 5
+VERSION_NAME = "dns-version"
+VERSION = "1.0.0"
+VERSION_TTL_S = 28800
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+# "_" and the port's name share one label of 63.
+_PORT_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?")
+_PROTOCOLS = ("TCP", "UDP", "SCTP")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class ServiceKey:
+    """A service of the clusterset."""
+
+    namespace: str
+    name: str
+
+    @property
+    def domain(self) -> str:
+        """The service's name relative to the zone."""
+        return f"{self.name}.{self.namespace}.svc"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """One SRV record: ``host`` is relative to the zone."""
+
+    host: str
+    port: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Records:
+    """What one name holds."""
+
+    addresses: tuple[Address, ...] = ()
+    targets: tuple[Target, ...] = ()
+
+    def of_version(self, version: int) -> tuple[Address, ...]:
+        """Return the addresses of one family."""
+        return tuple(address for address in self.addresses if address.version == version)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reach:
+    """Which clusters' endpoints may be answered with.
+
+    Attributes:
+        own: Names this cluster has; its own endpoints are never withdrawn.
+        unreachable: Clusters whose data path the hub's probe found dead.
+    """
+
+    own: frozenset[str] = frozenset()
+    unreachable: frozenset[str] = frozenset()
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it is we whom the hub can't reach: then the others are out of our reach, whatever it says of them."""
+        return bool(self.own & self.unreachable)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Backend:
+    """A ready endpoint, under its host name relative to the zone."""
+
+    host: str
+    cluster: str
+    addresses: tuple[Address, ...]
+    ports: tuple[core.EndpointPort, ...]
+
+
+def read_reach(peers: Iterable[fleet.Peer], reports: Iterable[fleet.PeerReport]) -> Reach:
+    """Tell from the mirrored Peers who is unreachable, and from our own PeerReport who we are."""
+    dead = frozenset(p.metadata.name for p in peers if p.status.health is not None and not p.status.health.reachable)
+    return Reach(own=frozenset(report.metadata.name for report in reports), unreachable=dead - {names.HUB})
+
+
+def service_records(
+    key: ServiceKey, service: fleet.FleetService, slices: Iterable[core.EndpointSlice], reach: Reach
+) -> dict[str, Records]:
+    """Return every name of the service that holds records; names between them exist without any."""
+    if not _LABEL.fullmatch(key.name) or not _LABEL.fullmatch(key.namespace):
+        return {}
+    if service.spec.type == "Headless":
+        return _headless(key.domain, _reachable(_backends(key.domain, slices), reach))
+    return _clusterset_ip(key.domain, service.spec)
+
+
+def _clusterset_ip(domain: str, spec: fleet.FleetServiceSpec) -> dict[str, Records]:
+    vips = tuple(address for address in map(_parse_address, spec.vips) if address is not None)
+    targets = {Target(domain, port.port) for port in spec.ports if _valid_port(port.port)}
+    records = {domain: Records(addresses=vips, targets=tuple(sorted(targets)))}
+    for port in spec.ports:
+        name = _port_domain(port.name, port.protocol, domain)
+        if name and _valid_port(port.port):
+            records[name] = Records(targets=(Target(domain, port.port),))
+    return records
+
+
+def _headless(domain: str, backends: list[_Backend]) -> dict[str, Records]:
+    if not backends:
+        return {}
+    hosts: dict[str, set[Address]] = {}
+    targets: dict[str, set[Target]] = {}
+    for backend in backends:
+        hosts.setdefault(backend.host, set()).update(backend.addresses)
+        hosts.setdefault(domain, set()).update(backend.addresses)
+        for port in backend.ports:
+            if port.port is None or not _valid_port(port.port):
+                continue
+            target = Target(backend.host, port.port)
+            targets.setdefault(domain, set()).add(target)
+            name = _port_domain(port.name, port.protocol, domain)
+            if name:
+                targets.setdefault(name, set()).add(target)
+    return {
+        name: Records(
+            addresses=tuple(sorted(hosts.get(name, ()), key=_address_order)),
+            targets=tuple(sorted(targets.get(name, ()))),
+        )
+        for name in hosts.keys() | targets.keys()
+    }
+
+
+def _reachable(backends: Iterable[_Backend], reach: Reach) -> list[_Backend]:
+    """Leave out clusters that are unreachable; cut off ourselves, prefer what is ours."""
+    every = list(backends)
+    if reach.cut_off:
+        local = [backend for backend in every if backend.cluster in reach.own]
+        if local:
+            return local
+    withdrawn = reach.unreachable - reach.own
+    return [backend for backend in every if backend.cluster not in withdrawn]
+
+
+def _backends(domain: str, slices: Iterable[core.EndpointSlice]) -> Iterator[_Backend]:
+    for item in slices:
+        cluster = item.metadata.labels.get(names.LABEL_SOURCE_CLUSTER, "")
+        if not _LABEL.fullmatch(cluster):
+            continue
+        ports = tuple(item.ports or ())
+        for endpoint in item.endpoints or ():
+            usable = tuple(a for a in map(_parse_address, endpoint.addresses) if a is not None)
+            if not usable or not endpoint.ready:
+                continue
+            yield _Backend(f"{_host_label(endpoint.hostname, usable[0])}.{cluster}.{domain}", cluster, usable, ports)
+
+
+def _host_label(hostname: str | None, address: Address) -> str:
+    """Return the exporter's host name, else one made of the address (never targetRef's: that is another cluster's)."""
+    if hostname and _LABEL.fullmatch(hostname):
+        return hostname
+    return address.exploded.replace(".", "-").replace(":", "-")
+
+
+def _port_domain(port_name: str, protocol: str, domain: str) -> str:
+    """Return the SRV name of a port, empty when it has none: unnamed ports and names too long for a label."""
+    if not _PORT_LABEL.fullmatch(port_name.lower()) or protocol not in _PROTOCOLS:
+        return ""
+    return f"_{port_name.lower()}._{protocol.lower()}.{domain}"
+
+
+def _valid_port(port: int) -> bool:
+    return 0 < port < 65536
+
+
+def _parse_address(text: str) -> Address | None:
+    """Return the address unless it is malformed or one that no service may point clients at."""
+    try:
+        address: Address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+        return None
+    if address == ipaddress.IPv4Address("255.255.255.255"):
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped is not None or address.scope_id is not None):
+        return None
+    return address
+
+
+def _address_order(address: Address) -> tuple[int, int]:
+    return address.version, int(address)
+
+
+def ancestors(name: str) -> Iterator[str]:
+    """Iterate over ``name`` and the names above it up to the zone, the zone itself (the empty name) left out.
+
+    Those above exist as soon as the name does: they answer NODATA and not NXDOMAIN (RFC 8020).
+    """
+    while name:
+        yield name
+        _, _, name = name.partition(".")
+
+
+def names_of(records: Mapping[str, Records]) -> set[str]:
+    """Return all names that exist because of ``records``."""
+    return {above for name in records for above in ancestors(name)}

@@ -1,0 +1,199 @@
+"""Names follow what the API says, over real HTTP, and stand still while it is away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from dns_objects import Resolver, contents, make_endpoint, make_peer, make_service, make_slice, rcode
+from fake_api import FakeApi
+
+from crossdns import feed, index, saved, watch, zone
+from fleetboard.model import core, fleet, names
+
+WEB = "web.shop.svc.hyperos.local"
+SYSTEM = names.NAMESPACE
+
+
+class Answering(Resolver):
+    """In the place of the worker processes: applies frames where the test can ask."""
+
+    def publish_frames(self, make: Callable[[int], Iterable[feed.Frame]]) -> None:
+        self.generation += 1
+        for frame in make(self.generation):
+            self.replica.apply(frame)
+
+
+class Workers:
+    """What ``watch.Watch`` needs of ``workers.Workers``."""
+
+    def __init__(self, answering: Answering) -> None:
+        self.publish = answering.publish_frames
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    with FakeApi() as made:
+        made.put("namespaces", "shop", "")
+        yield made
+
+
+@pytest.fixture
+def crossdns(api: FakeApi) -> Iterator[Answering]:
+    yield from start(api)
+
+
+def start(api: FakeApi, store: saved.Store | None = None) -> Iterator[Answering]:
+    answering, stop = Answering(), threading.Event()
+    client = api.client()
+    watching = watch.Watch(
+        client, namespace=SYSTEM, answering=Workers(answering), imports=index.Namespaces(), store=store
+    )
+    threads = [threading.Thread(target=run, args=(stop,)) for run in watching.threads.values()]
+    for thread in threads:
+        thread.start()
+    yield answering
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    client.close()
+
+
+def put(api: FakeApi, collection: str, obj: Any) -> None:
+    fields = msgspec.to_builtins(obj)
+    metadata = fields.pop("metadata")
+    with api.changed:
+        api.store((collection, metadata["namespace"], metadata["name"]), {"metadata": metadata, **fields})
+
+
+def put_service(api: FakeApi, service: fleet.FleetService) -> None:
+    put(api, "fleetservices", service)
+
+
+def put_slice(api: FakeApi, item: core.EndpointSlice) -> None:
+    put(api, "endpointslices", item)
+
+
+def eventually(crossdns: Answering, expected: list[str] | str, name: str = WEB, within_s: float = 5) -> float:
+    """Wait until ``name`` has these addresses, or this rcode; return the seconds it took."""
+    began = time.monotonic()
+    while True:
+        answer = crossdns.ask(name)
+        if (rcode(answer) if isinstance(expected, str) else contents(answer)) == expected:
+            return time.monotonic() - began
+        if time.monotonic() - began > within_s:
+            raise AssertionError(f"{name}: {answer}, expected {expected}")
+        time.sleep(0.002)
+
+
+def test_a_service_appears_changes_and_vanishes_in_time(api: FakeApi, crossdns: Answering) -> None:
+    eventually(crossdns, "NXDOMAIN")
+    took = []
+    put_service(api, make_service())
+    took.append(eventually(crossdns, ["10.112.0.9"]))
+    put_service(api, make_service(vips=["10.112.0.10"]))
+    took.append(eventually(crossdns, ["10.112.0.10"]))
+    api.remove("fleetservices", "shop.web", SYSTEM)
+    took.append(eventually(crossdns, "NXDOMAIN"))
+    assert sorted(took)[1] < 0.1
+
+
+def test_endpoints_follow_scaling(api: FakeApi, crossdns: Answering) -> None:
+    put_service(api, make_service(type_="Headless"))
+    put_slice(api, make_slice("c1", [make_endpoint("10.112.4.2")]))
+    put_slice(api, make_slice("c2", [make_endpoint("10.112.8.2")]))
+    eventually(crossdns, ["10.112.4.2", "10.112.8.2"])
+    put_slice(api, make_slice("c1", []))
+    eventually(crossdns, ["10.112.8.2"])
+    api.remove("endpointslices", "web-c2", "shop")
+    eventually(crossdns, "NXDOMAIN")
+
+
+def test_slices_of_others_are_not_read(api: FakeApi, crossdns: Answering) -> None:
+    put_service(api, make_service(type_="Headless"))
+    foreign = make_slice("c1", [make_endpoint("10.112.4.9")], name="foreign")
+    foreign.metadata.labels[names.LABEL_MANAGED_BY] = "endpointslice-controller.k8s.io"
+    put_slice(api, foreign)
+    put_slice(api, make_slice("c1", [make_endpoint("10.112.4.2")]))
+    eventually(crossdns, ["10.112.4.2"])
+
+
+def test_an_unreachable_clusters_endpoints_leave_and_come_back(api: FakeApi, crossdns: Answering) -> None:
+    put_service(api, make_service(type_="Headless"))
+    put_slice(api, make_slice("c1", [make_endpoint("10.112.4.2")]))
+    put_slice(api, make_slice("c2", [make_endpoint("10.112.8.2")]))
+    put(api, "peers", make_peer("c2"))
+    eventually(crossdns, ["10.112.4.2", "10.112.8.2"])
+    put(api, "peers", make_peer("c2", reachable=False))
+    eventually(crossdns, ["10.112.4.2"])
+    put(api, "peers", make_peer("c2"))
+    eventually(crossdns, ["10.112.4.2", "10.112.8.2"])
+
+
+def test_names_live_where_their_namespace_does(api: FakeApi, crossdns: Answering) -> None:
+    put_service(api, make_service())
+    eventually(crossdns, ["10.112.0.9"])
+    api.remove("namespaces", "shop", "")
+    eventually(crossdns, "NXDOMAIN")
+    api.put("namespaces", "shop", "")
+    eventually(crossdns, ["10.112.0.9"])
+
+
+def test_a_refused_namespace_has_no_names(api: FakeApi, crossdns: Answering) -> None:
+    api.put("namespaces", "kube-system", "")
+    put_service(api, make_service(zone.ServiceKey("kube-system", "web")))
+    put_service(api, make_service())
+    eventually(crossdns, ["10.112.0.9"])
+    assert rcode(crossdns.ask("web.kube-system.svc.hyperos.local")) == "NXDOMAIN"
+
+
+def test_the_last_known_zone_is_served_while_the_api_is_away(api: FakeApi, crossdns: Answering) -> None:
+    put_service(api, make_service())
+    eventually(crossdns, ["10.112.0.9"])
+    api.tokens = set()
+    api.cut()
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        assert contents(crossdns.ask(WEB)) == ["10.112.0.9"]
+        time.sleep(0.05)
+    api.tokens = None
+    put_service(api, make_service(vips=["10.112.0.10"]))
+    eventually(crossdns, ["10.112.0.10"], within_s=15)
+
+
+def test_servfail_until_every_collection_was_listed(api: FakeApi) -> None:
+    put_service(api, make_service())
+    api.fail(500, times=1000, watch=False)
+    running = start(api)
+    crossdns = next(running)
+    try:
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            assert rcode(crossdns.ask(WEB)) == "SERVFAIL"
+            time.sleep(0.05)
+        api.faults.clear()
+        eventually(crossdns, ["10.112.0.9"], within_s=15)
+    finally:
+        next(running, None)
+
+
+def test_the_saved_zone_is_served_when_the_api_is_away_at_the_start(api: FakeApi, tmp_path: Path) -> None:
+    put_service(api, make_service())
+    before = start(api, saved.Store(tmp_path))
+    eventually(next(before), ["10.112.0.9"])
+    next(before, None)
+    api.fail(500, times=1000, watch=False)
+    api.remove("fleetservices", "shop.web", SYSTEM)
+    after = start(api, saved.Store(tmp_path))
+    crossdns = next(after)
+    try:
+        eventually(crossdns, ["10.112.0.9"])
+        api.faults.clear()
+        eventually(crossdns, "NXDOMAIN", within_s=15)
+    finally:
+        next(after, None)

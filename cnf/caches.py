@@ -1,0 +1,96 @@
+"""What a node's cnf knows of the cluster: copies of the API's collections.
+
+One invariant: these are read-only views; whoever acts on them takes a fresh look each time it is told of a change.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+from fleetboard.kube import client as kube_client
+from fleetboard.kube import reflector
+from fleetboard.model import core, fleet, names, resource
+
+Notify = Callable[[str], None]
+
+
+class Caches:
+    """Reflectors of what cnf needs; ``on_mesh`` hears of nodes and peers, ``on_services`` of services and slices."""
+
+    def __init__(
+        self, client: kube_client.Client, namespace: str, *, on_mesh: Notify, on_services: Notify, on_claims: Notify
+    ) -> None:
+        def on_peers(key: str) -> None:
+            on_mesh(key)
+            on_services(key)
+
+        self._namespace = namespace
+        self._nodes = reflector.Reflector(client, resource.FLEET_NODES, namespace=namespace, notify=on_mesh)
+        self._peers = reflector.Reflector(client, resource.PEERS, namespace=namespace, notify=on_peers)
+        self._services = reflector.Reflector(client, resource.FLEET_SERVICES, namespace=namespace, notify=on_services)
+        self._claims = reflector.Reflector(client, resource.CLAIMS, namespace=namespace, notify=on_claims)
+        self._slices = reflector.Reflector(
+            client,
+            resource.ENDPOINT_SLICES,
+            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}",
+            notify=on_services,
+        )
+
+    def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
+        """Return what ``process.run`` shall run."""
+        return {
+            "watch fleetnodes": self._nodes.run,
+            "watch peers": self._peers.run,
+            "watch fleetservices": self._services.run,
+            "watch claims": self._claims.run,
+            "watch endpointslices": self._slices.run,
+        }
+
+    @property
+    def mesh_synced(self) -> tuple[threading.Event, ...]:
+        """Set once nodes and peers are known."""
+        return self._nodes.synced, self._peers.synced
+
+    @property
+    def services_synced(self) -> tuple[threading.Event, ...]:
+        """Set once services, their endpoints and the peers are known."""
+        return self._services.synced, self._slices.synced, self._peers.synced
+
+    @property
+    def claims_synced(self) -> tuple[threading.Event, ...]:
+        """Set once everything that block giving needs is known."""
+        return self._claims.synced, *self.mesh_synced
+
+    @property
+    def nodes(self) -> list[fleet.FleetNode]:
+        """Every FleetNode."""
+        return list(self._nodes.store.values())
+
+    @property
+    def peers(self) -> list[fleet.Peer]:
+        """Every Peer, the hub's among them."""
+        return list(self._peers.store.values())
+
+    @property
+    def services(self) -> list[fleet.FleetService]:
+        """Every FleetService."""
+        return list(self._services.store.values())
+
+    @property
+    def claims(self) -> list[fleet.Claim]:
+        """Every Claim of a node block."""
+        return list(self._claims.store.values())
+
+    @property
+    def slices(self) -> list[core.EndpointSlice]:
+        """Every EndpointSlice of ours, in all namespaces."""
+        return list(self._slices.store.values())
+
+    def node(self, name: str) -> fleet.FleetNode | None:
+        """Return that node's FleetNode."""
+        return self._nodes.get(f"{self._namespace}/{name}")
+
+    def peer(self, cluster: str) -> fleet.Peer | None:
+        """Return that cluster's Peer, or with ``names.HUB`` the hub's."""
+        return self._peers.get(f"{self._namespace}/{cluster}")

@@ -1,0 +1,226 @@
+"""cnf: the node's part (``python -m cnf``). Puts the threads together; every decision is made elsewhere.
+
+One invariant: pods are wired and carried by what the node remembers before the API is asked anything, and nothing is
+torn down on start or stop.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import threading
+from collections.abc import Callable, Mapping
+
+import prometheus_client
+
+from cnf import caches, granting, metrics, publishing, sessions, settings, spreading, steering
+from cnf.attach import errors as attach_errors
+from cnf.attach import network, spool
+from cnf.attach import plane as attach_plane
+from cnf.attach import server as attach_server
+from cnf.netlink import errors as netlink_errors
+from cnf.netlink import namespace
+from cnf.tunnel import errors as tunnel_errors
+from cnf.tunnel import key, tunnel
+from cnf.vip import plane as vip_plane
+from fleetboard.kube import client as kube_client
+from fleetboard.kube import controller, events, lease
+from fleetboard.kube import errors as kube_errors
+from fleetboard.kube import metrics as kube_metrics
+from fleetboard.observe import environment, logs, process, server
+
+log = logging.getLogger(__name__)
+
+LEASE = "cnf-leader"
+TERM_S, DEADLINE_S, PERIOD_S = 6.0, 4.0, 1.0
+"""Shorter than Kubernetes' own: the API fences a takeover, and a node that lost it must not hold the cluster back."""
+COLLECT_S = 30.0
+ALL = "all"
+
+
+class Daemon:
+    """The parts of one node and how they hear of each other."""
+
+    def __init__(self, options: settings.Settings, client: kube_client.Client, private_key: key.PrivateKey) -> None:
+        self._options, self._client = options, client
+        version = importlib.metadata.version("fleetboard")
+        self._plane = attach_plane.Plane(
+            state_dir=options.state_dir,
+            netns_dir=options.netns_dir,
+            hub_netns=namespace.Namespace.current(),
+            on_change=self._attachments_changed,
+        )
+        self._server = attach_server.Server(options.run_dir / "cni.sock", self._plane.call)
+        self._spool = spool.Spool(options.run_dir / "del", self._plane.call)
+        self._carrier = tunnel.Tunnel(private_key=private_key)
+        self._keeper = sessions.Sessions(self._carrier)
+        self._elector = lease.Elector(
+            client,
+            namespace=options.namespace,
+            name=LEASE,
+            identity=options.node,
+            duration_s=TERM_S,
+            deadline_s=DEADLINE_S,
+            period_s=PERIOD_S,
+        )
+        self._recorder = events.Recorder(client, "cnf")
+        self._known = caches.Caches(
+            client,
+            options.namespace,
+            on_mesh=self._mesh_changed,
+            on_services=lambda _key: self._spread.enqueue(ALL),
+            on_claims=lambda _key: self._grant.enqueue(ALL),
+        )
+        self._steering = steering.Steering(
+            node=options.node,
+            cluster=options.cluster,
+            known=self._known,
+            carrier=self._carrier,
+            keeper=self._keeper,
+            elector=self._elector,
+            on_network=self._network_changed,
+        )
+        self._spreading = spreading.Spreading(
+            node=options.node, cluster=options.cluster, known=self._known, plane=vip_plane.VipPlane()
+        )
+        granter = granting.Granting(
+            client,
+            options.namespace,
+            options.cluster,
+            self._known,
+            leading=lambda: self._elector.leading,
+            recorder=self._recorder,
+        )
+        publisher = publishing.Publishing(
+            client,
+            namespace=options.namespace,
+            node=options.node,
+            version=version,
+            report=self._report,
+            attachments=self._plane.attachments,
+            known=lambda: self._known.node(options.node),
+        )
+        known = self._known
+        self._steer = controller.Controller("tunnel", self._steering.reconcile, wait_for=known.mesh_synced)
+        self._spread = controller.Controller("services", self._spreading.reconcile, wait_for=known.services_synced)
+        self._grant = controller.Controller("blocks", granter.reconcile, wait_for=known.claims_synced)
+        self._publish = controller.Controller("fleetnode", publisher.reconcile_node, wait_for=known.mesh_synced)
+        self._attached = controller.Controller("attachments", publisher.reconcile_attachments)
+
+    def restore(self) -> None:
+        """Bring back what the node remembers; before anything else."""
+        # The CNI executable leaves DELs here while we are away; without the folder it takes us for uninstalled.
+        (self._options.run_dir / "del").mkdir(parents=True, exist_ok=True, mode=0o700)
+        summary = self._plane.restore()
+        log.info("attachments restored", extra={"summary": str(summary)})
+
+    def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
+        """Return what ``process.run`` shall run."""
+        return {
+            "cni server": self._server.run,
+            "spooled deletions": self._spool.run,
+            "collect": self._collect,
+            "tunnel": self._carrier.run,
+            "session": self._keeper.run,
+            **self._known.threads(),
+            "leader": self._campaign,
+            "watch leader": lambda stop: self._steering.watch_leader(stop, notify=self._mesh_changed),
+            "steer": self._steer.run,
+            "spread": self._spread.run,
+            "grant": self._grant.run,
+            "publish node": self._publish.run,
+            "publish attachments": self._attached.run,
+        }
+
+    def collectors(self) -> list[prometheus_client.registry.Collector]:
+        """Return what /metrics shows."""
+        return [
+            metrics.TunnelCollector(self._carrier, self._keeper.prober.states),
+            metrics.FirewallCollector(
+                services=lambda: self._spreading.services, dropped=lambda: self._spreading.dropped
+            ),
+            metrics.NodeCollector(
+                usage=lambda: (self._plane.usage().used, self._plane.usage().free),
+                attachments=lambda: len(self._plane.attachments()),
+                leading=lambda: self._elector.leading,
+                epoch=lambda: self._elector.epoch,
+            ),
+        ]
+
+    def ready(self) -> str | None:
+        """Say why a pod can't be attached and carried here yet, or None."""
+        if self._plane.network() is None:
+            return "this node has no block of addresses yet: has the cluster joined, and is there a leader?"
+        if not self._carrier.backend:
+            return "no WireGuard device yet"
+        if not self._spreading.ready:
+            return "the services of the clusterset are not in place yet"
+        return None
+
+    def _mesh_changed(self, key: str) -> None:
+        self._steer.enqueue(ALL)
+        self._grant.enqueue(ALL)
+        self._publish.enqueue(ALL)
+        self._spread.enqueue(ALL)
+
+    def _network_changed(self, found: network.NodeNetwork) -> None:
+        self._plane.set_network(found)
+        self._publish.enqueue(ALL)
+
+    def _attachments_changed(self) -> None:
+        self._attached.enqueue(ALL)
+        self._publish.enqueue(ALL)
+
+    def _campaign(self, stop: threading.Event) -> None:
+        self._publish.enqueue(ALL)
+        self._attached.enqueue(ALL)
+
+        def changed() -> None:
+            self._mesh_changed("leader")
+
+        self._elector.run(stop, on_start=changed, on_stop=changed)
+
+    def _collect(self, stop: threading.Event) -> None:
+        while not stop.wait(COLLECT_S):
+            self._plane.collect()
+
+    def _report(self) -> publishing.Report:
+        usage, found = self._plane.usage(), self._plane.network()
+        return publishing.Report(
+            public_key=self._carrier.public_key,
+            endpoint=publishing.endpoint(self._options.pod_ip),
+            mtu=publishing.underlay_mtu(self._options.pod_ip),
+            used=usage.used,
+            free=usage.free,
+            blocks=len(found.blocks) if found is not None else 0,
+            ready=self.ready(),
+        )
+
+
+def main() -> int:
+    """Run until stopped; return the exit status."""
+    logs.configure("cnf")
+    try:
+        options = settings.read()
+        logs.configure("cnf", options.log_level)
+        client = kube_client.Client.in_cluster(user_agent="fleetboard-cnf")
+        daemon = Daemon(options, client, key.ensure(options.state_dir))
+        daemon.restore()
+    except (
+        environment.SettingRefusedError,
+        kube_errors.KubeError,
+        tunnel_errors.TunnelError,
+        attach_errors.AttachError,
+        netlink_errors.NetlinkError,
+    ) as err:
+        log.error("%s", err)  # noqa: TRY400 - the sentence says all
+        return 1
+    registry = prometheus_client.CollectorRegistry()
+    kube_metrics.register(registry)
+    for collector in daemon.collectors():
+        registry.register(collector)
+    observed = server.serve(port=options.observe_port, registry=registry, healthy=lambda: None, ready=daemon.ready)
+    try:
+        return process.run(daemon.threads())
+    finally:
+        observed.close()

@@ -1,0 +1,57 @@
+"""What a node's cnf is told by its environment.
+
+One invariant: a process that starts has every setting it needs; what is missing or malformed ends it with a sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from fleetboard.model import names
+from fleetboard.observe import environment
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of ``python -m cnf``.
+
+    Attributes:
+        node: Name of the Kubernetes node.
+        pod_ip: Primary address of this pod: where other nodes reach its WireGuard.
+        cluster: This cluster's name in the clusterset.
+        namespace: Where our objects live.
+        state_dir: Survives the pod: key, journal.
+        run_dir: Survives the pod but not the node's reboot: socket, spooled DELs.
+        netns_dir: The host's named network namespaces.
+        observe_port: Of metrics and health.
+    """
+
+    node: str
+    pod_ip: str
+    cluster: str
+    namespace: str
+    state_dir: pathlib.Path
+    run_dir: pathlib.Path
+    netns_dir: pathlib.Path
+    observe_port: int
+    log_level: str
+
+
+def read() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingRefusedError: naming the variable, its value and what was expected.
+    """
+    return Settings(
+        node=environment.read("NODE_NAME"),
+        pod_ip=environment.read("POD_IP"),
+        cluster=environment.read("CLUSTER", parse=names.parse_cluster_name),
+        namespace=environment.read("NAMESPACE", names.NAMESPACE),
+        state_dir=environment.read("STATE_DIR", pathlib.Path("/var/lib/fleetboard"), parse=pathlib.Path),
+        run_dir=environment.read("RUN_DIR", pathlib.Path("/run/fleetboard"), parse=pathlib.Path),
+        netns_dir=environment.read("NETNS_DIR", pathlib.Path("/run/netns"), parse=pathlib.Path),
+        observe_port=environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port),
+        log_level=environment.read("LOG_LEVEL", "info"),
+    )

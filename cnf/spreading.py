@@ -1,0 +1,52 @@
+"""Keeps the node's firewall and virtual addresses as the clusterset's services say.
+
+One invariant: until everything it depends on is known, the rules that a predecessor left stay in force.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from cnf import caches
+from cnf.tunnel import parse
+from cnf.vip import firewall
+from cnf.vip import plan as vip_plan
+from cnf.vip import plane as vip_plane
+from fleetboard.model import names
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 60.0
+
+
+class Spreading:
+    """Reconciles ``VipPlane`` with the caches."""
+
+    def __init__(self, *, node: str, cluster: str, known: caches.Caches, plane: vip_plane.VipPlane) -> None:
+        self._node, self._cluster, self._known, self._plane = node, cluster, known, plane
+        self.dropped: dict[str, int] = {}
+        """Endpoints outside their cluster's blocks, by cluster, as of the last look."""
+        self.services = 0
+        self.ready = False
+
+    def reconcile(self, _key: str) -> float:
+        """Plan anew and write what changed."""
+        hub, own = self._known.peer(names.HUB), self._known.peer(self._cluster)
+        node = self._known.node(self._node)
+        if hub is None or own is None or node is None or not node.spec.blocks:
+            return AGAIN_S
+        blocks = parse.parse_networks(node.spec.blocks, field="blocks")
+        wall = firewall.NodeFirewall(
+            fleet=parse.parse_networks(hub.status.fleet_cidrs, field="fleetCIDRs"),
+            vips=parse.parse_networks(hub.status.vip_cidrs, field="vipCIDRs"),
+            own=parse.parse_networks(own.status.cluster_cidrs, field="clusterCIDRs"),
+            node_addresses=tuple({block.version: block.network_address for block in reversed(blocks)}.values()),
+        )
+        services = self._known.services
+        table = vip_plan.plan_vips(services, self._known.slices, self._known.peers, cluster=self._cluster, local=blocks)
+        self._plane.set_base(wall)
+        self._plane.sync(table)
+        if dict(table.dropped) != self.dropped and table.dropped:
+            log.warning("endpoints outside their cluster's blocks are left out", extra={"dropped": dict(table.dropped)})
+        self.dropped, self.services, self.ready = dict(table.dropped), len(services), True
+        return AGAIN_S

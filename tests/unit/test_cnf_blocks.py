@@ -1,0 +1,84 @@
+"""Which node gets which block."""
+
+import datetime
+import ipaddress
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnf import blocks
+from fleetboard.model import addresses, fleet, meta
+
+NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
+CLUSTER = (ipaddress.ip_network("10.113.4.0/22"),)
+
+
+def make_node(name: str, *, held: list[str] | None = None, wanted: int = 1, created: str = "2026-01-01T00:00:00Z"):  # type: ignore[no-untyped-def]
+    return fleet.FleetNode(
+        metadata=meta.ObjectMeta(name=name, creation_timestamp=created),
+        spec=fleet.FleetNodeSpec(blocks=held or []),
+        status=fleet.FleetNodeStatus(blocks_wanted=wanted),
+    )
+
+
+def make_claim(block: str, owner: str, released: str = "") -> fleet.Claim:
+    name = addresses.claim_name(ipaddress.ip_network(block))
+    spec = fleet.ClaimSpec(cidr=block, purpose=blocks.PURPOSE, owner=owner, released=released)
+    return fleet.Claim(metadata=meta.ObjectMeta(name=name), spec=spec)
+
+
+def test_every_node_gets_a_block_of_its_own() -> None:
+    decision = blocks.plan_grants([make_node("a"), make_node("b")], [], CLUSTER, now=NOW)
+    assert [(grant.node, str(grant.block)) for grant in decision.grants] == [
+        ("a", "10.113.4.0/26"),
+        ("b", "10.113.4.64/26"),
+    ]
+
+
+def test_a_claim_that_the_node_does_not_show_yet_is_finished_first() -> None:
+    decision = blocks.plan_grants([make_node("a")], [make_claim("10.113.4.128/26", "a")], CLUSTER, now=NOW)
+    assert decision.grants == (blocks.Grant("a", ipaddress.ip_network("10.113.4.128/26"), claimed=True),)
+
+
+def test_a_released_block_rests_a_day_for_other_nodes_and_not_for_its_own() -> None:
+    claims = [make_claim("10.113.4.0/26", "old", released="2026-11-22T12:00:00Z")]
+    other = blocks.plan_grants([make_node("new")], claims, CLUSTER, now=NOW)
+    same = blocks.plan_grants([make_node("old")], claims, CLUSTER, now=NOW)
+    rested = blocks.plan_grants([make_node("new")], claims, CLUSTER, now=NOW + datetime.timedelta(hours=13))
+    assert str(other.grants[0].block) == "10.113.4.64/26"
+    assert str(same.grants[0].block) == "10.113.4.0/26"
+    assert str(rested.grants[0].block) == "10.113.4.0/26"
+
+
+def test_an_exhausted_cluster_says_which_blocks_are_full() -> None:
+    claims = [make_claim(f"10.113.4.{start}/26", "x") for start in (0, 64, 128, 192)]
+    small = (ipaddress.ip_network("10.113.4.0/24"),)
+    decision = blocks.plan_grants([make_node("a")], claims, small, now=NOW)
+    assert decision.grants == ()
+    assert "10.113.4.0/24" in decision.refused["a"]
+
+
+def test_a_node_that_has_what_it_wants_gets_nothing() -> None:
+    node = make_node("a", held=["10.113.4.0/26"])
+    assert blocks.plan_grants([node], [make_claim("10.113.4.0/26", "a")], CLUSTER, now=NOW).grants == ()
+
+
+def test_claims_of_gone_nodes_are_released_once() -> None:
+    claims = [make_claim("10.113.4.0/26", "gone"), make_claim("10.113.4.64/26", "here")]
+    released = [make_claim("10.113.4.128/26", "long-gone", released="2026-11-01T00:00:00Z")]
+    assert blocks.plan_releases([*claims, *released], {"here"}) == claims[:1]
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=12))
+def test_no_block_is_ever_granted_twice(wants: list[int]) -> None:
+    nodes = {f"n{index}": wanted for index, wanted in enumerate(wants)}
+    held: dict[str, list[str]] = {name: [] for name in nodes}
+    claims: list[fleet.Claim] = []
+    for _ in range(20):
+        current = [make_node(name, held=held[name], wanted=wanted) for name, wanted in nodes.items()]
+        decision = blocks.plan_grants(current, claims, CLUSTER, now=NOW)
+        for grant in decision.grants:
+            held[grant.node].append(str(grant.block))
+            claims.append(make_claim(str(grant.block), grant.node))
+    given_out = [block for blocks_ in held.values() for block in blocks_]
+    assert len(given_out) == len(set(given_out)) == min(16, sum(wants))

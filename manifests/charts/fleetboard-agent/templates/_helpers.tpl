@@ -55,3 +55,9 @@ securityContext:
 {{- fail (printf "namespace %q: Fleetboard's parts find each other in fleetboard-system; install with --namespace fleetboard-system --create-namespace" .Release.Namespace) }}
 {{- end }}
 {{- end }}
+
+{{/* Which namespaces take imports: syncer and crossdns must agree. */}}
+{{- define "fleetboard.imports" -}}
+- {name: IMPORT_NAMESPACES, value: {{ join "," .Values.imports.namespaces | quote }}}
+- {name: IMPORT_NAMESPACES_REFUSED, value: {{ join "," .Values.imports.refused | quote }}}
+{{- end }}

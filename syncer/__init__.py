@@ -1,0 +1,1 @@
+"""Moves the MCS objects between a child cluster and the hub."""

@@ -1,0 +1,203 @@
+"""Whether the hub admits a member, one of its exports, and with what sentence it refuses.
+
+One invariant: a member that was admitted stays admitted. What is wrong later is shown as ``Degraded``, because only
+a dead data path may take a cluster's traffic away (DESIGN.md section 6).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+
+from fleetboard.model import addresses, fleet, meta, names
+
+ADMITTED = "Admitted"
+DEGRADED = "Degraded"
+STALE = "Stale"
+TYPES = (ADMITTED, DEGRADED, STALE)
+"""Condition types that syncer-hub writes on a Peer."""
+
+MAX_BLOCKS = 6
+"""Most blocks a member may have in a family: 1 + 2 + 4 + ... /22, a /16 in all, so that none can eat the fleet."""
+MAX_REPORTED_CIDRS = 64
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HubTerms:
+    """What every member must fit: the fleet's networks and MTU."""
+
+    fleet: tuple[addresses.Network, ...]
+    mtu: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decision:
+    """What the hub says to one report.
+
+    Attributes:
+        admitted: Whether the member takes part.
+        reason: CamelCase reason of what is wrong, or "Admitted".
+        message: The sentence for it.
+        accepted: Whether the report is the member's own and well-formed, so that its heartbeat counts.
+        cluster_uid: UID to pin; empty while nothing was admitted.
+        blocks: Blocks the member is to have in each family.
+    """
+
+    admitted: bool
+    reason: str
+    message: str
+    accepted: bool
+    cluster_uid: str = ""
+    blocks: int = 0
+
+
+def admit(peer: fleet.Peer, report: fleet.PeerReport, hub: HubTerms) -> Decision:
+    """Decide on ``report``, which came from the member's own namespace, for ``peer`` as it is now."""
+    pinned = peer.status.cluster_uid
+    complaint = _complain(peer, report.spec, hub)
+    if complaint is None:
+        uid = pinned or report.spec.cluster_uid
+        message = f"cluster {peer.spec.cluster!r} takes part in the clusterset"
+        blocks = min(report.spec.blocks_wanted, MAX_BLOCKS)
+        return Decision(True, ADMITTED, message, accepted=True, cluster_uid=uid, blocks=blocks)
+    reason, message = complaint
+    was_admitted = bool(pinned) and is_admitted(peer)
+    own = reason in ("CIDROverlap", "PathTooSmall")
+    return Decision(was_admitted, reason, message, accepted=own, cluster_uid=pinned, blocks=1 if was_admitted else 0)
+
+
+def is_admitted(peer: fleet.Peer) -> bool:
+    """Whether the hub admitted this member."""
+    condition = meta.find_condition(peer.status.conditions, ADMITTED)
+    return condition is not None and condition.status == "True"
+
+
+def conditions(decision: Decision | None, *, stale_s: float | None) -> list[meta.Condition]:
+    """Return the conditions for a member; None as decision means that it has not reported yet."""
+    if decision is None:
+        message = "the cluster has not reported to the hub yet"
+        return [meta.Condition(type=ADMITTED, status="Unknown", reason="NotJoined", message=message)]
+    problem = decision.reason != ADMITTED
+    shown = [
+        meta.Condition(
+            type=ADMITTED,
+            status="True" if decision.admitted else "False",
+            reason=ADMITTED if decision.admitted else decision.reason,
+            message=ADMITTED if decision.admitted and problem else decision.message,
+        )
+    ]
+    if decision.admitted:
+        shown.append(
+            meta.Condition(
+                type=DEGRADED,
+                status="True" if problem else "False",
+                reason=decision.reason if problem else "AsExpected",
+                message=decision.message if problem else "the cluster's reports are in order",
+            )
+        )
+    return [*shown, stale(stale_s)]
+
+
+def stale(stale_s: float | None) -> meta.Condition:
+    """Return the condition of a member that has not reported for ``stale_s``, or is in time."""
+    if stale_s is None:
+        return meta.Condition(type=STALE, status="False", reason="Reporting", message="the cluster reports in time")
+    # No number that grows: an unchanged state must make an unchanged condition.
+    message = f"no report for {stale_s:.0f} s or longer: its endpoints stay as they are"
+    return meta.Condition(type=STALE, status="True", reason="NoHeartbeat", message=message)
+
+
+def refuse_export(peer: fleet.Peer, exported: fleet.ExportedService) -> str | None:
+    """Return why this export takes no part in its service, or None when it does."""
+    spec = exported.spec
+    if exported.metadata.name != names.service_key(spec.namespace, spec.name):
+        return f"object name {exported.metadata.name!r} is not {spec.namespace}.{spec.name}"
+    problem = refuse_service(peer, namespace=spec.namespace, name=spec.name)
+    if problem is not None:
+        return problem
+    if spec.type not in ("ClusterSetIP", "Headless"):
+        return f"spec.type {spec.type!r} is not ClusterSetIP or Headless"
+    if spec.session_affinity not in ("None", "ClientIP"):
+        return f"spec.sessionAffinity {spec.session_affinity!r} is not None or ClientIP"
+    if not 0 <= spec.session_affinity_timeout_s <= 86400:
+        return f"spec.sessionAffinityTimeoutS {spec.session_affinity_timeout_s} is not between 0 and 86400"
+    return _refuse_ports(spec.ports)
+
+
+def refuse_service(peer: fleet.Peer, *, namespace: str, name: str) -> str | None:
+    """Return why this member may not export ``namespace``/``name``, or None when it may."""
+    for field, value in (("namespace", namespace), ("service name", name)):
+        if not _LABEL.fullmatch(value):
+            return f"{field} {value!r} is not a DNS label"
+    allowed = peer.spec.export_namespaces
+    if "*" in allowed or namespace in allowed:
+        return None
+    return f"cluster {peer.spec.cluster!r} may not export from namespace {namespace!r}: the hub allows {allowed}"
+
+
+def _complain(peer: fleet.Peer, spec: fleet.PeerReportSpec, hub: HubTerms) -> tuple[str, str] | None:
+    pinned = peer.status.cluster_uid
+    if pinned and spec.cluster_uid and spec.cluster_uid != pinned:
+        return "ClusterNameTaken", (
+            f"cluster name {peer.spec.cluster!r} is used by two clusters: {pinned} joined first and is served, "
+            f"{spec.cluster_uid} is not"
+        )
+    malformed = _malformed(peer, spec)
+    if malformed is not None:
+        return "MalformedReport", malformed
+    try:
+        networks = [addresses.parse_cidr(text, field="networkCidrs") for text in spec.network_cidrs]
+    except addresses.AddressRefusedError as err:
+        return "MalformedReport", str(err)
+    return _overlap(networks, hub.fleet) or _narrow_path(spec.nodes, hub.mtu)
+
+
+def _malformed(peer: fleet.Peer, spec: fleet.PeerReportSpec) -> str | None:
+    if spec.cluster != peer.spec.cluster:
+        return f"spec.cluster {spec.cluster!r} is not the member's name {peer.spec.cluster!r}"
+    if not spec.cluster_uid or len(spec.cluster_uid) > 64:
+        return f"spec.clusterUid {spec.cluster_uid[:64]!r} is not the UID of a namespace: expected 1 to 64 characters"
+    if spec.blocks_wanted < 1:
+        return f"spec.blocksWanted {spec.blocks_wanted} is not a number of blocks: expected 1 or more"
+    if len(spec.network_cidrs) > MAX_REPORTED_CIDRS:
+        return f"spec.networkCidrs has {len(spec.network_cidrs)} entries: expected at most {MAX_REPORTED_CIDRS}"
+    return None
+
+
+def _overlap(
+    networks: Sequence[addresses.Network], fleet_networks: Iterable[addresses.Network]
+) -> tuple[str, str] | None:
+    for fleet_network in fleet_networks:
+        clashing = addresses.overlaps(networks, fleet_network)
+        if clashing:
+            listed = ", ".join(str(network) for network in clashing)
+            return "CIDROverlap", (
+                f"the cluster's networks {listed} overlap the fleet CIDR {fleet_network}: "
+                f"install the hub with another fleet CIDR, or this cluster with other pod and service CIDRs"
+            )
+    return None
+
+
+def _narrow_path(nodes: Iterable[fleet.ReportedNode], mtu: int) -> tuple[str, str] | None:
+    for node in nodes:
+        if 0 < node.mtu < mtu:
+            return "PathTooSmall", (
+                f"the underlay of node {node.name[:63]!r} carries a tunnel MTU of {node.mtu}, the fleet's is {mtu}: "
+                f"lower the hub's MTU to {node.mtu}"
+            )
+    return None
+
+
+def _refuse_ports(ports: Sequence[fleet.ServicePort]) -> str | None:
+    for port in ports:
+        if not 1 <= port.port <= 65535:
+            return f"port {port.port} is not between 1 and 65535"
+        if port.protocol not in ("TCP", "UDP", "SCTP"):
+            return f"protocol {port.protocol!r} of port {port.port} is not TCP, UDP or SCTP"
+        if port.name and not _PORT_NAME.fullmatch(port.name):
+            return f"name {port.name!r} of port {port.port} is not a DNS label"
+    return None

@@ -1,0 +1,171 @@
+"""Which address or block an owner gets: the order of candidates, and what the Claims that exist say about each.
+
+One invariant: every Claim covers exactly one unit (a VIP, or a block of the smallest size), so that two owners of
+overlapping addresses would need two objects of one name, which the API server refuses. A larger block is several
+units side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import ipaddress
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from fleetboard.model import addresses, fleet
+from fleetboard.model.addresses import Network
+
+TOMBSTONE = datetime.timedelta(hours=24)
+
+CLUSTER_BLOCK = "cluster-block"
+VIP = "vip"
+
+_HASHED_TRIES = 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Held:
+    """What one Claim says.
+
+    Attributes:
+        owner: Who has the address, or had it.
+        released: How long ago it was given back; None while it is in use.
+    """
+
+    owner: str
+    released: datetime.timedelta | None = None
+
+    def free_for(self, owner: str) -> bool:
+        """Whether ``owner`` may take the address over."""
+        return self.released is not None and (self.owner == owner or self.released >= TOMBSTONE)
+
+
+Lookup = Callable[[Network], Held | None]
+"""What the Claim of one unit says; None when there is none."""
+
+
+def read_held(claim: fleet.Claim, *, now: datetime.datetime) -> Held:
+    """Read what a Claim says."""
+    return Held(claim.spec.owner, since(claim.spec.released, now=now))
+
+
+def vip_candidates(vips: Network, owner: str) -> Iterator[Network]:
+    """Iterate over single addresses for a service: a few by hash of its name, then all in order.
+
+    The hash makes a name's address predictable in an empty fleet, and keeps two hubs' allocations of one moment
+    apart. The network's first address and an IPv4 network's last are left out.
+    """
+    usable = vip_room(vips)
+    for attempt in range(_HASHED_TRIES):
+        digest = hashlib.sha256(f"{owner}#{attempt}".encode()).digest()
+        yield _host(vips, 1 + int.from_bytes(digest[:16], "big") % usable)
+    for offset in range(1, usable + 1):
+        yield _host(vips, offset)
+
+
+def vip_room(vips: Network) -> int:
+    """Count the addresses of the range that services may get."""
+    return vips.num_addresses - (2 if vips.version == 4 else 1)
+
+
+def block_room(plan: addresses.FleetPlan) -> int:
+    """Count the smallest blocks that clusters may get."""
+    units: int = 1 << (addresses.CLUSTER_BLOCK_PREFIX[plan.fleet.version] - plan.fleet.prefixlen)
+    lost = plan.vips.num_addresses >> (plan.fleet.max_prefixlen - addresses.CLUSTER_BLOCK_PREFIX[plan.fleet.version])
+    return units - max(lost, 1)
+
+
+def choose_vip(vips: Network, owner: str, held: Lookup, *, old: Sequence[Network] = ()) -> Iterator[tuple[Network]]:
+    """Iterate over the addresses ``owner`` may try to claim, best first: its ``old`` ones, then free ones."""
+    for unit in itertools.chain(_of_family(old, vips.version), vip_candidates(vips, owner)):
+        if _takeable(unit, held, owner):
+            yield (unit,)
+
+
+def choose_block(
+    plan: addresses.FleetPlan, owner: str, held: Lookup, *, units: int, old: Sequence[Network] = ()
+) -> Iterator[tuple[Network, ...]]:
+    """Iterate over the groups of adjacent units that ``owner`` may try to claim, best first.
+
+    Its ``old`` ones come first, one by one. Other groups have ``units`` members (a power of two); where no such group
+    is left, half as many, and so on.
+    """
+    unit_prefix = addresses.CLUSTER_BLOCK_PREFIX[plan.fleet.version]
+    for unit in _of_family(old, plan.fleet.version):
+        if _takeable(unit, held, owner):
+            yield (unit,)
+    size = units
+    while size:
+        prefix = unit_prefix - (size.bit_length() - 1)
+        for block in plan.cluster_blocks(prefix) if prefix > plan.fleet.prefixlen else ():
+            group: tuple[Network, ...] = tuple(block.subnets(new_prefix=unit_prefix))
+            if all(_takeable(unit, held, owner) for unit in group):
+                yield group
+        size //= 2
+
+
+def units_of(blocks: int) -> int:
+    """Return how many units ``blocks`` blocks are, each double the one before."""
+    return (1 << blocks) - 1
+
+
+def assemble(shown: Sequence[str], units: Iterable[Network]) -> list[Network]:
+    """Return an owner's blocks: those shown before, in their order, then the rest of its units, collapsed.
+
+    The order is part of the value: the first address of the first block is the hub's own fleet address, and children
+    give out node blocks in this order. A block is dropped only when one of its units is no longer owned.
+    """
+    left = set(units)
+    blocks: list[Network] = []
+    for text in shown:
+        block = ipaddress.ip_network(text)
+        covered = {unit for unit in left if _within(unit, block)}
+        if sum(unit.num_addresses for unit in covered) == block.num_addresses:
+            blocks.append(block)
+            left -= covered
+    return blocks + _collapse(left)
+
+
+def next_size(owned: int, *, wanted: int) -> int:
+    """Return how many units an owner's next block should have: a power of two, no more than are missing."""
+    return min(1 << (owned.bit_length()), 1 << ((wanted - owned).bit_length() - 1))
+
+
+def since(released: str, *, now: datetime.datetime) -> datetime.timedelta | None:
+    """Return how long ago a Claim was given back; one that can't be read was just now, so that nobody gets it early."""
+    if not released:
+        return None
+    try:
+        return now - datetime.datetime.fromisoformat(released)
+    except (ValueError, TypeError):
+        return datetime.timedelta()
+
+
+def _takeable(unit: Network, held: Lookup, owner: str) -> bool:
+    claim = held(unit)
+    return claim is None or claim.free_for(owner)
+
+
+def _host(network: Network, offset: int) -> Network:
+    return ipaddress.ip_network(network.network_address + offset)
+
+
+def _within(unit: Network, block: Network) -> bool:
+    return unit.version == block.version and unit.subnet_of(block)  # type: ignore[arg-type]
+
+
+def _collapse(units: Iterable[Network]) -> list[Network]:
+    found: list[Network] = []
+    for version in (4, 6):
+        found.extend(ipaddress.collapse_addresses(unit for unit in units if unit.version == version))  # type: ignore[type-var]
+    return found
+
+
+def _of_family(units: Iterable[Network], version: int) -> list[Network]:
+    return sorted((unit for unit in units if unit.version == version), key=_position)
+
+
+def _position(unit: Network) -> tuple[int, int]:
+    return unit.version, int(unit.network_address)

@@ -1,0 +1,236 @@
+"""Decide what one service of this cluster publishes to the clusterset.
+
+Pure: the Service, its EndpointSlices, the pods' fleet addresses and the ServiceExport come in as values, what the hub
+shall hold comes out. One invariant: an address is published only when cnf says that it wired it to that pod
+(NodeAttachments); the pod's own annotations are never believed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+
+from fleetboard.model import core, fleet, mcs, meta, names
+from fleetboard.model.addresses import Address
+
+ENDPOINTS_PER_SLICE = 1000
+"""What the API server accepts in one EndpointSlice."""
+
+_EXPORTABLE = ("ClusterIP", "NodePort", "LoadBalancer")
+_CLIENT_IP = "ClientIP"
+
+Ports = tuple[core.EndpointPort, ...]
+AddressesOf = Callable[[str], tuple[Address, ...]]
+"""Pod UID to the fleet addresses that cnf gave it; empty when it has none."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What this cluster holds under one name.
+
+    Attributes:
+        namespace: Namespace of the Service and its ServiceExport.
+        name: Name of both.
+        export: The user's wish, if it is there.
+        service: The Service, if it is there.
+        slices: The Service's own EndpointSlices (never imported ones).
+    """
+
+    namespace: str
+    name: str
+    export: mcs.ServiceExport | None = None
+    service: core.Service | None = None
+    slices: Sequence[core.EndpointSlice] = ()
+
+    @property
+    def key(self) -> str:
+        """Name of the hub's objects for this service."""
+        return names.service_key(self.namespace, self.name)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExportPlan:
+    """What the hub shall hold for one service of this cluster.
+
+    Attributes:
+        valid: Reason of the ServiceExport's Valid condition; empty when nothing asks for an export.
+        exported: The ExportedService, absent when nothing is to be published.
+        slices: Its EndpointSlices, named and labelled, without a namespace.
+        left_out: Endpoints that have no fleet address.
+    """
+
+    valid: str = ""
+    exported: fleet.ExportedService | None = None
+    slices: tuple[core.EndpointSlice, ...] = ()
+    left_out: int = 0
+
+    @property
+    def endpoints(self) -> int:
+        """How many endpoints the slices hold."""
+        return sum(len(slice_.endpoints or ()) for slice_ in self.slices)
+
+
+NOTHING = ExportPlan()
+
+
+def plan(source: Source, *, cluster: str, addresses_of: AddressesOf) -> ExportPlan:
+    """Decide what ``cluster`` publishes for ``source``."""
+    export, service = source.export, source.service
+    if export is None or export.metadata.deletion_timestamp:
+        return NOTHING
+    if service is None or service.metadata.deletion_timestamp:
+        return ExportPlan(valid="NoService")
+    if service.spec.type not in _EXPORTABLE:
+        return ExportPlan(valid="InvalidServiceType")
+    published, left_out = _published(source.slices, addresses_of)
+    return ExportPlan(
+        valid="Valid",
+        exported=_exported(source, export, service),
+        slices=tuple(_slices(source, published, cluster=cluster)),
+        left_out=left_out,
+    )
+
+
+def is_headless(service: core.Service) -> bool:
+    """Tell whether the Service has no virtual address of its own."""
+    return service.spec.cluster_ip == "None"
+
+
+def _exported(source: Source, export: mcs.ServiceExport, service: core.Service) -> fleet.ExportedService:
+    affinity = service.spec.session_affinity
+    config = service.spec.session_affinity_config
+    client_ip = config.client_ip if config is not None else None
+    timeout_s = (client_ip or core.CoreClientIP()).timeout_seconds if affinity == _CLIENT_IP else 0
+    ports = [
+        fleet.ServicePort(port=port.port, name=port.name, protocol=port.protocol, app_protocol=port.app_protocol)
+        for port in service.spec.ports
+    ]
+    spec = fleet.ExportedServiceSpec(
+        namespace=source.namespace,
+        name=source.name,
+        type="Headless" if is_headless(service) else "ClusterSetIP",
+        ports=ports,
+        session_affinity=affinity,
+        session_affinity_timeout_s=timeout_s,
+        exported_labels=export.spec.exported_labels,
+        exported_annotations=export.spec.exported_annotations,
+        export_uid=export.metadata.uid,
+        export_created=export.metadata.creation_timestamp,
+    )
+    return fleet.ExportedService(metadata=_metadata(source, name=source.key), spec=spec)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Published:
+    """One endpoint under one fleet address."""
+
+    address: Address
+    ports: Ports
+    endpoint: core.Endpoint
+
+
+def _published(slices: Iterable[core.EndpointSlice], addresses_of: AddressesOf) -> tuple[list[_Published], int]:
+    """Pair the endpoints with fleet addresses; count those that have none.
+
+    A dual-stack Service lists each pod once a family, and an endpoint on its way from one slice to another is listed
+    twice for a moment, so an address counts once a port set, in its best state (as kube-proxy does it).
+    """
+    best: dict[tuple[Address, Ports], core.Endpoint] = {}
+    without: set[str] = set()
+    for slice_ in sorted(slices, key=lambda s: (s.address_type, s.metadata.name)):
+        ports = _ports(slice_)
+        for endpoint in slice_.endpoints or ():
+            uid = _pod_uid(endpoint)
+            addresses = addresses_of(uid) if uid else ()
+            if not addresses:
+                without.add(uid or ",".join(endpoint.addresses))
+            for address in addresses:
+                known = best.get((address, ports))
+                if known is None or _rank(endpoint) > _rank(known):
+                    best[address, ports] = endpoint
+    return [_Published(address, ports, endpoint) for (address, ports), endpoint in best.items()], len(without)
+
+
+def _pod_uid(endpoint: core.Endpoint) -> str:
+    ref = endpoint.target_ref
+    return ref.uid if ref is not None and ref.kind == "Pod" else ""
+
+
+def _rank(endpoint: core.Endpoint) -> tuple[bool, bool, bool]:
+    conditions = endpoint.conditions
+    return endpoint.ready, conditions.serving is not False, conditions.terminating is not True
+
+
+def _ports(slice_: core.EndpointSlice) -> Ports:
+    return tuple(sorted(slice_.ports or (), key=lambda p: (p.name, p.protocol, p.port or 0)))
+
+
+def _slices(source: Source, published: Iterable[_Published], *, cluster: str) -> Iterator[core.EndpointSlice]:
+    """Yield EndpointSlices: one address family and one port set each, at most 1000 endpoints, in one order always."""
+    ordered = sorted(published, key=_slice_order)
+    if not ordered:
+        # An exporting cluster always has a slice: importers tell "no endpoint" from "not heard yet".
+        yield _slice(source, 4, (), [], number=0, cluster=cluster)
+        return
+    numbers = {4: itertools.count(), 6: itertools.count()}
+    for (family, ports), group in itertools.groupby(ordered, key=lambda p: (p.address.version, p.ports)):
+        members = list(group)
+        for start in range(0, len(members), ENDPOINTS_PER_SLICE):
+            chunk = members[start : start + ENDPOINTS_PER_SLICE]
+            yield _slice(source, family, ports, chunk, number=next(numbers[family]), cluster=cluster)
+
+
+def _slice_order(published: _Published) -> tuple[int, list[tuple[str, str, int]], int]:
+    ports = [(port.name, port.protocol, port.port or 0) for port in published.ports]
+    return published.address.version, ports, int(published.address)
+
+
+def _slice(
+    source: Source, family: int, ports: Ports, members: list[_Published], *, number: int, cluster: str
+) -> core.EndpointSlice:
+    labels = {
+        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_PROXY_NAME: names.PROXY_NAME,
+        names.LABEL_SERVICE_NAME: source.name,
+        names.LABEL_SERVICE_NAMESPACE: source.namespace,
+        names.LABEL_SOURCE_CLUSTER: cluster,
+    }
+    metadata = _metadata(source, name=f"{source.key}.ipv{family}.{number}")
+    return core.EndpointSlice(
+        metadata=msgspec.structs.replace(metadata, labels=labels),
+        address_type=f"IPv{family}",
+        endpoints=[_endpoint(member) for member in members],
+        ports=list(ports),
+    )
+
+
+def _metadata(source: Source, *, name: str) -> meta.ObjectMeta:
+    labels = {names.LABEL_SERVICE_NAME: source.name, names.LABEL_SERVICE_NAMESPACE: source.namespace}
+    return meta.ObjectMeta(name=name, labels=labels)
+
+
+def _endpoint(published: _Published) -> core.Endpoint:
+    """Rewrite an endpoint for other clusters: no node and no pod of ours is named, names may repeat there."""
+    endpoint = published.endpoint
+    return core.Endpoint(
+        addresses=[str(published.address)],
+        conditions=endpoint.conditions,
+        hostname=endpoint.hostname or hostname(endpoint.addresses),
+        zone=endpoint.zone,
+    )
+
+
+def hostname(primary: Sequence[str]) -> str | None:
+    """Make an id, unique in its cluster, of a pod's primary address: a DNS label, and no more than an id elsewhere."""
+    if not primary:
+        return None
+    try:
+        address = ipaddress.ip_address(primary[0])
+    except ValueError:
+        # An FQDN slice: its endpoints have no pod and are left out before.
+        return None
+    return address.exploded.replace(".", "-").replace(":", "-")

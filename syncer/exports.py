@@ -1,0 +1,193 @@
+"""Carry this cluster's exports to its own namespace on the hub, and say on each ServiceExport what became of it.
+
+One invariant: the hub's namespace of this cluster is brought to what the export plans say, both ways: what no plan
+wants is deleted there, but never before this cluster's own objects were all read.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import random
+from collections.abc import Callable
+
+import msgspec
+
+from fleetboard.kube import backoff, errors
+from fleetboard.kube.client import Client
+from fleetboard.kube.reflector import Reflector
+from fleetboard.model import core, fleet, mcs, meta, names, resource
+from syncer import admission, conditions, export, index, report, slices
+from syncer.clusterset import RETRY_CAP_S, Clusterset
+from syncer.sources import Sources
+from syncer.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
+
+MANAGER = "syncer"
+_AWAY_RETRY_S = (0.5, 1.5)
+_REFUSED_RETRY_S = 30.0
+
+
+class Exports:
+    """Reconcile one service's export at a time; hand ``reconcile`` to a controller."""
+
+    def __init__(
+        self,
+        child: Client,
+        hub: Client,
+        *,
+        sources: Sources,
+        clusterset: Clusterset,
+        cluster: str,
+        member_namespace: str,
+        changed: Callable[[str], None],
+    ) -> None:
+        self._child, self._hub = child, hub
+        self._sources, self._clusterset = sources, clusterset
+        self._cluster, self._namespace = cluster, member_namespace
+        self._changed = changed
+        self.stopwatch = Stopwatch("export")
+        self.exported = Reflector(
+            hub,
+            resource.EXPORTED_SERVICES,
+            notify=self._exported_changed,
+            namespace=member_namespace,
+            retry=backoff.Backoff(base_s=0.25, cap_s=RETRY_CAP_S),
+        )
+        self.slices = Reflector(
+            hub,
+            resource.ENDPOINT_SLICES,
+            notify=self._slice_changed,
+            namespace=member_namespace,
+            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}",
+            retry=backoff.Backoff(base_s=0.25, cap_s=RETRY_CAP_S),
+        )
+        self._by_service = index.Index(lambda: self.slices.store, _services_of)
+        self._endpoints: dict[str, int] = {}
+
+    @property
+    def reflectors(self) -> list[Reflector[object]]:
+        """Those of the hub, to be run."""
+        return [self.exported, self.slices]  # type: ignore[list-item]
+
+    @property
+    def services(self) -> int:
+        """How many services this cluster exports."""
+        return len(self._endpoints)
+
+    @property
+    def endpoints(self) -> int:
+        """How many endpoints they have."""
+        return sum(list(self._endpoints.values()))
+
+    def keys(self) -> list[str]:
+        """Return every service of which the hub holds something."""
+        there = [key.rpartition("/")[2].replace(".", "/", 1) for key in list(self.exported.store)]
+        return [*there, *(key for slice_ in list(self.slices.store.values()) for key in _services_of(slice_))]
+
+    def reconcile(self, key: str) -> float | None:
+        """Bring the hub and the ServiceExport's status to what the export plan of ``namespace/name`` says."""
+        planned = self._sources.plan(key)
+        if planned.exported is not None:
+            self._endpoints[key] = planned.endpoints
+        else:
+            self._endpoints.pop(key, None)
+        delivery, again_s = self._deliver(key, planned)
+        self._tell(key, planned, delivery)
+        return again_s
+
+    def _deliver(self, key: str, planned: export.ExportPlan) -> tuple[conditions.Delivery, float | None]:
+        if not all(reflector.synced.is_set() for reflector in self.reflectors):
+            # The daemon gives every key again once the hub was heard.
+            return conditions.Delivery(pending="The hub has not been reached yet."), None
+        peer = self._clusterset.peer(self._cluster)
+        decision = report.admission(peer)
+        if peer is None or decision is None or decision.status != "True":
+            why = decision.message if decision is not None else "it has not decided yet"
+            return conditions.Delivery(pending=f"The hub has not admitted this cluster: {why}"), None
+        refused = ""
+        if planned.exported is not None:
+            spec = planned.exported.spec
+            refused = admission.refuse_service(peer, namespace=spec.namespace, name=spec.name) or ""
+        try:
+            self._write(key, export.NOTHING if refused else planned)
+        except errors.UnreachableError as err:
+            return conditions.Delivery(pending=f"The hub can't be reached: {err}."), random.uniform(*_AWAY_RETRY_S)
+        except (errors.ForbiddenError, errors.InvalidError) as err:
+            log.warning("the hub refuses an export", extra={"key": key, "error": str(err)})
+            return conditions.Delivery(refused=f"The hub refuses the export: {err}."), _REFUSED_RETRY_S
+        if refused:
+            return conditions.Delivery(refused=f"The hub refuses the export: {refused}."), None
+        return conditions.Delivery(written=True), None
+
+    def _write(self, key: str, planned: export.ExportPlan) -> None:
+        name = key.replace("/", ".", 1)
+        current = self.exported.get(f"{self._namespace}/{name}")
+        wrote = False
+        if planned.exported is None and current is not None:
+            self._hub.delete(resource.EXPORTED_SERVICES, name, self._namespace)
+            wrote = True
+        elif planned.exported is not None and (current is None or current.spec != planned.exported.spec):
+            self._hub.apply(resource.EXPORTED_SERVICES, _placed(planned.exported, self._namespace), manager=MANAGER)
+            wrote = True
+        there = {slice_.metadata.name: slice_ for slice_ in self._by_service.find(key)}
+        for wanted in planned.slices:
+            found = there.pop(wanted.metadata.name, None)
+            if found is None or not slices.is_same(found, wanted):
+                placed = slices.place(wanted, namespace=self._namespace)
+                self._hub.apply(resource.ENDPOINT_SLICES, placed, manager=MANAGER)
+                wrote = True
+        for left in there:
+            self._hub.delete(resource.ENDPOINT_SLICES, left, self._namespace)
+            wrote = True
+        self.stopwatch.stop(key, wrote=wrote)
+
+    def _tell(self, key: str, planned: export.ExportPlan, delivery: conditions.Delivery) -> None:
+        export_ = self._sources.exports.get(key)
+        if export_ is None or not planned.valid:
+            return
+        told = conditions.plan(
+            export_,
+            planned,
+            delivery=delivery,
+            merged=self._clusterset.service(key),
+            cluster=self._cluster,
+            now=rfc3339(),
+        )
+        if told == sorted(export_.status.conditions, key=lambda condition: condition.type):
+            return
+        status = mcs.ServiceExportStatus(conditions=told)
+        metadata = meta.ObjectMeta(name=export_.metadata.name, namespace=export_.metadata.namespace)
+        body = msgspec.to_builtins(mcs.ServiceExport(metadata=metadata, status=status))
+        try:
+            self._child.apply(resource.SERVICE_EXPORTS, body, manager=MANAGER, subresource="status")
+        except errors.NotFoundError:
+            # Deleted meanwhile; its event brings the key again.
+            return
+
+    def _exported_changed(self, key: str) -> None:
+        try:
+            self._changed("/".join(names.parse_service_key(key.rpartition("/")[2])))
+        except names.NameRefusedError:
+            log.warning("an object that is not ours is in this cluster's namespace on the hub", extra={"key": key})
+
+    def _slice_changed(self, key: str) -> None:
+        for service in self._by_service.update(key):
+            self._changed(service)
+
+
+def rfc3339() -> str:
+    """Return the time now as the API writes it, in whole seconds."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _placed(exported: fleet.ExportedService, namespace: str) -> fleet.ExportedService:
+    metadata = msgspec.structs.replace(exported.metadata, namespace=namespace)
+    return msgspec.structs.replace(exported, metadata=metadata)
+
+
+def _services_of(slice_: core.EndpointSlice) -> index.Terms:
+    """Name the service of a slice by the slice's own name, which is all that a deletion needs."""
+    parts = slice_.metadata.name.split(".")
+    return frozenset({f"{parts[0]}/{parts[1]}"}) if len(parts) > 1 else frozenset()

@@ -1,0 +1,240 @@
+"""Admits members, gives them their blocks, and writes what the hub says of each into its Peer.
+
+One invariant: what is wrong with one member is written into that member's Peer and changes nothing for another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fleetboard.kube import events
+from fleetboard.model import fleet, membership, meta, names, resource
+from fleetboard.observe.environment import SettingRefusedError
+from syncer import admission, allocation, ledger
+from syncer.claims import AddressesExhaustedError
+from syncer.heartbeats import STALE_S, Heartbeats
+from syncer.hub_view import MANAGER, View
+
+LOG = logging.getLogger(__name__)
+
+_SOON_S = 0.2
+
+
+class Members:
+    """Reconciles one Peer at a time; keys are cluster names, the hub's own among them."""
+
+    def __init__(self, view: View, *, recorder: events.Recorder, heartbeats: Heartbeats | None = None) -> None:
+        self._view = view
+        self._recorder = recorder
+        self._heartbeats = heartbeats or Heartbeats()
+
+    def check_fleet(self) -> None:
+        """Check that our fleet CIDR is the one the clusterset was made with.
+
+        Raises:
+            SettingRefusedError: another, or fewer.
+        """
+        hub = self._view.peer(names.HUB)
+        mine = [str(plan.fleet) for plan in self._view.terms.plans]
+        if hub is not None and not set(hub.status.fleet_cidrs) <= set(mine):
+            raise SettingRefusedError(
+                f"FLEET_CIDR {','.join(mine)!r} is not what this clusterset was made with, "
+                f"{','.join(hub.status.fleet_cidrs)!r}: addresses in use can't move, so set it back"
+            )
+
+    def begin(self) -> list[str]:
+        """Begin a term: count heartbeats anew, and return every key there is."""
+        self._heartbeats.restart()
+        peers = [peer.metadata.name for peer in list(self._view.peers.store.values())]
+        # Owners without a Peer were removed while nobody was here to see it.
+        return [names.HUB, *sorted({*peers, *self._view.claims.owners(allocation.CLUSTER_BLOCK)} - {names.HUB})]
+
+    def reconcile(self, cluster: str) -> float | None:
+        """Bring one Peer up to date."""
+        hub = self._view.peer(names.HUB)
+        if cluster == names.HUB:
+            return self._reconcile_hub(hub)
+        peer = self._view.peer(cluster)
+        if peer is None:
+            return self._removed(cluster)
+        if hub is None or not hub.status.cluster_cidrs:
+            return _SOON_S
+        return self._reconcile_member(peer, hub)
+
+    def _reconcile_hub(self, peer: fleet.Peer | None) -> float | None:
+        terms = self._view.terms
+        if peer is None:
+            spec = {"cluster": names.HUB, "exportNamespaces": []}
+            labels = {names.LABEL_CLUSTERSET: terms.clusterset, names.LABEL_CLUSTER: names.HUB}
+            metadata = {"name": names.HUB, "namespace": terms.namespace, "labels": labels}
+            peer = self._view.client.apply(resource.PEERS, {"metadata": metadata, "spec": spec}, manager=MANAGER)
+        wanted = self._network(fleet_mtu(terms.mtu, peer))
+        wanted["clusterCidrs"] = self._blocks(names.HUB, peer.status.cluster_cidrs, units=1)
+        self._write(peer, wanted, [])
+        return None
+
+    def _reconcile_member(self, peer: fleet.Peer, hub: fleet.Peer) -> float | None:
+        report = self._view.report(peer.spec.cluster)
+        mtu = fleet_mtu(self._view.terms.mtu, hub)
+        if report is None and peer.status.cluster_uid:
+            # It was there: what we know of it stays as it is, and goes stale.
+            return self._show_silence(peer)
+        decision, blocks = self._decide(peer, report, mtu)
+        age_s, again_s = 0.0, None
+        if decision is not None and decision.accepted and report is not None:
+            age_s, again_s = self._age(peer.spec.cluster, report.spec.heartbeat)
+        shown = admission.conditions(decision, stale_s=STALE_S if age_s >= STALE_S else None)
+        wanted = self._network(mtu)
+        wanted["clusterCidrs"] = blocks
+        wanted["clusterUid"] = decision.cluster_uid if decision is not None else ""
+        self._write(peer, wanted, shown)
+        revoke_s = self._revoke_bootstrap(peer, report)
+        return min((wait for wait in (again_s, revoke_s) if wait is not None), default=None)
+
+    def _decide(
+        self, peer: fleet.Peer, report: fleet.PeerReport | None, mtu: int
+    ) -> tuple[admission.Decision | None, list[str]]:
+        blocks = peer.status.cluster_cidrs
+        if report is None:
+            return None, blocks
+        fleet_networks = tuple(plan.fleet for plan in self._view.terms.plans)
+        decision = admission.admit(peer, report, admission.HubTerms(fleet_networks, mtu))
+        if not decision.admitted:
+            return decision, blocks
+        try:
+            return decision, self._blocks(peer.spec.cluster, blocks, units=allocation.units_of(decision.blocks))
+        except AddressesExhaustedError as err:
+            # With a block it goes on with what it has; without one it can't take part.
+            uid = decision.cluster_uid if blocks else peer.status.cluster_uid
+            refused = dataclasses.replace(
+                decision, admitted=bool(blocks), reason="NoAddressesLeft", message=str(err), cluster_uid=uid
+            )
+            return refused, blocks
+
+    def _blocks(self, owner: str, shown: Sequence[str], *, units: int) -> list[str]:
+        owned = [
+            unit for plan in self._view.terms.plans for unit in self._view.claims.blocks(plan, owner, wanted=units)
+        ]
+        return [str(block) for block in allocation.assemble(shown, owned)]
+
+    def _age(self, cluster: str, heartbeat: str) -> tuple[float, float | None]:
+        """Return for how long the heartbeat is unchanged, and when to look again."""
+        age_s = self._heartbeats.see(cluster, heartbeat)
+        if age_s < STALE_S:
+            return age_s, STALE_S - age_s + 1
+        # Before we call it late: is it us who are behind?
+        space = names.member_namespace(self._view.terms.clusterset, cluster)
+        live = self._view.client.find(resource.PEER_REPORTS, cluster, space)
+        if live is not None and live.spec.heartbeat != heartbeat:
+            return self._heartbeats.see(cluster, live.spec.heartbeat), STALE_S
+        return age_s, None
+
+    def _show_silence(self, peer: fleet.Peer) -> float | None:
+        age_s, again_s = self._age(peer.spec.cluster, "")
+        shown = [one for one in peer.status.conditions if one.type in (admission.ADMITTED, admission.DEGRADED)]
+        shown.append(admission.stale(STALE_S if age_s >= STALE_S else None))
+        wanted = {
+            "fleetCidrs": peer.status.fleet_cidrs,
+            "vipCidrs": peer.status.vip_cidrs,
+            "mtu": peer.status.mtu,
+            "clusterCidrs": peer.status.cluster_cidrs,
+            "clusterUid": peer.status.cluster_uid,
+        }
+        self._write(peer, wanted, shown)
+        return again_s
+
+    def _removed(self, cluster: str) -> float | None:
+        # Asked of the API itself: a block given back by mistake would go to nobody else for 24 h, but an address
+        # plan should not depend on a cache.
+        if self._view.client.find(resource.PEERS, cluster, self._view.terms.namespace) is not None:
+            return _SOON_S
+        if self._view.claims.owned(allocation.CLUSTER_BLOCK, cluster):
+            self._view.claims.release(allocation.CLUSTER_BLOCK, cluster)
+            LOG.info("member left: its blocks rest for 24 h", extra={"cluster": cluster})
+        self._heartbeats.forget(cluster)
+        return None
+
+    def _revoke_bootstrap(self, peer: fleet.Peer, report: fleet.PeerReport | None) -> float | None:
+        """End the bootstrap token once it was used or is over; return when to look again."""
+        annotation = peer.metadata.annotations.get(membership.ANNOTATION_BOOTSTRAP, "")
+        bootstrap = membership.Bootstrap.parse(annotation)
+        if bootstrap is None:
+            return None
+        used = report is not None and report.metadata.creation_timestamp >= bootstrap.created
+        left_s = -ledger.passed(bootstrap.expires, self._view.now()).total_seconds()
+        if not used and left_s > 0:
+            return left_s + 1
+        space = names.member_namespace(self._view.terms.clusterset, peer.spec.cluster)
+        self._view.client.delete(resource.SECRETS, membership.BOOTSTRAP, space, uid=bootstrap.uid)
+        patch = {"metadata": {"annotations": {membership.ANNOTATION_BOOTSTRAP: None}}}
+        self._view.client.merge_patch(resource.PEERS, peer.metadata.name, self._view.terms.namespace, patch)
+        LOG.info("bootstrap token revoked", extra={"cluster": peer.spec.cluster, "used": used})
+        return None
+
+    def _network(self, mtu: int) -> dict[str, Any]:
+        plans = self._view.terms.plans
+        return {
+            "fleetCidrs": [str(plan.fleet) for plan in plans],
+            "vipCidrs": [str(plan.vips) for plan in plans],
+            "mtu": mtu,
+        }
+
+    def _write(self, peer: fleet.Peer, wanted: dict[str, Any], shown: Sequence[meta.Condition]) -> None:
+        """Write our part of a Peer's status, when it changes."""
+        status = peer.status
+        now = ledger.stamp(self._view.now())
+        before = [one for one in status.conditions if one.type in admission.TYPES]
+        after: list[meta.Condition] = []
+        for condition in shown:
+            old = meta.find_condition(before, condition.type)
+            after = meta.set_condition([*after, old] if old is not None else after, condition, now=now)
+        current = {
+            "fleetCidrs": status.fleet_cidrs,
+            "vipCidrs": status.vip_cidrs,
+            "mtu": status.mtu,
+            "clusterCidrs": status.cluster_cidrs,
+            "clusterUid": status.cluster_uid,
+        }
+        if after == sorted(before, key=lambda one: one.type) and all(current[key] == wanted[key] for key in wanted):
+            return
+        body = {
+            "metadata": {"name": peer.metadata.name, "namespace": peer.metadata.namespace},
+            "status": wanted | {"conditions": after},
+        }
+        self._view.client.apply(resource.PEERS, body, manager=MANAGER, subresource="status")
+        self._tell(peer, before, after)
+
+    def _tell(self, peer: fleet.Peer, before: list[meta.Condition], after: list[meta.Condition]) -> None:
+        regarding = {
+            "apiVersion": peer.api_version,
+            "kind": peer.kind,
+            "name": peer.metadata.name,
+            "namespace": peer.metadata.namespace,
+            "uid": peer.metadata.uid,
+        }
+        for condition in after:
+            old = meta.find_condition(before, condition.type)
+            if old is not None and (old.status, old.reason) == (condition.status, condition.reason):
+                continue
+            good = "True" if condition.type == admission.ADMITTED else "False"
+            wrong = condition.status not in (good, "Unknown")
+            LOG.log(
+                logging.WARNING if wrong else logging.INFO,
+                condition.message,
+                extra={"cluster": peer.spec.cluster, "condition": condition.type, "reason": condition.reason},
+            )
+            if wrong or condition.type == admission.ADMITTED:
+                self._recorder.emit(
+                    regarding,
+                    reason=condition.reason,
+                    message=condition.message,
+                    type_="Warning" if wrong else "Normal",
+                )
+
+
+def fleet_mtu(setting: int, hub: fleet.Peer) -> int:
+    """Return the fleet's MTU: it may only fall, because what carries a larger one was never asked again."""
+    return min(setting, hub.status.mtu) if hub.status.mtu else setting

@@ -1,0 +1,175 @@
+"""Merges all exports of a name into one FleetService, with the addresses it keeps for life.
+
+One invariant: one export that can't be used is left out of its own service and touches no other; the precedence of
+those that are left doesn't change by it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from fleetboard.kube import events
+from fleetboard.model import fleet, names, resource
+from syncer import admission, allocation, ledger, merge
+from syncer.hub_metrics import HubMetrics
+from syncer.hub_view import MANAGER, View, name_of, namespace_of
+
+LOG = logging.getLogger(__name__)
+
+
+class Services:
+    """Reconciles one service at a time; keys are ``<namespace>.<service>``."""
+
+    def __init__(
+        self, view: View, *, metrics: HubMetrics, recorder: events.Recorder, enqueue: Callable[[str], None]
+    ) -> None:
+        self._view = view
+        self._metrics = metrics
+        self._recorder = recorder
+        self._enqueue = enqueue
+        self._lock = threading.Lock()
+        self._exporters: dict[str, set[str]] = {}
+        self._said: dict[str, object] = {}
+
+    def begin(self) -> list[str]:
+        """Begin a term: return every service that is exported, merged, remembered or has an address."""
+        merged = {service.metadata.name for service in list(self._view.services.store.values())}
+        remembered = {name_of(key).removeprefix(ledger.PREFIX) for key in list(self._view.records.store)}
+        with self._lock:
+            exported = set(self._exporters)
+        return sorted(merged | remembered | exported | self._view.claims.owners(allocation.VIP))
+
+    def notice_export(self, key: str) -> None:
+        """Learn that an ExportedService changed."""
+        if self._view.cluster_of(namespace_of(key)) is None:
+            return
+        name = name_of(key)
+        with self._lock:
+            if self._view.exports.get(key) is not None:
+                self._exporters.setdefault(name, set()).add(key)
+            elif name in self._exporters:
+                self._exporters[name].discard(key)
+                if not self._exporters[name]:
+                    del self._exporters[name]
+        self._enqueue(name)
+
+    def notice_service(self, key: str) -> None:
+        """Learn that a FleetService changed, perhaps by another hand."""
+        self._enqueue(name_of(key))
+
+    def notice_peer(self, cluster: str) -> None:
+        """Learn that a Peer changed; its exports matter only if what it may export changed."""
+        peer = self._view.peer(cluster)
+        may_export = None if peer is None else (admission.is_admitted(peer), tuple(peer.spec.export_namespaces))
+        if self._said.get(cluster) == may_export:
+            return
+        self._said[cluster] = may_export
+        space = names.member_namespace(self._view.terms.clusterset, cluster)
+        with self._lock:
+            concerned = [name for name, keys in self._exporters.items() if f"{space}/{name}" in keys]
+        for name in concerned:
+            self._enqueue(name)
+
+    def reconcile(self, key: str) -> float | None:
+        """Make one FleetService what its exports say."""
+        now = self._view.now()
+        exported = self._exports(key)
+        service = self._view.service(key)
+        record = self._view.record(ledger.record_name(key))
+        known = ledger.read(service, record)
+        present = {cluster: one.metadata.creation_timestamp for cluster, one in exported.items()}
+        updated = ledger.update(known, present, now=now)
+        if set(updated.withdrawn) - set(known.withdrawn):
+            # Before the FleetService forgets them. What is present again leaves the record only after it.
+            again = [entry for entry in known.withdrawn if entry.cluster in present]
+            self._remember(key, (*updated.withdrawn, *again))
+        if exported:
+            self._merge(key, exported, updated.live, service)
+        else:
+            self._end(key, service)
+        if updated.withdrawn != known.withdrawn:
+            self._remember(key, updated.withdrawn)
+        return ledger.next_expiry_s(updated.withdrawn, now=now)
+
+    def _exports(self, key: str) -> dict[str, fleet.ExportedService]:
+        with self._lock:
+            keys = sorted(self._exporters.get(key, ()))
+        found: dict[str, fleet.ExportedService] = {}
+        for object_key in keys:
+            cluster = self._view.cluster_of(namespace_of(object_key))
+            peer = self._view.peer(cluster) if cluster is not None else None
+            exported = self._view.exports.get(object_key)
+            if cluster is None or peer is None or exported is None or not admission.is_admitted(peer):
+                continue
+            refused = admission.refuse_export(peer, exported)
+            if refused is None:
+                found[cluster] = exported
+            else:
+                self._refused(cluster, exported, refused)
+        return found
+
+    def _merge(
+        self,
+        key: str,
+        exported: Mapping[str, fleet.ExportedService],
+        first_seen: Mapping[str, str],
+        service: fleet.FleetService | None,
+    ) -> None:
+        exports = [merge.Export(cluster, first_seen[cluster], one.spec) for cluster, one in exported.items()]
+        spec = merge.merge(exports)
+        if spec.type == merge.HEADLESS:
+            self._view.claims.release(allocation.VIP, key)
+        else:
+            claimed = [self._view.claims.vip(plan, key) for plan in self._view.terms.plans]
+            spec = merge.merge(exports, vips=[str(unit.network_address) for unit in claimed])
+        if service is not None and service.spec == spec:
+            return
+        labels = {names.LABEL_CLUSTERSET: self._view.terms.clusterset}
+        metadata = {"name": key, "namespace": self._view.terms.namespace, "labels": labels}
+        self._view.client.apply(resource.FLEET_SERVICES, {"metadata": metadata, "spec": spelled(spec)}, manager=MANAGER)
+        LOG.info(
+            "service merged",
+            extra={"service": key, "clusters": [one.cluster for one in spec.constituents], "vips": spec.vips},
+        )
+
+    def _end(self, key: str, service: fleet.FleetService | None) -> None:
+        if service is not None:
+            self._view.client.delete(resource.FLEET_SERVICES, key, self._view.terms.namespace, uid=service.metadata.uid)
+            LOG.info("service ended: no export is left", extra={"service": key})
+        self._view.claims.release(allocation.VIP, key)
+
+    def _remember(self, key: str, withdrawn: tuple[ledger.Withdrawn, ...]) -> None:
+        clusterset = self._view.terms.clusterset
+        if withdrawn:
+            rendered = ledger.render(key, withdrawn, clusterset=clusterset)
+            self._view.client.apply(resource.CONFIG_MAPS, rendered, manager=MANAGER)
+        else:
+            self._view.client.delete(resource.CONFIG_MAPS, ledger.record_name(key), self._view.terms.namespace)
+
+    def _refused(self, cluster: str, exported: fleet.ExportedService, why: str) -> None:
+        self._metrics.exports_refused.labels(cluster).inc()
+        metadata = exported.metadata
+        LOG.warning("export refused", extra={"cluster": cluster, "export": metadata.key, "why": why})
+        regarding = {
+            "apiVersion": exported.api_version,
+            "kind": exported.kind,
+            "name": metadata.name,
+            "namespace": metadata.namespace,
+            "uid": metadata.uid,
+        }
+        self._recorder.emit(regarding, reason="ExportRefused", message=why, type_="Warning")
+
+
+def spelled(spec: fleet.FleetServiceSpec) -> dict[str, Any]:
+    """Render a spec with its defaults spelled out, for readers that don't know ours.
+
+    Maps that are empty are left out: server-side apply turns a map whose last key goes into null, which the CRD's
+    schema refuses (tried on 1.34).
+    """
+    fields = {field.encode_name: getattr(spec, field.name) for field in msgspec.structs.fields(spec)}
+    return {name: msgspec.to_builtins(value) for name, value in fields.items() if value != {}}

@@ -1,0 +1,123 @@
+"""What syncer-hub knows of one clusterset: its reflectors, and which cluster an object belongs to.
+
+One invariant: the cluster of an object is that of the namespace it was found in, never what the object says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from fleetboard.kube.client import Client
+from fleetboard.kube.reflector import Reflector
+from fleetboard.model import addresses, core, fleet, membership, names, resource
+from syncer.claims import Claims
+
+MANAGER = "syncer-hub"
+
+Notify = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Notices:
+    """Who is told of a changed key, by kind."""
+
+    peer: Notify
+    report: Notify
+    export: Notify
+    slice: Notify
+    service: Notify
+    record: Notify
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Terms:
+    """The settings every member must fit."""
+
+    clusterset: str
+    plans: tuple[addresses.FleetPlan, ...]
+    mtu: int
+
+    @property
+    def namespace(self) -> str:
+        """The clusterset's namespace."""
+        return names.clusterset_namespace(self.clusterset)
+
+
+class View:
+    """One clusterset as the hub's API holds it."""
+
+    def __init__(self, client: Client, terms: Terms, notices: Notices, *, now: Callable[[], datetime.datetime]) -> None:
+        self.client = client
+        self.terms = terms
+        self.now = now
+        space = terms.namespace
+        ours = f"{names.LABEL_CLUSTERSET}={terms.clusterset}"
+        self.peers = Reflector(client, resource.PEERS, namespace=space, notify=notices.peer)
+        self.services = Reflector(client, resource.FLEET_SERVICES, namespace=space, notify=notices.service)
+        self.records = Reflector(client, resource.CONFIG_MAPS, namespace=space, selector=ours, notify=notices.record)
+        # Of all namespaces, because members come and go; ``cluster_of`` sorts out what is no member's of ours.
+        self.reports = Reflector(client, resource.PEER_REPORTS, notify=notices.report)
+        self.exports = Reflector(client, resource.EXPORTED_SERVICES, notify=notices.export)
+        self.slices = Reflector(
+            client,
+            resource.ENDPOINT_SLICES,
+            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}",
+            notify=notices.slice,
+        )
+        self.claims = Claims(client, clusterset=terms.clusterset, now=now)
+        self._claims = Reflector(client, resource.CLAIMS, namespace=space, notify=self._claim)
+
+    @property
+    def reflectors(self) -> dict[str, Reflector[Any]]:
+        """All reflectors, each to be run in a thread."""
+        return {
+            "peers": self.peers,
+            "reports": self.reports,
+            "exports": self.exports,
+            "slices": self.slices,
+            "services": self.services,
+            "records": self.records,
+            "claims": self._claims,
+        }
+
+    @property
+    def synced(self) -> list[threading.Event]:
+        """One event a reflector; nothing may be decided before all are set."""
+        return [reflector.synced for reflector in self.reflectors.values()]
+
+    def cluster_of(self, namespace: str) -> str | None:
+        """Return the member whose namespace that is."""
+        return membership.cluster_of(self.terms.clusterset, namespace)
+
+    def peer(self, cluster: str) -> fleet.Peer | None:
+        """Return the member's Peer, or the hub's own."""
+        return self.peers.get(f"{self.terms.namespace}/{cluster}")
+
+    def report(self, cluster: str) -> fleet.PeerReport | None:
+        """Return the member's report; others that it may have made don't count."""
+        return self.reports.get(f"{names.member_namespace(self.terms.clusterset, cluster)}/{cluster}")
+
+    def service(self, key: str) -> fleet.FleetService | None:
+        """Return the merged service of that name."""
+        return self.services.get(f"{self.terms.namespace}/{key}")
+
+    def record(self, name: str) -> core.ConfigMap | None:
+        """Return a ConfigMap of ours."""
+        return self.records.get(f"{self.terms.namespace}/{name}")
+
+    def _claim(self, key: str) -> None:
+        self.claims.notice(name_of(key), self._claims.get(key))
+
+
+def name_of(key: str) -> str:
+    """Return the name in ``namespace/name``."""
+    return key.rpartition("/")[2]
+
+
+def namespace_of(key: str) -> str:
+    """Return the namespace in ``namespace/name``."""
+    return key.rpartition("/")[0]

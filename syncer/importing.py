@@ -1,0 +1,233 @@
+"""Decide what this cluster imports under one name: a ServiceImport and EndpointSlices, one source cluster each.
+
+Pure: the hub's merge, the slices of other clusters, this cluster's own export and what is there already come in as
+values. One invariant: nothing is taken away because something couldn't be read.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import enum
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+
+from fleetboard.model import core, fleet, mcs, meta, names
+from syncer import export, slices
+
+CREATED, ADOPTED = "created", "adopted"
+READY = "Ready"
+
+_OWN_DOMAIN = names.GROUP
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Namespaces:
+    """Which namespaces this cluster accepts imports in: ``*`` accepts all; a refusal goes first."""
+
+    accepted: frozenset[str] = frozenset({"*"})
+    refused: frozenset[str] = frozenset({"kube-system"})
+
+    def accept(self, namespace: str) -> bool:
+        """Tell whether services of ``namespace`` may be imported."""
+        return namespace not in self.refused and ("*" in self.accepted or namespace in self.accepted)
+
+
+class Fate(enum.Enum):
+    """What shall become of the ServiceImport."""
+
+    KEEP = "keep"
+    WRITE = "write"
+    REMOVE = "remove"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What is known about one name.
+
+    Attributes:
+        cluster: This cluster.
+        merged: The hub's merge of all exports.
+        local: What this cluster itself exports.
+        remote: Other clusters' slices as the hub holds them; None while the hub was never heard.
+        blocks: Each cluster's address blocks.
+        families: Address families of the fleet, for headless services, which have no virtual address.
+        current: The ServiceImport that is there.
+    """
+
+    cluster: str
+    merged: fleet.FleetService | None
+    local: export.ExportPlan
+    remote: Sequence[core.EndpointSlice] | None
+    blocks: slices.Blocks
+    families: tuple[str, ...]
+    current: mcs.ServiceImport | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ImportPlan:
+    """What this cluster shall hold under one name.
+
+    Attributes:
+        fate: What to do with the ServiceImport.
+        spec: Its spec, None when that is the user's own business.
+        labels: Labels it shall carry.
+        annotations: Annotations it shall carry.
+        clusters: Exporting clusters, for its status.
+        ready: Its Ready condition, without a time.
+        slices: Its EndpointSlices, without namespace and owner.
+        frozen: Whether other clusters' slices stay as they are, because the hub was never heard.
+        dropped: Source cluster to the number of addresses that were refused.
+    """
+
+    fate: Fate = Fate.KEEP
+    spec: mcs.ServiceImportSpec | None = None
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    clusters: tuple[str, ...] = ()
+    ready: meta.Condition | None = None
+    slices: tuple[core.EndpointSlice, ...] = ()
+    frozen: bool = False
+    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+def plan(situation: Situation) -> ImportPlan:
+    """Decide what becomes of one name in this cluster."""
+    if situation.merged is None:
+        return _ended(situation)
+    merged = situation.merged.spec
+    remote, dropped = _remote(situation, merged)
+    spec = _spec(merged, situation.families)
+    current = situation.current
+    owner = CREATED if current is None else current.metadata.annotations.get(names.ANNOTATION_IMPORT_OWNER, ADOPTED)
+    return ImportPlan(
+        fate=Fate.WRITE,
+        spec=spec,
+        labels=_foreign(merged.exported_labels),
+        annotations={**_foreign(merged.exported_annotations), names.ANNOTATION_IMPORT_OWNER: owner},
+        clusters=_clusters(situation, merged),
+        ready=_ready(spec, dropped),
+        slices=(*_own(situation, merged), *remote),
+        frozen=situation.remote is None,
+        dropped=dropped,
+    )
+
+
+def _own(situation: Situation, merged: fleet.FleetServiceSpec) -> list[core.EndpointSlice]:
+    """Render this cluster's slices straight from its export plan, hub or no hub."""
+    local = situation.local
+    if local.exported is None:
+        return []
+    spec = local.exported.spec
+    return [slices.render_own(slice_, spec, merged, cluster=situation.cluster) for slice_ in local.slices]
+
+
+def _remote(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[list[core.EndpointSlice], Mapping[str, int]]:
+    """Render other clusters' slices and count refused addresses; a cluster that the merge doesn't name has none."""
+    constituents = {one.cluster: one for one in merged.constituents if one.cluster != situation.cluster}
+    dropped: collections.Counter[str] = collections.Counter()
+    rendered = []
+    for slice_ in situation.remote or ():
+        cluster = slice_.metadata.labels.get(names.LABEL_SOURCE_CLUSTER, "")
+        if cluster not in constituents:
+            continue
+        checked = slices.render_remote(slice_, constituents[cluster], merged, situation.blocks.get(cluster, ()))
+        rendered.append(checked.slice)
+        dropped[cluster] += checked.dropped
+    return rendered, {cluster: count for cluster, count in dropped.items() if count}
+
+
+def _ended(situation: Situation) -> ImportPlan:
+    """Nobody exports the name: ours goes; a user's stays, emptied if we ever filled it."""
+    if situation.current is None:
+        return ImportPlan(fate=Fate.REMOVE)
+    ready = meta.Condition(type=READY, status="False", reason="Pending", message="No cluster exports this service.")
+    annotations = situation.current.metadata.annotations
+    owner = annotations.get(names.ANNOTATION_IMPORT_OWNER)
+    if owner == CREATED:
+        return ImportPlan(fate=Fate.REMOVE)
+    if owner is None:
+        return ImportPlan(fate=Fate.WRITE, ready=ready)
+    empty = mcs.ServiceImportSpec(type=situation.current.spec.type)
+    return ImportPlan(fate=Fate.WRITE, spec=empty, annotations={names.ANNOTATION_IMPORT_OWNER: ADOPTED}, ready=ready)
+
+
+def _spec(spec: fleet.FleetServiceSpec, families: tuple[str, ...]) -> mcs.ServiceImportSpec:
+    """Render the ServiceImport's spec; addresses and families always go together (conformance reads both at once)."""
+    headless = spec.type == "Headless"
+    vips = [] if headless else [ipaddress.ip_address(vip) for vip in spec.vips]
+    config = None
+    if spec.session_affinity == "ClientIP" and spec.session_affinity_timeout_s:
+        client_ip = mcs.ClientIPConfig(timeout_seconds=spec.session_affinity_timeout_s)
+        config = mcs.SessionAffinityConfig(client_ip=client_ip)
+    return mcs.ServiceImportSpec(
+        type=spec.type,
+        ports=[
+            mcs.ImportPort(port=port.port, protocol=port.protocol, name=port.name, app_protocol=port.app_protocol)
+            for port in spec.ports
+        ],
+        ips=[str(vip) for vip in vips],
+        ip_families=list(families) if headless else [f"IPv{vip.version}" for vip in vips],
+        session_affinity=spec.session_affinity,
+        session_affinity_config=config,
+    )
+
+
+def _foreign(exported: Mapping[str, str]) -> dict[str, str]:
+    """Leave out keys of our own domain: another cluster may not steer this one's syncer."""
+    return {
+        key: value
+        for key, value in exported.items()
+        if key.partition("/")[0] != _OWN_DOMAIN and not key.partition("/")[0].endswith("." + _OWN_DOMAIN)
+    }
+
+
+def _clusters(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[str, ...]:
+    """List the exporting clusters: of itself this cluster knows better than the hub."""
+    others = {one.cluster for one in merged.constituents} - {situation.cluster}
+    own = {situation.cluster} if situation.local.exported is not None else set()
+    return tuple(sorted(others | own))
+
+
+def _ready(spec: mcs.ServiceImportSpec, dropped: Mapping[str, int]) -> meta.Condition:
+    if spec.type != "Headless" and not spec.ips:
+        message = "The hub has not given the service a virtual address yet."
+        return meta.Condition(type=READY, status="False", reason="Pending", message=message)
+    message = "Imported from the clusterset."
+    for cluster, count in sorted(dropped.items()):
+        noun = "address" if count == 1 else "addresses"
+        message += f" {count} {noun} of cluster {cluster} refused: outside the blocks that the hub gave it."
+    return meta.Condition(type=READY, status="True", reason="Ready", message=message)
+
+
+def surplus(current: Iterable[core.EndpointSlice], plan_: ImportPlan, *, cluster: str) -> list[core.EndpointSlice]:
+    """Return those of our slices that have no place in the plan; when frozen, only this cluster's own count."""
+    wanted = {slice_.metadata.name for slice_ in plan_.slices}
+    unwanted = [slice_ for slice_ in current if slice_.metadata.name not in wanted]
+    if not plan_.frozen:
+        return unwanted
+    return [one for one in unwanted if one.metadata.labels.get(names.LABEL_SOURCE_CLUSTER) == cluster]
+
+
+def marks(plan_: ImportPlan) -> frozenset[str]:
+    """Name the labels and annotations that a plan sets."""
+    return frozenset(f"label {key}" for key in plan_.labels) | frozenset(
+        f"annotation {key}" for key in plan_.annotations
+    )
+
+
+def needs_write(current: mcs.ServiceImport | None, plan_: ImportPlan, *, written: frozenset[str] | None) -> bool:
+    """Tell whether the ServiceImport differs from the plan.
+
+    ``written`` are the marks of our last write; before the first one, any mark that is there and not planned may be
+    one that we set before a restart, and one write settles it.
+    """
+    if current is None or current.spec != plan_.spec:
+        return True
+    labels, annotations = current.metadata.labels, current.metadata.annotations
+    if any(labels.get(key) != value for key, value in plan_.labels.items()):
+        return True
+    if any(annotations.get(key) != value for key, value in plan_.annotations.items()):
+        return True
+    there = frozenset(f"label {key}" for key in labels) | frozenset(f"annotation {key}" for key in annotations)
+    return bool((there if written is None else written) - marks(plan_))

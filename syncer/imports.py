@@ -1,0 +1,178 @@
+"""Write ServiceImports and EndpointSlices of the clusterset's services into this cluster.
+
+One invariant: what is there and ours is brought to what the import plan says; while the hub was never heard, what came
+from other clusters stays as it is.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from fleetboard.kube.client import Client
+from fleetboard.kube.reflector import Reflector
+from fleetboard.model import core, mcs, meta, names, resource
+from syncer import importing, index, slices
+from syncer.clusterset import Clusterset
+from syncer.exports import MANAGER, rfc3339
+from syncer.sources import Sources
+from syncer.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
+
+
+class Imports:
+    """Reconcile one imported service at a time; hand ``reconcile`` to a controller."""
+
+    def __init__(
+        self,
+        child: Client,
+        *,
+        sources: Sources,
+        clusterset: Clusterset,
+        cluster: str,
+        accepted: importing.Namespaces,
+        changed: Callable[[str], None],
+    ) -> None:
+        self._child, self._sources, self._clusterset = child, sources, clusterset
+        self._cluster, self._accepted, self._changed = cluster, accepted, changed
+        self.stopwatch = Stopwatch("import")
+        self.imports = Reflector(child, resource.SERVICE_IMPORTS, notify=changed)
+        self.namespaces = Reflector(child, resource.NAMESPACES, notify=self._namespace_changed)
+        self.slices = Reflector(
+            child,
+            resource.ENDPOINT_SLICES,
+            notify=self._slice_changed,
+            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}",
+        )
+        self._by_service = index.Index(lambda: self.slices.store, _service_of)
+        self._dropped: dict[str, Mapping[str, int]] = {}
+        self._written: dict[str, frozenset[str]] = {}
+
+    @property
+    def reflectors(self) -> list[Reflector[object]]:
+        """Those of this cluster, to be run."""
+        return [self.imports, self.namespaces, self.slices]  # type: ignore[list-item]
+
+    @property
+    def services(self) -> int:
+        """How many services are imported."""
+        return len(self.imports.store)
+
+    def dropped(self) -> Mapping[str, int]:
+        """Count refused addresses by source cluster."""
+        total: collections.Counter[str] = collections.Counter()
+        for by_cluster in list(self._dropped.values()):
+            total.update(by_cluster)
+        return total
+
+    def known(self) -> list[str]:
+        """Return every service that is, or was, imported."""
+        there = [key for slice_ in list(self.slices.store.values()) for key in _service_of(slice_)]
+        return list(dict.fromkeys([*list(self.imports.store), *there, *self._clusterset.service_keys()]))
+
+    def reconcile(self, key: str) -> float | None:
+        """Bring this cluster to what the import plan of ``namespace/name`` says."""
+        namespace = key.partition("/")[0]
+        place = self.namespaces.get(namespace)
+        if place is None or place.metadata.deletion_timestamp:
+            # Without it there is nothing to write to, and what was there goes with it.
+            self._forget(key)
+            return None
+        merged = self._clusterset.service(key)
+        if merged is None and not self._clusterset.heard:
+            return None
+        situation = importing.Situation(
+            cluster=self._cluster,
+            merged=merged if self._accepted.accept(namespace) else None,
+            local=self._sources.plan(key),
+            remote=self._clusterset.remote(key),
+            blocks=self._clusterset.blocks(),
+            families=self._clusterset.families(),
+            current=self.imports.get(key),
+        )
+        self._carry_out(key, importing.plan(situation), situation.current)
+        return None
+
+    def _carry_out(self, key: str, planned: importing.ImportPlan, current: mcs.ServiceImport | None) -> None:
+        namespace, _, name = key.partition("/")
+        self._dropped[key] = planned.dropped
+        there = self._by_service.find(key)
+        wrote = False
+        if planned.fate is importing.Fate.REMOVE:
+            self._forget(key)
+            if current is not None:
+                wrote |= self._child.delete(resource.SERVICE_IMPORTS, name, namespace, uid=current.metadata.uid)
+        else:
+            current, wrote = self._write_import(key, planned, current)
+            if current is not None:
+                wrote |= self._write_slices(planned, there, current)
+        for left in importing.surplus(there, planned, cluster=self._cluster):
+            wrote |= self._child.delete(resource.ENDPOINT_SLICES, left.metadata.name, namespace, uid=left.metadata.uid)
+        self.stopwatch.stop(key, wrote=wrote)
+
+    def _write_import(
+        self, key: str, planned: importing.ImportPlan, current: mcs.ServiceImport | None
+    ) -> tuple[mcs.ServiceImport | None, bool]:
+        namespace, _, name = key.partition("/")
+        wrote = False
+        if planned.spec is not None and importing.needs_write(current, planned, written=self._written.get(key)):
+            metadata = {"labels": dict(planned.labels), "annotations": dict(planned.annotations)}
+            metadata |= {"name": name, "namespace": namespace}  # type: ignore[dict-item]
+            spec = {field: value for field, value in msgspec.to_builtins(planned.spec).items() if value is not None}
+            body = {"metadata": metadata, "spec": spec}
+            current = self._child.apply(resource.SERVICE_IMPORTS, body, manager=MANAGER)
+            self._written[key] = importing.marks(planned)
+            wrote = True
+        if current is not None:
+            wrote |= self._write_status(planned, current)
+        return current, wrote
+
+    def _write_status(self, planned: importing.ImportPlan, current: mcs.ServiceImport) -> bool:
+        assert planned.ready is not None, "a plan that writes says whether the import is ready"
+        ready = msgspec.structs.replace(planned.ready, observed_generation=current.metadata.generation)
+        told = meta.set_condition(current.status.conditions, ready, now=rfc3339())
+        clusters = [mcs.ImportCluster(cluster=cluster) for cluster in planned.clusters]
+        old = current.status
+        if told == sorted(old.conditions, key=lambda condition: condition.type) and clusters == old.clusters:
+            return False
+        ours = [condition for condition in told if condition.type == importing.READY]
+        metadata = meta.ObjectMeta(name=current.metadata.name, namespace=current.metadata.namespace)
+        status = mcs.ServiceImportStatus(clusters=clusters, conditions=ours)
+        body = {"metadata": metadata, "status": status}
+        self._child.apply(resource.SERVICE_IMPORTS, msgspec.to_builtins(body), manager=MANAGER, subresource="status")
+        return True
+
+    def _write_slices(
+        self, planned: importing.ImportPlan, there: list[core.EndpointSlice], owner: mcs.ServiceImport
+    ) -> bool:
+        known = {slice_.metadata.name: slice_ for slice_ in there}
+        wrote = False
+        for wanted in planned.slices:
+            placed = slices.place(wanted, namespace=owner.metadata.namespace, owner=owner)
+            found = known.get(wanted.metadata.name)
+            if found is None or not slices.is_same(found, placed):
+                self._child.apply(resource.ENDPOINT_SLICES, placed, manager=MANAGER)
+                wrote = True
+        return wrote
+
+    def _forget(self, key: str) -> None:
+        self._dropped.pop(key, None)
+        self._written.pop(key, None)
+
+    def _slice_changed(self, key: str) -> None:
+        for service in self._by_service.update(key):
+            self._changed(service)
+
+    def _namespace_changed(self, key: str) -> None:
+        for service in self.known():
+            if service.startswith(f"{key}/"):
+                self._changed(service)
+
+
+def _service_of(slice_: core.EndpointSlice) -> index.Terms:
+    name = slice_.metadata.labels.get(names.LABEL_SERVICE_NAME, "")
+    return frozenset({f"{slice_.metadata.namespace}/{name}"}) if name else frozenset()

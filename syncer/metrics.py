@@ -1,0 +1,72 @@
+"""Metrics of the child's syncer.
+
+One invariant: a gauge is computed from what is held at the moment it is asked for, so it can't drift from the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+SYNC_SECONDS = Histogram(
+    "fleetboard_sync_seconds",
+    "Time from the news of a change until it was written: exports to the hub, imports and copies in this cluster.",
+    ["direction"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60),
+    registry=None,
+)
+
+
+class Gauges(Collector):
+    """Gauges without labels, each a name, a help text and a function."""
+
+    def __init__(self, gauges: Iterable[tuple[str, str, Callable[[], float]]]) -> None:
+        self._gauges = list(gauges)
+
+    def describe(self) -> Iterable[Metric]:
+        """Name the metrics without values."""
+        return [GaugeMetricFamily(name, text) for name, text, _ in self._gauges]
+
+    def collect(self) -> Iterable[Metric]:
+        """Ask for the values."""
+        return [GaugeMetricFamily(name, text, value=value()) for name, text, value in self._gauges]
+
+
+class Dropped(Collector):
+    """Addresses that other clusters published and that were refused, by source cluster."""
+
+    def __init__(self, dropped: Callable[[], Mapping[str, int]]) -> None:
+        self._dropped = dropped
+
+    def describe(self) -> Iterable[Metric]:
+        """Name the metric without values."""
+        return [self._family()]
+
+    def collect(self) -> Iterable[Metric]:
+        """Ask for the values."""
+        family = self._family()
+        for cluster, count in sorted(self._dropped().items()):
+            family.add_metric([cluster], count)
+        return [family]
+
+    @staticmethod
+    def _family() -> GaugeMetricFamily:
+        return GaugeMetricFamily(
+            "fleetboard_import_refused_addresses",
+            "Addresses not imported because they lie outside the source cluster's blocks.",
+            labels=["source_cluster"],
+        )
+
+
+def register(
+    registry: CollectorRegistry,
+    gauges: Iterable[tuple[str, str, Callable[[], float]]],
+    dropped: Callable[[], Mapping[str, int]],
+) -> None:
+    """Show these metrics in ``registry``; call once."""
+    registry.register(SYNC_SECONDS)
+    registry.register(Gauges(gauges))
+    registry.register(Dropped(dropped))

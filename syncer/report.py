@@ -1,0 +1,111 @@
+"""Decide what this cluster says of itself to the hub: its nodes, its leader and standbys, its networks.
+
+Pure. One invariant: the standbys are the first two other nodes by name, the rule that each cnf follows by itself, so
+the hub and the cluster never disagree about who may keep a session.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from fleetboard.model import addresses, core, fleet, meta
+from fleetboard.model.addresses import Network
+
+STANDBYS = 2
+JOINED = "Joined"
+ADMITTED = "Admitted"
+
+
+def plan(
+    nodes: Iterable[fleet.FleetNode],
+    lease: core.Lease | None,
+    *,
+    cluster: str,
+    cluster_uid: str,
+    networks: Sequence[Network],
+    version: str,
+) -> fleet.PeerReportSpec:
+    """Render the report, without a heartbeat."""
+    known = list(nodes)
+    leader = lease.spec.holder_identity if lease is not None else ""
+    standbys = choose_standbys((node.metadata.name for node in known), leader=leader)
+    reported = [
+        _node(node, leader=node.metadata.name == leader, standby=node.metadata.name in standbys)
+        for node in sorted(known, key=lambda node: node.metadata.name)
+        if node.status.public_key
+    ]
+    return fleet.PeerReportSpec(
+        cluster=cluster,
+        cluster_uid=cluster_uid,
+        network_cidrs=[str(network) for network in networks],
+        blocks_wanted=blocks_wanted(known),
+        nodes=reported,
+        epoch=lease.spec.lease_transitions if lease is not None else 0,
+        versions={"fleetboard": version},
+    )
+
+
+def choose_standbys(names: Iterable[str], *, leader: str) -> frozenset[str]:
+    """Choose who, besides the leader, keeps a session with the hub."""
+    return frozenset(sorted(name for name in names if name != leader)[:STANDBYS])
+
+
+def _node(node: fleet.FleetNode, *, leader: bool, standby: bool) -> fleet.ReportedNode:
+    return fleet.ReportedNode(
+        name=node.metadata.name,
+        public_key=node.status.public_key,
+        addresses=node_addresses(node.spec.blocks),
+        mtu=node.status.mtu,
+        leader=leader,
+        standby=standby,
+    )
+
+
+def node_addresses(blocks: Iterable[str]) -> list[str]:
+    """Return the node's own fleet addresses: the first of its first block, per family."""
+    first: dict[int, str] = {}
+    for block in map(ipaddress.ip_network, blocks):
+        first.setdefault(block.version, str(addresses.node_address(block)))
+    return [first[version] for version in sorted(first)]
+
+
+def blocks_wanted(nodes: Iterable[fleet.FleetNode]) -> int:
+    """Count the cluster blocks that hold all the node blocks wanted; each further cluster block is double the last."""
+    needed = sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
+    size = 1 << (addresses.NODE_BLOCK_PREFIX[4] - addresses.CLUSTER_BLOCK_PREFIX[4])
+    count, room = 1, size
+    while room < needed:
+        count, size = count + 1, size * 2
+        room += size
+    return count
+
+
+def _most_blocks(blocks: Iterable[str]) -> int:
+    versions = [ipaddress.ip_network(block).version for block in blocks]
+    return max((versions.count(version) for version in (4, 6)), default=0)
+
+
+def admission(peer: fleet.Peer | None) -> meta.Condition | None:
+    """Return the hub's decision about this cluster, None while there is none."""
+    return meta.find_condition(peer.status.conditions, ADMITTED) if peer is not None else None
+
+
+def joined(decision: meta.Condition | None) -> meta.Condition:
+    """Render the hub's decision as this cluster's Joined condition."""
+    if decision is None:
+        message = "Waiting for the hub to decide about this cluster."
+        return meta.Condition(type=JOINED, status="Unknown", reason="Pending", message=message)
+    return meta.Condition(type=JOINED, status=decision.status, reason=decision.reason, message=decision.message)
+
+
+def refused(reason: str, message: str) -> meta.Condition:
+    """Render why joining failed."""
+    return meta.Condition(type=JOINED, status="False", reason=reason, message=message)
+
+
+def with_heartbeat(spec: fleet.PeerReportSpec, now: str) -> fleet.PeerReportSpec:
+    """Stamp the report with the time it is sent."""
+    return msgspec.structs.replace(spec, heartbeat=now)

@@ -1,0 +1,60 @@
+"""What the chart tells the child's syncer, read from the environment once.
+
+One invariant: a value that can't be used ends the start with a sentence naming the variable; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+from fleetboard.model import names
+from fleetboard.model.addresses import Network
+from fleetboard.observe import environment
+from syncer import importing
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of one syncer.
+
+    Attributes:
+        namespace: Where Fleetboard runs in this cluster.
+        identity: Name of this pod, for the Lease.
+        observe_port: Port of /metrics, /healthz and /readyz.
+        log_level: Least level that is logged.
+        dns_configure: Whether CoreDNS' forwarding is ours to set up.
+        networks: This cluster's pod, service and node networks, as far as the user named them.
+        imports: Namespaces that accept imports.
+    """
+
+    namespace: str
+    identity: str
+    observe_port: int
+    log_level: str
+    dns_configure: bool
+    networks: tuple[Network, ...]
+    imports: importing.Namespaces
+
+
+def read(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings.
+
+    Raises:
+        environment.SettingRefusedError: naming the variable, the value and what was expected.
+    """
+    nothing: tuple[Network, ...] = ()
+    accepted: tuple[str, ...] = ("*",)
+    refused: tuple[str, ...] = ("kube-system",)
+    accepted = environment.read("IMPORT_NAMESPACES", accepted, parse=environment.words, environ=environ)
+    refused = environment.read("IMPORT_NAMESPACES_REFUSED", refused, parse=environment.words, environ=environ)
+    return Settings(
+        namespace=environment.read("NAMESPACE", names.NAMESPACE, environ=environ),
+        identity=environment.read("POD_NAME", os.uname().nodename, environ=environ),
+        observe_port=environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port, environ=environ),
+        log_level=environment.read("LOG_LEVEL", "info", environ=environ),
+        dns_configure=environment.read("DNS_CONFIGURE", False, parse=environment.flag, environ=environ),
+        networks=environment.read("NETWORK_CIDRS", nothing, parse=environment.networks, environ=environ),
+        imports=importing.Namespaces(accepted=frozenset(accepted), refused=frozenset(refused)),
+    )

@@ -1,0 +1,149 @@
+"""Render the EndpointSlices of an imported service, and check what other clusters put into theirs.
+
+Pure. One invariant: an address is imported only when it lies in a block that the hub gave to the cluster which
+published it, and only ports that won the merge unchanged get traffic.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import ipaddress
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from fleetboard.model import core, fleet, mcs, meta, names
+from fleetboard.model.addresses import Address, Network
+
+Blocks = Mapping[str, tuple[Network, ...]]
+"""Cluster name to the address blocks that the hub gave it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checked:
+    """A slice fit to be imported, and how many addresses were refused for it."""
+
+    slice: core.EndpointSlice
+    dropped: int = 0
+
+
+def render_own(
+    source: core.EndpointSlice, exported: fleet.ExportedServiceSpec, merged: fleet.FleetServiceSpec, *, cluster: str
+) -> core.EndpointSlice:
+    """Render a slice of this cluster's own export plan: cnf's word needs no check."""
+    ports = _served_ports(exported.ports, merged)
+    return _render(source, merged, cluster=cluster, ports=ports, endpoints=source.endpoints or [])
+
+
+def render_remote(
+    source: core.EndpointSlice,
+    constituent: fleet.Constituent,
+    merged: fleet.FleetServiceSpec,
+    blocks: Iterable[Network],
+) -> Checked:
+    """Render another cluster's slice, leaving out addresses outside of ``blocks``."""
+    blocks = tuple(blocks)
+    checked = [_check(endpoint, blocks) for endpoint in source.endpoints or ()]
+    given = sum(len(endpoint.addresses) for endpoint in source.endpoints or ())
+    kept = sum(len(endpoint.addresses) for endpoint in checked)
+    endpoints = [endpoint for endpoint in checked if endpoint.addresses]
+    ports = _served_ports(constituent.ports, merged)
+    rendered = _render(source, merged, cluster=constituent.cluster, ports=ports, endpoints=endpoints)
+    return Checked(rendered, dropped=given - kept)
+
+
+def _check(endpoint: core.Endpoint, blocks: Iterable[Network]) -> core.Endpoint:
+    """Keep of a foreign endpoint what may be believed: addresses in its cluster's blocks, no node, no pod."""
+    kept = [text for text in endpoint.addresses if is_importable(text, blocks)]
+    return core.Endpoint(addresses=kept, conditions=endpoint.conditions, hostname=endpoint.hostname, zone=endpoint.zone)
+
+
+def is_importable(text: str, blocks: Iterable[Network]) -> bool:
+    """Tell whether an address may be imported from a cluster that holds ``blocks``.
+
+    The classes are checked although a block never holds such addresses: a hub that was misled, or taken over, must
+    not make this cluster's clients talk to their own loopback or to a cloud's metadata service.
+    """
+    try:
+        address: Address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+        return False
+    return any(address.version == block.version and address in block for block in blocks)
+
+
+def _served_ports(ports: Iterable[fleet.ServicePort], merged: fleet.FleetServiceSpec) -> frozenset[tuple[str, str]]:
+    """Name the ports whose traffic may go to a constituent: those that won the merge unchanged.
+
+    Slices join a service by port name, so a port that lost under the same name would get the winner's traffic.
+    """
+    won = frozenset(merged.ports)
+    return frozenset((port.name, port.protocol) for port in ports if port in won)
+
+
+def _render(
+    source: core.EndpointSlice,
+    merged: fleet.FleetServiceSpec,
+    *,
+    cluster: str,
+    ports: frozenset[tuple[str, str]],
+    endpoints: list[core.Endpoint],
+) -> core.EndpointSlice:
+    labels = {
+        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_PROXY_NAME: names.PROXY_NAME,
+        names.LABEL_SERVICE_NAME: merged.name,
+        names.LABEL_SOURCE_CLUSTER: cluster,
+        names.LABEL_KUBE_SERVICE_NAME: derived_service(merged.namespace, merged.name),
+    }
+    name = slice_name(merged.name, cluster=cluster, source=source.metadata.name)
+    kept = [port for port in source.ports or () if (port.name, port.protocol) in ports]
+    return core.EndpointSlice(
+        metadata=meta.ObjectMeta(name=name, labels=labels),
+        address_type=source.address_type,
+        endpoints=endpoints,
+        ports=kept,
+    )
+
+
+def slice_name(service: str, *, cluster: str, source: str) -> str:
+    """Name the local copy of the slice ``source``: the same at each start, and another for each source."""
+    return f"{service}-{cluster}-{hashlib.sha256(f'{cluster}/{source}'.encode()).hexdigest()[:10]}"
+
+
+def derived_service(namespace: str, name: str) -> str:
+    """Name the Service that imported slices claim to belong to.
+
+    The real name would mix other clusters' pods into the local Service; no name at all crashes software that expects
+    one (reference implementation's rule).
+    """
+    digest = hashlib.sha256(f"{namespace}/{name}".encode()).digest()
+    return "derived-" + base64.b32hexencode(digest).decode().lower()[:10]
+
+
+def is_same(current: core.EndpointSlice, wanted: core.EndpointSlice) -> bool:
+    """Tell whether ``current`` needs no write to become ``wanted``."""
+    owners = [owner.uid for owner in wanted.metadata.owner_references]
+    labels = current.metadata.labels
+    return (
+        [owner.uid for owner in current.metadata.owner_references] == owners
+        and all(labels.get(key) == value for key, value in wanted.metadata.labels.items())
+        and current.address_type == wanted.address_type
+        and (current.endpoints or []) == (wanted.endpoints or [])
+        and (current.ports or []) == (wanted.ports or [])
+    )
+
+
+def place(slice_: core.EndpointSlice, *, namespace: str, owner: mcs.ServiceImport | None = None) -> core.EndpointSlice:
+    """Put a planned slice into a namespace; with ``owner``, a ServiceImport of this cluster, it goes when that goes."""
+    owners = []
+    if owner is not None:
+        reference = meta.OwnerReference(
+            api_version=mcs.API_VERSION, kind="ServiceImport", name=owner.metadata.name, uid=owner.metadata.uid
+        )
+        owners.append(reference)
+    metadata = msgspec.structs.replace(slice_.metadata, namespace=namespace, owner_references=owners)
+    return msgspec.structs.replace(slice_, metadata=metadata)

@@ -1,0 +1,173 @@
+"""Takes Fleetboard out of a child cluster: the pre-delete hook of the agent's chart.
+
+It runs while everything still works, says first which pods will lose their second interface, then undoes what a
+running part would do again, in the order that harms least: names, the hub's copy, the nodes.
+
+One invariant: every step may be repeated, so a hook that was cut off is run again from the start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from fleetboard.kube import client as kube_client
+from fleetboard.kube import errors
+from fleetboard.model import fleet, names, resource
+from fleetboard.observe import logs
+from syncer import withdrawal
+
+log = logging.getLogger(__name__)
+
+CLEANUP = "fleetboard-cleanup"
+STEP_S = 60.0
+
+
+class UninstallError(Exception):
+    """A step did not finish in time; the sentence says which and what is left."""
+
+
+def describe_attached(published: Iterable[fleet.NodeAttachments]) -> list[str]:
+    """Return one line for each pod that is attached, sorted."""
+    lines = [
+        f"{attachment.pod_namespace}/{attachment.pod_name} on {node.metadata.name}: "
+        f"{attachment.interface} {', '.join(attachment.addresses)}"
+        for node in published
+        for attachment in node.attachments
+    ]
+    return sorted(lines)
+
+
+def render_cleanup(*, namespace: str, image: str, pull_policy: str, cni_bin_dir: str) -> dict[str, Any]:
+    """Render the DaemonSet that takes our files off every node.
+
+    It mounts the parents of our folders, because a mount point can't be removed from inside.
+    """
+    mounts = {"cni-bin": cni_bin_dir, "var-lib": "/var/lib", "run": "/run"}
+    command = "python -m cni.install --remove && rm -rf /host/var-lib/fleetboard /host/run/fleetboard"
+    labels = {names.LABEL_APP: CLEANUP}
+    init = {
+        "name": "clean",
+        "image": image,
+        "imagePullPolicy": pull_policy,
+        "command": ["sh", "-c", command],
+        "env": [{"name": "CNI_BIN_DIR", "value": "/host/cni-bin"}],
+        "securityContext": {"runAsUser": 0, "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True},
+        "volumeMounts": [{"name": name, "mountPath": f"/host/{name}"} for name in mounts],
+    }
+    rest = {"name": "done", "image": image, "imagePullPolicy": pull_policy, "command": ["sleep", "infinity"]}
+    return {
+        "metadata": {"name": CLEANUP, "namespace": namespace, "labels": labels},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "automountServiceAccountToken": False,
+                    "terminationGracePeriodSeconds": 0,
+                    "tolerations": [{"operator": "Exists"}],
+                    "initContainers": [init],
+                    "containers": [rest],
+                    "volumes": [{"name": name, "hostPath": {"path": path}} for name, path in mounts.items()],
+                },
+            },
+        },
+    }
+
+
+def wait_until(done: Callable[[], bool], *, what: str, timeout_s: float = STEP_S) -> None:
+    """Poll until ``done``.
+
+    Raises:
+        UninstallError: naming ``what`` when it does not come true in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() > deadline:
+            raise UninstallError(f"{what} took longer than {timeout_s:.0f} s")
+        time.sleep(0.5)
+
+
+def main() -> int:
+    """Run every step; return the exit status."""
+    logs.configure("uninstall", os.environ.get("LOG_LEVEL", "info"))
+    namespace = os.environ.get("NAMESPACE", names.NAMESPACE)
+    client = kube_client.Client.in_cluster(user_agent="fleetboard-uninstall")
+    try:
+        _list_attached(client, namespace)
+        _stop_part(client, resource.DEPLOYMENTS, "syncer", namespace)
+        withdrawal.withdraw(client, namespace, forwards=os.environ.get("DNS_CONFIGURE") == "true")
+        _stop_part(client, resource.DAEMON_SETS, "cnf", namespace)
+        _clean_nodes(client, namespace)
+        _forget_state(client, namespace)
+    except (errors.KubeError, UninstallError) as err:
+        log.error("uninstall stopped: %s", err)  # noqa: TRY400 - the sentence says all an operator needs
+        return 1
+    log.info("this cluster's nodes hold nothing of Fleetboard any more")
+    return 0
+
+
+def _list_attached(client: kube_client.Client, namespace: str) -> None:
+    published, _ = client.list(resource.NODE_ATTACHMENTS, namespace)
+    lines = describe_attached(published)
+    if lines:
+        log.warning("%d attached pods lose their second interface: %s", len(lines), "; ".join(lines))
+    else:
+        log.info("no pod is attached")
+
+
+def _stop_part(client: kube_client.Client, kind: resource.AnyResource, name: str, namespace: str) -> None:
+    """Delete the workload and wait for its pods: while they run they would put back what the next steps take."""
+    client.delete(kind, name, namespace)
+    selector = f"{names.LABEL_APP}={name}"
+    wait_until(lambda: not client.list(resource.PODS, namespace, selector=selector)[0], what=f"stopping {name}")
+
+
+def _clean_nodes(client: kube_client.Client, namespace: str) -> None:
+    manifest = render_cleanup(
+        namespace=namespace,
+        image=os.environ["IMAGE"],
+        pull_policy=os.environ.get("IMAGE_PULL_POLICY", "IfNotPresent"),
+        cni_bin_dir=os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin"),
+    )
+    client.apply(resource.DAEMON_SETS, manifest, manager="uninstall")
+
+    def cleaned() -> bool:
+        status = client.get(resource.DAEMON_SETS, CLEANUP, namespace).status
+        wanted = status.get("desiredNumberScheduled", 0)
+        return bool(wanted) and status.get("numberReady", 0) == wanted
+
+    try:
+        wait_until(cleaned, what="cleaning the nodes")
+    finally:
+        with contextlib.suppress(errors.KubeError):
+            client.delete(resource.DAEMON_SETS, CLEANUP, namespace)
+    selector = f"{names.LABEL_APP}={CLEANUP}"
+    wait_until(lambda: not client.list(resource.PODS, namespace, selector=selector)[0], what="stopping the cleanup")
+
+
+def _forget_state(client: kube_client.Client, namespace: str) -> None:
+    """Delete the objects that parts wrote; Helm knows only those it made itself."""
+    kinds: tuple[resource.AnyResource, ...] = (
+        resource.NODE_ATTACHMENTS,
+        resource.FLEET_NODES,
+        resource.CLAIMS,
+        resource.FLEET_SERVICES,
+        resource.PEERS,
+        resource.PEER_REPORTS,
+    )
+    for kind in kinds:
+        for obj in client.list(kind, namespace)[0]:
+            client.delete(kind, obj.metadata.name, namespace)
+    client.delete(resource.SECRETS, "hub-credential", namespace)
+    for lease in ("cnf-leader", "syncer"):
+        client.delete(resource.LEASES, lease, namespace)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

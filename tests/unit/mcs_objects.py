@@ -1,0 +1,116 @@
+"""Builders of the objects that exports and imports are decided from."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+
+from fleetboard.model import core, fleet, mcs, meta, names
+from fleetboard.model.addresses import Address
+from syncer import export, importing
+
+BLOCKS = {
+    "c1": (ipaddress.ip_network("10.113.0.0/22"),),
+    "c2": (ipaddress.ip_network("10.113.4.0/22"), ipaddress.ip_network("fd00:1::/56")),
+}
+
+
+def make_service(
+    *,
+    type_: str = "ClusterIP",
+    cluster_ip: str = "10.96.0.20",
+    ports: Sequence[core.CoreServicePort] = (),
+    **spec: object,
+) -> core.Service:
+    listed = list(ports) or [core.CoreServicePort(port=80, name="http")]
+    return core.Service(
+        metadata=meta.ObjectMeta(name="web", namespace="shop"),
+        spec=core.ServiceSpec(type=type_, cluster_ip=cluster_ip, ports=listed, **spec),  # type: ignore[arg-type]
+    )
+
+
+def make_export(*, uid: str = "e1", generation: int = 1, labels: Mapping[str, str] | None = None) -> mcs.ServiceExport:
+    return mcs.ServiceExport(
+        metadata=meta.ObjectMeta(name="web", namespace="shop", uid=uid, generation=generation),
+        spec=mcs.ServiceExportSpec(exported_labels=dict(labels or {})),
+    )
+
+
+def make_endpoint(uid: str, address: str = "10.244.0.5", **fields: object) -> core.Endpoint:
+    reference = core.TargetRef(kind="Pod", name=uid, namespace="shop", uid=uid)
+    return core.Endpoint(addresses=[address], target_ref=reference, node_name="n1", **fields)  # type: ignore[arg-type]
+
+
+def make_slice(
+    *endpoints: core.Endpoint,
+    name: str = "web-x1",
+    port: int = 8080,
+    port_name: str = "http",
+    address_type: str = "IPv4",
+    labels: Mapping[str, str] | None = None,
+) -> core.EndpointSlice:
+    return core.EndpointSlice(
+        metadata=meta.ObjectMeta(name=name, namespace="shop", labels=dict(labels or {})),
+        address_type=address_type,
+        endpoints=list(endpoints),
+        ports=[core.EndpointPort(name=port_name, port=port)],
+    )
+
+
+def make_source(*slices: core.EndpointSlice, **fields: object) -> export.Source:
+    given: dict[str, object] = {"export": make_export(), "service": make_service(), **fields}
+    return export.Source(namespace="shop", name="web", slices=slices, **given)  # type: ignore[arg-type]
+
+
+def addresses(**pods: str) -> export.AddressesOf:
+    known = {uid: tuple(map(ipaddress.ip_address, text.split(","))) for uid, text in pods.items()}
+
+    def addresses_of(uid: str) -> tuple[Address, ...]:
+        return known.get(uid, ())
+
+    return addresses_of
+
+
+def remote_slice(*texts: str, cluster: str = "c2", name: str = "", port: int = 8080) -> core.EndpointSlice:
+    labels = {names.LABEL_SOURCE_CLUSTER: cluster, names.LABEL_SERVICE_NAME: "web"}
+    endpoints = [core.Endpoint(addresses=[text], node_name="n1", hostname="h") for text in texts]
+    return make_slice(*endpoints, name=name or f"{cluster}.shop.web.ipv4.0", labels=labels, port=port)
+
+
+def make_merged(
+    *clusters: str, ports: Sequence[fleet.ServicePort] = (fleet.ServicePort(port=80, name="http"),), **spec: object
+) -> fleet.FleetService:
+    given: dict[str, object] = {
+        "vips": ["10.112.0.9"],
+        "ports": list(ports),
+        "constituents": [fleet.Constituent(cluster=cluster, ports=list(ports)) for cluster in clusters],
+        **spec,
+    }
+    return fleet.FleetService(
+        metadata=meta.ObjectMeta(name="shop.web"),
+        spec=fleet.FleetServiceSpec(namespace="shop", name="web", **given),  # type: ignore[arg-type]
+    )
+
+
+def make_import(
+    *, owner: str | None = importing.CREATED, spec: mcs.ServiceImportSpec | None = None, uid: str = "i1"
+) -> mcs.ServiceImport:
+    annotations = {} if owner is None else {names.ANNOTATION_IMPORT_OWNER: owner}
+    return mcs.ServiceImport(
+        metadata=meta.ObjectMeta(name="web", namespace="shop", uid=uid, annotations=annotations),
+        spec=spec or mcs.ServiceImportSpec(),
+    )
+
+
+def situation(**fields: object) -> importing.Situation:
+    given: dict[str, object] = {
+        "cluster": "c1",
+        "merged": None,
+        "local": export.NOTHING,
+        "remote": [],
+        "blocks": BLOCKS,
+        "families": ("IPv4",),
+        "current": None,
+        **fields,
+    }
+    return importing.Situation(**given)  # type: ignore[arg-type]

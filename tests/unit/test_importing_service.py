@@ -1,0 +1,122 @@
+"""What becomes of a ServiceImport."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from mcs_objects import addresses, make_endpoint, make_import, make_merged, make_slice, make_source, situation
+
+from fleetboard.model import fleet, mcs, names
+from syncer import export, importing
+from syncer.importing import Fate
+
+
+def local(cluster: str = "c1") -> export.ExportPlan:
+    source = make_source(make_slice(make_endpoint("u1")))
+    return export.plan(source, cluster=cluster, addresses_of=addresses(u1="10.113.0.5"))
+
+
+def test_a_merged_service_becomes_an_import_with_addresses_and_families_together() -> None:
+    plan = importing.plan(situation(merged=make_merged("c2", vips=["10.112.0.9", "fd00::9"])))
+    assert plan.spec is not None
+    assert (plan.spec.ips, plan.spec.ip_families) == (["10.112.0.9", "fd00::9"], ["IPv4", "IPv6"])
+    assert plan.annotations == {names.ANNOTATION_IMPORT_OWNER: "created"}
+    assert plan.ready is not None
+    assert (plan.ready.status, plan.ready.reason) == ("True", "Ready")
+
+
+def test_a_headless_import_has_families_and_never_an_address() -> None:
+    plan = importing.plan(situation(merged=make_merged("c2", type="Headless", vips=["10.112.0.9"])))
+    assert plan.spec is not None
+    assert (plan.spec.ips, plan.spec.ip_families) == ([], ["IPv4"])
+
+
+def test_an_import_without_an_address_yet_is_pending_with_neither() -> None:
+    plan = importing.plan(situation(merged=make_merged("c2", vips=[])))
+    assert plan.spec is not None
+    assert plan.ready is not None
+    assert (plan.spec.ips, plan.spec.ip_families, plan.ready.reason) == ([], [], "Pending")
+
+
+def test_affinity_is_carried_with_its_timeout() -> None:
+    merged = make_merged("c2", session_affinity="ClientIP", session_affinity_timeout_s=60)
+    spec = importing.plan(situation(merged=merged)).spec
+    assert spec is not None
+    assert spec.session_affinity_config is not None
+    assert spec.session_affinity_config.client_ip == mcs.ClientIPConfig(timeout_seconds=60)
+
+
+@pytest.mark.parametrize("key", ["fleetboard.io/managed", "x.fleetboard.io/a"])
+def test_another_cluster_can_not_set_our_own_annotations(key: str) -> None:
+    merged = make_merged("c2", exported_annotations={key: "adopted", "team": "a"}, exported_labels={key: "x"})
+    plan = importing.plan(situation(merged=merged))
+    assert plan.annotations == {"team": "a", names.ANNOTATION_IMPORT_OWNER: "created"}
+    assert plan.labels == {}
+
+
+def test_exporting_clusters_are_the_merges_and_this_one_by_its_own_word() -> None:
+    stale = importing.plan(situation(merged=make_merged("c1", "c2")))
+    fresh = importing.plan(situation(merged=make_merged("c2"), local=local()))
+    assert (stale.clusters, fresh.clusters) == (("c2",), ("c1", "c2"))
+
+
+def test_the_last_export_takes_an_import_of_ours_with_it() -> None:
+    assert importing.plan(situation(current=make_import())).fate is Fate.REMOVE
+
+
+def test_a_users_import_is_adopted_and_emptied_when_the_last_export_ends() -> None:
+    adopted = importing.plan(situation(merged=make_merged("c2"), current=make_import(owner=None)))
+    assert adopted.annotations == {names.ANNOTATION_IMPORT_OWNER: "adopted"}
+    ended = importing.plan(situation(current=make_import(owner="adopted", spec=adopted.spec)))
+    assert ended.fate is Fate.WRITE
+    assert ended.spec == mcs.ServiceImportSpec(type="ClusterSetIP")
+    assert ended.ready is not None
+    assert ended.ready.status == "False"
+
+
+def test_a_users_import_that_nobody_exports_is_told_so_and_not_changed() -> None:
+    plan = importing.plan(situation(current=make_import(owner=None)))
+    assert (plan.fate, plan.spec) == (Fate.WRITE, None)
+    assert plan.ready is not None
+    assert plan.ready.status == "False"
+
+
+def test_kube_system_accepts_no_import_unless_the_user_says_so() -> None:
+    assert not importing.Namespaces().accept("kube-system")
+    assert importing.Namespaces().accept("shop")
+    assert importing.Namespaces(refused=frozenset()).accept("kube-system")
+    only = importing.Namespaces(accepted=frozenset({"shop"}))
+    assert (only.accept("shop"), only.accept("other")) == (True, False)
+
+
+def as_stored(plan: importing.ImportPlan) -> mcs.ServiceImport:
+    stored = make_import(spec=plan.spec)
+    metadata = msgspec.structs.replace(stored.metadata, labels=dict(plan.labels), annotations=dict(plan.annotations))
+    return msgspec.structs.replace(stored, metadata=metadata)
+
+
+def test_an_import_that_is_as_planned_is_not_written() -> None:
+    plan = importing.plan(situation(merged=make_merged("c2", exported_labels={"team": "a"})))
+    assert not importing.needs_write(as_stored(plan), plan, written=importing.marks(plan))
+    assert not importing.needs_write(as_stored(plan), plan, written=None)
+
+
+def test_a_label_that_is_no_longer_exported_is_taken_off() -> None:
+    old = importing.plan(situation(merged=make_merged("c2", exported_labels={"team": "a"})))
+    new = importing.plan(situation(merged=make_merged("c2")))
+    assert importing.needs_write(as_stored(old), new, written=importing.marks(old))
+    assert importing.needs_write(as_stored(old), new, written=None)
+
+
+def test_a_users_own_label_costs_no_write_after_the_first() -> None:
+    plan = importing.plan(situation(merged=make_merged("c2")))
+    stored = as_stored(plan)
+    metadata = msgspec.structs.replace(stored.metadata, labels={"mine": "1"})
+    labelled = msgspec.structs.replace(stored, metadata=metadata)
+    assert not importing.needs_write(labelled, plan, written=importing.marks(plan))
+
+
+def test_a_changed_address_or_port_is_written() -> None:
+    plan = importing.plan(situation(merged=make_merged("c2")))
+    moved = importing.plan(situation(merged=make_merged("c2", ports=[fleet.ServicePort(port=81, name="http")])))
+    assert importing.needs_write(as_stored(plan), moved, written=importing.marks(plan))

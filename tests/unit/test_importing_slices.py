@@ -1,0 +1,191 @@
+"""Which EndpointSlices an import gets."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from mcs_objects import (
+    BLOCKS,
+    addresses,
+    make_endpoint,
+    make_import,
+    make_merged,
+    make_slice,
+    make_source,
+    remote_slice,
+    situation,
+)
+
+from fleetboard.model import core, fleet, names
+from syncer import export, importing, slices
+
+HTTP = fleet.ServicePort(port=80, name="http")
+
+
+def local(cluster: str = "c1") -> export.ExportPlan:
+    source = make_source(make_slice(make_endpoint("u1")))
+    return export.plan(source, cluster=cluster, addresses_of=addresses(u1="10.113.0.5"))
+
+
+def imported(plan: importing.ImportPlan) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for slice_ in plan.slices:
+        texts = found.setdefault(slice_.metadata.labels[names.LABEL_SOURCE_CLUSTER], [])
+        texts += [text for endpoint in slice_.endpoints or [] for text in endpoint.addresses]
+    return found
+
+
+def test_each_source_cluster_has_slices_of_its_own() -> None:
+    plan = importing.plan(situation(merged=make_merged("c1", "c2"), local=local(), remote=[remote_slice("10.113.4.7")]))
+    assert imported(plan) == {"c1": ["10.113.0.5"], "c2": ["10.113.4.7"]}
+
+
+def test_own_endpoints_are_there_before_the_hub_merged_them_and_while_it_is_unheard() -> None:
+    plan = importing.plan(situation(merged=make_merged("c2"), local=local(), remote=None))
+    assert imported(plan) == {"c1": ["10.113.0.5"]}
+
+
+def test_a_withdrawn_own_export_leaves_at_once_though_the_merge_still_names_it() -> None:
+    plan = importing.plan(situation(merged=make_merged("c1", "c2"), remote=[remote_slice("10.113.4.7")]))
+    assert imported(plan) == {"c2": ["10.113.4.7"]}
+
+
+def test_the_hubs_copy_of_our_own_endpoints_is_not_used() -> None:
+    copy = remote_slice("10.113.0.99", cluster="c1")
+    plan = importing.plan(situation(merged=make_merged("c1"), local=local(), remote=[copy]))
+    assert imported(plan) == {"c1": ["10.113.0.5"]}
+
+
+def test_a_cluster_that_the_merge_does_not_name_is_not_imported() -> None:
+    plan = importing.plan(situation(merged=make_merged("c2"), remote=[remote_slice("10.113.8.1", cluster="c3")]))
+    assert imported(plan) == {}
+
+
+def test_addresses_outside_the_source_clusters_blocks_are_dropped_and_counted() -> None:
+    remote = remote_slice("10.113.4.7", "10.113.0.7", "127.0.0.1", "169.254.169.254", "224.0.0.1", "not-an-address")
+    plan = importing.plan(situation(merged=make_merged("c2"), remote=[remote]))
+    assert imported(plan) == {"c2": ["10.113.4.7"]}
+    assert plan.dropped == {"c2": 5}
+    assert plan.ready is not None
+    assert "5 addresses of cluster c2 refused" in plan.ready.message
+
+
+def test_loopback_link_local_and_multicast_are_refused_even_inside_a_block() -> None:
+    everything = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
+    refused = ["127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0", "::1", "::", "fe80::1", "ff02::1"]
+    assert [text for text in refused if slices.is_importable(text, everything)] == []
+
+
+@given(st.ip_addresses())
+def test_only_addresses_in_the_clusters_own_blocks_are_importable(address: ipaddress.IPv4Address) -> None:
+    inside = any(address.version == block.version and address in block for block in BLOCKS["c2"])
+    assert slices.is_importable(str(address), BLOCKS["c2"]) == inside
+
+
+@given(st.integers(0, 1023))
+def test_every_address_of_a_block_is_importable_from_its_cluster_alone(offset: int) -> None:
+    text = str(ipaddress.ip_address("10.113.4.0") + offset)
+    assert slices.is_importable(text, BLOCKS["c2"])
+    assert not slices.is_importable(text, BLOCKS["c1"])
+
+
+def test_a_cluster_without_a_peer_has_no_address_to_give() -> None:
+    plan = importing.plan(situation(merged=make_merged("c2"), remote=[remote_slice("10.113.4.7")], blocks={}))
+    assert imported(plan) == {"c2": []}
+
+
+def test_a_foreign_node_and_pod_are_stripped_and_conditions_and_hostname_kept() -> None:
+    state = core.EndpointConditions(ready=False, serving=True)
+    foreign = make_endpoint("u9", "10.113.4.7", hostname="db-0", zone="z", conditions=state)
+    remote = make_slice(foreign, labels={names.LABEL_SOURCE_CLUSTER: "c2"})
+    [slice_] = importing.plan(situation(merged=make_merged("c2"), remote=[remote])).slices
+    assert slice_.endpoints == [core.Endpoint(addresses=["10.113.4.7"], hostname="db-0", zone="z", conditions=state)]
+
+
+def test_a_port_that_lost_its_conflict_is_not_served_by_its_cluster() -> None:
+    winner, loser = HTTP, fleet.ServicePort(port=8080, name="http")
+    merged = make_merged(
+        "c1",
+        constituents=[
+            fleet.Constituent(cluster="c1", ports=[winner]),
+            fleet.Constituent(cluster="c2", ports=[loser]),
+        ],
+    )
+    [slice_] = importing.plan(situation(merged=merged, remote=[remote_slice("10.113.4.7")])).slices
+    assert slice_.ports == []
+
+
+def test_target_ports_stay_under_the_service_ports_name() -> None:
+    [slice_] = importing.plan(
+        situation(merged=make_merged("c2"), remote=[remote_slice("10.113.4.7", port=9999)])
+    ).slices
+    assert [(port.name, port.port) for port in slice_.ports or []] == [("http", 9999)]
+
+
+def test_labels_bind_a_slice_to_its_service_and_hide_it_from_kube_proxy() -> None:
+    [slice_] = importing.plan(situation(merged=make_merged("c2"), remote=[remote_slice("10.113.4.7")])).slices
+    assert slice_.metadata.labels == {
+        names.LABEL_MANAGED_BY: "fleetboard.io",
+        names.LABEL_PROXY_NAME: "fleetboard",
+        names.LABEL_SERVICE_NAME: "web",
+        names.LABEL_SOURCE_CLUSTER: "c2",
+        names.LABEL_KUBE_SERVICE_NAME: slices.derived_service("shop", "web"),
+    }
+
+
+def test_the_derived_service_follows_the_reference_rule_and_is_never_the_real_name() -> None:
+    name = slices.derived_service("shop", "web")
+    assert name.startswith("derived-")
+    assert len(name) == len("derived-") + 10
+    assert name != slices.derived_service("other", "web")
+
+
+def test_slices_of_two_sources_never_share_a_name() -> None:
+    found = {
+        slices.slice_name("web", cluster=cluster, source=source)
+        for cluster in ("c1", "c2", "c1-c2")
+        for source in ("shop.web.ipv4.0", "shop.web.ipv4.1", "shop.web.ipv6.0")
+    }
+    assert len(found) == 9
+
+
+def stored(plan: importing.ImportPlan) -> list[core.EndpointSlice]:
+    return [slices.place(slice_, namespace="shop", owner=make_import()) for slice_ in plan.slices]
+
+
+def test_surplus_slices_go_and_planned_ones_stay() -> None:
+    before = importing.plan(
+        situation(merged=make_merged("c1", "c2"), local=local(), remote=[remote_slice("10.113.4.7")])
+    )
+    after = importing.plan(situation(merged=make_merged("c1"), local=local()))
+    surplus = importing.surplus(stored(before), after, cluster="c1")
+    assert [slice_.metadata.labels[names.LABEL_SOURCE_CLUSTER] for slice_ in surplus] == ["c2"]
+
+
+def test_other_clusters_slices_stay_while_the_hub_was_never_heard() -> None:
+    before = importing.plan(
+        situation(merged=make_merged("c1", "c2"), local=local(), remote=[remote_slice("10.113.4.7")])
+    )
+    unheard = importing.plan(situation(merged=make_merged("c1", "c2"), remote=None))
+    surplus = importing.surplus(stored(before), unheard, cluster="c1")
+    assert [slice_.metadata.labels[names.LABEL_SOURCE_CLUSTER] for slice_ in surplus] == ["c1"]
+
+
+def test_an_ended_import_has_no_slice_left() -> None:
+    before = importing.plan(situation(merged=make_merged("c2"), remote=[remote_slice("10.113.4.7")]))
+    ended = importing.plan(situation(current=make_import()))
+    assert importing.surplus(stored(before), ended, cluster="c1") == stored(before)
+
+
+def test_a_slice_is_written_again_for_a_new_owner_and_for_nothing_else_that_the_server_adds() -> None:
+    [planned] = importing.plan(situation(merged=make_merged("c2"), remote=[remote_slice("10.113.4.7")])).slices
+    wanted = slices.place(planned, namespace="shop", owner=make_import())
+    served = msgspec.structs.replace(
+        wanted, metadata=msgspec.structs.replace(wanted.metadata, uid="s1", resource_version="7", generation=2)
+    )
+    assert slices.is_same(served, wanted)
+    reborn = slices.place(planned, namespace="shop", owner=make_import(uid="i2"))
+    assert not slices.is_same(served, reborn)

@@ -1,0 +1,77 @@
+"""What a cluster says of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnf.tunnel import plan as tunnel_plan
+from fleetboard.model import addresses, core, fleet, meta
+from syncer import report
+
+NODE_BLOCKS = ["10.113.0.0/26", "10.113.0.64/26", "fd00:1::/64"]
+
+
+def make_node(
+    name: str, *, key: str = "k", blocks: Sequence[str] = (), wanted: int = 1, mtu: int = 1420
+) -> fleet.FleetNode:
+    return fleet.FleetNode(
+        metadata=meta.ObjectMeta(name=name, namespace="fleetboard-system"),
+        spec=fleet.FleetNodeSpec(blocks=list(blocks)),
+        status=fleet.FleetNodeStatus(public_key=key, mtu=mtu, blocks_wanted=wanted),
+    )
+
+
+def make_lease(holder: str, transitions: int = 4) -> core.Lease:
+    return core.Lease(spec=core.LeaseSpec(holder_identity=holder, lease_transitions=transitions))
+
+
+def plan(*nodes: fleet.FleetNode, lease: core.Lease | None = None) -> fleet.PeerReportSpec:
+    return report.plan(nodes, lease, cluster="c1", cluster_uid="u", networks=[], version="1")
+
+
+def test_leader_and_the_first_two_others_are_named() -> None:
+    found = plan(*(make_node(name) for name in ("d", "b", "c", "a")), lease=make_lease("b"))
+    assert [(node.name, node.leader, node.standby) for node in found.nodes] == [
+        ("a", False, True),
+        ("b", True, False),
+        ("c", False, True),
+        ("d", False, False),
+    ]
+    assert found.epoch == 4
+
+
+def test_a_node_without_a_key_can_not_be_reached_and_is_not_reported() -> None:
+    found = plan(make_node("a", key=""), make_node("b"))
+    assert [node.name for node in found.nodes] == ["b"]
+
+
+def test_a_nodes_address_is_the_first_of_its_first_block_in_each_family() -> None:
+    [node] = plan(make_node("a", blocks=NODE_BLOCKS)).nodes
+    assert node.addresses == ["10.113.0.0", "fd00:1::"]
+
+
+@given(st.sets(st.text("abc", min_size=1, max_size=3)), st.text("abc", max_size=3))
+def test_every_cnf_chooses_the_same_standbys(nodes: set[str], leader: str) -> None:
+    assert report.choose_standbys(nodes, leader=leader) == frozenset(tunnel_plan.choose_standbys(leader, nodes))
+
+
+@given(st.lists(st.integers(0, 40), max_size=60))
+def test_the_cluster_blocks_asked_for_hold_the_node_blocks_wanted_and_one_fewer_would_not(wanted: list[int]) -> None:
+    count = report.blocks_wanted([make_node(f"n{number}", wanted=one) for number, one in enumerate(wanted)])
+    blocks = [f"10.{113 + number}.0.0/{22 - number}" for number in range(count)]
+    room = [len(list(addresses.node_blocks([addresses.parse_cidr(block, field="b")]))) for block in blocks]
+    assert sum(room) >= sum(wanted)
+    assert count == 1 or sum(room[:-1]) < sum(wanted)
+
+
+def test_blocks_that_a_node_already_holds_are_not_given_up() -> None:
+    nodes = [make_node(f"n{number}", blocks=NODE_BLOCKS, wanted=1) for number in range(9)]
+    assert report.blocks_wanted(nodes) == 2
+
+
+def test_an_unchanged_cluster_makes_an_unchanged_report() -> None:
+    nodes = [make_node("a", blocks=NODE_BLOCKS), make_node("b")]
+    assert plan(*nodes, lease=make_lease("a")) == plan(*reversed(nodes), lease=make_lease("a"))

@@ -1,0 +1,46 @@
+"""Every test here needs the lab with Fleetboard installed; ``hack/test`` brings both up."""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+import lab
+import pytest
+
+HERE = pathlib.Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is in this folder."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _lab() -> None:
+    if "KUBECONFIG" not in os.environ:
+        pytest.fail('KUBECONFIG is not set: run hack/test, or hack/deploy and then eval "$(hack/lab env)"')
+    for cluster in (lab.C1, lab.C2):
+        joined = cluster.get("peerreport", cluster.name, lab.SYSTEM)["status"]["conditions"]
+        assert any(condition["type"] == "Joined" and condition["status"] == "True" for condition in joined), joined
+
+
+@pytest.fixture(scope="module")
+def namespaces() -> Iterator[Callable[[str], str]]:
+    """Give a maker of namespaces that exist in both children and are deleted after the module."""
+    made: collections.deque[str] = collections.deque()
+
+    def make(name: str) -> str:
+        for cluster in (lab.C1, lab.C2):
+            cluster.apply(lab.make_namespace(name))
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        for cluster in (lab.C1, lab.C2):
+            cluster.delete("namespace", name, wait=False)

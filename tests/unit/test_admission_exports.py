@@ -1,0 +1,124 @@
+"""Which exports and endpoints of a member the clusterset gets to see."""
+
+from __future__ import annotations
+
+import pytest
+from hub_objects import make_exported, make_peer, make_port, make_slice
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleetboard.model import fleet, names
+from syncer import admission, copies
+
+PEER = make_peer(uid="u1", admitted=True, blocks=["10.113.4.0/22", "fd00:0:0:100::/56"])
+
+
+def plan(source: object, peer: fleet.Peer | None = PEER) -> copies.Copy:
+    return copies.plan(source, cluster="c1", peer=peer, clusterset="default")  # type: ignore[arg-type]
+
+
+def test_a_good_export_is_taken() -> None:
+    exported = make_exported(ports=[make_port(80, "http"), make_port(53, "dns", "UDP")])
+    assert admission.refuse_export(PEER, exported) is None
+
+
+@pytest.mark.parametrize(
+    ("exported", "part"),
+    [
+        (make_exported(name="other.web"), "other.web"),
+        (make_exported(name="Shop.web", namespace="Shop"), "'Shop'"),
+        (make_exported(name="shop.a.b", service="a.b"), "'a.b'"),
+        (make_exported(type="ExternalName"), "ExternalName"),
+        (make_exported(session_affinity="Sticky"), "Sticky"),
+        (make_exported(session_affinity_timeout_s=-1), "-1"),
+        (make_exported(ports=[make_port(0)]), "port 0"),
+        (make_exported(ports=[make_port(80, protocol="QUIC")]), "QUIC"),
+        (make_exported(ports=[make_port(80, name="A_B")]), "A_B"),
+    ],
+)
+def test_a_bad_export_is_refused_naming_the_value(exported: fleet.ExportedService, part: str) -> None:
+    assert part in (admission.refuse_export(PEER, exported) or "")
+
+
+def test_only_namespaces_that_the_hub_allows_are_exported() -> None:
+    peer = make_peer(export_namespaces=["shop"])
+    assert admission.refuse_service(peer, namespace="shop", name="web") is None
+    assert "kube-system" in (admission.refuse_service(peer, namespace="kube-system", name="web") or "")
+
+
+def test_a_copy_is_of_the_cluster_it_was_found_in_whatever_it_says() -> None:
+    source = make_slice(["10.113.4.5"], multicluster_kubernetes_io="x", **{names.LABEL_SOURCE_CLUSTER: "c2"})
+    copied = plan(source).slice
+    assert copied is not None
+    assert copied.metadata.name == "c1.web-x1"
+    assert copied.metadata.namespace == "fleetboard-default"
+    assert copied.metadata.labels == {
+        names.LABEL_SERVICE_NAME: "web",
+        names.LABEL_SERVICE_NAMESPACE: "shop",
+        names.LABEL_SOURCE_CLUSTER: "c1",
+        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_PROXY_NAME: names.PROXY_NAME,
+    }
+
+
+def test_a_copy_has_no_owner_no_finalizer_no_annotation_and_no_node() -> None:
+    copied = plan(make_slice(["10.113.4.5"])).slice
+    assert copied is not None
+    assert not copied.metadata.annotations
+    assert not copied.metadata.finalizers
+    assert not copied.metadata.owner_references
+    (endpoint,) = copied.endpoints or []
+    assert (endpoint.node_name, endpoint.target_ref, endpoint.hostname) == (None, None, "h1")
+    assert (endpoint.conditions.ready, endpoint.conditions.terminating) == (False, True)
+
+
+def test_addresses_outside_the_clusters_blocks_are_dropped_and_counted() -> None:
+    planned = plan(make_slice(["10.113.4.5", "10.113.8.1", "127.0.0.1", "169.254.1.1", "nonsense", "10.113.7.255"]))
+    assert planned.slice is not None
+    assert [endpoint.addresses for endpoint in planned.slice.endpoints or []] == [["10.113.4.5"], ["10.113.7.255"]]
+    assert planned.dropped == 4
+
+
+def test_addresses_of_the_other_family_are_dropped() -> None:
+    planned = plan(make_slice(["fd00:0:0:100::5", "10.113.4.5"], address_type="IPv6"))
+    assert planned.slice is not None
+    assert [endpoint.addresses for endpoint in planned.slice.endpoints or []] == [["fd00:0:0:100::5"]]
+
+
+def test_a_member_that_is_not_admitted_has_no_copies() -> None:
+    assert plan(make_slice(["10.113.4.5"]), None).slice is None
+    assert plan(make_slice(["10.113.4.5"]), make_peer(blocks=["10.113.4.0/22"])).slice is None
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{names.LABEL_SERVICE_NAME: ""}, {names.LABEL_SERVICE_NAMESPACE: "a.b"}, {names.LABEL_SERVICE_NAME: "../x"}],
+)
+def test_a_slice_of_no_nameable_service_is_not_copied(labels: dict[str, str]) -> None:
+    planned = plan(make_slice(["10.113.4.5"], **labels))
+    assert planned.slice is None
+    assert planned.refused
+
+
+def test_a_slice_of_host_names_is_not_copied() -> None:
+    assert plan(make_slice([], address_type="FQDN")).slice is None
+
+
+_label = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True)
+_name = st.from_regex(r"[a-z0-9]([-.a-z0-9]{0,250}[a-z0-9])?", fullmatch=True)
+
+
+@given(_label, _name, _label, _name)
+def test_no_two_slices_share_a_copy(cluster: str, name: str, other_cluster: str, other_name: str) -> None:
+    first, second = copies.copy_name(cluster, name), copies.copy_name(other_cluster, other_name)
+    assert len(first) <= 253
+    assert (first == second) is ((cluster, name) == (other_cluster, other_name))
+
+
+def test_an_unchanged_copy_needs_no_write() -> None:
+    copied = plan(make_slice(["10.113.4.5"])).slice
+    empty = plan(make_slice([])).slice
+    assert copied is not None
+    assert empty is not None
+    assert copies.same(copied, copied)
+    assert not copies.same(copied, empty)

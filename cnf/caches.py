@@ -19,7 +19,15 @@ class Caches:
     """Reflectors of what cnf needs; ``on_mesh`` hears of nodes and peers, ``on_services`` of services and slices."""
 
     def __init__(
-        self, client: kube_client.Client, namespace: str, *, on_mesh: Notify, on_services: Notify, on_claims: Notify
+        self,
+        client: kube_client.Client,
+        namespace: str,
+        *,
+        node: str,
+        on_mesh: Notify,
+        on_services: Notify,
+        on_claims: Notify,
+        on_pods: Notify,
     ) -> None:
         def on_peers(key: str) -> None:
             on_mesh(key)
@@ -30,6 +38,7 @@ class Caches:
         self._peers = reflector.Reflector(client, resource.PEERS, namespace=namespace, notify=on_peers)
         self._services = reflector.Reflector(client, resource.FLEET_SERVICES, namespace=namespace, notify=on_services)
         self._claims = reflector.Reflector(client, resource.CLAIMS, namespace=namespace, notify=on_claims)
+        self._pods = reflector.Reflector(client, resource.PODS, field_selector=f"spec.nodeName={node}", notify=on_pods)
         self._slices = reflector.Reflector(
             client,
             resource.ENDPOINT_SLICES,
@@ -45,6 +54,7 @@ class Caches:
             "watch fleetservices": self._services.run,
             "watch claims": self._claims.run,
             "watch endpointslices": self._slices.run,
+            "watch pods": self._pods.run,
         }
 
     @property
@@ -61,6 +71,16 @@ class Caches:
     def claims_synced(self) -> tuple[threading.Event, ...]:
         """Set once everything that block giving needs is known."""
         return self._claims.synced, *self.mesh_synced
+
+    @property
+    def pods_synced(self) -> tuple[threading.Event, ...]:
+        """Set once this node's pods are known."""
+        return (self._pods.synced,)
+
+    @property
+    def pods(self) -> list[core.Pod]:
+        """Every pod of this node."""
+        return list(self._pods.store.values())
 
     @property
     def nodes(self) -> list[fleet.FleetNode]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 import prometheus_client
 
-from cnf import caches, granting, metrics, publishing, sessions, settings, spreading, steering
+from cnf import caches, granting, healing, metrics, publishing, sessions, settings, spreading, steering
 from cnf.attach import errors as attach_errors
 from cnf.attach import network, spool
 from cnf.attach import plane as attach_plane
@@ -67,9 +67,11 @@ class Daemon:
         self._known = caches.Caches(
             client,
             options.namespace,
+            node=options.node,
             on_mesh=self._mesh_changed,
             on_services=lambda _key: self._spread.enqueue(ALL),
             on_claims=lambda _key: self._grant.enqueue(ALL),
+            on_pods=lambda _key: self._heal.enqueue(ALL),
         )
         self._steering = steering.Steering(
             node=options.node,
@@ -100,7 +102,15 @@ class Daemon:
             attachments=self._plane.attachments,
             known=lambda: self._known.node(options.node),
         )
+        self._healing = healing.Healing(
+            netns_dir=options.netns_dir,
+            pods=lambda: self._known.pods,
+            attachments=self._plane.attachments,
+            call=self._plane.call,
+            recorder=self._recorder,
+        )
         known = self._known
+        self._heal = controller.Controller("latecomers", self._healing.reconcile, wait_for=known.pods_synced)
         self._steer = controller.Controller("tunnel", self._steering.reconcile, wait_for=known.mesh_synced)
         self._spread = controller.Controller("services", self._spreading.reconcile, wait_for=known.services_synced)
         self._grant = controller.Controller("blocks", granter.reconcile, wait_for=known.claims_synced)
@@ -128,6 +138,7 @@ class Daemon:
             "steer": self._steer.run,
             "spread": self._spread.run,
             "grant": self._grant.run,
+            "heal": self._heal.run,
             "publish node": self._publish.run,
             "publish attachments": self._attached.run,
         }
@@ -144,6 +155,7 @@ class Daemon:
                 attachments=lambda: len(self._plane.attachments()),
                 leading=lambda: self._elector.leading,
                 epoch=lambda: self._elector.epoch,
+                latecomers=lambda: (self._healing.waiting, self._healing.healed),
             ),
         ]
 

@@ -115,7 +115,9 @@ class NodeCollector(Collector):
         attachments: Callable[[], int],
         leading: Callable[[], bool],
         epoch: Callable[[], int],
+        latecomers: Callable[[], tuple[int, int]],
     ) -> None:
+        self._latecomers = latecomers
         self._usage, self._attachments, self._leading, self._epoch = usage, attachments, leading, epoch
         self._started = time.time()
 
@@ -128,6 +130,13 @@ class NodeCollector(Collector):
         used, free = self._usage()
         yield GaugeMetricFamily("fleetboard_addresses_used", "Fleet addresses of this node in use.", value=used)
         yield GaugeMetricFamily("fleetboard_addresses_free", "Fleet addresses of this node to give.", value=free)
+        waiting, healed = self._latecomers()
+        yield GaugeMetricFamily(
+            "fleetboard_pods_unattached", "Pods that run without the interface they ask for.", value=waiting
+        )
+        yield CounterMetricFamily(
+            "fleetboard_pods_healed", "Pods wired after they had started without their interface.", value=healed
+        )
         yield GaugeMetricFamily("fleetboard_attachments", "Pods attached on this node.", value=self._attachments())
         yield GaugeMetricFamily(
             "fleetboard_leader", "1 on the node that carries this cluster's traffic.", value=float(self._leading())

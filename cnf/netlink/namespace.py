@@ -14,8 +14,10 @@ import socket
 import struct
 import threading
 import types
+from collections.abc import Callable
 
 from cnf.netlink import connection, errors
+from fleetboard.model.addresses import Address
 
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWNET = 0x40000000
@@ -110,12 +112,29 @@ class Namespace:
         Raises:
             NamespaceError: it can't be entered (CAP_SYS_ADMIN).
         """
+        return self._open_inside(connection.open_socket)
+
+    def holds(self, address: Address) -> bool:
+        """Say whether ``address`` is one of the namespace's own: only then can a socket be bound to it.
+
+        Raises:
+            NamespaceError: it can't be entered (CAP_SYS_ADMIN).
+        """
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        with self._open_inside(lambda: socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)) as sock:
+            try:
+                sock.bind((str(address), 0))
+            except OSError:
+                return False
+            return True
+
+    def _open_inside(self, opener: Callable[[], socket.socket]) -> socket.socket:
         box: list[socket.socket | OSError] = []
 
         def enter() -> None:
             try:
                 _set_namespace(self._descriptor)
-                box.append(connection.open_socket())
+                box.append(opener())
             except OSError as err:
                 box.append(err)
 

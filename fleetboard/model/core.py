@@ -120,12 +120,28 @@ class Namespace(_Wire, frozen=True, kw_only=True):
     metadata: meta.ObjectMeta = meta.ObjectMeta()
 
 
+class PodSpec(_Wire, frozen=True, kw_only=True):
+    """corev1.PodSpec."""
+
+    host_network: bool = False
+    node_name: str = ""
+
+
+class PodStatus(_Wire, frozen=True, kw_only=True):
+    """corev1.PodStatus."""
+
+    phase: str = ""
+    pod_ip: str = msgspec.field(default="", name="podIP")
+
+
 class Pod(_Wire, frozen=True, kw_only=True):
-    """corev1.Pod: only whether it exists matters to us."""
+    """corev1.Pod: which network it is in."""
 
     api_version: str = "v1"
     kind: str = "Pod"
     metadata: meta.ObjectMeta = meta.ObjectMeta()
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
 
 
 class NodeAddress(_Wire, frozen=True, kw_only=True):

@@ -50,6 +50,9 @@ TUNNEL_INTERFACE = "fleet0"
 VETH_PREFIX = "fv"
 """First letters of the cnf end of every pod's interface, as firewall rules match it."""
 
+NETWORK = "fleetboard"
+"""Name of our NetworkAttachmentDefinition in every namespace that has one, and of its network."""
+
 ZONES = ("hyperos.local", "clusterset.local")
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
 import subprocess
 import time
 from collections.abc import Callable
@@ -56,6 +57,14 @@ def eventually(check: Callable[[], T], *, within_s: float, every_s: float = 0.1)
         time.sleep(every_s)
 
 
+def record(what: str, figure: float) -> None:
+    """Keep a figure, seconds unless it says otherwise, in ``build/e2e/figures.jsonl``: docs/operations quotes them."""
+    file = pathlib.Path(__file__).parents[2] / "build/e2e/figures.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as lines:
+        lines.write(json.dumps({"at": round(time.time()), "what": what, "figure": round(figure, 3)}) + "\n")
+
+
 @dataclasses.dataclass(frozen=True)
 class Pod:
     """One pod of one cluster."""
@@ -89,6 +98,11 @@ class Pod:
     def node(self) -> str:
         """The node it runs on."""
         return str(self.cluster.get("pod", self.name, self.namespace)["spec"]["nodeName"])
+
+
+Objects = list[dict[str, Any]]
+Pods = list[Pod]
+Names = list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +140,11 @@ class Cluster:
         found: dict[str, Any] = json.loads(self.kubectl(*scope, "get", kind, name, "-o", "json"))
         return found
 
-    def list(self, kind: str, namespace: str = "", *, selector: str = "") -> list[dict[str, Any]]:
+    def list(self, kind: str, namespace: str = "", *, selector: str = "") -> Objects:
         """Return the objects of a kind, of all namespaces when none is given."""
         scope = ("-n", namespace) if namespace else ("-A",)
         labels = ("-l", selector) if selector else ()
-        items: list[dict[str, Any]] = json.loads(self.kubectl(*scope, "get", kind, *labels, "-o", "json"))["items"]
+        items: Objects = json.loads(self.kubectl("get", kind, *scope, *labels, "-o", "json"))["items"]
         return items
 
     def delete(self, kind: str, name: str, namespace: str = "", *, wait: bool = True) -> None:
@@ -138,7 +152,7 @@ class Cluster:
         scope = ("-n", namespace) if namespace else ()
         self.kubectl(*scope, "delete", kind, name, "--ignore-not-found", f"--wait={str(wait).lower()}", timeout_s=180)
 
-    def pods(self, namespace: str, app: str) -> list[Pod]:
+    def pods(self, namespace: str, app: str) -> Pods:
         """Return the ready pods of an app that aren't being deleted."""
         return [
             Pod(self, namespace, item["metadata"]["name"])
@@ -146,16 +160,16 @@ class Cluster:
             if "deletionTimestamp" not in item["metadata"] and _is_ready(item)
         ]
 
-    def wait_pods(self, namespace: str, app: str, count: int, *, within_s: float = 120) -> list[Pod]:
+    def wait_pods(self, namespace: str, app: str, count: int, *, within_s: float = 120) -> Pods:
         """Wait until an app has that many ready pods, and return them."""
 
-        def enough() -> list[Pod]:
+        def enough() -> Pods:
             found = self.pods(namespace, app)
             return found if len(found) == count else []
 
         return eventually(enough, within_s=within_s, every_s=0.5) if count else []
 
-    def nodes(self) -> list[str]:
+    def nodes(self) -> Names:
         """Return the names of its nodes, which are containers of the same names."""
         return sorted(item["metadata"]["name"] for item in self.list("nodes"))
 

@@ -51,17 +51,27 @@ def test_two_hubs_that_know_nothing_of_each_other_never_give_one_block_twice(
             claims = hubs[number].claims
             # An owner is served by one hub at a time; what that hub gives must be nobody else's.
             owner = f"{cluster}-{number}"
+            given_: list[addresses.Network] = []
             match verb:
                 case "grow":
-                    claims.blocks(PLAN, owner, wanted=allocation.units_of(blocks))
+                    given_ = claims.blocks(PLAN, owner, wanted=allocation.units_of(blocks))
                 case "vip":
-                    claims.vip(PLAN, owner)
+                    given_ = [claims.vip(PLAN, owner)]
                 case _:
                     claims.release(allocation.CLUSTER_BLOCK, owner)
                     in_use = {name: who for name, who in in_use.items() if who != owner or name.endswith("-32")}
-            for purpose in (allocation.CLUSTER_BLOCK, allocation.VIP):
-                for unit in claims.owned(purpose, owner):
-                    assert in_use.setdefault(addresses.claim_name(unit), owner) == owner
+            for unit in given_:
+                assert in_use.setdefault(addresses.claim_name(unit), owner) == owner
+
+
+def test_two_services_of_one_first_address_get_two(api: FakeApi) -> None:
+    hubs = [Allocator(api), Allocator(api)]
+    candidates = [next(allocation.choose_vip(PLAN.vips, f"shop.s{n}", lambda _: None))[0] for n in range(200)]
+    first = next(n for n in range(200) if candidates.count(candidates[n]) > 1)
+    second = candidates.index(candidates[first], first + 1)
+    given_ = [hub.claims.vip(PLAN, f"shop.s{n}") for hub, n in zip(hubs, (first, second), strict=True)]
+    assert given_[0] == candidates[first]
+    assert given_[0] != given_[1]
 
 
 def test_a_restarted_hub_finds_what_the_last_one_gave(api: FakeApi) -> None:

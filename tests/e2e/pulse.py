@@ -1,0 +1,91 @@
+"""Pods that fetch from each other five times a second, and how long each could not: the measure of every failure.
+
+One invariant: times are the machine's one clock, that of the pods and of the test alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lab
+
+PORT = 8080
+SCRIPT = pathlib.Path(__file__).with_name("pulse_pod.py").read_text()
+STEADY = 10
+"""Answers in a row, two seconds of them: then a target counts as well."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """One attempt: when it began and ended, what it was for, and the answer or ``!`` and the error."""
+
+    began: float
+    ended: float
+    label: str
+    answer: str
+
+    @property
+    def good(self) -> bool:
+        return not self.answer.startswith("!")
+
+
+def deployment(name: str, namespace: str, *, node: str, side: str) -> dict[str, Any]:
+    """Make a pulse pod on a node; its Service selects ``side``."""
+    made = lab.make_deployment(
+        name, namespace, node=node, command=["python3", "-u", "-c", SCRIPT], probe_port=PORT
+    )
+    template = made["spec"]["template"]
+    template["metadata"]["labels"]["side"] = side
+    spec = template["spec"]
+    spec["volumes"] = [{"name": "pulse", "emptyDir": {}}]
+    spec["containers"][0]["volumeMounts"] = [{"name": "pulse", "mountPath": "/pulse"}]
+    # A lost datagram must not look like five seconds without an answer.
+    spec["dnsConfig"] = {"options": [{"name": "timeout", "value": "1"}, {"name": "attempts", "value": "1"}]}
+    return made
+
+
+def aim(pod: lab.Pod, targets: Mapping[str, str]) -> None:
+    """Make a pod fetch from these from now on: label to name or address."""
+    lines = "".join(f"{label} {target}\n" for label, target in targets.items())
+    pod.exec("sh", "-c", "cat > /pulse/new && mv /pulse/new /pulse/targets", stdin=lines)
+
+
+def notes(pod: lab.Pod, since: float) -> list[Note]:
+    """Return what a pod noted of attempts that ended after ``since``."""
+    found = []
+    for line in pod.exec("tail", "-n", "4000", "/pulse/notes").splitlines():
+        began, ended, label, answer = line.split(" ", 3)
+        if float(ended) >= since:
+            found.append(Note(float(began), float(ended), label, answer))
+    return found
+
+
+def gaps(pod: lab.Pod, since: float) -> dict[str, float]:
+    """Return for each label how long after ``since`` it took until all went well again, 0 when nothing failed.
+
+    Raises:
+        AssertionError: one is not well yet.
+    """
+    by_label: dict[str, list[Note]] = {}
+    for note in notes(pod, since):
+        by_label.setdefault(note.label, []).append(note)
+    assert by_label, f"{pod.name} noted nothing since"
+    now = time.time()
+    result = {}
+    for label, of_label in by_label.items():
+        lost = [index for index, note in enumerate(of_label) if not note.good]
+        after = of_label[lost[-1] + 1 :] if lost else of_label
+        tail = of_label[-1]
+        assert len(after) >= STEADY, f"{pod.name} {label}: last {tail.answer}, {len(after)} good in a row"
+        assert now - tail.ended < 2, f"{pod.name} {label}: no attempt since {now - tail.ended:.1f} s"
+        result[label] = round(after[0].ended - since, 1) if lost else 0.0
+    return result
+
+
+def wait_well(pod: lab.Pod, since: float, *, within_s: float) -> dict[str, float]:
+    """Wait until every target of a pod is well, and return the gaps."""
+    return lab.eventually(lambda: gaps(pod, since) or None, within_s=within_s, every_s=0.5) or {}

@@ -1,0 +1,76 @@
+"""What runs in a pulse pod: answers HTTP, and fetches from every target five times a second, noting when and how.
+
+Targets are read from a file as they change, and notes go to another; both lie on a volume that outlives the container,
+so that a node's restart loses none.
+"""
+
+import http.server
+import os
+import pathlib
+import socket
+import threading
+import time
+
+PORT = 8080
+PERIOD_S = 0.2
+TIMEOUT_S = 1.0
+FOLDER = pathlib.Path("/pulse")
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    """Tells the pod's name."""
+
+    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+        body = os.uname().nodename.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+def fetch(target: str) -> str:
+    """Return what the target answered."""
+    with socket.create_connection((target, PORT), timeout=TIMEOUT_S) as connection:
+        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        answer = b""
+        while chunk := connection.recv(4096):
+            answer += chunk
+    return answer.split(b"\r\n\r\n", 1)[1].decode()
+
+
+def watch(label: str, target: str, stop: threading.Event) -> None:
+    """Fetch until ``stop``; a note is start, end, label, and what was answered, or ``!`` and why nothing was."""
+    due = time.monotonic()
+    while not stop.is_set():
+        began = time.time()
+        try:
+            answer = fetch(target)
+        except (OSError, IndexError) as err:
+            answer = f"!{type(err).__name__}:{err}".replace(" ", "_")
+        with (FOLDER / "notes").open("a") as notes:
+            notes.write(f"{began:.3f} {time.time():.3f} {label} {answer}\n")
+        due = max(due + PERIOD_S, time.monotonic())
+        stop.wait(max(0.0, due - time.monotonic()))
+
+
+def main() -> None:
+    """Serve, and follow the file of targets: a line each, a label and where to."""
+    server = http.server.ThreadingHTTPServer(("", PORT), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    known: dict[str, threading.Event] = {}
+    while True:
+        path = FOLDER / "targets"
+        wanted = set(path.read_text().splitlines()) if path.exists() else set()
+        for line in known.keys() - wanted:
+            known.pop(line).set()
+        for line in wanted - known.keys():
+            known[line] = threading.Event()
+            label, target = line.split()
+            threading.Thread(target=watch, args=(label, target, known[line]), daemon=True).start()
+        time.sleep(0.2)
+
+
+main()

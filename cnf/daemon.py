@@ -44,11 +44,13 @@ class Daemon:
     def __init__(self, options: settings.Settings, client: kube_client.Client, private_key: key.PrivateKey) -> None:
         self._options, self._client = options, client
         version = importlib.metadata.version("fleetboard")
+        self._calls = metrics.Calls()
         self._plane = attach_plane.Plane(
             state_dir=options.state_dir,
             netns_dir=options.netns_dir,
             hub_netns=namespace.Namespace.current(),
             on_change=self._attachments_changed,
+            on_call=self._calls.note,
         )
         self._server = attach_server.Server(options.run_dir / "cni.sock", self._plane.call)
         self._spool = spool.Spool(options.run_dir / "del", self._plane.call)
@@ -146,6 +148,7 @@ class Daemon:
     def collectors(self) -> list[prometheus_client.registry.Collector]:
         """Return what /metrics shows."""
         return [
+            *self._calls.collectors,
             metrics.TunnelCollector(self._carrier, self._keeper.prober.states),
             metrics.FirewallCollector(
                 services=lambda: self._spreading.services, dropped=lambda: self._spreading.dropped

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from prometheus_client import Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -145,3 +146,32 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily(
             "fleetboard_start_time_seconds", "When this process started, since the epoch.", value=self._started
         )
+
+
+class Calls:
+    """CNI calls, counted as they are answered: what a pod's start waits for."""
+
+    def __init__(self) -> None:
+        self._seconds = Histogram(
+            "fleetboard_cni_call_seconds",
+            "Time from a CNI call's arrival until its answer is ready.",
+            ["verb"],
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+            registry=None,
+        )
+        self._calls = Counter(
+            "fleetboard_cni_calls",
+            "CNI calls answered, by verb and CNI error code, 0 where there was none.",
+            ["verb", "code"],
+            registry=None,
+        )
+
+    @property
+    def collectors(self) -> list[Collector]:
+        """What to register."""
+        return [self._seconds, self._calls]
+
+    def note(self, verb: str, code: int, seconds: float) -> None:
+        """Count one call."""
+        self._seconds.labels(verb).observe(seconds)
+        self._calls.labels(verb, str(code)).inc()

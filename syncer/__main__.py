@@ -75,6 +75,7 @@ def _register(registry: CollectorRegistry, part: daemon.Daemon) -> None:
         ),
     ]
     kube_metrics.register(registry)
+    forwarding.register(registry)
     metrics.register(registry, gauges, lambda: part.member.imports.dropped() if part.member is not None else {})
 
 

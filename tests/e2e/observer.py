@@ -128,7 +128,8 @@ def settle(pod: lab.Pod, *, since: float, within_s: float, holds: Callable[[Samp
         found = samples(pod, since=since)
         assert found, f"{pod.cluster.name} saw nothing yet"
         run = _run(found, holds)
-        assert run and found[-1].at - found[-run].at >= 1, f"{pod.cluster.name} saw last {found[-1]}"
+        lasted_s = found[-1].at - found[-run].at if run else 0
+        assert lasted_s >= 1, f"{pod.cluster.name} saw last {found[-1]}"
         return found
 
     found = lab.eventually(calm, within_s=within_s + 10, every_s=0.3)

@@ -1,0 +1,56 @@
+"""cnf's CNI plane in a process of its own, as the daemon runs it, without the API: what the benches call.
+
+It ends when its stdin does, so that it never outlives whoever measures.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import pathlib
+import sys
+import threading
+import time
+
+# The whole daemon's modules, so that its memory is that of a cnf.
+import cnf.daemon  # noqa: F401
+from cnf.attach import network, plane, server
+from cnf.netlink.namespace import Namespace
+
+NETWORK = network.NodeNetwork(
+    node_address=ipaddress.ip_address("10.112.4.0"),
+    blocks=(ipaddress.ip_network("10.112.4.0/23"),),
+    fleet=(ipaddress.ip_network("10.112.0.0/12"),),
+    mtu=1360,
+)
+
+
+def main(state: str, hub: str) -> None:
+    """Restore, serve, and say so in one line of JSON."""
+    started = time.monotonic()
+    calls: list[tuple[str, float]] = []
+    served = plane.Plane(
+        state_dir=pathlib.Path(state),
+        netns_dir=pathlib.Path("/run/netns"),
+        hub_netns=Namespace.open(hub),
+        on_change=lambda: None,
+        on_call=lambda verb, code, seconds: calls.append((verb, seconds * 1000)),
+    )
+    summary = served.restore()
+    restored_s = time.monotonic() - started
+    served.set_network(NETWORK)
+    listener = server.Server(pathlib.Path("/run/fleetboard/cni.sock"), served.call)
+    stop = threading.Event()
+    thread = threading.Thread(target=listener.run, args=(stop,))
+    thread.start()
+    listener.listening.wait(10)
+    print(json.dumps({"restored_s": restored_s, "recreated": summary.recreated}), flush=True)
+    for line in sys.stdin:
+        if line == "calls\n":
+            print(json.dumps(calls), flush=True)
+    stop.set()
+    thread.join(10)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

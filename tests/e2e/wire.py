@@ -1,0 +1,88 @@
+"""Network namespaces of nodes and pods, seen from this machine: what passes on their wires, and commands within.
+
+One invariant: what a capture doesn't show has not passed: it listens before ``with`` begins, packet by packet, and a
+test that expects nothing on one wire shows the same packets on another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+
+import lab
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """A network namespace."""
+
+    path: str
+
+    def run(self, *command: str, stdin: str | None = None, timeout_s: float = 30) -> str:
+        """Run a command of this machine in it.
+
+        Raises:
+            lab.CommandError: it failed.
+        """
+        return lab.run("nsenter", f"--net={self.path}", *command, stdin=stdin, timeout_s=timeout_s)
+
+    @contextlib.contextmanager
+    def capture(self, interface: str, filter_: str = "") -> Iterator[Capture]:
+        """Write down what passes on one of its interfaces while the context lasts."""
+        with tempfile.TemporaryDirectory(prefix="fleetboard-wire-") as folder:
+            file = pathlib.Path(folder) / "packets"
+            command = ("nsenter", f"--net={self.path}", "tcpdump", "-nn", "-U", "-Z", "root", "--immediate-mode", "-s0")
+            # Its words go to a file: a pipe that nobody reads would hold it up.
+            with (file.parent / "words").open("w+") as words, subprocess.Popen(
+                [*command, "-i", interface, "-w", str(file), *filter_.split()], stderr=words
+            ) as tcpdump:
+                try:
+                    lab.eventually(lambda: "listening on" in _read(words.name), within_s=10, every_s=0.02)
+                    yield Capture(file)
+                finally:
+                    tcpdump.send_signal(signal.SIGINT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Capture:
+    """What passed so far; within its context only."""
+
+    file: pathlib.Path
+
+    def lines(self, filter_: str = "") -> list[str]:
+        """Return a line for each packet that passes a filter."""
+        return lab.run("tcpdump", "-nn", "-Z", "root", "-r", str(self.file), *filter_.split()).splitlines()
+
+    def shows(self, text: bytes) -> bool:
+        """Tell whether a text passed in clear."""
+        return text in self.file.read_bytes()
+
+
+def of_node(node: str) -> Space:
+    """Return a node's own network namespace."""
+    return Space(f"/proc/{lab.run('docker', 'inspect', '-f', '{{.State.Pid}}', node).strip()}/ns/net")
+
+
+def of_pod(pod: lab.Pod) -> Space:
+    """Return a pod's network namespace, whatever runtime made it: the one whose inode the pod tells."""
+    wanted = pod.exec("stat", "-Lc", "%d:%i", "/proc/self/ns/net").strip()
+    for process in pathlib.Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and _inode(process / "ns/net") == wanted:
+                return Space(str(process / "ns/net"))
+    raise AssertionError(f"{pod.name} runs in none of this machine's network namespaces")
+
+
+def _inode(path: pathlib.Path) -> str:
+    status = os.stat(path)
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def _read(path: str) -> str:
+    return pathlib.Path(path).read_text()

@@ -1,0 +1,58 @@
+"""The packed CNI executable, built once for each content of its sources and kept in build/shim.
+
+Tests and benches take it from here and not out of the image: it is made by the same script, without Docker.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from cni import install as installer
+
+ROOT = pathlib.Path(__file__).parents[2]
+STORE = ROOT / "build" / "shim"
+SOURCES = ("cni/shim.py", "hack/images/build-bundle", "uv.lock")
+
+
+def pack() -> pathlib.Path:
+    """Return the folder of the bundle; pack it when it isn't there."""
+    digest = hashlib.sha256(sys.version.encode())
+    for source in SOURCES:
+        digest.update((ROOT / source).read_bytes())
+    bundle = STORE / digest.hexdigest()[:12]
+    STORE.mkdir(parents=True, exist_ok=True)
+    with (STORE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not bundle.is_dir():
+            _pack(bundle)
+    return bundle
+
+
+def _pack(bundle: pathlib.Path) -> None:
+    venv = STORE / "venv"
+    environ = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(venv), "PATH": f"{venv}/bin:{os.environ['PATH']}"}
+    draft = STORE / "draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    for command in (
+        ["hack/uv", "sync", "--locked", "--only-group", "shim", "--no-install-project", "--python", sys.executable],
+        ["hack/images/build-bundle", "cni/shim.py", str(draft)],
+    ):
+        done = subprocess.run(
+            command, cwd=ROOT, env=environ, text=True, capture_output=True, timeout=280, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"packing the CNI executable failed: {' '.join(command)}: {done.stdout}{done.stderr}")
+    draft.rename(bundle)
+
+
+def install(bundle: pathlib.Path, folder: pathlib.Path, *, host_dir: str = "") -> pathlib.Path:
+    """Install a bundle as cnf's init container does; return the executable's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    installer.install(bundle, target=folder, host_dir=host_dir or str(folder))
+    return folder / installer.NAME

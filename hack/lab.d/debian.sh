@@ -24,8 +24,9 @@ debian_import() {
   debian_discard "$root" # of an interrupted run
   mkdir -p "$root"
   eval "$(apt-config shell proxy Acquire::http::Proxy)"
+  # shellcheck disable=SC2046 # no word when there is no mirror
   env ${proxy:+http_proxy="$proxy" https_proxy="$proxy"} \
-    debootstrap --variant=minbase "--include=$2" "$1" "$root" "$(apt_mirror)"
+    debootstrap --variant=minbase "--include=$2" "$1" "$root" $(apt_mirror)
   apt_settings "$1" "$root"
   trust_like_host "$root"
   chmod 1777 "$root/tmp"
@@ -41,11 +42,9 @@ debian_discard() {
   rm -rf --one-file-system "$1"
 }
 
-# The mirror this machine uses for its own release, when it is a Debian; else Debian's.
+# The mirror this machine uses for its own release, when it is a Debian; else nothing, and debootstrap knows Debian's.
 apt_mirror() {
-  local mirror=
-  if [ "$(os_release ID)" = debian ]; then mirror=$(apt_repository "$(os_release VERSION_CODENAME)"); fi
-  echo "${mirror:-http://deb.debian.org/debian}"
+  [ "$(os_release ID)" != debian ] || apt_repository "$(os_release VERSION_CODENAME)"
 }
 
 # shellcheck source=/dev/null
@@ -61,12 +60,12 @@ apt_repository() {
 # apt inside a build asks where apt outside asks: the same mirror, security archive, proxies and checks.
 apt_settings() {
   local suite=$1 etc=$2/etc/apt mirror security
-  mirror=$(apt_mirror)
+  mirror=$(awk '$1 == "deb" && !found++ {print $2}' "$etc/sources.list") # as debootstrap left it
   security=$(apt_repository "$(os_release VERSION_CODENAME)-security")
   {
     echo "deb $mirror $suite main"
     echo "deb $mirror $suite-updates main"
-    if [ "$(os_release ID)" != debian ]; then security=http://deb.debian.org/debian-security; fi
+    [ "$(os_release ID)" = debian ] || security=
     [ -z "$security" ] || echo "deb $security $suite-security main"
   } >"$etc/sources.list"
   apt-config dump | grep -E '^Acquire::(https?::|Check-Valid-Until|Check-Date|Retries)' >"$etc/apt.conf.d/90host" || true

@@ -20,11 +20,17 @@ PURPOSE = "node-block"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Grant:
-    """Give ``block`` to ``node``; ``claimed`` when its Claim stands already and only the FleetNode lacks it."""
+    """Give ``block`` to ``node``.
+
+    Attributes:
+        node: Its name.
+        block: What it gets.
+        claim: The Claim that stands already, its own or a tombstone; None when it is still to be made.
+    """
 
     node: str
     block: Network
-    claimed: bool
+    claim: fleet.Claim | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,14 +54,17 @@ def plan_grants(
     now: datetime.datetime,
 ) -> Decision:
     """Decide on the next block of every node that wants one, longest waiting first."""
+    nodes = list(nodes)
     held = {claim.metadata.name: claim for claim in claims if claim.spec.purpose == PURPOSE}
+    # What a node shows it has, though somebody deleted its Claim.
+    shown = {block for node in nodes for block in node.spec.blocks}
     grants: list[Grant] = []
     refused: dict[str, str] = {}
     for node in sorted(nodes, key=lambda node: (node.metadata.creation_timestamp, node.metadata.name)):
         name = node.metadata.name
         if node.metadata.deletion_timestamp or len(node.spec.blocks) >= max(1, node.status.blocks_wanted):
             continue
-        taken = {grant.block for grant in grants}
+        taken = shown | {str(grant.block) for grant in grants}
         grant = _recover(node, held, cluster_blocks) or _first_free(name, held, cluster_blocks, taken, now=now)
         if grant is None:
             text = ", ".join(map(str, cluster_blocks)) or "none yet"
@@ -79,7 +88,7 @@ def _recover(node: fleet.FleetNode, held: dict[str, fleet.Claim], cluster_blocks
     for block in addresses.node_blocks(cluster_blocks):
         claim = held.get(addresses.claim_name(block))
         if claim is not None and claim.spec.owner == node.metadata.name and str(block) not in node.spec.blocks:
-            return Grant(node.metadata.name, block, claimed=True)
+            return Grant(node.metadata.name, block, claim)
     return None
 
 
@@ -87,14 +96,14 @@ def _first_free(
     node: str,
     held: dict[str, fleet.Claim],
     cluster_blocks: Collection[Network],
-    taken: Collection[Network],
+    taken: Collection[str],
     *,
     now: datetime.datetime,
 ) -> Grant | None:
     for block in addresses.node_blocks(cluster_blocks):
         claim = held.get(addresses.claim_name(block))
-        if block not in taken and (claim is None or _rested(claim, now)):
-            return Grant(node, block, claimed=claim is not None)
+        if str(block) not in taken and (claim is None or _rested(claim, now)):
+            return Grant(node, block, claim)
     return None
 
 

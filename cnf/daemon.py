@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 import prometheus_client
@@ -35,6 +36,11 @@ LEASE = "cnf-leader"
 TERM_S, DEADLINE_S, PERIOD_S = 6.0, 4.0, 1.0
 """Shorter than Kubernetes' own: the API fences a takeover, and a node that lost it must not hold the cluster back."""
 COLLECT_S = 30.0
+REST = 2.0
+"""These plan everything anew at each change: with 10 000 services that is more than half a second."""
+SOON_S = 0.05
+GUARD_S = 3.0
+"""How long the first tunnel waits for the services; then the firewall is put up without them."""
 ALL = "all"
 
 
@@ -55,7 +61,11 @@ class Daemon:
         self._server = attach_server.Server(options.run_dir / "cni.sock", self._plane.call)
         self._spool = spool.Spool(options.run_dir / "del", self._plane.call)
         self._carrier = tunnel.Tunnel(private_key=private_key)
-        self._keeper = sessions.Sessions(self._carrier)
+        self._keeper = sessions.Sessions(
+            self._carrier,
+            outbid=lambda epoch: self._elector.outbid(epoch),
+            on_isolation=lambda: self._spread.enqueue(ALL),
+        )
         self._elector = lease.Elector(
             client,
             namespace=options.namespace,
@@ -85,7 +95,11 @@ class Daemon:
             on_network=self._network_changed,
         )
         self._spreading = spreading.Spreading(
-            node=options.node, cluster=options.cluster, known=self._known, plane=vip_plane.VipPlane()
+            node=options.node,
+            cluster=options.cluster,
+            known=self._known,
+            plane=vip_plane.VipPlane(),
+            isolated=lambda: self._keeper.isolated,
         )
         granter = granting.Granting(
             client,
@@ -111,11 +125,15 @@ class Daemon:
             call=self._plane.call,
             recorder=self._recorder,
         )
+        self._guard_at = 0.0
+        self._nodes: set[tuple[str, ...]] = set()
         known = self._known
         self._heal = controller.Controller("latecomers", self._healing.reconcile, wait_for=known.pods_synced)
-        self._steer = controller.Controller("tunnel", self._steering.reconcile, wait_for=known.mesh_synced)
-        self._spread = controller.Controller("services", self._spreading.reconcile, wait_for=known.services_synced)
-        self._grant = controller.Controller("blocks", granter.reconcile, wait_for=known.claims_synced)
+        self._steer = controller.Controller("tunnel", self._steer_guarded, wait_for=known.mesh_synced, rest=REST)
+        self._spread = controller.Controller(
+            "services", self._spreading.reconcile, wait_for=known.services_synced, rest=REST
+        )
+        self._grant = controller.Controller("blocks", granter.reconcile, wait_for=known.claims_synced, rest=REST)
         self._publish = controller.Controller("fleetnode", publisher.reconcile_node, wait_for=known.mesh_synced)
         self._attached = controller.Controller("attachments", publisher.reconcile_attachments)
 
@@ -172,11 +190,24 @@ class Daemon:
             return "the services of the clusterset are not in place yet"
         return None
 
-    def _mesh_changed(self, key: str) -> None:
+    def _mesh_changed(self, _key: str) -> None:
         self._steer.enqueue(ALL)
         self._grant.enqueue(ALL)
         self._publish.enqueue(ALL)
-        self._spread.enqueue(ALL)
+        # Every pod that starts anywhere is an event of a node; the firewall cares for keys and blocks alone.
+        nodes = {(node.metadata.name, node.status.public_key, *node.spec.blocks) for node in self._known.nodes}
+        if nodes != self._nodes:
+            self._nodes = nodes
+            self._spread.enqueue(ALL)
+
+    def _steer_guarded(self, key: str) -> float:
+        """Steer the tunnel once the firewall stands: a new pod's namespace forwards anything until then."""
+        if not self._spreading.ready:
+            self._guard_at = self._guard_at or time.monotonic() + GUARD_S
+            if time.monotonic() < self._guard_at:
+                return SOON_S
+            self._spreading.guard()
+        return self._steering.reconcile(key)
 
     def _network_changed(self, found: network.NodeNetwork) -> None:
         self._plane.set_network(found)
@@ -197,7 +228,11 @@ class Daemon:
 
     def _collect(self, stop: threading.Event) -> None:
         while not stop.wait(COLLECT_S):
-            self._plane.collect()
+            try:
+                self._plane.collect()
+            except (attach_errors.AttachError, netlink_errors.NetlinkError) as err:
+                # A full disk, a kernel out of memory: the next round tries again, and pods are carried meanwhile.
+                log.error("dead attachments were not collected", extra={"error": str(err)})  # noqa: TRY400 - as it says
 
     def _report(self) -> publishing.Report:
         usage, found = self._plane.usage(), self._plane.network()
@@ -227,6 +262,7 @@ def main() -> int:
         tunnel_errors.TunnelError,
         attach_errors.AttachError,
         netlink_errors.NetlinkError,
+        OSError,  # a state folder that can't be written
     ) as err:
         log.error("%s", err)  # noqa: TRY400 - the sentence says all
         return 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -39,31 +40,37 @@ class Granting:
     ) -> None:
         self._client, self._namespace, self._cluster, self._known = client, namespace, cluster, known
         self._leading, self._recorder = leading, recorder
+        self._looked = float("-inf")  # for nodes that are gone; on the monotonic clock
+        self._refused: dict[str, str] = {}
 
     def reconcile(self, _key: str) -> float | None:
         """Grant what is wanted; return when to look again."""
         peer = self._known.peer(self._cluster)
         if not self._leading() or peer is None:
             return None
-        self._forget_gone_nodes()
+        # Every node is a large object, and every pod that starts somewhere is an event that brings us here.
+        if time.monotonic() - self._looked >= AGAIN_S:
+            self._forget_gone_nodes()
+            self._looked = time.monotonic()
         cluster_blocks = parse.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
         now = datetime.datetime.now(datetime.UTC)
         decision = blocks.plan_grants(self._known.nodes, self._known.claims, cluster_blocks, now=now)
         for grant in decision.grants:
             self._grant(grant)
         for name, sentence in decision.refused.items():
-            self._refuse(name, sentence)
+            if self._refused.get(name) != sentence:
+                self._refuse(name, sentence)
+        self._refused = decision.refused
         return AGAIN_S
 
     def _grant(self, grant: blocks.Grant) -> None:
         name = addresses.claim_name(grant.block)
         spec = fleet.ClaimSpec(cidr=str(grant.block), purpose=blocks.PURPOSE, owner=grant.node)
         claim = fleet.Claim(metadata=meta.ObjectMeta(name=name, namespace=self._namespace), spec=spec)
-        if grant.claimed:
-            # A tombstone or our own: written with its version, so that whoever was faster wins.
-            old = self._client.get(resource.CLAIMS, name, self._namespace)
-            if old.spec != spec:
-                self._client.replace(resource.CLAIMS, msgspec.structs.replace(old, spec=spec))
+        if grant.claim is not None:
+            # Its own, or a tombstone: written with the version that was decided on, so that whoever was faster wins.
+            if grant.claim.spec != spec:
+                self._client.replace(resource.CLAIMS, msgspec.structs.replace(grant.claim, spec=spec))
         else:
             try:
                 self._client.create(resource.CLAIMS, claim)

@@ -59,7 +59,8 @@ class Healing:
         for late in confirmed:
             self._heal(late)
         self.waiting = len(found)
-        return SETTLE_S if found else AGAIN_S
+        # Those that can't be helped are looked at seldom: each look enters every namespace of the node.
+        return SETTLE_S if len(found) > len(confirmed) else AGAIN_S
 
     def _heal(self, late: latecomers.Latecomer) -> None:
         namespace = self._find_namespace(ipaddress.ip_address(late.address))
@@ -80,10 +81,13 @@ class Healing:
         for path in sorted(self._netns_dir.iterdir()) if self._netns_dir.is_dir() else []:
             try:
                 opened = Namespace.open(path)
+            except netlink_errors.NamespaceError:
+                continue
+            try:
                 if opened.holds(address):
                     return path, opened
             except netlink_errors.NamespaceError:
-                continue
+                log.debug("a namespace can't be entered", extra={"path": str(path)})
             opened.close()
         return None
 

@@ -21,11 +21,11 @@ from cnf.tunnel import endpoints, epochs, errors, key, mesh, parse, plan, probe,
 from cnf.tunnel.wanted import Wanted
 from cnf.vip import firewall
 from cnf.vip import plane as vip_plane
+from fleetboard.kube import backoff, controller, reflector, workqueue
 from fleetboard.kube import client as kube_client
-from fleetboard.kube import controller, reflector
 from fleetboard.kube import errors as kube_errors
 from fleetboard.kube import metrics as kube_metrics
-from fleetboard.model import core, meta, names, resource
+from fleetboard.model import addresses, core, meta, names, resource
 from fleetboard.observe import environment, logs, process, server
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,9 @@ SECRET = "cnf-hub-key"  # noqa: S105 - a name
 SECRET_FIELD = "private-key"  # noqa: S105 - a name
 AGAIN_S = 10.0
 HEALTH_S = 0.2
+HEALTH_RETRY_S = 2.0
+KEY_RETRY_S = 5.0
+REST = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,14 +89,29 @@ def ensure_key(client: kube_client.Client, namespace: str) -> key.PrivateKey:
     )
 
 
+def wait_for_key(client: kube_client.Client, namespace: str) -> key.PrivateKey:
+    """Return the hub's key once the API answers: ending would have kubelet wait longer each time, when it is back."""
+    wait = backoff.Backoff(cap_s=KEY_RETRY_S)
+    while True:
+        try:
+            return ensure_key(client, namespace)
+        except (kube_errors.UnreachableError, kube_errors.ServerError, kube_errors.ThrottledError) as err:
+            delay_s = wait.after(err)
+            log.warning("the hub's key can't be read yet", extra={"error": str(err), "retry_s": round(delay_s, 1)})
+            time.sleep(delay_s)
+
+
 class Hub:
     """Steers the hub's tunnel by Peers, PeerReports and announcements."""
 
     def __init__(self, client: kube_client.Client, settings: Settings, carrier: tunnel.Tunnel) -> None:
         self._client, self._settings, self._carrier = client, settings, carrier
         self._namespace = names.clusterset_namespace(settings.clusterset)
-        self.steer = controller.Controller("tunnel", self._reconcile, wait_for=())
-        self.health = controller.Controller("health", self._reconcile_health)
+        # Every member's heartbeat is an event: planned anew at each, 250 members would take a core.
+        self.steer = controller.Controller("tunnel", self._reconcile, rest=REST)
+        self.health = controller.Controller(
+            "health", self._reconcile_health, queue=workqueue.WorkQueue(cap_s=HEALTH_RETRY_S)
+        )
         self.peers = reflector.Reflector(
             client, resource.PEERS, namespace=self._namespace, notify=lambda _key: self.steer.enqueue("all")
         )
@@ -101,6 +119,7 @@ class Hub:
         self._ledger = epochs.Ledger()
         self.prober = probe.Prober()
         self._lock = threading.Lock()
+        self._order = threading.Lock()  # a plan older than an announcement must not be wanted after it
         self._claims: Mapping[str, str] = {}
         self._identity: mesh.HubIdentity | None = None
         self._leaders: dict[str, mesh.Session] = {}
@@ -110,12 +129,12 @@ class Hub:
 
     def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
         """Return what ``process.run`` shall run."""
+        self.health.enqueue("all")
         return {
             "watch peers": self.peers.run,
             "watch peerreports": self.reports.run,
             "steer": self.steer.run,
             "health": self.health.run,
-            "observe health": self._observe,
             "tunnel": self._carrier.run,
             "probe port": self._serve_probes,
         }
@@ -127,10 +146,12 @@ class Hub:
         return None if self._carrier.backend else "no WireGuard device yet"
 
     def _reconcile(self, _key: str) -> float:
-        wanted = self._plan()
+        with self._order:
+            wanted = self._plan()
+            if wanted is not None:
+                self._guard()
+                self._carrier.want(wanted)
         if wanted is not None:
-            self._guard()
-            self._carrier.want(wanted)
             self._publish()
         return AGAIN_S
 
@@ -155,7 +176,7 @@ class Hub:
             planned = plan.plan_hub(identity, members, claims=self._claims)
             self._claims, self._identity = planned.claims, identity
             self._report((*refused, *planned.refusals))
-            self._watch_members(members)
+            self._watch_members(members, planned.wanted)
             return planned.wanted
 
     def _settle(self, member: mesh.Member) -> mesh.Member:
@@ -166,27 +187,31 @@ class Hub:
             return member
         return parse.settle(member, epoch=claim.epoch, public_key=claim.public_key)
 
-    def _watch_members(self, members: list[mesh.Member]) -> None:
+    def _watch_members(self, members: list[mesh.Member], wanted: Wanted) -> None:
+        """Listen to and probe the sessions that the plan took: a report names any address and any key."""
+        taken = plan.taken_sessions(members, wanted)
         self._ledger.allow(
             {
-                member.cluster: {
-                    address: session.public_key for session in member.sessions for address in session.addresses
-                }
-                for member in members
+                cluster: {address: session.public_key for session in sessions for address in session.addresses}
+                for cluster, sessions in taken.items()
             }
         )
-        self._leaders = {member.cluster: member.leader for member in members if member.leader is not None}
+        leaders = (
+            (cluster, next((one for one in sessions if one.leader), None)) for cluster, sessions in taken.items()
+        )
+        self._leaders = {cluster: leader for cluster, leader in leaders if leader is not None}
         self.prober.set_targets(session.addresses[0] for session in self._leaders.values() if session.addresses)
 
     def _on_claim(self, cluster: str, claim: epochs.Claim) -> None:
         """Move a cluster to its new leader before the ack goes out."""
         log.info("new leader announced", extra={"cluster": cluster, "epoch": claim.epoch})
-        wanted = self._plan()
-        if wanted is not None:
-            try:
-                self._carrier.sync(wanted)
-            except errors.TunnelError as err:
-                log.warning("the announced leader can't be served yet", extra={"cluster": cluster, "error": str(err)})
+        try:
+            with self._order:
+                wanted = self._plan()
+                if wanted is not None:
+                    self._carrier.sync(wanted)
+        except (errors.TunnelError, addresses.AddressRefusedError) as err:
+            log.warning("the announced leader can't be served yet", extra={"cluster": cluster, "error": str(err)})
         self.steer.enqueue("all")
 
     def _serve_probes(self, stop: threading.Event) -> None:
@@ -203,11 +228,7 @@ class Hub:
         if known is not None and (known.status.public_key, known.status.endpoints) != tuple(status.values()):
             self._apply_status(names.HUB, status)
 
-    def _observe(self, stop: threading.Event) -> None:
-        while not stop.wait(HEALTH_S):
-            self.health.enqueue("all")
-
-    def _reconcile_health(self, _key: str) -> None:
+    def _reconcile_health(self, _key: str) -> float:
         now = time.monotonic()
         states = {
             cluster: self.prober.state(session.addresses[0])
@@ -227,6 +248,7 @@ class Hub:
                 since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
                 log.warning("reachable" if reachable else "unreachable", extra={"cluster": cluster})
                 self._apply_status(cluster, {"health": {"reachable": reachable, "since": since}})
+        return HEALTH_S
 
     def _apply_status(self, name: str, status: Mapping[str, object]) -> None:
         body = {"metadata": {"name": name, "namespace": self._namespace}, "status": dict(status)}
@@ -246,17 +268,27 @@ def main() -> int:
         settings = read_settings()
         logs.configure("cnf-hub", settings.log_level)
         client = kube_client.Client.in_cluster(user_agent="fleetboard-cnf-hub")
-        carrier = tunnel.Tunnel(private_key=ensure_key(client, settings.namespace))
-    except (environment.SettingRefusedError, kube_errors.KubeError, errors.TunnelError) as err:
+    except (environment.SettingRefusedError, kube_errors.KubeError) as err:
         log.error("%s", err)  # noqa: TRY400 - the sentence says all
         return 1
-    hub = Hub(client, settings, carrier)
     registry = prometheus_client.CollectorRegistry()
     kube_metrics.register(registry)
-    registry.register(metrics.TunnelCollector(carrier, lambda: hub.prober.states()))
-    observed = server.serve(port=settings.observe_port, registry=registry, healthy=lambda: None, ready=hub.ready)
+    started: list[Hub] = []
+    observed = server.serve(
+        port=settings.observe_port,
+        registry=registry,
+        healthy=lambda: None,
+        ready=lambda: started[0].ready() if started else "the hub's key has not been read yet",
+    )
     try:
+        carrier = tunnel.Tunnel(private_key=wait_for_key(client, settings.namespace))
+        hub = Hub(client, settings, carrier)
+        registry.register(metrics.TunnelCollector(carrier, hub.prober.states))
+        started.append(hub)
         return process.run(hub.threads())
+    except (kube_errors.KubeError, errors.TunnelError) as err:
+        log.error("%s", err)  # noqa: TRY400 - the sentence says all
+        return 1
     finally:
         observed.close()
 

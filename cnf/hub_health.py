@@ -29,19 +29,24 @@ class Observation:
 def judge(observations: Mapping[str, Observation], *, now: float) -> tuple[dict[str, bool], bool]:
     """Return which members are reachable, for those of which that is known, and whether we are the ones cut off.
 
-    When more than two and more than a fifth of the members fell silent within one window, none of those is judged.
+    When more than two and more than a fifth of the members fell silent within one window, none of those is judged,
+    however long they stay silent.
     """
-    verdicts: dict[str, bool] = {}
-    lost: list[str] = []
-    for cluster, seen in observations.items():
-        if seen.alive:
-            verdicts[cluster] = True
-        elif seen.seen and now - seen.seen >= SILENT_S:
-            verdicts[cluster] = False
-            if now - seen.seen < WINDOW_S:
-                lost.append(cluster)
-    cut_off = len(lost) > max(2, len(observations) / 5)
-    if cut_off:
-        for cluster in lost:
-            del verdicts[cluster]
-    return verdicts, cut_off
+    verdicts = {cluster: True for cluster, seen in observations.items() if seen.alive}
+    lost = {
+        cluster: seen.seen
+        for cluster, seen in observations.items()
+        if not seen.alive and seen.seen and now - seen.seen >= SILENT_S
+    }
+    together = _lost_together(lost, most=max(2, len(observations) / 5))
+    return verdicts | {cluster: False for cluster in lost if cluster not in together}, bool(together)
+
+
+def _lost_together(lost: Mapping[str, float], *, most: float) -> frozenset[str]:
+    """Return the clusters that fell silent within one window with more than ``most`` in all."""
+    found: set[str] = set()
+    for began in lost.values():
+        window = [cluster for cluster, seen in lost.items() if began <= seen < began + WINDOW_S]
+        if len(window) > most:
+            found.update(window)
+    return frozenset(found)

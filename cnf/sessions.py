@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from cnf.tunnel import epochs, errors, probe, revive, tunnel
 from fleetboard.model.addresses import Address
@@ -17,6 +18,10 @@ from fleetboard.model.addresses import Address
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+ISOLATED_S = 1.0
+"""The hub silent for so long: whatever lies behind it is out of reach."""
+RELAYED_S = 1.0
+"""Between probes of a node without a session, whose way to the hub leads through the leader: there may be thousands."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,12 +46,26 @@ class Session:
 class Sessions:
     """Runs the session that ``update`` was given last."""
 
-    def __init__(self, carrier: tunnel.Tunnel) -> None:
-        self._carrier = carrier
+    def __init__(
+        self,
+        carrier: tunnel.Tunnel,
+        *,
+        outbid: Callable[[int], None] = lambda _epoch: None,
+        on_isolation: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Be ready for ``run``.
+
+        ``outbid`` is told the epoch that the hub knows when it is not ours: the cluster's must exceed it.
+        ``on_isolation`` hears of every change of ``isolated``.
+        """
+        self._carrier, self._outbid, self._on_isolation = carrier, outbid, on_isolation
+        self.isolated = False
+        """Whether the hub gives no answer, by whichever way this node has to it."""
         self._changed = threading.Event()
         self._session: Session | None = None
         self._announced: epochs.Claim | None = None
         self._kicks = revive.Kicks()
+        self._interval_s = probe.INTERVAL_S
         self.prober = probe.Prober()
         self._port: probe.Port | None = None
 
@@ -55,13 +74,6 @@ class Sessions:
         if session != self._session:
             self._session = session
             self._changed.set()
-
-    def hub_state(self) -> probe.Target | None:
-        """Return what the probes of the hub say; None without a session."""
-        session = self._session
-        if session is None or session.hub_address is None or not session.hub_key:
-            return None
-        return self.prober.state(session.hub_address)
 
     def run(self, stop: threading.Event) -> None:
         """Serve the probe port and keep the session until ``stop``."""
@@ -94,9 +106,14 @@ class Sessions:
             raise errors.DeviceError("the probe port ended by itself")
 
     def _keep(self, session: Session, port: probe.Port, stop: threading.Event) -> None:
-        hub = session.hub_address if session.hub_key else None
-        self.prober.set_targets([hub] if hub is not None else [])
-        if hub is None:
+        hub = session.hub_address
+        interval_s = probe.INTERVAL_S if session.hub_key else RELAYED_S
+        if interval_s != self._interval_s:
+            self.prober.set_targets([])  # an interval counts for new targets
+            self._interval_s = interval_s
+        self.prober.set_targets([hub] if hub is not None else [], interval_s=interval_s)
+        self._judge(hub)
+        if hub is None or not session.hub_key:
             self._announced = None
             return
         self._revive(session, hub)
@@ -105,6 +122,17 @@ class Sessions:
             if ack is not None:
                 self._announced = session.claim
                 log.info("the hub knows this leader", extra={"epoch": session.claim.epoch, "accepted": ack.accepted})
+                if not ack.accepted:
+                    # A Lease that was deleted or restored counts from below what the hub saw, which refuses that.
+                    self._outbid(ack.epoch)
+
+    def _judge(self, hub: Address | None) -> None:
+        state = self.prober.state(hub) if hub is not None else None
+        isolated = is_isolated(state, interval_s=self._interval_s)
+        if isolated is not self.isolated:
+            self.isolated = isolated
+            log.warning("the hub gives no answer" if isolated else "the hub answers")
+            self._on_isolation()
 
     def _revive(self, session: Session, hub: Address) -> None:
         """Ask the hub for a fresh handshake when it fell silent: it may be a new one that doesn't know the session."""
@@ -123,3 +151,11 @@ class Sessions:
             self._carrier.kick(session.hub_key)
         except errors.TunnelError as err:
             log.warning("the hub's peer could not be made anew", extra={"error": str(err)})
+
+
+def is_isolated(state: probe.Target | None, *, interval_s: float) -> bool:
+    """Tell whether the probes of the hub, sent each ``interval_s``, say that nothing behind it can be reached.
+
+    Unlike ``alive`` it begins as False: before the first probes nothing is known, and nothing is taken away.
+    """
+    return state is not None and state.lost >= probe.LOST_IS_DEAD and state.lost * interval_s >= ISOLATED_S

@@ -56,6 +56,10 @@ def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, c
     version = {"IPv4": 4, "IPv6": 6}.get(source.address_type)
     if version is None:
         return Copy(None, refused=f"addressType {source.address_type!r} is not IPv4 or IPv6")
+    wrong = [port.port for port in source.ports or [] if port.port is not None and not 0 < port.port < 65536]
+    if wrong:
+        # The API server takes any number here.
+        return Copy(None, refused=f"port {wrong[0]} is not between 1 and 65535")
     blocks = [ipaddress.ip_network(text) for text in peer.status.cluster_cidrs]
     own = [block for block in blocks if block.version == version]
     endpoints, dropped = _keep(source.endpoints or [], own)

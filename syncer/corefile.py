@@ -95,7 +95,7 @@ def render(zones: Sequence[str], *, address: str, root: ServerBlock | None = Non
     bind = "".join(f"    {' '.join(line)}\n" for line in (root.directives if root else ()) if line[0] == "bind")
     keys = " ".join(f"{zone}:{_port(root)}" for zone in zones)
     return (
-        f"{BEGIN}: written by the fleetboard agent, which puts it back; dns.configure=false stops that\n"
+        f"{BEGIN}: written by the fleetboard agent, which puts it back; dns.configureCoreDNS=false stops that\n"
         f"{keys} {{\n"
         f"{bind}"
         "    errors\n"

@@ -94,10 +94,16 @@ class Imports:
             families=self._clusterset.families(),
             current=self.imports.get(key),
         )
-        self._carry_out(key, importing.plan(situation), situation.current)
+        self._carry_out(key, importing.plan(situation), situation.current, place)
         return None
 
-    def _carry_out(self, key: str, planned: importing.ImportPlan, current: mcs.ServiceImport | None) -> None:
+    def _carry_out(
+        self,
+        key: str,
+        planned: importing.ImportPlan,
+        current: mcs.ServiceImport | None,
+        place: core.Namespace,
+    ) -> None:
         namespace, _, name = key.partition("/")
         self._dropped[key] = planned.dropped
         there = self._by_service.find(key)
@@ -109,7 +115,7 @@ class Imports:
         else:
             current, wrote = self._write_import(key, planned, current)
             if current is not None:
-                wrote |= self._write_slices(planned, there, current)
+                wrote |= self._write_slices(planned, there, owners=(current, place))
         for left in importing.surplus(there, planned, cluster=self._cluster):
             wrote |= self._child.delete(resource.ENDPOINT_SLICES, left.metadata.name, namespace, uid=left.metadata.uid)
         self.stopwatch.stop(key, wrote=wrote)
@@ -147,12 +153,16 @@ class Imports:
         return True
 
     def _write_slices(
-        self, planned: importing.ImportPlan, there: list[core.EndpointSlice], owner: mcs.ServiceImport
+        self,
+        planned: importing.ImportPlan,
+        there: list[core.EndpointSlice],
+        *,
+        owners: tuple[mcs.ServiceImport, core.Namespace],
     ) -> bool:
         known = {slice_.metadata.name: slice_ for slice_ in there}
         wrote = False
         for wanted in planned.slices:
-            placed = slices.place(wanted, namespace=owner.metadata.namespace, owner=owner)
+            placed = slices.place(wanted, namespace=owners[0].metadata.namespace, owners=owners)
             found = known.get(wanted.metadata.name)
             if found is None or not slices.is_same(found, placed):
                 self._child.apply(resource.ENDPOINT_SLICES, placed, manager=MANAGER)

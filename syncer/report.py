@@ -6,17 +6,23 @@ the hub and the cluster never disagree about who may keep a session.
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
+import logging
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from fleetboard.model import addresses, core, fleet, meta
 from fleetboard.model.addresses import Network
+from syncer import allocation
+
+log = logging.getLogger(__name__)
 
 STANDBYS = 2
 JOINED = "Joined"
 ADMITTED = "Admitted"
+NODE_BLOCK = "node-block"
 
 
 def plan(
@@ -27,11 +33,14 @@ def plan(
     cluster_uid: str,
     networks: Sequence[Network],
     version: str,
+    resting: int = 0,
 ) -> fleet.PeerReportSpec:
-    """Render the report, without a heartbeat."""
-    known = list(nodes)
+    """Render the report, without a heartbeat; ``resting`` node blocks wait for owners that are gone."""
+    known = [node for node in nodes if _is_well_formed(node)]
     leader = lease.spec.holder_identity if lease is not None else ""
-    standbys = choose_standbys((node.metadata.name for node in known), leader=leader)
+    # Those that a cnf counts as nodes of the mesh: it chooses among the same.
+    meshed = [node for node in known if node.status.public_key and node.spec.blocks and not _is_going(node)]
+    standbys = choose_standbys((node.metadata.name for node in meshed), leader=leader)
     reported = [
         _node(node, leader=node.metadata.name == leader, standby=node.metadata.name in standbys)
         for node in sorted(known, key=lambda node: node.metadata.name)
@@ -41,11 +50,34 @@ def plan(
         cluster=cluster,
         cluster_uid=cluster_uid,
         network_cidrs=[str(network) for network in networks],
-        blocks_wanted=blocks_wanted(known),
+        blocks_wanted=blocks_wanted(known, resting=resting),
         nodes=reported,
         epoch=lease.spec.lease_transitions if lease is not None else 0,
         versions={"fleetboard": version},
     )
+
+
+def standing(before: core.Lease | None, found: core.Lease | None) -> core.Lease | None:
+    """Return the Lease to report: of a leader that gave it back the hub hears once another has taken it.
+
+    Until then the last leader's session carries, and the hub would drop it for one that nobody leads.
+    """
+    return found if before is None or (found is not None and found.spec.holder_identity) else before
+
+
+def _is_well_formed(node: fleet.FleetNode) -> bool:
+    """Whether its blocks can be read: one bad object must not silence the whole cluster."""
+    try:
+        for block in node.spec.blocks:
+            addresses.parse_cidr(block, field="blocks")
+    except addresses.AddressRefusedError as err:
+        log.warning("a FleetNode is left out of the report", extra={"node": node.metadata.name, "error": str(err)})
+        return False
+    return True
+
+
+def _is_going(node: fleet.FleetNode) -> bool:
+    return bool(node.metadata.deletion_timestamp)
 
 
 def choose_standbys(names: Iterable[str], *, leader: str) -> frozenset[str]:
@@ -72,9 +104,18 @@ def node_addresses(blocks: Iterable[str]) -> list[str]:
     return [first[version] for version in sorted(first)]
 
 
-def blocks_wanted(nodes: Iterable[fleet.FleetNode]) -> int:
-    """Count the cluster blocks that hold all the node blocks wanted; each further cluster block is double the last."""
-    needed = sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
+def resting_blocks(claims: Iterable[fleet.Claim], *, now: datetime.datetime) -> int:
+    """Count the node blocks that nobody but their former owner may have yet."""
+    rested = (allocation.since(claim.spec.released, now=now) for claim in claims if claim.spec.purpose == NODE_BLOCK)
+    return sum(1 for since in rested if since is not None and since < allocation.TOMBSTONE)
+
+
+def blocks_wanted(nodes: Iterable[fleet.FleetNode], *, resting: int = 0) -> int:
+    """Count the cluster blocks that hold all the node blocks wanted; each further cluster block is double the last.
+
+    Where nodes come and go all day the blocks of those that went fill a cluster block as well as used ones do.
+    """
+    needed = resting + sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
     size = 1 << (addresses.NODE_BLOCK_PREFIX[4] - addresses.CLUSTER_BLOCK_PREFIX[4])
     count, room = 1, size
     while room < needed:

@@ -5,6 +5,7 @@ One invariant: nothing is written on the hub while its Peer of our name belongs 
 
 from __future__ import annotations
 
+import datetime
 import logging
 import threading
 import time
@@ -16,7 +17,7 @@ import msgspec
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
 from fleetboard.kube.reflector import Reflector
-from fleetboard.model import fleet, meta, names, resource
+from fleetboard.model import core, fleet, meta, names, resource
 from fleetboard.model.addresses import Network
 from syncer import join, join_errors, report
 from syncer.clusterset import Clusterset
@@ -69,15 +70,17 @@ class Reporter:
             field_selector=f"metadata.name={LEADER_LEASE}",
         )
         self.own = Reflector(child, resource.PEER_REPORTS, namespace=namespace)
+        self.claims = Reflector(child, resource.CLAIMS, notify=self.wake, namespace=namespace)
         self.joined = False
         self.last_sent = -float("inf")
         self._sent: fleet.PeerReportSpec | None = None
+        self._lease: core.Lease | None = None
         self._known_networks: tuple[float, Sequence[Network]] | None = None
 
     @property
     def reflectors(self) -> list[Reflector[object]]:
         """Those of this cluster, to be run."""
-        return [self.nodes, self.lease, self.own]  # type: ignore[list-item]
+        return [self.nodes, self.lease, self.own, self.claims]  # type: ignore[list-item]
 
     def wake(self, _key: str = "") -> None:
         """Say that something the report depends on may have changed."""
@@ -142,16 +145,18 @@ class Reporter:
             self._child.apply(resource.PEER_REPORTS, self._object(spec, self._namespace), manager=MANAGER)
 
     def _plan(self) -> fleet.PeerReportSpec:
+        self._lease = report.standing(self._lease, self.lease.get(f"{self._namespace}/{LEADER_LEASE}"))
         now = time.monotonic()
         if self._known_networks is None or now - self._known_networks[0] > NETWORKS_S:
             self._known_networks = (now, self._networks())
         return report.plan(
             list(self.nodes.store.values()),
-            self.lease.get(f"{self._namespace}/{LEADER_LEASE}"),
+            self._lease,
             cluster=self._join.cluster,
             cluster_uid=self._cluster_uid,
             networks=self._known_networks[1],
             version=self._version,
+            resting=report.resting_blocks(list(self.claims.store.values()), now=datetime.datetime.now(datetime.UTC)),
         )
 
     def _object(self, spec: fleet.PeerReportSpec, namespace: str) -> fleet.PeerReport:

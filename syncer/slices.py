@@ -10,7 +10,7 @@ import base64
 import dataclasses
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -126,10 +126,9 @@ def derived_service(namespace: str, name: str) -> str:
 
 def is_same(current: core.EndpointSlice, wanted: core.EndpointSlice) -> bool:
     """Tell whether ``current`` needs no write to become ``wanted``."""
-    owners = [owner.uid for owner in wanted.metadata.owner_references]
     labels = current.metadata.labels
     return (
-        [owner.uid for owner in current.metadata.owner_references] == owners
+        _owner_uids(current) == _owner_uids(wanted)
         and all(labels.get(key) == value for key, value in wanted.metadata.labels.items())
         and current.address_type == wanted.address_type
         and (current.endpoints or []) == (wanted.endpoints or [])
@@ -137,13 +136,24 @@ def is_same(current: core.EndpointSlice, wanted: core.EndpointSlice) -> bool:
     )
 
 
-def place(slice_: core.EndpointSlice, *, namespace: str, owner: mcs.ServiceImport | None = None) -> core.EndpointSlice:
-    """Put a planned slice into a namespace; with ``owner``, a ServiceImport of this cluster, it goes when that goes."""
-    owners = []
-    if owner is not None:
-        reference = meta.OwnerReference(
-            api_version=mcs.API_VERSION, kind="ServiceImport", name=owner.metadata.name, uid=owner.metadata.uid
+def place(
+    slice_: core.EndpointSlice, *, namespace: str, owners: Sequence[mcs.ServiceImport | core.Namespace] = ()
+) -> core.EndpointSlice:
+    """Put a planned slice into a namespace.
+
+    MCS wants the ServiceImport as its owner. The namespace is a second one: with the import alone, a user who deletes
+    that starts a race between the garbage collector, which takes the endpoints away, and us, who bring the import
+    back; connections that begin meanwhile are refused. A slice that still has an owner isn't collected.
+    """
+    references = [
+        meta.OwnerReference(
+            api_version=owner.api_version, kind=owner.kind, name=owner.metadata.name, uid=owner.metadata.uid
         )
-        owners.append(reference)
-    metadata = msgspec.structs.replace(slice_.metadata, namespace=namespace, owner_references=owners)
+        for owner in owners
+    ]
+    metadata = msgspec.structs.replace(slice_.metadata, namespace=namespace, owner_references=references)
     return msgspec.structs.replace(slice_, metadata=metadata)
+
+
+def _owner_uids(slice_: core.EndpointSlice) -> set[str]:
+    return {owner.uid for owner in slice_.metadata.owner_references}

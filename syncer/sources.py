@@ -7,6 +7,7 @@ object it happened to.
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Callable, Mapping
 
 from fleetboard.kube.client import Client
@@ -14,6 +15,8 @@ from fleetboard.kube.reflector import Reflector
 from fleetboard.model import core, fleet, names, resource
 from fleetboard.model.addresses import Address
 from syncer import export, index
+
+log = logging.getLogger(__name__)
 
 SLICE_SELECTOR = f"{names.LABEL_KUBE_SERVICE_NAME},{names.LABEL_MANAGED_BY}!={names.MANAGER}"
 
@@ -92,7 +95,12 @@ def addresses_by_pod(node: fleet.NodeAttachments) -> _PodAddresses:
     """Collect a node's fleet addresses by pod UID."""
     found: dict[str, tuple[Address, ...]] = {}
     for attachment in node.attachments:
-        parsed = tuple(ipaddress.ip_address(text.partition("/")[0]) for text in attachment.addresses)
+        try:
+            parsed = tuple(ipaddress.ip_address(text.partition("/")[0]) for text in attachment.addresses)
+        except ValueError as err:
+            # One bad entry must not end the process at every start.
+            log.warning("an attachment is left out", extra={"node": node.metadata.name, "error": str(err)})
+            continue
         found[attachment.pod_uid] = found.get(attachment.pod_uid, ()) + parsed
     return found
 

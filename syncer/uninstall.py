@@ -13,12 +13,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import errors
-from fleetboard.model import fleet, names, resource
+from fleetboard.model import core, fleet, names, resource
 from fleetboard.observe import logs
 from syncer import withdrawal
 
@@ -80,6 +80,21 @@ def render_cleanup(*, namespace: str, image: str, pull_policy: str, cni_bin_dir:
     }
 
 
+def dead_nodes(nodes: Iterable[core.Node]) -> frozenset[str]:
+    """Return the nodes whose kubelet doesn't answer: nothing can be stopped, started or cleaned there."""
+    return frozenset(
+        node.metadata.name
+        for node in nodes
+        if not any(one.type == "Ready" and one.status == "True" for one in node.status.conditions)
+    )
+
+
+def is_cleaned(status: Mapping[str, Any], *, dead: int) -> bool:
+    """Whether the cleanup's pods are ready on every node but ``dead`` ones."""
+    wanted = int(status.get("desiredNumberScheduled", 0))
+    return wanted > 0 and int(status.get("numberReady", 0)) >= max(1, wanted - dead)
+
+
 def wait_until(done: Callable[[], bool], *, what: str, timeout_s: float = STEP_S) -> None:
     """Poll until ``done``.
 
@@ -124,8 +139,14 @@ def _list_attached(client: kube_client.Client, namespace: str) -> None:
 def _stop_part(client: kube_client.Client, kind: resource.AnyResource, name: str, namespace: str) -> None:
     """Delete the workload and wait for its pods: while they run they would put back what the next steps take."""
     client.delete(kind, name, namespace)
-    selector = f"{names.LABEL_APP}={name}"
-    wait_until(lambda: not client.list(resource.PODS, namespace, selector=selector)[0], what=f"stopping {name}")
+    wait_until(lambda: not _living_pods(client, name, namespace), what=f"stopping {name}")
+
+
+def _living_pods(client: kube_client.Client, name: str, namespace: str) -> list[core.Pod]:
+    """Return a part's pods; those of dead nodes are no more than their objects."""
+    found, _ = client.list(resource.PODS, namespace, selector=f"{names.LABEL_APP}={name}")
+    dead = dead_nodes(client.list(resource.NODES)[0]) if found else frozenset()
+    return [pod for pod in found if pod.spec.node_name not in dead]
 
 
 def _clean_nodes(client: kube_client.Client, namespace: str) -> None:
@@ -136,19 +157,23 @@ def _clean_nodes(client: kube_client.Client, namespace: str) -> None:
         cni_bin_dir=os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin"),
     )
     client.apply(resource.DAEMON_SETS, manifest, manager="uninstall")
-
-    def cleaned() -> bool:
-        status = client.get(resource.DAEMON_SETS, CLEANUP, namespace).status
-        wanted = status.get("desiredNumberScheduled", 0)
-        return bool(wanted) and status.get("numberReady", 0) == wanted
-
+    dead = dead_nodes(client.list(resource.NODES)[0])
+    if dead:
+        log.warning(
+            "%d nodes don't answer and keep Fleetboard's files in %s, /var/lib/fleetboard and /run/fleetboard: %s",
+            len(dead),
+            os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin"),
+            ", ".join(sorted(dead)),
+        )
     try:
-        wait_until(cleaned, what="cleaning the nodes")
+        wait_until(
+            lambda: is_cleaned(client.get(resource.DAEMON_SETS, CLEANUP, namespace).status, dead=len(dead)),
+            what="cleaning the nodes",
+        )
     finally:
         with contextlib.suppress(errors.KubeError):
             client.delete(resource.DAEMON_SETS, CLEANUP, namespace)
-    selector = f"{names.LABEL_APP}={CLEANUP}"
-    wait_until(lambda: not client.list(resource.PODS, namespace, selector=selector)[0], what="stopping the cleanup")
+    wait_until(lambda: not _living_pods(client, CLEANUP, namespace), what="stopping the cleanup")
 
 
 def _forget_state(client: kube_client.Client, namespace: str) -> None:

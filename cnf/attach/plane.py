@@ -152,7 +152,7 @@ class Plane:
         return self._supply.network
 
     def attachments(self) -> list[fleet.Attachment]:
-        """Return which pod holds which address."""
+        """Return which pod holds which address: a pod that got a new sandbox, that one's alone."""
         return [
             fleet.Attachment(
                 pod_uid=record.pod_uid,
@@ -161,7 +161,7 @@ class Plane:
                 interface=record.interface,
                 addresses=record.addresses,
             )
-            for record in self._ledger.attached()
+            for record in records.newest(self._ledger.attached())
         ]
 
     def usage(self) -> ipam.Usage:

@@ -55,7 +55,8 @@ class Plumber:
                 kernel.close()
 
     def close(self) -> None:
-        """Close idle connections."""
+        """Wait for deletions that are under way, and close idle connections."""
+        self._remover.close()
         with contextlib.suppress(queue.Empty):
             while True:
                 self._idle.get_nowait().close()

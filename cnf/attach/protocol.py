@@ -201,6 +201,8 @@ def _decode(stdin: bytes) -> dict[str, Any]:
         raise CallRefusedError(Code.UNDECODABLE, "network configuration on stdin is not JSON", str(err)) from err
     except UnicodeDecodeError as err:
         raise CallRefusedError(Code.UNDECODABLE, "network configuration on stdin is not UTF-8", str(err)) from err
+    except RecursionError as err:
+        raise CallRefusedError(Code.UNDECODABLE, "network configuration on stdin is nested too deep") from err
     if not isinstance(config, dict):
         raise CallRefusedError(Code.UNDECODABLE, "network configuration on stdin is not a JSON object")
     return config

@@ -49,6 +49,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return tuple(ipaddress.ip_address(address) for address in self.addresses)
 
 
+def newest(found: Iterable[Record]) -> list[Record]:
+    """Return of each pod's interface the record that was made last.
+
+    A pod has one sandbox at a time: after a node's restart, that of the old one is dead and only not freed yet.
+    """
+    latest: dict[tuple[str, str], Record] = {}
+    for record in sorted(found, key=lambda record: record.reserved_at):
+        latest[(record.pod_uid or record.container_id, record.interface)] = record
+    return list(latest.values())
+
+
 class Reserve(msgspec.Struct, frozen=True, tag="reserve", tag_field="entry"):
     """An ADD began: the addresses are taken, the kernel may or may not hold the interface."""
 

@@ -58,7 +58,13 @@ class Spool:
             _log.error("a spooled call is no DEL and dropped", extra={"file": path.name})
             path.unlink(missing_ok=True)
             return False
-        response = self._call(frames.Request(request.env, request.stdin, issued_at=issued_at))
+        try:
+            response = self._call(frames.Request(request.env, request.stdin, issued_at=issued_at))
+        except Exception:
+            # One call that trips us must not end the process at every start; what it would free is found dead anyway.
+            _log.exception("a spooled DEL failed and is dropped", extra={"file": path.name})
+            path.unlink(missing_ok=True)
+            return False
         if response.code:
             _log.error("a spooled DEL failed", extra={"file": path.name, "answer": response.stdout.decode()})
             if _is_hopeless(response):

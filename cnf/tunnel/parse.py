@@ -145,8 +145,16 @@ def _parse_member(
 
 
 def _parse_session(node: fleet.ReportedNode) -> Session:
-    found: list[Address] = [ipaddress.ip_address(text) for text in node.addresses]
+    found: list[Address] = [_parse_address(text) for text in node.addresses]
     return Session(key.parse_public(node.public_key), tuple(dict.fromkeys(found)), node.leader, node.name)
+
+
+def _parse_address(text: str) -> Address:
+    address: Address = ipaddress.ip_address(text)
+    # A zone may hold any text, and the address is printed into what sockets and WireGuard read.
+    if getattr(address, "scope_id", None) is not None:
+        raise ValueError(f"address {text[:64]!r} has a zone: expected a fleet address")
+    return address
 
 
 def settle(member: Member, *, epoch: int, public_key: str) -> Member:

@@ -96,6 +96,19 @@ def plan_hub(hub: HubIdentity, members: Sequence[Member], *, claims: Mapping[str
     return Plan(wanted, tuple(refusals), {peer.public_key: owners[peer.public_key] for peer in peers})
 
 
+def taken_sessions(members: Iterable[Member], wanted: Wanted) -> dict[str, list[Session]]:
+    """Return, by cluster, the sessions that a plan of the hub took: WireGuard ties their addresses to their keys."""
+    allowed = {peer.public_key: peer.allowed for peer in wanted.peers}
+    return {
+        member.cluster: [
+            session
+            for session in member.sessions
+            if all(mesh.host(address) in allowed.get(session.public_key, ()) for address in session.addresses)
+        ]
+        for member in members
+    }
+
+
 def _mesh_peer(node: MeshNode, fleet: tuple[Network, ...]) -> WantedPeer:
     endpoints = (node.endpoint,) if node.endpoint is not None else ()
     return WantedPeer(node.public_key, endpoints, frozenset((*node.blocks, *fleet)))

@@ -1,12 +1,14 @@
 """Probes inside the tunnel: whether the way to a fleet address carries packets, known within a second.
 
 ``Prober`` and ``Responder`` decide, without I/O; ``Port`` moves their datagrams over one UDP socket, so that
-firewalls need one port number in both directions. One invariant: a target is alive only by an echo of a nonce that was
+firewalls need one port number in both directions. Probes go out as ICMP echo requests where that is allowed, for a
+kernel answers while its agent restarts. One invariant: a target is alive only by an echo of a nonce that was
 sent to that very address.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -19,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from cnf.tunnel import epochs, wire
+from cnf.tunnel import epochs, ping, wire
 from fleetboard.model import names
 from fleetboard.model.addresses import Address
 
@@ -58,6 +60,7 @@ class _Flight:
 
     target: Target
     due: float
+    interval_s: float
     sent: dict[int, float] = dataclasses.field(default_factory=dict)
     silent: bool = False
     """Whether no echo came since the last probe."""
@@ -86,14 +89,18 @@ class Prober:
         self._lock = threading.Lock()
         self._flights: dict[Address, _Flight] = {}
 
-    def set_targets(self, addresses: Iterable[Address]) -> None:
-        """Probe these from now on; what is known of those that stay, stays."""
+    def set_targets(self, addresses: Iterable[Address], *, interval_s: float | None = None) -> None:
+        """Probe these from now on; what is known of those that stay, stays.
+
+        ``interval_s`` counts for those that are new.
+        """
         now = self._clock()
+        interval_s = interval_s or self._interval_s
         with self._lock:
             # Spread over the interval: a hub with 250 members must not send to all at one moment.
             self._flights = {
                 address: self._flights.get(address)
-                or _Flight(Target(since=now), now + random.uniform(0, self._interval_s))
+                or _Flight(Target(since=now), now + random.uniform(0, interval_s), interval_s)
                 for address in addresses
             }
 
@@ -122,7 +129,7 @@ class Prober:
                 nonce = random.getrandbits(62)
                 flight.sent = {**dict(list(flight.sent.items())[1 - UNDER_WAY :]), nonce: now}
                 flight.silent = True
-                flight.due = max(flight.due + self._interval_s, now + self._interval_s / 2)
+                flight.due = max(flight.due + flight.interval_s, now + flight.interval_s / 2)
                 probes.append((address, wire.encode(wire.Probe(nonce))))
             rest = min((flight.due for flight in self._flights.values()), default=now + self._interval_s)
         for address, before, after in losses:
@@ -201,18 +208,24 @@ class Port:
         self._prober = prober
         self._responder = responder
         self._socket = _bind(address, port)
+        self._pinger = ping.open_pinger(address)
         self._answers: dict[int, tuple[Address, threading.Event, list[wire.Ack]]] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Send probes and answer datagrams until ``stop``; then the socket is closed."""
-        with self._socket:
+        with contextlib.ExitStack() as opened:
+            sockets = [opened.enter_context(self._socket)]
+            if self._pinger is not None:
+                sockets.append(opened.enter_context(self._pinger.socket))
             while not stop.is_set():
                 probes, rest_s = self._prober.due()
                 for address, datagram in probes:
-                    self._send(address, datagram)
-                readable, _, _ = select.select([self._socket], [], [], min(rest_s, INTERVAL_S))
-                if readable:
+                    self._probe(address, datagram)
+                readable, _, _ = select.select(sockets, [], [], min(rest_s, INTERVAL_S))
+                if self._socket in readable:
                     self._drain()
+                if readable and self._pinger is not None:
+                    self._drain_pings(self._pinger)
 
     def announce(
         self,
@@ -255,11 +268,30 @@ class Port:
             elif (answer := self._responder.answer(message, source)) is not None:
                 self._send(source, wire.encode(answer))
 
+    def _drain_pings(self, pinger: ping.Pinger) -> None:
+        for payload, source in pinger.received():
+            try:
+                message = wire.decode(payload)
+            except wire.MalformedError:
+                self.malformed += 1
+                continue
+            if isinstance(message, wire.Probe):
+                self._prober.take(wire.Echo(message.nonce), source)
+
     def _acknowledge(self, ack: wire.Ack, source: Address) -> None:
         target, arrived, acks = self._answers.get(ack.nonce, (None, None, None))
         if arrived is not None and acks is not None and target == source:
             acks.append(ack)
             arrived.set()
+
+    def _probe(self, address: Address, datagram: bytes) -> None:
+        if self._pinger is None:
+            self._send(address, datagram)
+            return
+        try:
+            self._pinger.send(address, datagram)
+        except OSError as err:
+            log.debug("cannot send an echo request", extra={"address": str(address), "error": str(err)})
 
     def _send(self, address: Address, datagram: bytes) -> None:
         try:

@@ -98,9 +98,10 @@ class Tunnel:
         return self._backend.kind if self._backend is not None else ""
 
     def want(self, wanted: Wanted) -> None:
-        """Make ``run`` bring ``wanted`` about; returns at once."""
-        self._wanted = wanted
-        self._wake.set()
+        """Make ``run`` bring ``wanted`` about; returns at once, and at no cost when it was wanted before."""
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._wake.set()
 
     def wake(self) -> None:
         """Make ``run`` compare again now."""
@@ -113,8 +114,12 @@ class Tunnel:
             TunnelError: something is not as wanted; calling again goes on from there.
         """
         self._wanted = wanted
-        with self._lock:
-            self._apply(wanted)
+        try:
+            with self._lock:
+                self._apply(wanted)
+        except errors.TunnelError:
+            self._wake.set()  # ``run`` goes on from there
+            raise
 
     def kick(self, public_key: str) -> bool:
         """Remove a peer and add it again, with its next endpoint: a fresh handshake at once instead of after 15 s.

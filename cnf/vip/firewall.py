@@ -37,6 +37,10 @@ _TUNNEL = f'"{names.TUNNEL_INTERFACE}"'
 _POD = f'"{names.VETH_PREFIX}*"'
 
 _FAMILY = {4: "ip", 6: "ip6"}
+_ERRORS = {
+    4: "icmp type { destination-unreachable, time-exceeded, parameter-problem }",
+    6: "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }",
+}
 _ADDRESS_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 
@@ -49,6 +53,7 @@ class NodeFirewall:
         vips: Ranges of the virtual addresses.
         own: Blocks of this cluster.
         node_addresses: The node's fleet addresses: source of hairpin connections.
+        other_nodes: Fleet addresses of the cluster's other nodes.
         expose_all: Whether other clusters may reach every port of the pods, not the exported ones alone.
     """
 
@@ -56,6 +61,7 @@ class NodeFirewall:
     vips: tuple[Network, ...]
     own: tuple[Network, ...]
     node_addresses: tuple[Address, ...]
+    other_nodes: tuple[Address, ...] = ()
     expose_all: bool = False
 
 
@@ -169,7 +175,16 @@ def _node_forward(firewall: NodeFirewall) -> Iterator[str]:
 
 
 def _transit(firewall: NodeFirewall) -> Iterator[str]:
-    """The leader carries between its own cluster and the hub, never between two others."""
+    """The leader carries between its own cluster and the hub, never between two others.
+
+    The hub takes a standby's address out of the standby's own session alone: the leader passes on the errors of other
+    nodes as its own, as a router on the way may, or clients elsewhere would never hear of a refusal or a lower MTU.
+    """
+    for address in firewall.node_addresses:
+        ip = _FAMILY[address.version]
+        others = ", ".join(sorted(str(other) for other in firewall.other_nodes if other.version == address.version))
+        if others:
+            yield f"{ip} saddr {{ {others} }} {_ERRORS[address.version]} {ip} saddr set {address} accept"
     for version in versions(firewall):
         for end in ("saddr", "daddr"):
             yield f"{_FAMILY[version]} {end} @own{version} accept"

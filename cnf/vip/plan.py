@@ -158,7 +158,8 @@ def _trusted(endpoint_slice: EndpointSlice, members: Members, dropped: Counter[s
     ports = [
         (port.name, table.PROTOCOLS[port.protocol], port.port)
         for port in endpoint_slice.ports or ()
-        if port.port and port.protocol in table.PROTOCOLS
+        # The API server takes any number here, and nft refuses a whole transaction for one that is none.
+        if port.port and 0 < port.port < 65536 and port.protocol in table.PROTOCOLS
     ]
     for endpoint in endpoint_slice.endpoints or ():
         # An endpoint's addresses are fungible (discovery/v1): the first stands for all.
@@ -174,6 +175,8 @@ def _trusted(endpoint_slice: EndpointSlice, members: Members, dropped: Counter[s
 
 
 def _parse_address(text: str) -> Address | None:
+    if "%" in text:  # a zone may hold any text, and addresses are printed into rules
+        return None
     try:
         return ipaddress.ip_address(text)
     except ValueError:

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 # Longer than any one API call, so that a worker inside one ends by itself.
 _JOIN_S = 20.0
+REST_LIMIT_S = 2.0
 
 
 class Controller:
@@ -32,9 +33,16 @@ class Controller:
         *,
         workers: int = 1,
         wait_for: Sequence[threading.Event] = (),
+        rest: float = 0.0,
         queue: workqueue.WorkQueue[str] | None = None,
     ) -> None:
+        """``rest`` times as long as its work took a worker rests before the next, at most ``REST_LIMIT_S``.
+
+        For work that costs more the more there is: a stream of events then can't take a whole core, and what came
+        meanwhile is done at once. Work of a millisecond rests for as good as nothing.
+        """
         self._name, self._reconcile, self._workers, self._wait_for = name, reconcile, workers, wait_for
+        self._rest, self._stopping = rest, threading.Event()
         self._queue = queue or workqueue.WorkQueue[str]()
 
     def enqueue(self, key: str) -> None:
@@ -56,6 +64,7 @@ class Controller:
                 if not all(thread.is_alive() for thread in threads):
                     raise RuntimeError(f"a worker of controller {self._name} died")
         finally:
+            self._stopping.set()
             self._queue.close()
             deadline = time.monotonic() + _JOIN_S
             for thread in threads:
@@ -80,7 +89,10 @@ class Controller:
                 if again_s is not None:
                     self._queue.add_after(key, again_s)
                 metrics.RECONCILES.labels(self._name, "done" if again_s is None else "again").inc()
-            metrics.RECONCILE_SECONDS.labels(self._name).observe(time.monotonic() - began)
+            took_s = time.monotonic() - began
+            metrics.RECONCILE_SECONDS.labels(self._name).observe(took_s)
+            if self._rest:
+                self._stopping.wait(min(REST_LIMIT_S, took_s * self._rest))
 
     def _failed(self, key: str, err: Exception) -> None:
         metrics.RECONCILES.labels(self._name, "failed").inc()

@@ -26,6 +26,9 @@ from fleetboard.model import core, meta, resource
 
 log = logging.getLogger(__name__)
 
+HIGHEST_EPOCH = 2**31 - 1
+"""``leaseTransitions`` is an int32."""
+
 
 def micro_time(now: datetime.datetime) -> str:
     """Render a MicroTime: exactly six fractional digits, which plain ``isoformat`` drops when they are zero."""
@@ -42,7 +45,9 @@ class Candidacy:
         self._identity, self._duration_s, self._deadline_s = identity, duration_s, deadline_s
         self._seen: tuple[object, float] = (None, float("-inf"))  # record last read, and when it last changed
         self._looked = float("-inf")  # when a record was last read
-        self._term = -1  # epoch that we claimed last
+        self._term = -1  # epoch of our last term
+        self._claimed = -1  # epoch that we wrote last, or tried to
+        self._floor = -1  # epoch that our next one has to exceed
         self._renewed = float("-inf")
         self.holder = ""
         self.epoch = 0
@@ -69,14 +74,22 @@ class Candidacy:
             self._seen = (mark, now)
         stamp = micro_time(wall)
         if self._ours(spec):
-            return msgspec.structs.replace(spec, renew_time=stamp, lease_duration_seconds=math.ceil(self._duration_s))
+            term = spec.lease_transitions
+            # Two more than was asked for: one more is what a namesake that starts now would take.
+            self._claimed = term if term > self._floor else self._floor + 2
+            return msgspec.structs.replace(
+                spec,
+                renew_time=stamp,
+                lease_duration_seconds=math.ceil(self._duration_s),
+                lease_transitions=self._claimed,
+            )
         self._renewed = float("-inf")  # the record says that someone else's term began
         # An absent Lease may be a deleted one that hides a running term: only its holder may go on at once. The price
         # is one ``duration`` without a leader when the Lease is made for the first time.
         free = led or self._waited(now) if lease is None else self._free(spec, now)
         if not free:
             return None
-        self._term = self.epoch + 1
+        self._term = self._claimed = max(self.epoch, self._floor) + 1
         return core.LeaseSpec(
             holder_identity=self._identity,
             lease_duration_seconds=math.ceil(self._duration_s),
@@ -87,8 +100,13 @@ class Candidacy:
 
     def renewed(self, started: float) -> None:
         """Begin or lengthen our term: the record was written by a request that began at ``started``."""
-        self._renewed = started
+        self._renewed, self._term = started, self._claimed
         self.holder, self.epoch = self._identity, self._term
+
+    def outbid(self, epoch: int) -> None:
+        """Make every epoch of ours from the next write on exceed ``epoch``, that of a term still under way too."""
+        if epoch <= HIGHEST_EPOCH - 2:
+            self._floor = max(self._floor, epoch)
 
     def lost(self) -> None:
         """End our term at once."""
@@ -103,7 +121,8 @@ class Candidacy:
 
     def _ours(self, spec: core.LeaseSpec) -> bool:
         # By epoch too: a namesake that started after us has taken it over.
-        return spec.holder_identity == self._identity and spec.lease_transitions == self._term
+        # Either of two: the answer to the write that raised it may have been lost, or the write itself.
+        return spec.holder_identity == self._identity and spec.lease_transitions in (self._term, self._claimed)
 
     def _free(self, spec: core.LeaseSpec, now: float) -> bool:
         if not spec.holder_identity:
@@ -188,6 +207,13 @@ class Elector:
             finished.set()
             renewer.join(self._timeout_s * 4)
             self.release()
+
+    def outbid(self, epoch: int) -> None:
+        """Take an epoch above ``epoch``: who fences by it has seen that one, though our Lease has not.
+
+        A Lease that was deleted while nobody ran, or restored from a backup, counts from a lower number.
+        """
+        self._candidacy.outbid(epoch)
 
     def tick(self) -> None:
         """Read the Lease and write it if we may; errors of the API end nothing but this try."""

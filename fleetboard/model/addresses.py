@@ -26,6 +26,9 @@ def parse_cidr(text: str, *, field: str) -> Network:
     Raises:
         AddressRefusedError: naming ``field``, the value and what was expected.
     """
+    if "%" in text:
+        # A zone ("fd00::%eth0") may hold any text, and networks are printed into rules and device settings.
+        raise AddressRefusedError(f"{field} {text!r} is not a network in CIDR notation: it has a zone")
     try:
         network: Network = ipaddress.ip_network(text, strict=True)
     except ValueError as err:

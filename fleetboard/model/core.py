@@ -157,10 +157,18 @@ class NodeSpec(_Wire, frozen=True, kw_only=True):
     pod_cidrs: list[str] = msgspec.field(default=[], name="podCIDRs")
 
 
+class NodeCondition(_Wire, frozen=True):
+    """One condition of a Node; other than metav1.Condition it has a heartbeat."""
+
+    type: str = ""
+    status: str = ""
+
+
 class NodeStatus(_Wire, frozen=True, kw_only=True):
     """corev1.NodeStatus."""
 
     addresses: list[NodeAddress] = []
+    conditions: list[NodeCondition] = []
 
 
 class Node(_Wire, frozen=True, kw_only=True):

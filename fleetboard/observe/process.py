@@ -6,6 +6,7 @@ status 1, so that kubelet starts it anew.
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import queue
 import signal
@@ -53,6 +54,7 @@ def run(
         ]
         for thread in started:
             thread.start()
+        log.info("running", extra={"version": importlib.metadata.version("fleetboard")})
         _await(news, stop=stop, died=died, alive=len(started))
         stop.set()
         late = _join(started, grace_s)

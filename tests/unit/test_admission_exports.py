@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hub_objects import make_exported, make_peer, make_port, make_slice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetboard.model import fleet, names
+from fleetboard.model import core, fleet, names
 from syncer import admission, copies
 
 PEER = make_peer(uid="u1", admitted=True, blocks=["10.113.4.0/22", "fd00:0:0:100::/56"])
@@ -122,3 +123,11 @@ def test_an_unchanged_copy_needs_no_write() -> None:
     assert empty is not None
     assert copies.same(copied, copied)
     assert not copies.same(copied, empty)
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536, 70000])
+def test_a_slice_with_a_port_that_is_none_is_not_copied(port: int) -> None:
+    source = msgspec.structs.replace(make_slice(["10.113.4.5"]), ports=[core.EndpointPort(name="http", port=port)])
+    planned = plan(source)
+    assert planned.slice is None
+    assert str(port) in planned.refused

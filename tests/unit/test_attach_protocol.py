@@ -79,6 +79,12 @@ def test_stdin_that_is_no_object_is_refused(stdin: bytes) -> None:
     assert refused(config=stdin).code is Code.UNDECODABLE
 
 
+def test_a_configuration_that_is_nested_too_deep_is_refused() -> None:
+    stdin = b'{"name":"x","y":' + b"[" * 3000 + b"]" * 3000 + b"}"
+    with pytest.raises(errors.CallRefusedError, match="deep"):
+        protocol.parse_call({"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "a", "CNI_IFNAME": "net1"}, stdin)
+
+
 @pytest.mark.parametrize("name", [None, "", 1, "-x", "a/b", ["x"]])
 def test_a_network_without_a_proper_name_is_refused(name: Any) -> None:
     assert refused(config={"name": name}).code is Code.INVALID_CONFIG

@@ -61,5 +61,24 @@ def test_what_is_no_deletion_is_dropped_unserved(tmp_path: pathlib.Path) -> None
     assert (calls.served, list(tmp_path.iterdir())) == ([], [])
 
 
+def test_a_deletion_that_trips_us_is_dropped_and_the_next_is_served(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    leave(tmp_path, "a-net1", at=1)
+    leave(tmp_path, "b-net1", at=2)
+    served: list[str] = []
+
+    def trip(request: frames.Request) -> frames.Response:
+        if request.env["CNI_CONTAINERID"] == "a-net1":
+            raise RecursionError("too deep")
+        served.append(request.env["CNI_CONTAINERID"])
+        return frames.Response(0, b"")
+
+    with caplog.at_level("CRITICAL"):
+        assert spool.Spool(tmp_path, trip).replay() == 1
+    assert served == ["b-net1"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_folder_is_an_empty_one(tmp_path: pathlib.Path) -> None:
     assert spool.Spool(tmp_path / "none", Recorder()).replay() == 0

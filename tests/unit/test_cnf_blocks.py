@@ -36,8 +36,21 @@ def test_every_node_gets_a_block_of_its_own() -> None:
 
 
 def test_a_claim_that_the_node_does_not_show_yet_is_finished_first() -> None:
-    decision = blocks.plan_grants([make_node("a")], [make_claim("10.113.4.128/26", "a")], CLUSTER, now=NOW)
-    assert decision.grants == (blocks.Grant("a", ipaddress.ip_network("10.113.4.128/26"), claimed=True),)
+    claim = make_claim("10.113.4.128/26", "a")
+    decision = blocks.plan_grants([make_node("a")], [claim], CLUSTER, now=NOW)
+    assert decision.grants == (blocks.Grant("a", ipaddress.ip_network("10.113.4.128/26"), claim),)
+
+
+def test_a_block_that_a_node_shows_is_not_given_away_though_its_claim_was_deleted() -> None:
+    nodes = [make_node("a", held=["10.113.4.0/26"]), make_node("b")]
+    [grant] = blocks.plan_grants(nodes, [], CLUSTER, now=NOW).grants
+    assert (grant.node, str(grant.block)) == ("b", "10.113.4.64/26")
+
+
+def test_a_tombstone_is_taken_over_at_the_version_that_was_decided_on() -> None:
+    tombstone = make_claim("10.113.4.0/26", "old", released="2026-11-01T00:00:00Z")
+    [grant] = blocks.plan_grants([make_node("new")], [tombstone], CLUSTER, now=NOW).grants
+    assert grant.claim is tombstone
 
 
 def test_a_released_block_rests_a_day_for_other_nodes_and_not_for_its_own() -> None:

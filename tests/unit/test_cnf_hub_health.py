@@ -32,3 +32,18 @@ def test_a_fifth_of_a_large_fleet_may_be_lost() -> None:
     verdicts, cut_off = hub_health.judge({**lost, **rest}, now=100)
     assert not cut_off
     assert [cluster for cluster, reachable in verdicts.items() if not reachable] == list(lost)
+
+
+def test_a_hub_that_stays_cut_off_withdraws_nobody_later_either() -> None:
+    lost = {f"c{index}": Observation(alive=False, seen=98 + index / 10) for index in range(5)}
+    for now in (108, 120, 4000):
+        verdicts, cut_off = hub_health.judge(lost, now=now)
+        assert cut_off
+        assert verdicts == {}
+
+
+def test_members_lost_one_by_one_are_each_withdrawn() -> None:
+    lost = {f"c{index}": Observation(alive=False, seen=100 + 20 * index) for index in range(5)}
+    verdicts, cut_off = hub_health.judge(lost, now=300)
+    assert not cut_off
+    assert verdicts == dict.fromkeys(lost, False)

@@ -19,9 +19,10 @@ from mcs_objects import (
     situation,
 )
 
-from fleetboard.model import core, fleet, names
+from fleetboard.model import core, fleet, meta, names
 from syncer import export, importing, slices
 
+SHOP = core.Namespace(metadata=meta.ObjectMeta(name="shop", uid="n1"))
 HTTP = fleet.ServicePort(port=80, name="http")
 
 
@@ -153,7 +154,7 @@ def test_slices_of_two_sources_never_share_a_name() -> None:
 
 
 def stored(plan: importing.ImportPlan) -> list[core.EndpointSlice]:
-    return [slices.place(slice_, namespace="shop", owner=make_import()) for slice_ in plan.slices]
+    return [slices.place(slice_, namespace="shop", owners=[make_import(), SHOP]) for slice_ in plan.slices]
 
 
 def test_surplus_slices_go_and_planned_ones_stay() -> None:
@@ -182,10 +183,21 @@ def test_an_ended_import_has_no_slice_left() -> None:
 
 def test_a_slice_is_written_again_for_a_new_owner_and_for_nothing_else_that_the_server_adds() -> None:
     [planned] = importing.plan(situation(merged=make_merged("c2"), remote=[remote_slice("10.113.4.7")])).slices
-    wanted = slices.place(planned, namespace="shop", owner=make_import())
+    wanted = slices.place(planned, namespace="shop", owners=[make_import(), SHOP])
     served = msgspec.structs.replace(
         wanted, metadata=msgspec.structs.replace(wanted.metadata, uid="s1", resource_version="7", generation=2)
     )
     assert slices.is_same(served, wanted)
-    reborn = slices.place(planned, namespace="shop", owner=make_import(uid="i2"))
+    reborn = slices.place(planned, namespace="shop", owners=[make_import(uid="i2"), SHOP])
     assert not slices.is_same(served, reborn)
+
+
+def test_a_slice_outlives_a_deleted_import_because_the_namespace_owns_it_too() -> None:
+    [planned] = importing.plan(situation(merged=make_merged("c2"), remote=[remote_slice("10.113.4.7")])).slices
+    placed = slices.place(planned, namespace="shop", owners=[make_import(), SHOP])
+    owners = [(owner.api_version, owner.kind, owner.uid) for owner in placed.metadata.owner_references]
+    assert owners == [("multicluster.x-k8s.io/v1alpha1", "ServiceImport", "i1"), ("v1", "Namespace", "n1")]
+    collected = msgspec.structs.replace(
+        placed, metadata=msgspec.structs.replace(placed.metadata, owner_references=placed.metadata.owner_references[1:])
+    )
+    assert not slices.is_same(collected, placed), "what the garbage collector took is written again"

@@ -160,3 +160,20 @@ def test_the_age_of_the_last_contact_is_shown() -> None:
     contacts.note("https://one")
     now[0] = 107.0
     assert sample(registry, "fleetboard_kube_last_contact_seconds", server="https://one") == 7
+
+
+def test_costly_work_under_a_stream_of_events_leaves_the_core_to_others(start: Start) -> None:
+    worked: list[float] = []
+
+    def work(_key: str) -> None:
+        worked.append(time.monotonic())
+        time.sleep(0.02)
+
+    controller = Controller("c", work, rest=4.0)
+    start(controller)
+    began = time.monotonic()
+    while time.monotonic() - began < 1.0:
+        controller.enqueue("a")
+        time.sleep(0.002)
+    assert 2 <= len(worked) <= 1 / (0.02 * 5) + 1
+    assert worked[0] - began < 0.1

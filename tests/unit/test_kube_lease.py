@@ -282,3 +282,41 @@ def test_of_three_candidates_one_leads(api: fake_api.FakeApi) -> None:
         time.sleep(0.01)
     for one in running:
         one.end()
+
+
+def test_a_holder_that_is_outbid_raises_its_epoch_without_losing_its_term() -> None:
+    rules = make_rules()
+    held = taken(rules, FREE, 0)
+    rules.outbid(50)
+    raised = taken(rules, make_lease(held), 2)
+    assert raised.lease_transitions == 52
+    assert rules.epoch == 52
+    assert rules.leading(3)
+    assert taken(rules, make_lease(raised), 4).lease_transitions == 52
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_raised_epoch_whose_answer_was_lost_costs_no_term(written: bool) -> None:
+    rules = make_rules()
+    held = taken(rules, FREE, 0)
+    rules.outbid(50)
+    raised = claim(rules, make_lease(held), 2)
+    assert raised is not None
+    again = taken(rules, make_lease(raised if written else held), 4)
+    assert again.lease_transitions == 52
+    assert rules.leading(5)
+
+
+def test_a_namesake_that_took_over_is_not_taken_for_ones_own_raised_epoch() -> None:
+    old, new = make_rules(), make_rules()
+    held = make_lease(taken(old, FREE, 0))
+    old.outbid(held.spec.lease_transitions)
+    assert claim(old, held, 1) is not None
+    took = taken(new, held, 1)
+    assert claim(old, make_lease(took), 2) is None
+
+
+def test_no_epoch_leaves_the_range_of_a_lease() -> None:
+    rules = make_rules()
+    rules.outbid(2**31 - 1)
+    assert taken(rules, FREE, 0).lease_transitions == 1

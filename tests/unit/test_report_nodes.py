@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 
 from hypothesis import given
@@ -33,7 +34,7 @@ def plan(*nodes: fleet.FleetNode, lease: core.Lease | None = None) -> fleet.Peer
 
 
 def test_leader_and_the_first_two_others_are_named() -> None:
-    found = plan(*(make_node(name) for name in ("d", "b", "c", "a")), lease=make_lease("b"))
+    found = plan(*(make_node(name, blocks=["10.113.0.0/26"]) for name in ("d", "b", "c", "a")), lease=make_lease("b"))
     assert [(node.name, node.leader, node.standby) for node in found.nodes] == [
         ("a", False, True),
         ("b", True, False),
@@ -51,6 +52,41 @@ def test_a_node_without_a_key_can_not_be_reached_and_is_not_reported() -> None:
 def test_a_nodes_address_is_the_first_of_its_first_block_in_each_family() -> None:
     [node] = plan(make_node("a", blocks=NODE_BLOCKS)).nodes
     assert node.addresses == ["10.113.0.0", "fd00:1::"]
+
+
+def test_a_node_that_is_not_of_the_mesh_is_no_standby() -> None:
+    nodes = [make_node("a", key="", blocks=["10.113.0.0/26"]), make_node("b")]
+    nodes += [make_node(name, blocks=[f"10.113.0.{64 * at}/26"]) for at, name in enumerate("cde", start=1)]
+    found = plan(*nodes, lease=make_lease("c"))
+    assert [node.name for node in found.nodes if node.standby] == ["d", "e"]
+
+
+def test_a_node_with_a_malformed_block_is_left_out_and_the_others_are_reported() -> None:
+    found = plan(make_node("a", blocks=["10.113.0.0/26"]), make_node("b", blocks=["nonsense"]))
+    assert [node.name for node in found.nodes] == ["a"]
+
+
+def test_blocks_of_nodes_that_went_today_count_for_the_blocks_the_cluster_needs() -> None:
+    now = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
+    released = ["2026-11-22T12:00:00Z"] * 15 + ["2026-11-21T12:00:00Z", "", "nonsense"]
+    claims = [
+        fleet.Claim(spec=fleet.ClaimSpec(cidr="10.113.0.0/26", purpose="node-block", owner="gone", released=when))
+        for when in released
+    ]
+    assert report.resting_blocks(claims, now=now) == 16
+    nodes = [make_node("a"), make_node("b")]
+    assert report.blocks_wanted(nodes) == 1
+    assert report.blocks_wanted(nodes, resting=14) == 1
+    assert report.blocks_wanted(nodes, resting=15) == 2
+
+
+def test_a_leader_that_gave_its_lease_back_is_reported_until_another_took_it() -> None:
+    held, given_back, taken = make_lease("a"), make_lease(""), make_lease("b", 5)
+    assert report.standing(None, held) is held
+    assert report.standing(held, given_back) is held
+    assert report.standing(held, None) is held
+    assert report.standing(held, taken) is taken
+    assert report.standing(None, given_back) is given_back
 
 
 @given(st.sets(st.text("abc", min_size=1, max_size=3)), st.text("abc", max_size=3))

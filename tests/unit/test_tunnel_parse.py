@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cnf.tunnel import endpoints, errors, key, parse
 from cnf.tunnel.mesh import Member, Reason, Session
 from cnf.tunnel.wanted import DEFAULT_MTU, Endpoint
-from fleetboard.model import fleet, meta
+from fleetboard.model import addresses, fleet, meta
 from fleetboard.model.addresses import Address
 
 KEY, OTHER = key.generate().public, key.generate().public
@@ -114,6 +114,17 @@ def test_one_bad_member_or_node_harms_no_other() -> None:
     members, refusals = parse.parse_members("default", peers, reports)
     assert [member.cluster for member in members] == ["c1", "c3"]
     assert {refusal.subject for refusal in refusals} == {"c1/n2", "c2"}
+
+
+def test_an_address_with_a_zone_is_refused_for_a_zone_may_hold_any_text() -> None:
+    nodes = [reported("n1", address="fd00:1::5%x\nprivate_key=0"), reported("n2", public_key=OTHER)]
+    members, refused = parse.parse_members(
+        "default", [make_peer("c1", cluster_cidrs=["10.113.4.0/22"])], [make_report("c1", *nodes)]
+    )
+    assert [[session.node for session in member.sessions] for member in members] == [["n2"]]
+    assert [refusal.subject for refusal in refused] == ["c1/n1"]
+    with pytest.raises(addresses.AddressRefusedError, match="zone"):
+        addresses.parse_cidr("fd00:1::%x/64", field="blocks")
 
 
 def test_a_refused_member_and_a_second_cluster_of_one_name_get_no_peer() -> None:

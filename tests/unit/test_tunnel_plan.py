@@ -169,6 +169,15 @@ def test_a_member_cannot_take_the_key_of_another() -> None:
     assert [(refusal.subject, refusal.reason) for refusal in made.refusals] == [("c1/x1", Reason.KEY_CONFLICT)]
 
 
+def test_only_sessions_that_the_plan_took_are_listened_to() -> None:
+    own = make_session("n1", "10.113.4.0", leader=True)
+    foreign = make_session("n2", "10.113.8.0")
+    outside = make_session("n3", "169.254.1.1")
+    members = [make_member("c1", "10.113.4.0/22", own, foreign, outside), make_member("c2", "10.113.8.0/22")]
+    taken = plan.taken_sessions(members, plan.plan_hub(HUB_IDENTITY, members).wanted)
+    assert taken == {"c1": [own], "c2": []}
+
+
 def test_a_member_keeps_a_leader_and_two_standbys_at_most() -> None:
     names = list(KEYS)[:5]
     sessions = [make_session(name, str(BLOCKS[name][0]), leader=index == 4) for index, name in enumerate(names)]

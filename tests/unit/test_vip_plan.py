@@ -233,3 +233,19 @@ def test_sctp_is_a_protocol_like_others() -> None:
     table = plan_from_c1([service(ports=sctp, exporters={"c2": sctp})], slices)
 
     assert answering(table, 3868, "sctp") == ["10.114.0.2:3868"]
+
+
+def test_a_port_that_is_none_is_left_out_and_the_others_answer() -> None:
+    ports = [EndpointPort(name="http", port=8080), EndpointPort(name="x", port=70000), EndpointPort(name="y", port=-5)]
+    table = plan_from_c1([service()], [slice_of("c1", endpoint("10.113.0.2"), ports=ports)])
+
+    assert answering(table) == ["10.113.0.2:8080"]
+    assert {exported.port for exported in table.exported} == {8080}
+
+
+def test_an_address_with_a_zone_is_none() -> None:
+    peers = [Peer(spec=PeerSpec(cluster="c1"), status=PeerStatus(cluster_cidrs=["fd00:1::/64"]))]
+    table = plan_from_c1([service()], [slice_of("c1", endpoint("fd00:1::5%x }"))], peers=peers)
+
+    assert table.exported == frozenset()
+    assert table.dropped == {"c1": 1}

@@ -1,0 +1,75 @@
+"""Echo requests that the far kernel answers: whether a way carries packets does not hang on the agent at its end.
+
+An agent that restarts answers no probe of ours for seconds, while its tunnel carries on. One invariant: what is read
+here are answers to requests of this very socket; the kernel sorts them by the identifier it gave us.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import socket
+import struct
+from collections.abc import Iterator
+
+from fleetboard.model.addresses import Address
+
+log = logging.getLogger(__name__)
+
+_FREEBIND = 15  # IP_FREEBIND, ip(7); IPv6 takes it from this option too
+_HEADER = struct.Struct("!BBHHH")
+_REQUEST = {4: 8, 6: 128}
+_ANSWER = {4: 0, 6: 129}
+_LARGEST = 1024
+
+
+class Pinger:
+    """A ping socket (icmp(7)) at one of our addresses."""
+
+    def __init__(self, address: Address, opened: socket.socket) -> None:
+        self.socket = opened
+        self._version = address.version
+
+    def send(self, address: Address, payload: bytes) -> None:
+        """Send an echo request.
+
+        Raises:
+            OSError: it can't be sent now.
+        """
+        # Checksum and identifier are the kernel's to fill in; our payload tells requests apart.
+        self.socket.sendto(_HEADER.pack(_REQUEST[self._version], 0, 0, 0, 0) + payload, (str(address), 0))
+
+    def received(self) -> Iterator[tuple[bytes, Address]]:
+        """Yield payload and sender of the answers in the socket's buffer, at most 256."""
+        for _ in range(256):
+            try:
+                datagram, source = self.socket.recvfrom(_LARGEST)
+            except BlockingIOError:
+                return
+            except OSError as err:
+                if err.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED):
+                    continue
+                raise
+            if len(datagram) >= _HEADER.size and datagram[0] == _ANSWER[self._version]:
+                yield datagram[_HEADER.size :], ipaddress.ip_address(source[0])
+
+
+def open_pinger(address: Address) -> Pinger | None:
+    """Open one; None where the pod's ``net.ipv4.ping_group_range`` doesn't have our group."""
+    family, protocol = (
+        (socket.AF_INET, socket.IPPROTO_ICMP) if address.version == 4 else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
+    )
+    try:
+        opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+    except OSError as err:
+        log.warning("no ping socket: probes are answered by agents, not by kernels", extra={"error": str(err)})
+        return None
+    try:
+        # The address may come a moment later than we do.
+        opened.setsockopt(socket.IPPROTO_IP, _FREEBIND, 1)
+        opened.bind((str(address), 0))
+    except OSError:
+        opened.close()
+        raise
+    return Pinger(address, opened)

@@ -1,8 +1,8 @@
 """The executable that Multus calls for every pod: carries one CNI call to the node's cnf and prints its answer.
 
 It exists to be small: it starts in every pod's path, so it imports three built-in modules and nothing else (the
-imports of ``os`` or ``json`` alone would double its time), holds no logic that cnf could hold, and answers by itself
-only what must be answered without cnf: VERSION, and "cnf is away".
+packed executable holds no others), has no logic that cnf could have, and answers by itself only what must be answered
+without cnf: VERSION, a configuration that can't be read, and "cnf is away".
 
 One invariant: exactly one CNI answer, or none for a DEL, reaches stdout (CNI spec 1.1.0, "Section 2: Execution").
 """
@@ -15,16 +15,35 @@ SOCKET = b"/run/fleetboard/cni.sock"
 SPOOL = b"/run/fleetboard/del"
 VERSION = b'{"cniVersion":"1.1.0","supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}'
 CONNECT_S = 10  # a restarting cnf is back sooner
-ANSWER_S = 30
+DEL_CONNECT_S = 2  # what then waits in the spool is as good as done
+ANSWER_S = 30  # longer than cnf waits for anything
+MAX_CONFIG = 1 << 20  # cnf takes no more
 RETRY_S = 0.05
 ENOENT, ECONNREFUSED, EAGAIN = 2, 111, 11
 
 
-def read_all(descriptor: int) -> bytes:
-    """Read standard input to its end."""
+class RefusedError(Exception):
+    """A call that need not go to cnf; the arguments are the CNI error code and the message."""
+
+
+def read_config(descriptor: int) -> bytes:
+    """Read the configuration from standard input to its end.
+
+    Raises:
+        RefusedError: it can't be read, or doesn't end.
+    """
     chunks = []
-    while chunk := posix.read(descriptor, 65536):
-        chunks.append(chunk)
+    left = MAX_CONFIG
+    try:
+        while chunk := posix.read(descriptor, 65536):
+            chunks.append(chunk)
+            left -= len(chunk)
+            if left < 0:
+                raise RefusedError(6, b"the network configuration on stdin is longer than %d bytes" % MAX_CONFIG)
+    except OSError as err:
+        raise RefusedError(
+            5, b"the network configuration can't be read from stdin: errno %d" % (err.errno or 0)
+        ) from err
     return b"".join(chunks)
 
 
@@ -42,16 +61,18 @@ def error(config: bytes, code: int, message: bytes) -> bytes:
     return b'{"cniVersion":"%s","code":%d,"msg":"%s"}' % (version_of(config), code, message)
 
 
-def connect() -> _socket.socket | None:
-    """Connect to cnf, or return None when it stays away for CONNECT_S seconds."""
+def connect(patience_s: float) -> _socket.socket | None:
+    """Connect to cnf, or return None when it stays away for so long."""
     waited = 0.0
     while True:
         stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        # Before it connects: a cnf that has stopped accepting must not hold us.
+        stream.settimeout(ANSWER_S)
         try:
             stream.connect(SOCKET)
         except OSError as err:
             stream.close()
-            if err.errno not in (ENOENT, ECONNREFUSED, EAGAIN) or waited >= CONNECT_S:
+            if err.errno not in (ENOENT, ECONNREFUSED, EAGAIN) or waited >= patience_s:
                 return None
         else:
             return stream
@@ -103,6 +124,12 @@ def receive(stream: _socket.socket) -> tuple[int, bytes]:
     return int(status), body
 
 
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all of it."""
+    while content:
+        content = content[posix.write(descriptor, content) :]
+
+
 def open_netns(path: bytes) -> int:
     """Open the pod's network namespace, or return -1: cnf knows what a missing one means for each verb."""
     if not path:
@@ -120,12 +147,13 @@ def spool(environ: dict[bytes, bytes], request: bytes) -> bool:
     """
     container, interface = environ.get(b"CNI_CONTAINERID", b""), environ.get(b"CNI_IFNAME", b"")
     name = b"%s-%s" % (container, interface)
-    if not container or b"/" in name or len(name) > 200:
+    # A leading dot marks a file that is being written.
+    if not container[:1].isalnum() or b"/" in name or len(name) > 200:
         return False
     try:
         temporary = b"%s/.%s" % (SPOOL, name)
         descriptor = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600)
-        posix.write(descriptor, request)
+        write_all(descriptor, request)
         posix.fsync(descriptor)
         posix.close(descriptor)
         posix.rename(temporary, b"%s/%s" % (SPOOL, name))
@@ -143,6 +171,19 @@ def away(environ: dict[bytes, bytes], config: bytes, request: bytes) -> tuple[in
     return 1, error(config, code, b"cnf on this node does not answer at %s: is its pod running?" % SOCKET)
 
 
+def call(environ: dict[bytes, bytes], config: bytes) -> tuple[int, bytes]:
+    """Hand the call to cnf; return the exit status and what to print."""
+    request = frame(environ, config)
+    stream = connect(DEL_CONNECT_S if environ.get(b"CNI_COMMAND") == b"DEL" else CONNECT_S)
+    if stream is None:
+        return away(environ, config, request)
+    try:
+        send(stream, request, open_netns(environ.get(b"CNI_NETNS", b"")))
+        return receive(stream)
+    except (OSError, ValueError):
+        return away(environ, config, request)
+
+
 def main(environ: dict[bytes, bytes]) -> int:
     """Carry one call; return the exit status."""
     if environ.get(b"CNI_COMMAND") == b"VERSION":
@@ -151,20 +192,13 @@ def main(environ: dict[bytes, bytes]) -> int:
     if b"CNI_COMMAND" not in environ:
         posix.write(2, b"CNI plugin fleetboard: called by Multus. CNI versions 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n")
         return 0
-    config = read_all(0)
-    request = frame(environ, config)
-    stream = connect()
-    if stream is None:
-        status, body = away(environ, config, request)
-    else:
-        stream.settimeout(ANSWER_S)
-        try:
-            send(stream, request, open_netns(environ.get(b"CNI_NETNS", b"")))
-            status, body = receive(stream)
-        except (OSError, ValueError):
-            status, body = away(environ, config, request)
-    while body:
-        body = body[posix.write(1, body) :]
+    try:
+        config = read_config(0)
+    except RefusedError as err:
+        write_all(1, error(b"", *err.args))
+        return 1
+    status, body = call(environ, config)
+    write_all(1, body)
     return status
 
 

@@ -44,10 +44,11 @@ def main(state: str, hub: str) -> None:
     thread = threading.Thread(target=listener.run, args=(stop,))
     thread.start()
     listener.listening.wait(10)
+    begun_ms = time.process_time() * 1000
     print(json.dumps({"restored_s": restored_s, "recreated": summary.recreated}), flush=True)
     for line in sys.stdin:
-        if line == "calls\n":
-            print(json.dumps(calls), flush=True)
+        if line == "spent\n":
+            print(json.dumps({"calls": calls, "cpu_ms": time.process_time() * 1000 - begun_ms}), flush=True)
     stop.set()
     thread.join(10)
 

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import pathlib
+import statistics
 import time
 
 import bench_figures
@@ -19,6 +20,15 @@ from bench_figures import Figure
 
 ROUNDS = {1: 60, 8: 12, 32: 4}
 """Rounds by how many pods start at once."""
+VERBS = ("ADD", "DEL")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Took:
+    """What one call took: wall and processor time of the process and its children."""
+
+    wall_ms: float
+    cpu_ms: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,20 +57,25 @@ class Plugin:
         return os.posix_spawn(self.executable, [str(self.executable)], env, file_actions=files)
 
 
-def call_all(plugin: Plugin, verb: str, pods: list[str]) -> list[float]:
-    """Make one call for every pod, all at once; return each one's milliseconds."""
+Samples = dict[int, dict[str, dict[str, list[Took]]]]
+"""By how many at once, verb and plugin."""
+
+
+def call_all(plugin: Plugin, verb: str, pods: list[str]) -> list[Took]:
+    """Make one call for every pod, all at once."""
     answer = os.memfd_create("answer")
     begun: dict[int, float] = {}
-    took: list[float] = []
+    took: list[Took] = []
     try:
         for pod in pods:
             now = time.monotonic()
             begun[plugin.start(verb, pod, answer)] = now
         while begun:
-            process, status = os.waitpid(-1, 0)
+            process, status, usage = os.wait4(-1, 0)
             if process not in begun:
                 raise SystemExit(f"bench: the serving process ended with status {status}")
-            took.append((time.monotonic() - begun.pop(process)) * 1000)
+            wall_ms = (time.monotonic() - begun.pop(process)) * 1000
+            took.append(Took(wall_ms, (usage.ru_utime + usage.ru_stime) * 1000))
             if status:
                 raise SystemExit(f"bench: {plugin.name} {verb} failed: {os.pread(answer, 4096, 0).decode()}")
     finally:
@@ -68,32 +83,45 @@ def call_all(plugin: Plugin, verb: str, pods: list[str]) -> list[float]:
     return took
 
 
-def measure(cnf: bench_node.Cnf, plugins: tuple[Plugin, Plugin]) -> tuple[list[Figure], object]:
-    """Measure both plugins by turns; return the figures and the samples."""
-    samples: dict[int, dict[str, dict[str, list[float]]]] = {}
+def measure(plugins: tuple[Plugin, Plugin]) -> Samples:
+    """Call both plugins by turns."""
+    samples: Samples = {}
     numbers = itertools.count()
     for at_once, rounds in ROUNDS.items():
-        found = samples[at_once] = {verb: {plugin.name: [] for plugin in plugins} for verb in ("ADD", "DEL")}
+        found = samples[at_once] = {verb: {plugin.name: [] for plugin in plugins} for verb in VERBS}
         # The first round is not counted: files are read in, and `bridge` makes its bridge.
         for number in range(rounds + 1):
             for plugin in plugins if number % 2 else reversed(plugins):
                 pods = [f"pod{next(numbers)}" for _ in range(at_once)]
                 bench_node.make_namespaces(pods)
-                took = {verb: call_all(plugin, verb, pods) for verb in ("ADD", "DEL")}
+                took = {verb: call_all(plugin, verb, pods) for verb in VERBS}
                 bench_node.remove_namespaces(pods)
-                for verb in took if number else ():
+                for verb in VERBS if number else ():
                     found[verb][plugin.name] += took[verb]
-    figures = []
-    for at_once, verb in itertools.product(ROUNDS, ("ADD", "DEL")):
-        ours, theirs = (samples[at_once][verb][plugin.name] for plugin in plugins)
-        figures.append(bench_figures.compare(f"CNI {verb}, {at_once} at once, p50 / p90", ours, theirs))
-    inside = [milliseconds for verb, milliseconds in cnf.calls()[: 2 * ROUNDS[1]] if verb == "ADD"]
-    figures.append(Figure("  of it inside cnf, 1 at once, p50", f"{bench_figures.percentile(inside, 0.5):.1f} ms"))
-    return figures, samples
+    return samples
+
+
+def figures(samples: Samples, spent: bench_node.Spent) -> list[Figure]:
+    """Make the lines of the table."""
+    made = []
+    for at_once, verb in itertools.product(ROUNDS, VERBS):
+        ours, theirs = ([took.wall_ms for took in found] for found in samples[at_once][verb].values())
+        made.append(bench_figures.compare(f"CNI {verb}, {at_once} at once, p50 / p90", ours, theirs))
+    inside = [milliseconds for verb, milliseconds in spent.calls[: 2 * ROUNDS[1]] if verb == "ADD"]
+    made.append(Figure("  inside cnf: ADD, 1 at once, p50 / p90", bench_figures.shown(inside)))
+    ours_ms, theirs_ms = (
+        sum(statistics.fmean(took.cpu_ms for took in samples[1][verb][name]) for verb in VERBS)
+        for name in samples[1]["ADD"]
+    )
+    ours_ms += spent.cpu_ms / len(spent.calls) * len(VERBS)
+    made.append(
+        Figure("  processor time of ADD and DEL", f"{ours_ms:.1f} ms", f"{theirs_ms:.1f} ms", ours_ms / theirs_ms)
+    )
+    return made
 
 
 def bench(work: pathlib.Path, *, shim: pathlib.Path, bridge: pathlib.Path) -> tuple[list[Figure], object]:
-    """Set up cnf and both plugins, and measure."""
+    """Set up cnf and both plugins, and measure; return the figures and the samples."""
     ours = {"cniVersion": "1.0.0", "name": "fleetboard", "type": "fleetboard"}
     theirs = {
         "cniVersion": "1.0.0",
@@ -116,10 +144,20 @@ def bench(work: pathlib.Path, *, shim: pathlib.Path, bridge: pathlib.Path) -> tu
     bench_node.make_namespaces(["cnf"])
     cnf = bench_node.Cnf.start(work / "state", "cnf")
     try:
-        return measure(cnf, plugins)
+        samples = measure(plugins)
+        return figures(samples, cnf.spent()), _plain(samples)
     finally:
         cnf.kill()
         bench_node.remove_namespaces(["cnf"])
+
+
+def _plain(samples: Samples) -> object:
+    return {
+        f"{at_once} {verb} {name}": [dataclasses.astuple(took) for took in found]
+        for at_once, verbs in samples.items()
+        for verb, plugins in verbs.items()
+        for name, found in plugins.items()
+    }
 
 
 def _write(path: pathlib.Path, config: object) -> pathlib.Path:

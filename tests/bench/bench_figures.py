@@ -40,10 +40,11 @@ def percentile(samples: Sequence[float], share: float) -> float:
 
 def compare(what: str, ours: Sequence[float], theirs: Sequence[float]) -> Figure:
     """Compare two sets of milliseconds by their medians."""
-    return Figure(what, _shown(ours), _shown(theirs), statistics.median(ours) / statistics.median(theirs))
+    return Figure(what, shown(ours), shown(theirs), statistics.median(ours) / statistics.median(theirs))
 
 
-def _shown(samples: Sequence[float]) -> str:
+def shown(samples: Sequence[float]) -> str:
+    """Render median and 90th percentile of milliseconds."""
     return f"{statistics.median(samples):.1f} / {percentile(samples, 0.9):.1f} ms"
 
 

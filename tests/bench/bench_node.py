@@ -24,7 +24,7 @@ def isolate() -> None:
     if os.environ.get(_INSIDE) != "1":
         os.environ[_INSIDE] = "1"
         command = ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, *sys.argv]
-        os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
+        os.execvp(command[0], command)
     run("mount", "-t", "tmpfs", "tmpfs", "/run")
     for folder in ("netns", "fleetboard/del"):
         pathlib.Path("/run", folder).mkdir(parents=True)
@@ -51,6 +51,14 @@ def _batch(verb: str, names: list[str]) -> None:
     subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True, timeout=120)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Spent:
+    """What calls took inside cnf: verb and milliseconds of each, and the processor time of all."""
+
+    calls: list[tuple[str, float]]
+    cpu_ms: float
+
+
 @dataclasses.dataclass(slots=True)
 class Cnf:
     """A running plane and what it said when it began."""
@@ -70,13 +78,14 @@ class Cnf:
         said = json.loads(process.stdout.readline())
         return cls(process, said, time.monotonic() - begun)
 
-    def calls(self) -> list[tuple[str, float]]:
-        """Return verb and milliseconds of every call so far, as the process itself saw them."""
+    def spent(self) -> Spent:
+        """Return what its calls took so far, as the process itself saw them."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("calls\n")
+        self.process.stdin.write("spent\n")
         self.process.stdin.flush()
-        return [(verb, milliseconds) for verb, milliseconds in json.loads(self.process.stdout.readline())]
+        found = json.loads(self.process.stdout.readline())
+        return Spent([(verb, milliseconds) for verb, milliseconds in found["calls"]], found["cpu_ms"])
 
     def resident_mb(self) -> float:
         """Return the process' resident memory."""

@@ -1,6 +1,6 @@
 """What runs in the pods of the data path's tests, as server (``serve``) and as client (``crowd``, ``echo``).
 
-A server tells a caller its own name and the address it sees the caller under, sends a known blob, and returns datagrams.
+A server tells a caller its own name and the caller's address as it sees it, sends a known blob, and returns datagrams.
 """
 
 import collections
@@ -31,7 +31,7 @@ def blob() -> Iterator[bytes]:
 class Answer(http.server.BaseHTTPRequestHandler):
     """Sends the blob when asked for it, else who serves whom."""
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         body = iter([f"{socket.gethostname()} {self.client_address[0]}\n".encode()])
         if self.path == "/blob":
             body = blob()

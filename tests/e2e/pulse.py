@@ -35,9 +35,7 @@ class Note:
 
 def deployment(name: str, namespace: str, *, node: str, side: str) -> dict[str, Any]:
     """Make a pulse pod on a node; its Service selects ``side``."""
-    made = lab.make_deployment(
-        name, namespace, node=node, command=["python3", "-u", "-c", SCRIPT], probe_port=PORT
-    )
+    made = lab.make_deployment(name, namespace, node=node, command=["python3", "-u", "-c", SCRIPT], probe_port=PORT)
     template = made["spec"]["template"]
     template["metadata"]["labels"]["side"] = side
     spec = template["spec"]

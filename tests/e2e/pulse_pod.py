@@ -21,7 +21,7 @@ FOLDER = pathlib.Path("/pulse")
 class Answer(http.server.BaseHTTPRequestHandler):
     """Tells the pod's name."""
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         body = os.uname().nodename.encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))

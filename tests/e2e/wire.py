@@ -39,9 +39,12 @@ class Space:
             file = pathlib.Path(folder) / "packets"
             command = ("nsenter", f"--net={self.path}", "tcpdump", "-nn", "-U", "-Z", "root", "--immediate-mode", "-s0")
             # Its words go to a file: a pipe that nobody reads would hold it up.
-            with (file.parent / "words").open("w+") as words, subprocess.Popen(
-                [*command, "-i", interface, "-w", str(file), *filter_.split()], stderr=words
-            ) as tcpdump:
+            with (
+                (file.parent / "words").open("w+") as words,
+                subprocess.Popen(
+                    [*command, "-i", interface, "-w", str(file), *filter_.split()], stderr=words
+                ) as tcpdump,
+            ):
                 try:
                     lab.eventually(lambda: "listening on" in _read(words.name), within_s=10, every_s=0.02)
                     yield Capture(file)

@@ -43,9 +43,7 @@ def _pack(bundle: pathlib.Path) -> None:
         ["hack/uv", "sync", "--locked", "--only-group", "shim", "--no-install-project", "--python", sys.executable],
         ["hack/images/build-bundle", "cni/shim.py", str(draft)],
     ):
-        done = subprocess.run(
-            command, cwd=ROOT, env=environ, text=True, capture_output=True, timeout=280, check=False
-        )
+        done = subprocess.run(command, cwd=ROOT, env=environ, text=True, capture_output=True, timeout=280, check=False)
         if done.returncode:
             raise RuntimeError(f"packing the CNI executable failed: {' '.join(command)}: {done.stdout}{done.stderr}")
     draft.rename(bundle)

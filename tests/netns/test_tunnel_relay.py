@@ -483,6 +483,22 @@ def test_probes_tell_a_dead_hub_within_a_second_and_a_kick_brings_it_back(world:
     assert kicks
 
 
+def test_a_kernel_answers_probes_while_no_agent_runs_there(world: World) -> None:
+    hub_address = ip_address(BOXES[HUB].address)
+    sh(f"ip netns exec {BOXES['c1a'].namespace} sysctl -qw net.ipv4.ping_group_range='0 0'")
+    prober = probe.Prober()
+    prober.set_targets([hub_address])
+    with port(BOXES["c1a"], prober, probe.Responder()):
+        wait_for(lambda: alive(prober, hub_address) is True, "first echo")
+        world.kill_wireguard(HUB)
+        wait_for(lambda: alive(prober, hub_address) is False, "death noticed")
+        world.start_wireguard(HUB)
+        wait_for(lambda: world.kernel or uapi.answers(BOXES[HUB].link), "wireguard-go")
+        world.sync(HUB)
+        world.tunnels["c1a"].kick(world.keys[HUB].public)
+        wait_for(lambda: alive(prober, hub_address) is True, "back")
+
+
 def alive(prober: probe.Prober, address: object) -> bool | None:
     state = prober.state(address)  # type: ignore[arg-type]
     return state.alive if state is not None else None

@@ -284,6 +284,37 @@ def test_the_leader_carries_for_its_own_cluster_alone(node: Node) -> None:
     assert node.counters()["forward_transit"] == 1
 
 
+def passed_on_from(source: str, message: bytes) -> str:
+    """Return the source under which the node passes on an ICMP message from ``source`` to another cluster."""
+    with topology.inside("far"):
+        sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    ends = socket.inet_aton(source) + socket.inet_aton(ELSEWHERE)
+    with sniffer, raw:
+        sniffer.bind(("peer", 0x0800))
+        sniffer.settimeout(2)
+        raw.sendto(struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, 1, 0) + ends + message, (ELSEWHERE, 0))
+        while True:
+            packet, (_, _, kind, *_) = sniffer.recvfrom(1500)
+            if kind == socket.PACKET_HOST and packet[16:20] == ends[4:]:
+                assert checksum(packet[:20]) == 0
+                assert packet[20:] == message
+                return socket.inet_ntoa(packet[12:16])
+
+
+def test_the_leader_passes_on_the_errors_of_other_nodes_as_its_own(node: Node) -> None:
+    # The hub takes nothing from a standby's address that comes by the leader's session.
+    refused = bytes(4) + b"\x45" + bytes(27)
+    for kind, code in ((3, 13), (3, 4), (11, 0)):
+        assert passed_on_from(topology.SIBLING_NODE, icmp(kind, refused, code=code)) == NODE
+
+
+def test_the_leader_leaves_the_source_of_anything_else_alone(node: Node) -> None:
+    refused = bytes(4) + b"\x45" + bytes(27)
+    assert passed_on_from(SIBLING, icmp(3, refused, code=3)) == SIBLING
+    assert passed_on_from(topology.SIBLING_NODE, icmp(0, bytes(4))) == topology.SIBLING_NODE
+
+
 @pytest.fixture
 def hub(echo: topology.Echo) -> Node:
     fleet = ipaddress.ip_network("10.112.0.0/12")

@@ -22,6 +22,7 @@ NODE = "10.113.0.0"
 CLIENT = "10.113.0.2"
 CLIENTS = [f"10.113.0.{number}" for number in range(2, 8)]
 SERVERS = ["10.113.0.10", "10.113.0.11", "10.113.0.12"]
+SIBLING_NODE = "10.113.0.128"
 SIBLING = "10.113.0.130"
 """A pod on another node of the cluster."""
 FOREIGN = "10.114.0.2"
@@ -74,6 +75,7 @@ def firewall(*, expose_all: bool = False) -> NodeFirewall:
         vips=(ipaddress.ip_network("10.112.0.0/16"),),
         own=(ipaddress.ip_network("10.113.0.0/22"),),
         node_addresses=(ipaddress.ip_address(NODE),),
+        other_nodes=(ipaddress.ip_address(SIBLING_NODE),),
         expose_all=expose_all,
     )
 

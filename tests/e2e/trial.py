@@ -1,0 +1,114 @@
+"""A cluster that tries to join: the syncer of the agent's chart, alone in a namespace of its own.
+
+It runs on the hub's own machine, the one cluster that has no agent, so that whatever it does there harms nobody by
+accident; what is asked is whether it harms anybody through the hub. One invariant: it is what the chart renders, but
+for its namespace and that it is started once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import lab
+import yaml
+
+ROOT = pathlib.Path(__file__).parents[2]
+CHART = str(ROOT / "manifests/charts/fleetboard-agent")
+PLACE = lab.HUB
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """How a trial ended.
+
+    Attributes:
+        status: Its exit status.
+        level: Level of its last log line.
+        sentence: What that line says.
+        condition: The Joined condition.
+        seconds: How long it ran.
+    """
+
+    status: int
+    level: str
+    sentence: str
+    condition: dict[str, Any]
+    seconds: float
+
+
+def create_token(cluster: str) -> dict[str, str]:
+    """Ask the hub for what ``cluster`` shall join with."""
+    text = lab.HUB.kubectl(
+        "-n", lab.SYSTEM, "exec", "deploy/syncer-hub", "--", "fleetboard", "token", "create", "--cluster", cluster
+    )
+    values: dict[str, str] = yaml.safe_load(text)["hub"]
+    return values
+
+
+def render(namespace: str, values: dict[str, Any], change: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """Render the chart's syncer into a namespace; ``change`` may spoil each object, which the schema wouldn't let."""
+    image = lab.C1.get("deployment", "syncer", lab.SYSTEM)["spec"]["template"]["spec"]["containers"][0]["image"]
+    values = values | {"image": {"tag": image.rpartition(":")[2]}, "dns": {"configureCoreDNS": False}}
+    templates = ("--show-only=templates/syncer.yaml", "--show-only=templates/hub-join.yaml")
+    text = lab.run(
+        "helm",
+        "template",
+        "trial",
+        CHART,
+        f"--namespace={lab.SYSTEM}",
+        *templates,
+        "--values=-",
+        stdin=json.dumps(values),
+    )
+    found = [lab.make_namespace(namespace)]
+    for item in yaml.safe_load_all(text.replace(f"namespace: {lab.SYSTEM}", f"namespace: {namespace}")):
+        for named in (item["metadata"], item.get("roleRef", {})):
+            named["name"] = named.get("name", "").replace("fleetboard-syncer", namespace)
+        change(item)
+        if item["kind"] == "Deployment":
+            item = _once(item, namespace)
+        found.append(item)
+    return found
+
+
+def _once(deployment: dict[str, Any], namespace: str) -> dict[str, Any]:
+    template = deployment["spec"]["template"]
+    metadata = {"name": "syncer", "namespace": namespace, "labels": {"app": "trial"}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": template["spec"] | {"restartPolicy": "Never"},
+    }
+
+
+def start(namespace: str, values: dict[str, Any], change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+    """Start a trial; ``finish`` waits for its end."""
+    PLACE.apply(*render(namespace, values, change))
+
+
+def finish(namespace: str, *, within_s: float = 60) -> Ending:
+    """Wait for the end of a trial and return what it said."""
+
+    def ended() -> dict[str, Any]:
+        (container,) = PLACE.get("pod", "syncer", namespace)["status"]["containerStatuses"]
+        state: dict[str, Any] = container["state"]["terminated"]
+        return state
+
+    state = lab.eventually(ended, within_s=within_s, every_s=0.5)
+    last = json.loads(PLACE.kubectl("-n", namespace, "logs", "syncer").splitlines()[-1])
+    (report,) = PLACE.list("peerreports", namespace)
+    (condition,) = (one for one in report["status"]["conditions"] if one["type"] == "Joined")
+    began, over = (datetime.datetime.fromisoformat(state[key]) for key in ("startedAt", "finishedAt"))
+    return Ending(state["exitCode"], last["level"], last["msg"], condition, (over - began).total_seconds())
+
+
+def clear(namespace: str) -> None:
+    """Take a trial away."""
+    PLACE.kubectl("delete", "clusterrole,clusterrolebinding", namespace, "--ignore-not-found")
+    PLACE.delete("namespace", namespace, wait=False)

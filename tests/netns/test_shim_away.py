@@ -1,0 +1,154 @@
+"""The packed executable while cnf is away, comes back, hangs up or talks nonsense: always one answer, no DEL lost."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import pathlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import packed_shim
+import pytest
+import shim_node
+from netlab import Nets
+from shim_node import Answer, Node, environ
+
+from cnf.attach.spool import Spool
+
+pytestmark = pytest.mark.netns
+
+NEW = {"cniVersion": "1.1.0"}
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return packed_shim.install(packed_shim.pack(), tmp_path_factory.mktemp("bin"))
+
+
+@pytest.fixture
+def node(nets: Nets, tmp_path: pathlib.Path, shim: pathlib.Path) -> Iterator[Node]:
+    with shim_node.make_node(nets, tmp_path, shim) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def answering(node: Node, answer: bytes) -> Iterator[None]:
+    """Stand in for a cnf that dies within a call, or that isn't one: read a little, say ``answer``, hang up."""
+    stop = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                caller, _ = listener.accept()
+                with caller:
+                    caller.recv(10)
+                    caller.sendall(answer)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(node.run / "cni.sock"))
+        listener.listen()
+        listener.settimeout(0.1)
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(10)
+
+
+def test_while_cnf_is_away_all_but_deletions_are_put_off(node: Node) -> None:
+    pod = node.nets.make()
+    calls = {
+        "ADD": lambda: node.call("ADD", "one", pod, config={"cniVersion": "0.4.0"}),
+        "CHECK": lambda: node.call("CHECK", "one", pod),
+        "GC": lambda: node.call("GC", "", None, config=NEW),
+        "STATUS": lambda: node.call("STATUS", "", None, config=NEW),
+        "VERSION": lambda: node.call("VERSION", "", None),
+        "DEL": lambda: node.call("DEL", "one", pod),
+    }
+    begun = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(len(calls)) as runtime:
+        answers = {verb: call.result() for verb, call in {v: runtime.submit(c) for v, c in calls.items()}.items()}
+    assert time.monotonic() - begun < 25
+    assert {verb: answer.code for verb, answer in answers.items()} == {
+        "ADD": 11,
+        "CHECK": 11,
+        "GC": 11,
+        "STATUS": 50,
+        "VERSION": 0,
+        "DEL": 0,
+    }
+    assert answers["ADD"].content["cniVersion"] == "0.4.0"
+    assert "cnf" in answers["ADD"].content["msg"]
+    assert answers["DEL"] == Answer(0, b"", b"")
+    assert [path.name for path in node.spooled] == ["one-net1"]
+
+
+def test_a_deletion_while_cnf_is_away_is_served_when_it_is_back(node: Node) -> None:
+    pod = node.nets.make()
+    with node.serving():
+        assert node.call("ADD", "one", pod).status == 0
+    # What a killed process leaves: a socket that nobody listens at.
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(node.run / "cni.sock"))
+    assert node.call("DEL", "one", pod) == Answer(0, b"", b"")
+    assert node.call("DEL", "one", pod) == Answer(0, b"", b"")
+    assert pod.answers_ping("10.112.4.0")
+    assert Spool(node.run / "del", node.plane.call).replay() == 1
+    assert "net1" not in pod.run("ip", "link")
+    assert (node.spooled, node.plane.attachments()) == ([], [])
+
+
+def test_without_a_spool_there_is_nothing_to_delete(node: Node) -> None:
+    (node.run / "del").rmdir()
+    assert node.call("DEL", "one", None) == Answer(0, b"", b"")
+    assert list(node.run.iterdir()) == []
+
+
+@pytest.mark.parametrize("container", [".hidden", "../../etc/x", "x" * 300])
+def test_a_name_that_is_no_file_is_not_spooled(node: Node, container: str) -> None:
+    assert node.call("DEL", container, None).code == 11
+    assert node.spooled == []
+
+
+def test_a_full_disk_is_told(node: Node) -> None:
+    folder = f"{shim_node.RUN}/del"
+    fill = f"mount -t tmpfs -o size=4k tmpfs {folder} && head -c 4096 /dev/zero >{folder}/x"
+    answer = node.execute(environ("DEL", "one", None), b"{}", prepare=fill)
+    assert (answer.code, answer.stderr) == (11, b"")
+
+
+def test_a_cnf_that_is_back_soon_is_waited_for(node: Node) -> None:
+    pod = node.nets.make()
+    with concurrent.futures.ThreadPoolExecutor(1) as runtime:
+        call = runtime.submit(node.call, "ADD", "one", pod)
+        with contextlib.suppress(TimeoutError):
+            call.result(timeout=1)
+        assert not call.done()
+        with node.serving():
+            assert call.result(timeout=20).status == 0
+
+
+@pytest.mark.parametrize("answer", [b"", b"0", b"0 5\nabc", b"zero 1\nx", b"\xff\n", b"0 2\n{}trailing"])
+def test_half_an_answer_is_none(node: Node, answer: bytes) -> None:
+    with answering(node, answer):
+        assert node.call("ADD", "one", node.nets.make()).code == 11
+        assert node.call("DEL", "one", None) == Answer(0, b"", b"")
+    assert [path.name for path in node.spooled] == ["one-net1"]
+
+
+def test_a_cnf_that_has_stopped_accepting_is_away(
+    node: Node, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(node.run / "cni.sock"))
+        listener.listen(0)
+        waiting = opened.enter_context(socket.socket(socket.AF_UNIX))
+        waiting.connect(str(node.run / "cni.sock"))
+        assert node.call("DEL", "one", None) == Answer(0, b"", b"")
+    assert [path.name for path in node.spooled] == ["one-net1"]

@@ -1,0 +1,115 @@
+"""The packed executable on the hosts it may meet: hostile environments, no libc, a /tmp that runs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import packed_shim
+import pytest
+import shim_node
+from netlab import Net, Nets
+from shim_node import Answer, Node, environ
+
+from cni import install
+
+pytestmark = pytest.mark.netns
+
+CONFIG = json.dumps(shim_node.CONFIG).encode()
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return packed_shim.install(packed_shim.pack(), tmp_path_factory.mktemp("bin"))
+
+
+@pytest.fixture
+def node(nets: Nets, tmp_path: pathlib.Path, shim: pathlib.Path) -> Iterator[Node]:
+    with shim_node.make_node(nets, tmp_path, shim) as made, made.serving():
+        yield made
+
+
+def attaches(node: Node, answer: Answer, pod: Net) -> bool:
+    """Say whether that was a clean ADD."""
+    assert (answer.status, answer.stderr) == (0, b"")
+    return answer.content["ips"][0]["address"] == "10.112.4.1/32" and pod.answers_ping("10.112.4.0")
+
+
+def test_pythons_and_the_loaders_variables_change_nothing(node: Node, tmp_path: pathlib.Path) -> None:
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    for module in ("encodings", "codecs", "_socket", "posix", "shim", "sitecustomize", "usercustomize"):
+        (trap / f"{module}.py").write_text("raise SystemExit('trapped')\n")
+    for library in ("libc.so.6", "libz.so.1", "libdl.so.2", "libm.so.6"):
+        (trap / library).write_bytes(b"no library")
+    hostile = {
+        "PYTHONPATH": str(trap),
+        "PYTHONHOME": str(trap),
+        "PYTHONSTARTUP": str(trap / "shim.py"),
+        "PYTHONINSPECT": "1",
+        "PYTHONVERBOSE": "1",
+        "PYTHONMALLOC": "debug",
+        "PYTHONIOENCODING": "utf-16",
+        "PYTHONWARNINGS": "error",
+        "LC_ALL": "de_DE.ISO-8859-1",
+        "LD_LIBRARY_PATH": str(trap),
+        "TMPDIR": "/nonexistent",
+        "_MEIPASS2": str(trap),
+        "_PYI_ARCHIVE_FILE": str(trap / "libc.so.6"),
+        "_PYI_APPLICATION_HOME_DIR": str(trap),
+        "_PYI_PARENT_PROCESS_LEVEL": "9",
+    }
+    pod = node.nets.make()
+    assert attaches(node, node.execute({**environ("ADD", "one", pod), **hostile}, CONFIG), pod)
+
+
+def test_a_library_that_cannot_be_preloaded_costs_a_line_of_stderr(node: Node) -> None:
+    pod = node.nets.make()
+    # By a shell within, since whatever starts the shell would be met by it as well.
+    preloaded = ["sh", "-c", f"LD_PRELOAD=/nonexistent/hook.so exec {node.shim}"]
+    answer = node.execute({**environ("ADD", "one", pod), "PATH": os.environ["PATH"]}, CONFIG, program=preloaded)
+    assert answer.status == 0
+    assert answer.content["ips"]
+
+
+def test_a_tmp_that_runs_nothing_does_not_matter(node: Node) -> None:
+    pod = node.nets.make()
+    # The executable itself and cnf's socket lie under /tmp in tests, so another folder is given the name.
+    prepare = "mount -t tmpfs -o noexec,ro tmpfs /var/tmp && export TMPDIR=/var/tmp"
+    answer = node.execute({**environ("ADD", "one", pod), "TMPDIR": "/var/tmp"}, CONFIG, prepare=prepare)
+    assert attaches(node, answer, pod)
+
+
+def test_a_host_without_libc_will_do(node: Node, tmp_path: pathlib.Path) -> None:
+    root = tmp_path / "root"
+    for folder in ("opt/cni/bin", "run/fleetboard", "run/netns", "etc", "proc"):
+        (root / folder).mkdir(parents=True)
+    packed_shim.install(packed_shim.pack(), root / "opt/cni/bin", host_dir="/opt/cni/bin")
+    # Made for the host's programs, which are none of ours.
+    (root / "etc/ld.so.preload").write_text("/opt/cni/bin/hook.so\n")
+    (root / "opt/cni/bin/hook.so").write_bytes(b"no library")
+    assert {path.name for path in root.iterdir()} == {"opt", "run", "etc", "proc"}
+    mounts = {node.run: "run/fleetboard", "/run/netns": "run/netns", "/proc": "proc"}
+    prepare = " && ".join(f"mount --rbind {source} {root}/{place}" for source, place in mounts.items())
+    chroot = ["/usr/sbin/chroot", str(root), "/opt/cni/bin/fleetboard"]
+    pod = node.nets.make()
+    assert attaches(node, node.execute(environ("ADD", "one", pod), CONFIG, prepare=prepare, program=chroot), pod)
+    assert node.execute(environ("DEL", "one", pod), CONFIG, prepare=prepare, program=chroot) == Answer(0, b"", b"")
+
+
+def test_calls_go_on_while_another_version_is_installed(node: Node, tmp_path: pathlib.Path) -> None:
+    target = tmp_path / "bin"
+    packed_shim.install(packed_shim.pack(), target)
+    node.shim = target / install.NAME
+    pod = node.nets.make()
+    with node.start(environ("ADD", "one", pod)) as process:
+        other = tmp_path / "other"
+        shutil.copytree(packed_shim.pack(), other)
+        (other / "README").write_text("another version")
+        install.install(other, target=target, host_dir=str(target))
+        stdout, _ = process.communicate(CONFIG, timeout=20)
+    assert (process.returncode, json.loads(stdout)["ips"][0]["address"]) == (0, "10.112.4.1/32")
+    assert node.call("DEL", "one", pod).status == 0

@@ -1,8 +1,7 @@
-"""Puts the packed CNI executable into the node's CNI folder, and takes it away again.
+"""Puts the packed CNI executable into the node's CNI folder, and takes it away again (``cni.remove``).
 
-Runs as cnf's init container and, with ``--remove``, when Fleetboard is uninstalled. The bundle is a folder, so it is
-copied under a version of its own and made current by renaming a relative symlink: relative, because Multus resolves
-it both inside its own container and on the host.
+Runs as cnf's init container. The bundle is a folder, so it is copied under a version of its own and made current by
+renaming a relative symlink: relative, because Multus resolves it both inside its own container and on the host.
 
 One invariant: at every moment the CNI folder holds either no ``fleetboard`` or a complete one.
 """
@@ -121,13 +120,10 @@ def _forget_old(store: pathlib.Path, current: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def main(arguments: list[str]) -> int:
-    """Install, or with ``--remove`` take away; return the exit status."""
+def main() -> int:
+    """Install; return the exit status."""
     target = pathlib.Path(os.environ.get("CNI_BIN_DIR", "/host/cni-bin"))
     try:
-        if arguments == ["--remove"]:
-            remove(target)
-            return 0
         host_dir = os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin")
         bundle = pathlib.Path(os.environ.get("BUNDLE", "/opt/fleetboard/cni"))
         version = install(bundle, target=target, host_dir=host_dir)
@@ -139,4 +135,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

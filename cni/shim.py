@@ -105,7 +105,8 @@ def send(stream: _socket.socket, request: bytes, netns: int) -> None:
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, netns.to_bytes(4, sys.byteorder))
         sent = stream.sendmsg([request], [rights])
         rest = request[sent:]
-    stream.sendall(rest)
+    if rest:  # even to send nothing fails once cnf has answered and hung up
+        stream.sendall(rest)
 
 
 def receive(stream: _socket.socket) -> tuple[int, bytes]:

@@ -43,24 +43,25 @@ def describe_attached(published: Iterable[fleet.NodeAttachments]) -> list[str]:
     return sorted(lines)
 
 
-def render_cleanup(*, namespace: str, image: str, pull_policy: str, cni_bin_dir: str) -> dict[str, Any]:
-    """Render the DaemonSet that takes our files off every node.
+def render_cleanup(*, namespace: str, image: str, cni_bin_dir: str) -> dict[str, Any]:
+    """Render the DaemonSet that takes our files off every node (``cni.remove``).
 
-    It mounts the parents of our folders, because a mount point can't be removed from inside.
+    It mounts the parents of our folders, because a mount point can't be removed from inside. The image is there: cnf
+    was just running from it.
     """
+    resources = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
+    image_of = {"image": image, "imagePullPolicy": "IfNotPresent", "resources": resources}
     mounts = {"cni-bin": cni_bin_dir, "var-lib": "/var/lib", "run": "/run"}
-    command = "python -m cni.install --remove && rm -rf /host/var-lib/fleetboard /host/run/fleetboard"
     labels = {names.LABEL_APP: CLEANUP}
     init = {
         "name": "clean",
-        "image": image,
-        "imagePullPolicy": pull_policy,
-        "command": ["sh", "-c", command],
+        **image_of,
+        "command": ["python", "-m", "cni.remove"],
         "env": [{"name": "CNI_BIN_DIR", "value": "/host/cni-bin"}],
         "securityContext": {"runAsUser": 0, "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True},
         "volumeMounts": [{"name": name, "mountPath": f"/host/{name}"} for name in mounts],
     }
-    rest = {"name": "done", "image": image, "imagePullPolicy": pull_policy, "command": ["sleep", "infinity"]}
+    rest = {"name": "done", **image_of, "command": ["sleep", "infinity"]}
     return {
         "metadata": {"name": CLEANUP, "namespace": namespace, "labels": labels},
         "spec": {
@@ -69,6 +70,8 @@ def render_cleanup(*, namespace: str, image: str, pull_policy: str, cni_bin_dir:
                 "metadata": {"labels": labels},
                 "spec": {
                     "automountServiceAccountToken": False,
+                    # As cnf: also a node that is full or under pressure is cleaned.
+                    "priorityClassName": "system-node-critical",
                     "terminationGracePeriodSeconds": 0,
                     "tolerations": [{"operator": "Exists"}],
                     "initContainers": [init],
@@ -130,10 +133,9 @@ def main() -> int:
 def _list_attached(client: kube_client.Client, namespace: str) -> None:
     published, _ = client.list(resource.NODE_ATTACHMENTS, namespace)
     lines = describe_attached(published)
-    if lines:
-        log.warning("%d attached pods lose their second interface: %s", len(lines), "; ".join(lines))
-    else:
-        log.info("no pod is attached")
+    log.info("%d attached pods lose their second interface", len(lines))
+    for line in lines:
+        log.warning("loses its second interface: %s", line)
 
 
 def _stop_part(client: kube_client.Client, kind: resource.AnyResource, name: str, namespace: str) -> None:
@@ -153,7 +155,6 @@ def _clean_nodes(client: kube_client.Client, namespace: str) -> None:
     manifest = render_cleanup(
         namespace=namespace,
         image=os.environ["IMAGE"],
-        pull_policy=os.environ.get("IMAGE_PULL_POLICY", "IfNotPresent"),
         cni_bin_dir=os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin"),
     )
     client.apply(resource.DAEMON_SETS, manifest, manager="uninstall")

@@ -54,10 +54,14 @@ def warm_up() -> None:
         spinner.wait(timeout=60)
 
 
+def load() -> str:
+    """Return the machine's load averages of 1, 5 and 15 minutes."""
+    return " ".join(f"{average:.1f}" for average in os.getloadavg())
+
+
 def machine() -> str:
     """Say what was measured on, and how busy it was."""
-    loads = " ".join(f"{load:.1f}" for load in os.getloadavg())
-    return f"{os.cpu_count()} cores, Linux {platform.release()}, load {loads}"
+    return f"{os.cpu_count()} cores, Linux {platform.release()}, load {load()}"
 
 
 def save(folder: pathlib.Path, part: str, found: Sequence[Figure], raw: object) -> None:

@@ -4,39 +4,48 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import sys
 import tempfile
 
 import bench_cni
+import bench_dns
 import bench_figures
+import bench_memory
 import bench_node
 import packed_shim
 
-PARTS = ("cni",)
-ROOT = pathlib.Path(__file__).parents[2]
+PARTS = ("cni", "dns", "memory")
+FOLDER = pathlib.Path(__file__).parents[2] / "build" / "bench"
 
 
 def main() -> None:
-    """Measure the parts that were asked for, all by default."""
+    """Measure what was asked for, all by default."""
     parser = argparse.ArgumentParser(prog="hack/bench")
-    parser.add_argument("--bridge", type=pathlib.Path, required=True)
-    parser.add_argument("--coredns", type=pathlib.Path, required=True)
+    parser.add_argument("--bridge", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--coredns", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--part", action="append", choices=PARTS)
     asked = parser.parse_args()
     bundle = packed_shim.pack()
     bench_node.isolate()
-    folder = ROOT / "build" / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     found: list[bench_figures.Figure] = []
     before = bench_figures.machine()
     for part in asked.part or PARTS:
+        print(f"bench: {part}", file=sys.stderr)
         bench_figures.warm_up()
-        with tempfile.TemporaryDirectory(dir=folder) as name:
+        with tempfile.TemporaryDirectory(dir=FOLDER) as name:
             work = pathlib.Path(name)
-            shim = packed_shim.install(bundle, work / "bin")
-            figures, raw = bench_cni.bench(work, shim=shim, bridge=asked.bridge)
-        bench_figures.save(folder, part, figures, raw)
+            match part:
+                case "cni":
+                    shim = packed_shim.install(bundle, work / "bin")
+                    figures, samples = bench_cni.bench(work, shim=shim, bridge=asked.bridge)
+                case "dns":
+                    figures, samples = bench_dns.bench(work, executable=asked.coredns)
+                case _:
+                    figures, samples = bench_memory.bench(work)
+        bench_figures.save(FOLDER, part, figures, samples)
         found += figures
-    print(f"{before} before, {bench_figures.machine().rpartition('load ')[2]} after")
+    print(f"{before} before, {bench_figures.load()} after")
     print(bench_figures.render(found))
 
 

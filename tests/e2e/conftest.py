@@ -47,6 +47,7 @@ def namespaces() -> Iterator[Callable[[str], str]]:
 
     def make(name: str) -> str:
         for cluster in (lab.C1, lab.C2):
+            cluster.delete("namespace", name)  # one that an earlier run left may still be going away
             cluster.apply(lab.make_namespace(name))
         made.append(name)
         return name

@@ -157,7 +157,7 @@ class Cluster:
         return [
             Pod(self, namespace, item["metadata"]["name"])
             for item in self.list("pods", namespace, selector=f"app={app}")
-            if "deletionTimestamp" not in item["metadata"] and _is_ready(item)
+            if "deletionTimestamp" not in item["metadata"] and is_ready(item)
         ]
 
     def wait_pods(self, namespace: str, app: str, count: int, *, within_s: float = 120) -> Pods:
@@ -192,7 +192,8 @@ class Cluster:
 HUB, C1, C2 = Cluster("hub"), Cluster("c1"), Cluster("c2")
 
 
-def _is_ready(pod: dict[str, Any]) -> bool:
+def is_ready(pod: dict[str, Any]) -> bool:
+    """Tell whether a pod is ready."""
     conditions = pod.get("status", {}).get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 

@@ -14,9 +14,11 @@ from typing import Any
 import lab
 
 PORT = 8080
+TIMEOUT_S = 1.5
+"""Of an attempt."""
 SCRIPT = pathlib.Path(__file__).with_name("pulse_pod.py").read_text()
-STEADY = 10
-"""Answers in a row, two seconds of them: then a target counts as well."""
+STEADY = 20
+"""Answers in a row, four seconds of them: then a target counts as well, for no earlier attempt is still under way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,13 @@ def deployment(name: str, namespace: str, *, node: str, side: str) -> dict[str, 
     # A lost datagram must not look like five seconds without an answer, nor a name cost eight questions.
     options = {"timeout": "1", "attempts": "2", "ndots": "2"}
     spec["dnsConfig"] = {"options": [{"name": name, "value": value} for name, value in options.items()]}
+    return made
+
+
+def service(name: str, namespace: str, *, side: str) -> dict[str, Any]:
+    """Make a Service of a side's pods."""
+    made = lab.make_service(name, namespace, ("http", "TCP", PORT, PORT))
+    made["spec"]["selector"] = {"side": side}
     return made
 
 

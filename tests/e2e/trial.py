@@ -50,21 +50,22 @@ def create_token(cluster: str) -> dict[str, str]:
     return values
 
 
+def template(chart: str, values: dict[str, Any], *flags: str) -> str:
+    """Render a chart without asking a cluster.
+
+    Raises:
+        CommandError: the values are refused.
+    """
+    command = ("helm", "template", "trial", chart, f"--namespace={lab.SYSTEM}", "--kube-version=1.34.0", "--values=-")
+    return lab.run(*command, *flags, stdin=json.dumps(values))
+
+
 def render(namespace: str, values: dict[str, Any], change: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
     """Render the chart's syncer into a namespace; ``change`` may spoil each object, which the schema wouldn't let."""
     image = lab.C1.get("deployment", "syncer", lab.SYSTEM)["spec"]["template"]["spec"]["containers"][0]["image"]
     values = values | {"image": {"tag": image.rpartition(":")[2]}, "dns": {"configureCoreDNS": False}}
     templates = ("--show-only=templates/syncer.yaml", "--show-only=templates/hub-join.yaml")
-    text = lab.run(
-        "helm",
-        "template",
-        "trial",
-        CHART,
-        f"--namespace={lab.SYSTEM}",
-        *templates,
-        "--values=-",
-        stdin=json.dumps(values),
-    )
+    text = template(CHART, values, *templates)
     found = [lab.make_namespace(namespace)]
     for item in yaml.safe_load_all(text.replace(f"namespace: {lab.SYSTEM}", f"namespace: {namespace}")):
         for named in (item["metadata"], item.get("roleRef", {})):

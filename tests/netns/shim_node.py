@@ -126,18 +126,13 @@ class Node:
 @contextlib.contextmanager
 def make_node(nets: Nets, folder: pathlib.Path, shim: pathlib.Path) -> Iterator[Node]:
     """Lend a node whose cnf doesn't listen yet."""
-    made_run = not RUN.exists()
+    # Never removed again: that would take it from under another run of the tests.
     RUN.mkdir(exist_ok=True)
     (folder / "run" / "del").mkdir(parents=True)
     hub = nets.make("hub")
-    try:
-        with Namespace.open(hub.path) as handle:
-            plane = Plane(state_dir=folder / "state", netns_dir=netlab.FOLDER, hub_netns=handle, on_change=lambda: None)
-            plane.restore()
-            plane.set_network(NETWORK)
-            yield Node(nets, folder, shim, plane, hub)
-            plane.close()
-    finally:
-        if made_run:
-            with contextlib.suppress(OSError):  # another test run uses it
-                RUN.rmdir()
+    with Namespace.open(hub.path) as handle:
+        plane = Plane(state_dir=folder / "state", netns_dir=netlab.FOLDER, hub_netns=handle, on_change=lambda: None)
+        plane.restore()
+        plane.set_network(NETWORK)
+        yield Node(nets, folder, shim, plane, hub)
+        plane.close()

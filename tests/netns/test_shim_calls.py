@@ -83,7 +83,8 @@ def test_status_tells_whether_an_add_would_work(node: Node) -> None:
 def test_gc_leaves_what_lives(node: Node) -> None:
     pod = node.nets.make()
     node.call("ADD", "one", pod)
-    for valid in (None, []):
+    unknown: list[object] | None = None
+    for valid in (unknown, []):
         gone = node.call("GC", "", None, config={**NEW, "cni.dev/valid-attachments": valid})
         assert gone == shim_node.Answer(0, b"", b"")
     assert pod.answers_ping("10.112.4.0")

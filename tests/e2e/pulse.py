@@ -63,16 +63,18 @@ def aim(pod: lab.Pod, targets: Mapping[str, str]) -> None:
 
 
 def notes(pod: lab.Pod, since: float) -> list[Note]:
-    """Return what a pod noted of attempts that ended after ``since``."""
+    """Return what a pod noted of attempts at its targets that ended after ``since``."""
+    targets, lines = pod.sh("cat /pulse/targets; echo; tail -n 4000 /pulse/notes").split("\n\n", 1)
+    aimed = {line.split()[0] for line in targets.splitlines()}
     found = []
-    for line in pod.exec("tail", "-n", "4000", "/pulse/notes").splitlines():
+    for line in lines.splitlines():
         began, ended, label, answer = line.split(" ", 3)
-        if float(ended) >= since:
+        if float(ended) >= since and label in aimed:
             found.append(Note(float(began), float(ended), label, answer))
     return sorted(found, key=lambda note: note.began)
 
 
-def gaps(pod: lab.Pod, since: float) -> dict[str, float]:
+def gaps(pod: lab.Pod, since: float, *, steady: int = STEADY) -> dict[str, float]:
     """Return for each label how long after ``since`` it took until all went well again, 0 when nothing failed.
 
     Raises:
@@ -88,12 +90,12 @@ def gaps(pod: lab.Pod, since: float) -> dict[str, float]:
         lost = [index for index, note in enumerate(of_label) if not note.good]
         after = of_label[lost[-1] + 1 :] if lost else of_label
         tail = of_label[-1]
-        assert len(after) >= STEADY, f"{pod.name} {label}: last {tail.answer}, {len(after)} good in a row"
+        assert len(after) >= steady, f"{pod.name} {label}: last {tail.answer}, {len(after)} good in a row"
         assert now - tail.ended < 2, f"{pod.name} {label}: no attempt since {now - tail.ended:.1f} s"
         result[label] = round(after[0].ended - since, 1) if lost else 0.0
     return result
 
 
-def wait_well(pod: lab.Pod, since: float, *, within_s: float) -> dict[str, float]:
+def wait_well(pod: lab.Pod, since: float, *, within_s: float, steady: int = STEADY) -> dict[str, float]:
     """Wait until every target of a pod is well, and return the gaps."""
-    return lab.eventually(lambda: gaps(pod, since) or None, within_s=within_s, every_s=0.5) or {}
+    return lab.eventually(lambda: gaps(pod, since, steady=steady) or None, within_s=within_s, every_s=0.5) or {}

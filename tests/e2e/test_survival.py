@@ -52,7 +52,7 @@ class World:
             pulse.aim(pod, names | {f"to-{other}": direct[other] for other in direct if other != node})
         start = time.time()
         for pod in self.pods.values():
-            pulse.wait_well(pod, start, within_s=20)
+            pulse.wait_well(pod, start, within_s=20, steady=5)
 
     def gaps(self, since: float, *, within_s: float) -> Gaps:
         """Wait until every part is ready and all is well again, and return for how long it was not."""

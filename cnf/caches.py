@@ -42,7 +42,7 @@ class Caches:
         self._slices = reflector.Reflector(
             client,
             resource.ENDPOINT_SLICES,
-            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}",
+            selector=names.IMPORTED_SLICES,
             notify=on_services,
         )
 

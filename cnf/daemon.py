@@ -36,6 +36,8 @@ LEASE = "cnf-leader"
 TERM_S, DEADLINE_S, PERIOD_S = 6.0, 4.0, 1.0
 """Shorter than Kubernetes' own: the API fences a takeover, and a node that lost it must not hold the cluster back."""
 COLLECT_S = 30.0
+COLLECT_FIRST_S = 2.0
+"""After the start, which on a node that booted found everything dead once: what is freed now, others wait for."""
 REST = 2.0
 """These plan everything anew at each change: with 10 000 services that is more than half a second."""
 SOON_S = 0.05
@@ -227,7 +229,9 @@ class Daemon:
         self._elector.run(stop, on_start=changed, on_stop=changed)
 
     def _collect(self, stop: threading.Event) -> None:
-        while not stop.wait(COLLECT_S):
+        pause_s = COLLECT_FIRST_S
+        while not stop.wait(pause_s):
+            pause_s = COLLECT_S
             try:
                 self._plane.collect()
             except (attach_errors.AttachError, netlink_errors.NetlinkError) as err:

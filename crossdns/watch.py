@@ -58,7 +58,7 @@ class Watch:
             index.Kind.SLICE: Reflector(
                 client,
                 resource.ENDPOINT_SLICES,
-                selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}",
+                selector=names.IMPORTED_SLICES,
                 notify=self._notify(index.Kind.SLICE),
             ),
             index.Kind.PEER: Reflector(

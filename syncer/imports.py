@@ -46,7 +46,7 @@ class Imports:
             child,
             resource.ENDPOINT_SLICES,
             notify=self._slice_changed,
-            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}",
+            selector=names.IMPORTED_SLICES,
         )
         self._by_service = index.Index(lambda: self.slices.store, _service_of)
         self._dropped: dict[str, Mapping[str, int]] = {}

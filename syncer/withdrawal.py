@@ -37,14 +37,13 @@ def withdraw(client: kube_client.Client, namespace: str, *, forwards: bool) -> N
 
 
 def _take_back_imports(client: kube_client.Client) -> None:
-    selector = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
     for found in client.list(resource.SERVICE_IMPORTS)[0]:
         owner = found.metadata.annotations.get(names.ANNOTATION_IMPORT_OWNER)
         if owner == ADOPTED:
             _empty(client, found)
         elif owner is not None:
             client.delete(resource.SERVICE_IMPORTS, found.metadata.name, found.metadata.namespace)
-    for slice_ in client.list(resource.ENDPOINT_SLICES, selector=selector)[0]:
+    for slice_ in client.list(resource.ENDPOINT_SLICES, selector=names.IMPORTED_SLICES)[0]:
         client.delete(resource.ENDPOINT_SLICES, slice_.metadata.name, slice_.metadata.namespace)
 
 

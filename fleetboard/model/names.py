@@ -32,6 +32,8 @@ LABEL_APP = "app.kubernetes.io/name"
 
 MANAGER = "fleetboard.io"
 """Value of the managed-by label on every EndpointSlice of ours."""
+IMPORTED_SLICES = f"{LABEL_MANAGED_BY}={MANAGER},!{LABEL_SERVICE_NAMESPACE}"
+"""Selects EndpointSlices that were imported; not those that members exchange on a hub, which may be a member too."""
 PROXY_NAME = "fleetboard"
 """Value of the service-proxy-name label: kube-proxy leaves such slices alone."""
 

@@ -22,8 +22,11 @@ daemons_start() {
 daemon_spawn() {
   local name=$1
   shift
+  # It outlives its caller, so it must keep nothing of the caller's open: a lock would never be free again.
   # shellcheck disable=SC2016 # for that shell
-  setsid --fork bash -c 'echo $$ >"$1"; shift; exec "$@"' _ "$STATE/$name.pid" "$@" >>"$LOGS/$name.log" 2>&1 </dev/null 9>&-
+  setsid --fork bash -c '
+    for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ "$fd" -le 2 ] || eval "exec $fd>&-"; done
+    echo $$ >"$1"; shift; exec "$@"' _ "$STATE/$name.pid" "$@" >>"$LOGS/$name.log" 2>&1 </dev/null
 }
 
 # The machine's own settings (mirrors, proxies, data folder) with ours on top; its file is never written to.

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import time
 from typing import Any
 
 import lab
@@ -82,10 +83,12 @@ def build(namespace: str) -> Paths:
         for name, cluster in HOME.items()
     }
     paths = Paths(namespace, found[EAST], found[WEST][0])
+    began = time.monotonic()
     for member in (*paths.east, paths.west):
         for service in (EAST, WEST):
             host = paths.name(service)
-            lab.eventually(functools.partial(member.fetch, host), within_s=20, every_s=0.3)
+            lab.eventually(functools.partial(member.fetch, host), within_s=90, every_s=0.3)
+    lab.record("new services: until every pod reaches both, s", time.monotonic() - began)
     return paths
 
 

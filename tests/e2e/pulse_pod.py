@@ -12,6 +12,7 @@ import threading
 import time
 
 PORT = 8080
+GREETING = "pulse of "
 PERIOD_S = 0.2
 TIMEOUT_S = 1.5
 """Longer than TCP waits before it sends a lost first packet again: one lost packet is no failure."""
@@ -22,7 +23,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
     """Tells the pod's name."""
 
     def do_GET(self) -> None:
-        body = os.uname().nodename.encode()
+        body = f"{GREETING}{os.uname().nodename}".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -33,13 +34,21 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 
 def fetch(target: str) -> str:
-    """Return what the target answered."""
+    """Return the name of the pod that answered.
+
+    Raises:
+        OSError: none did in time.
+        ValueError: something else did: without its second interface a pod sends to whatever lies behind the first.
+    """
     with socket.create_connection((target, PORT), timeout=TIMEOUT_S) as connection:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         answer = b""
         while chunk := connection.recv(4096):
             answer += chunk
-    return answer.split(b"\r\n\r\n", 1)[1].decode()
+    _, greeting, name = answer.decode(errors="replace").partition(GREETING)
+    if not greeting:
+        raise ValueError("not a pulse pod")
+    return name
 
 
 def note(label: str, target: str) -> None:
@@ -47,7 +56,7 @@ def note(label: str, target: str) -> None:
     began = time.time()
     try:
         answer = fetch(target)
-    except (OSError, IndexError) as err:
+    except (OSError, ValueError) as err:
         answer = f"!{type(err).__name__}:{err}".replace(" ", "_")
     with (FOLDER / "notes").open("a") as notes:
         notes.write(f"{began:.3f} {time.time():.3f} {label} {answer}\n")

@@ -6,6 +6,7 @@ blow until all went well again; the bounds leave room for a slow machine. docs/o
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import time
@@ -18,6 +19,8 @@ import pytest
 NAMESPACE = "e2e-survival"
 HANDOVER_S = 6.0
 """Until another node leads."""
+TERM_S = 6.0
+"""How long the Lease of a leader lasts that had no time to give it back."""
 REPLACED_S = 20.0
 """Until a pod that carries traffic is replaced, the start of the new one included."""
 RESTARTED_S = 12.0
@@ -294,18 +297,39 @@ def test_a_minute_without_the_hub_stops_only_what_crosses_it(world: World) -> No
     assert worst(gaps) <= HUB_BACK_S, gaps
 
 
-@pytest.mark.parametrize("leads", [False, True], ids=["a node of each cluster", "the leader"])
-def test_traffic_is_back_by_itself_when_nodes_boot(world: World, *, leads: bool) -> None:
-    leader, other = followers()
-    (west,) = lab.C2.nodes()
-    booted = (leader,) if leads else (other, west)
-    world.aim(unless_on=booted)
-    since = time.time()
-    lab.run("docker", "restart", *booted, timeout_s=90)
-    gaps = world.gaps(since, within_s=BOOTED_S)
-    lab.record(f"{'the leader' if leads else 'a node of each cluster'} rebooted: its own pods", worst(gaps))
+def test_traffic_is_back_by_itself_when_the_nodes_of_api_servers_boot(world: World) -> None:
+    booted = [*api_nodes(lab.C1), *api_nodes(lab.C2)]
+    gaps = boot(world, *booted)
+    lab.record("nodes with an API server rebooted, one of each cluster", worst(gaps))
     assert worst(gaps) <= BOOTED_S, gaps
-    if leads:
-        handover = gaps[other, f"to-{west}"]
-        lab.record("the leader rebooted: pods of other nodes", handover)
-        assert handover <= HANDOVER_S + 10, gaps
+
+
+def test_another_node_takes_over_when_the_leaders_node_boots(world: World) -> None:
+    # Taking over needs the cluster's API, so a leader is booted that doesn't carry its only server away as well.
+    (other,) = api_nodes(lab.C1)
+    if lab.C1.leader() == other:
+        delete(lab.C1, lab.C1.cnf_pod(other))
+        lab.eventually(lambda: lab.C1.leader() != other, within_s=REPLACED_S)
+        lab.eventually(parts_ready, within_s=READY_S, every_s=0.5)
+    leader, (west,) = lab.C1.leader(), lab.C2.nodes()
+    gaps = boot(world, leader)
+    handover = max(gaps[other, f"to-{west}"], gaps[west, f"to-{other}"])
+    lab.record("the leader's node rebooted: pods of other nodes", handover)
+    lab.record("the leader's node rebooted: its own pods", worst(gaps))
+    assert handover <= HANDOVER_S + TERM_S, gaps
+    assert worst(gaps) <= BOOTED_S, gaps
+
+
+def api_nodes(cluster: lab.Cluster) -> list[str]:
+    """Return the nodes that run a cluster's API server: one."""
+    found = cluster.list("nodes", selector="node-role.kubernetes.io/control-plane")
+    return [node["metadata"]["name"] for node in found]
+
+
+def boot(world: World, *nodes: str) -> Gaps:
+    """Restart nodes at once and return the gaps; the pods on them get other addresses."""
+    world.aim(unless_on=nodes)
+    since = time.time()
+    with concurrent.futures.ThreadPoolExecutor() as workers:
+        list(workers.map(lambda node: lab.run("docker", "restart", node, timeout_s=90), nodes))
+    return world.gaps(since, within_s=BOOTED_S)

@@ -64,17 +64,26 @@ def render(namespace: str, values: dict[str, Any], change: Callable[[dict[str, A
     """Render the chart's syncer into a namespace; ``change`` may spoil each object, which the schema wouldn't let."""
     image = lab.C1.get("deployment", "syncer", lab.SYSTEM)["spec"]["template"]["spec"]["containers"][0]["image"]
     values = values | {"image": {"tag": image.rpartition(":")[2]}, "dns": {"configureCoreDNS": False}}
-    templates = ("--show-only=templates/syncer.yaml", "--show-only=templates/hub-join.yaml")
+    templates = [f"--show-only=templates/{name}.yaml" for name in ("leases", "hub-join", "syncer")]
     text = template(CHART, values, *templates)
     found = [lab.make_namespace(namespace)]
-    for item in yaml.safe_load_all(text.replace(f"namespace: {lab.SYSTEM}", f"namespace: {namespace}")):
+    documents = yaml.safe_load_all(text.replace(f"namespace: {lab.SYSTEM}", f"namespace: {namespace}"))
+    for item in filter(None, documents):
         for named in (item["metadata"], item.get("roleRef", {})):
             named["name"] = named.get("name", "").replace("fleetboard-syncer", namespace)
         change(item)
+        if item["kind"] == "ClusterRole":
+            _only_reads(item)
         if item["kind"] == "Deployment":
             item = _once(item, namespace)
         found.append(item)
     return found
+
+
+def _only_reads(role: dict[str, Any]) -> None:
+    """Take the right to write outside its own namespace: two syncers of one cluster would undo each other's imports."""
+    for rule in role["rules"]:
+        rule["verbs"] = [verb for verb in rule["verbs"] if verb in ("get", "list", "watch")] or ["get"]
 
 
 def _once(deployment: dict[str, Any], namespace: str) -> dict[str, Any]:

@@ -123,9 +123,9 @@ def test_a_file_that_is_no_tun_device_is_refused_with_a_sentence(tmp_path: Path)
         userspace.ensure_tun(tmp_path / "tun")
 
 
-@pytest.mark.parametrize(
-    ("text", "version"),
-    [("wireguard-go v0.0.20220316\n\nUserspace", 20220316), ("wireguard-go 0.0.20231211", 20231211), ("", None)],
-)
-def test_the_version_is_its_date(text: str, version: int | None) -> None:
-    assert userspace.parse_version(text) == version
+def test_an_old_wireguard_go_is_known_by_what_it_lacks(tmp_path: Path) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    new.write_bytes(b"\x7fELF\0conn.supportsUDPOffload\0v0.0.20230223")
+    old.write_bytes(b"\x7fELF\0conn.NewStdNetBind\0v0.0.20230223")
+    assert userspace.has_offload(new)
+    assert not userspace.has_offload(old)

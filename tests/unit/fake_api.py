@@ -358,8 +358,10 @@ def _within(key: tuple[str, str, str], target: Target) -> bool:
 
 def _selected(obj: Object, query: dict[str, str]) -> bool:
     labels = obj["metadata"].get("labels", {})
-    wanted = [pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair]
-    return all(labels.get(name) == value for name, value in wanted)
+    terms = [term for term in query.get("labelSelector", "").split(",") if term]
+    absent = [term[1:] for term in terms if term.startswith("!")]
+    wanted = [term.split("=") for term in terms if not term.startswith("!")]
+    return not any(name in labels for name in absent) and all(labels.get(name) == value for name, value in wanted)
 
 
 def _merged(old: Any, patch: Any) -> Any:

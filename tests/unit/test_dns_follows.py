@@ -119,6 +119,9 @@ def test_slices_of_others_are_not_read(api: FakeApi, crossdns: Answering) -> Non
     foreign = make_slice("c1", [make_endpoint("10.112.4.9")], name="foreign")
     foreign.metadata.labels[names.LABEL_MANAGED_BY] = "endpointslice-controller.k8s.io"
     put_slice(api, foreign)
+    exchanged = make_slice("c1", [make_endpoint("10.112.4.8")], name="exchanged")
+    exchanged.metadata.labels[names.LABEL_SERVICE_NAMESPACE] = "shop"
+    put_slice(api, exchanged)
     put_slice(api, make_slice("c1", [make_endpoint("10.112.4.2")]))
     eventually(crossdns, ["10.112.4.2"])
 

@@ -12,7 +12,7 @@ import ssl
 import sys
 
 from fleetboard.cli import hub as hub_
-from fleetboard.cli import settings
+from fleetboard.cli import quota, settings
 from fleetboard.cli.errors import CommandError
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
@@ -84,7 +84,11 @@ def make_place(client: Client, member: membership.Member) -> None:
     ensure_namespace(client, member.namespace, member.labels)
     for account in membership.render_accounts(member):
         client.apply(resource.SERVICE_ACCOUNTS, account, manager=MANAGER)
-    client.apply(resource.RESOURCE_QUOTAS, membership.render_quota(member), manager=MANAGER)
+    if not quota.ensure_counted(client, member):
+        sys.stderr.write(
+            f"The hub doesn't count yet what cluster {member.cluster} keeps here; for up to five minutes more its "
+            "reports may be refused.\n"
+        )
     for role in (membership.render_read_role(member.clusterset), *membership.render_roles(member)):
         client.apply(resource.ROLES, role, manager=MANAGER)
     for binding in membership.render_bindings(member):

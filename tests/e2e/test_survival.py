@@ -29,7 +29,7 @@ BOOTED_S = 90.0
 HUB_BACK_S = 8.0
 ISOLATED_S = 4.0
 """Until clients leave the endpoints of other clusters alone that they can't reach."""
-API_AWAY_S, HUB_AWAY_S = 30.0, 60.0
+API_AWAY_S, HUB_AWAY_S = 60.0, 60.0
 READY_S = 90.0
 
 AGENT, HUB_AGENT, WIREGUARD = "python -m cnf", "python -m cnf.hub", "wireguard-go -f fleet0"

@@ -23,7 +23,13 @@ def api() -> Iterator[FakeApi]:
 
 def count(api: FakeApi, kinds: dict[str, str]) -> None:
     """Do what the quota controller does."""
-    api.put("resourcequotas", membership.QUOTA, MEMBER.namespace, spec={"hard": ALL}, status={"hard": ALL, "used": dict.fromkeys(kinds, "0")})
+    api.put(
+        "resourcequotas",
+        membership.QUOTA,
+        MEMBER.namespace,
+        spec={"hard": ALL},
+        status={"hard": ALL, "used": dict.fromkeys(kinds, "0")},
+    )
 
 
 def test_a_quota_that_is_counted_is_left_alone(api: FakeApi) -> None:

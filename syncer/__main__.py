@@ -16,7 +16,8 @@ from fleetboard.kube import metrics as kube_metrics
 from fleetboard.kube.client import Client
 from fleetboard.model import names
 from fleetboard.observe import logs, process, server
-from syncer import daemon, forwarding, metrics, settings
+from syncer import daemon, metrics, settings
+from syncer.dns import forwarding
 from syncer.member import Member
 
 log = logging.getLogger(__name__)

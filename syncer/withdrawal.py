@@ -11,7 +11,8 @@ import logging
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import errors
 from fleetboard.model import mcs, membership, names, resource
-from syncer import forwarding, join_errors, join_settings
+from syncer import join_errors, join_settings
+from syncer.dns import forwarding
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import enum
 import json
 from collections.abc import Sequence
 
-from syncer import corefile
+from syncer.dns import corefile
 
 
 class Platform(enum.Enum):

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from fleetboard.kube import errors, events
 from fleetboard.kube.client import Client
 from fleetboard.model import core, names, resource
-from syncer import corefile, dnsadvice
+from syncer.dns import advice, corefile
 
 log = logging.getLogger(__name__)
 
@@ -134,15 +134,15 @@ class Forwarding:
         config = self._client.find(resource.CONFIG_MAPS, COREDNS, SYSTEM)
         deployment = self._client.find(resource.DEPLOYMENTS, COREDNS, SYSTEM)
         if config is None or deployment is None or "Corefile" not in config.data:
-            return Outcome(State.UNMANAGED, dnsadvice.advise(self._platform(), address=address, zones=self._zones))
+            return Outcome(State.UNMANAGED, advice.advise(self._platform(), address=address, zones=self._zones))
         custom = self._client.find(resource.CONFIG_MAPS, CUSTOM, SYSTEM)
         try:
             wanted = corefile.plan(
                 config.data["Corefile"], custom.data if custom else {}, address=address, zones=self._zones
             )
         except corefile.CorefileRefusedError as err:
-            advice = dnsadvice.advise(dnsadvice.Platform.UNKNOWN, address=address, zones=self._zones)
-            return Outcome(State.REFUSED, f"ConfigMap {SYSTEM}/{COREDNS}: {err}. {advice}")
+            hint = advice.advise(advice.Platform.UNKNOWN, address=address, zones=self._zones)
+            return Outcome(State.REFUSED, f"ConfigMap {SYSTEM}/{COREDNS}: {err}. {hint}")
         if not wanted.block:
             self.remove()
             return Outcome(State.REFUSED, ". ".join(wanted.notes))
@@ -194,7 +194,7 @@ class Forwarding:
     def _done(self, wanted: corefile.Plan, address: str) -> Outcome:
         sentences = [f"CoreDNS forwards to crossdns at {address}", *wanted.notes]
         if self._client.find(resource.DAEMON_SETS, NODE_LOCAL, SYSTEM) is not None:
-            sentences.append(dnsadvice.advise_nodelocal(address=address, zones=self._zones))
+            sentences.append(advice.advise_nodelocal(address=address, zones=self._zones))
         return Outcome(State.SETTLED, ". ".join(sentences))
 
     def _roll_back(self, home: _Home, digest: str) -> Outcome:
@@ -287,14 +287,14 @@ class Forwarding:
         address = "" if service is None else service.spec.cluster_ip
         return address if address not in ("", "None") else None
 
-    def _platform(self) -> dnsadvice.Platform:
+    def _platform(self) -> advice.Platform:
         if self._client.find(resource.DEPLOYMENTS, KUBE_DNS, SYSTEM) is not None:
-            return dnsadvice.Platform.KUBE_DNS
+            return advice.Platform.KUBE_DNS
         try:
             group = msgspec.json.decode(self._client.read("/apis/operator.openshift.io"), type=core.Generic)
         except (errors.NotFoundError, errors.ForbiddenError, msgspec.DecodeError):
-            return dnsadvice.Platform.UNKNOWN
-        return dnsadvice.Platform.OPENSHIFT if group.kind == "APIGroup" else dnsadvice.Platform.UNKNOWN
+            return advice.Platform.UNKNOWN
+        return advice.Platform.OPENSHIFT if group.kind == "APIGroup" else advice.Platform.UNKNOWN
 
     def _retry(self, write: Callable[[], None]) -> None:
         """Repeat a write that reads first while someone else writes at the same time."""

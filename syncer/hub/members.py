@@ -13,10 +13,11 @@ from typing import Any
 from fleetboard.kube import events
 from fleetboard.model import fleet, membership, meta, names, resource
 from fleetboard.observe.environment import SettingRefusedError
-from syncer import admission, allocation, ledger
-from syncer.claims import AddressesExhaustedError
-from syncer.heartbeats import STALE_S, Heartbeats
-from syncer.hub_view import MANAGER, View
+from syncer import admission, allocation
+from syncer.hub import ledger
+from syncer.hub.claims import AddressesExhaustedError
+from syncer.hub.heartbeats import STALE_S, Heartbeats
+from syncer.hub.view import MANAGER, View
 
 LOG = logging.getLogger(__name__)
 

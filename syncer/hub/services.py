@@ -15,9 +15,10 @@ import msgspec
 
 from fleetboard.kube import events
 from fleetboard.model import fleet, names, resource
-from syncer import admission, allocation, ledger, merge
-from syncer.hub_metrics import HubMetrics
-from syncer.hub_view import MANAGER, View, name_of, namespace_of
+from syncer import admission, allocation
+from syncer.hub import ledger, merge
+from syncer.hub.metrics import HubMetrics
+from syncer.hub.view import MANAGER, View, name_of, namespace_of
 
 LOG = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 from fleetboard.kube import errors
 from fleetboard.model import core, fleet, names, resource
-from syncer import admission, copies
-from syncer.hub_metrics import HubMetrics
-from syncer.hub_view import View, name_of, namespace_of
+from syncer import admission
+from syncer.hub import copies
+from syncer.hub.metrics import HubMetrics
+from syncer.hub.view import View, name_of, namespace_of
 
 LOG = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 from fleetboard.kube.client import Client
 from fleetboard.kube.reflector import Reflector
 from fleetboard.model import addresses, core, fleet, membership, names, resource
-from syncer.claims import Claims
+from syncer.hub.claims import Claims
 
 MANAGER = "syncer-hub"
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetboard.model import core, fleet, names
-from syncer import admission, copies
+from syncer import admission
+from syncer.hub import copies
 
 PEER = make_peer(uid="u1", admitted=True, blocks=["10.113.4.0/22", "fd00:0:0:100::/56"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from syncer.heartbeats import Heartbeats
+from syncer.hub.heartbeats import Heartbeats
 
 
 class Clock:

@@ -11,8 +11,8 @@ import pytest
 from fake_api import FakeApi
 
 from fleetboard.model import names
-from syncer import corefile, forwarding
-from syncer.forwarding import State
+from syncer.dns import corefile, forwarding
+from syncer.dns.forwarding import State
 
 SYSTEM = "kube-system"
 COREFILE = ".:53 {\n    errors\n    kubernetes cluster.local\n    reload\n}\n"

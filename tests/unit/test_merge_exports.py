@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetboard.model import fleet
-from syncer import merge
+from syncer.hub import merge
 
 _ports = st.lists(
     st.builds(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetboard.model import core, fleet, meta
-from syncer import ledger
+from syncer.hub import ledger
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 

@@ -1,0 +1,1 @@
+"""Lets the cluster's own DNS ask crossdns, and takes that back."""

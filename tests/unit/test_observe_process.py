@@ -77,3 +77,35 @@ def test_a_whole_process_ends_on_sigterm() -> None:
     _, logged = child.communicate(timeout=10)
     assert child.returncode == 0
     assert '"signal":"SIGTERM"' in logged
+
+
+def test_threads_may_join_later_and_all_stop_together() -> None:
+    stopped: list[str] = []
+
+    def first(stop: threading.Event) -> None:
+        wait(stop)
+        stopped.append("first")
+
+    def second(stop: threading.Event) -> None:
+        stopped.append("second")
+        raise RuntimeError("no more")
+
+    with process.Crew() as crew:
+        crew.start({"first": first})
+        crew.start({"second": second})
+        assert crew.wait() == 1
+    assert sorted(stopped) == ["first", "second"]
+
+
+def test_a_crew_that_nobody_waits_for_is_stopped() -> None:
+    stopped = threading.Event()
+
+    def run(stop: threading.Event) -> None:
+        wait(stop)
+        stopped.set()
+
+    before = signal.getsignal(signal.SIGTERM)
+    with process.Crew() as crew:
+        crew.start({"run": run})
+    assert stopped.is_set()
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -3,7 +3,8 @@
     VipError
     |-- RulesetRefusedError   nft or the kernel didn't take a ruleset; nothing of it is in force
     |-- NftUnavailableError   nft can't be started, or gave no answer in time
-    `-- ConntrackError        the kernel didn't list or delete tracked connections
+    |-- ConntrackError        the kernel didn't list, delete or take tracked connections
+    `-- KeepError             what a successor needs can't be written down
 
 One invariant: whoever catches VipError has caught everything this package raises on purpose.
 """
@@ -25,3 +26,7 @@ class NftUnavailableError(VipError):
 
 class ConntrackError(VipError):
     """The kernel's connection tracking table couldn't be read or changed."""
+
+
+class KeepError(VipError):
+    """A file for the next cnf couldn't be written."""

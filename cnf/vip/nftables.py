@@ -26,6 +26,9 @@ TIMEOUT_S = 60.0
 NFT = ("nft", "-f", "-")
 
 _TABLE = firewall.TABLE
+_CLOSED_TABLE = "inet fleetboard_closed"
+CLOSED = f"table {_CLOSED_TABLE} {{ chain forward {{ type filter hook forward priority filter; policy drop; }}; }}\n"
+"""Forwards nothing, until ``render_base`` is in force."""
 _LOCATION = re.compile(r"^\S*?:(\d+):\d+(?:-\d+)?: (?:Error: )?(.*)$", re.MULTILINE)
 _FAMILY = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
 
@@ -35,7 +38,8 @@ Elements = Mapping[str, Mapping[str, str]]
 
 def render_base(wall: Firewall) -> str:
     """Render the whole table, in place of the one that may be there, with empty maps."""
-    parts = [f"add table {_TABLE}", f"delete table {_TABLE}", f"table {_TABLE} {{", firewall.render(wall).rstrip("\n")]
+    parts = [f"{verb} table {name}" for name in (_CLOSED_TABLE, _TABLE) for verb in ("add", "delete")]
+    parts += [f"table {_TABLE} {{", firewall.render(wall).rstrip("\n")]
     if isinstance(wall, NodeFirewall):
         parts += _translation(wall)
     return "\n".join([*parts, "}"]) + "\n"

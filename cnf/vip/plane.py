@@ -47,6 +47,8 @@ class VipPlane:
         self._freed = False
         self.replacements = 0
         """How often the whole table was written."""
+        self.version = 0
+        """Counts what was put in force."""
 
     def set_base(self, wall: Firewall) -> None:
         """Put ``wall`` in force.
@@ -75,6 +77,11 @@ class VipPlane:
             if self._wall is not None:
                 self._write()
 
+    def render(self) -> str | None:
+        """Render what is in force as one transaction for an empty namespace; None while that isn't known."""
+        held = self._held
+        return None if held is None else _render(held)
+
     def _write(self) -> None:
         assert self._wall is not None
         wanted = _Held(self._wall, self._vips or table.EMPTY)
@@ -97,6 +104,7 @@ class VipPlane:
         try:
             if changes:
                 self._apply(changes)
+                self.version += 1
         except errors.VipError as err:
             # Somebody else changed the table, or a write of ours was cut short.
             _log.warning("changes refused, replacing the whole table", extra={"reason": str(err)})
@@ -106,12 +114,17 @@ class VipPlane:
 
     def _replace(self, wanted: _Held) -> None:
         self._held = None
-        text = nftables.render_base(wanted.wall)
-        if isinstance(wanted.wall, firewall.NodeFirewall):
-            text += nftables.render_changes(table.EMPTY, wanted.vips)
-        self._apply(text)
+        self._apply(_render(wanted))
         self._held = wanted
         self.replacements += 1
+        self.version += 1
+
+
+def _render(held: _Held) -> str:
+    text = nftables.render_base(held.wall)
+    if isinstance(held.wall, firewall.NodeFirewall):
+        text += nftables.render_changes(table.EMPTY, held.vips)
+    return text
 
 
 def table_exists() -> bool:

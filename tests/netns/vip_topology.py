@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 
 from cnf.vip import counters, plane
@@ -184,6 +185,22 @@ def build() -> None:
     for namespace in ("cnf", "pods", "servers", "far", "uplink"):
         run("ip", "netns", "add", name(namespace))
         ip(namespace, "link set lo up")
+    wire()
+
+
+def replace_cnf() -> None:
+    """Put a new namespace in the place of cnf's, as a replaced pod does: every interface dies with the old one."""
+    run("ip", "netns", "del", name("cnf"))
+    run("ip", "netns", "add", name("cnf"))
+    ip("cnf", "link set lo up")
+    deadline = time.monotonic() + 10
+    while any("@" in run("ip", "-n", name(other), "-br", "link") for other in ("pods", "servers", "far", "uplink")):
+        assert time.monotonic() < deadline, "the old interfaces are still there"
+        time.sleep(0.02)
+
+
+def wire() -> None:
+    """Give cnf's namespace its interfaces."""
     ip("cnf", f"addr add {NODE}/32 dev lo")
     _attach("pods", "fvclient", CLIENTS)
     _attach("servers", "fvserver", SERVERS)

@@ -1,0 +1,114 @@
+"""Leaves firewall and translated connections to the cnf that comes after a replaced pod, and takes them over.
+
+A new pod is a new network namespace with empty tables. One invariant: nothing is forwarded in it before the firewall
+stands: the one that was left, else one that forwards nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+import threading
+import time
+import zlib
+
+from cnf.netlink.namespace import Namespace
+from cnf.vip import errors, flows, kept, nftables, plane
+
+_log = logging.getLogger(__name__)
+
+PERIOD_S = 3.0
+SHARE = 30
+"""Between two rounds pass at least so many times what the first took: large tables are taken down less often."""
+
+_BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TakenOver:
+    """What a start found: a firewall, and so many connections put back."""
+
+    firewall: bool = False
+    connections: int = 0
+    standing: bool = False
+    """The namespace is the one that the former process worked in: everything is in the kernel."""
+
+
+class Keeping:
+    """Of one network namespace: that of the threads which call it.
+
+    ``take_over`` is the first thing a process does; ``run`` keeps for the next one, until it is stopped and once then.
+    """
+
+    def __init__(
+        self, vips: plane.VipPlane, *, state_dir: pathlib.Path, run_dir: pathlib.Path, boot: str | None = None
+    ) -> None:
+        """``state_dir`` gets the firewall, which changes seldom; ``run_dir``, in memory, the connections."""
+        self._rules, self._flows = state_dir / "firewall", run_dir / "connections"
+        self._vips = vips
+        boot = _BOOT_ID.read_text().strip() if boot is None else boot
+        with Namespace.current() as current:
+            self._origin = kept.Origin(boot, current.cookie)
+        self._written = 0
+        self.round_s = 0.0
+        """What the last round took."""
+
+    def take_over(self) -> TakenOver:
+        """Put in force what the former pod left; never fails, for what isn't there the API will tell."""
+        rules = kept.read(self._rules)
+        try:
+            if (rules is not None and rules.origin == self._origin) or plane.table_exists():
+                return TakenOver(firewall=True, standing=True)
+            found = TakenOver(firewall=rules is not None and self._put(rules.content))
+            if not found.firewall:
+                nftables.apply(nftables.CLOSED)
+            return dataclasses.replace(found, connections=self._put_connections_back())
+        except errors.VipError as err:
+            _log.error("the kernel's tables are as empty as they were", extra={"error": str(err)})
+            return TakenOver()
+
+    def run(self, stop: threading.Event) -> None:
+        """Keep what a successor needs, every few seconds and at the end."""
+        pause_s = PERIOD_S
+        while not stop.wait(pause_s):
+            pause_s = max(PERIOD_S, SHARE * self._try())
+        self._try()
+
+    def keep(self) -> None:
+        """Write down what the kernel holds now.
+
+        Raises:
+            VipError: it can't be read or written.
+        """
+        version, rules = self._vips.version, self._vips.render()
+        if rules is not None and version != self._written:
+            content = zlib.compress(rules.encode(), 1)
+            kept.write(self._rules, content, origin=self._origin, taken_s=kept.now_s())
+            self._written = version
+        taken_s = kept.now_s()
+        kept.write(self._flows, flows.take_down(), origin=self._origin, taken_s=taken_s)
+
+    def _try(self) -> float:
+        started = time.monotonic()
+        try:
+            self.keep()
+        except errors.VipError as err:
+            _log.error("nothing is kept for a successor", extra={"error": str(err)})
+        self.round_s = time.monotonic() - started
+        return self.round_s
+
+    def _put(self, content: bytes) -> bool:
+        try:
+            nftables.apply(zlib.decompress(content).decode())
+        except (errors.RulesetRefusedError, zlib.error, UnicodeError) as err:
+            # Of another version of cnf, or of another kernel.
+            _log.warning("the former firewall is not put back", extra={"error": str(err)})
+            return False
+        return True
+
+    def _put_connections_back(self) -> int:
+        taken = kept.read(self._flows)
+        if taken is None or taken.origin.boot != self._origin.boot:
+            return 0
+        return flows.put_back(taken.content, age_s=taken.age_s)

@@ -1,0 +1,139 @@
+"""Entries of the kernel's connection tracking table, as netlink has them (nfnetlink_conntrack.h).
+
+One invariant: nothing here does I/O but ``connect``, so every question and every parsed entry is a value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterable
+
+from cnf.netlink import connection, wire
+from fleetboard.model.addresses import Address
+
+_NETLINK_NETFILTER = 12
+
+NEW, GET, DELETE = 0x100, 0x101, 0x102
+TUPLE_ORIG, TUPLE_REPLY, STATUS, PROTOINFO, NAT_SRC, TIMEOUT, ID, NAT_DST, STATUS_MASK = 1, 2, 3, 4, 6, 7, 12, 13, 26
+NESTED = 0x8000
+
+SEEN_REPLY, ASSURED, CONFIRMED, DST_NAT = 0x2, 0x4, 0x8, 0x20
+"""Bits of an entry's status."""
+
+HEAD = struct.Struct(">BBH")
+"""struct nfgenmsg: family, version, resource."""
+
+_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+_IP, _PROTO = 1 | NESTED, 2 | NESTED
+_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
+
+# Each attribute is its length, its kind and its value; tens of thousands are read and made at once.
+_TUPLE = {version: struct.Struct(f"=HHHH{size}sHH{size}sHHHHB3xHH2s2xHH2s2x") for version, size in ((4, 4), (6, 16))}
+_ADDRESSES = {4: (20, _IP, 8, 1, 8, 2), 6: (44, _IP, 20, 3, 20, 4)}
+_PORTS = (28, _PROTO, 5, _NUMBER, 6, _SOURCE_PORT, 6, _DESTINATION_PORT)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class End:
+    """An address and port, packed as in a packet."""
+
+    address: bytes
+    port: bytes
+
+    def parse_address(self) -> Address:
+        """Return the address as a value."""
+        return ipaddress.ip_address(self.address)
+
+    @property
+    def port_number(self) -> int:
+        """The port as a number."""
+        return int.from_bytes(self.port, "big")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Flow:
+    """One direction of a connection."""
+
+    protocol: int
+    source: End
+    destination: End
+
+    def reversed(self) -> Flow:
+        """Return the way back of a connection that nobody translates."""
+        return Flow(self.protocol, self.destination, self.source)
+
+    def encode(self, kind: int) -> bytes:
+        """Encode it as the attribute TUPLE_ORIG or TUPLE_REPLY."""
+        version = 4 if len(self.source.address) == 4 else 6
+        whole, ip, of_source, source, of_destination, destination = _ADDRESSES[version]
+        return wire.attribute(
+            kind | NESTED,
+            _TUPLE[version].pack(
+                *(whole, ip, of_source, source, self.source.address),
+                *(of_destination, destination, self.destination.address),
+                *(*_PORTS[:4], self.protocol),
+                *(*_PORTS[4:6], self.source.port, *_PORTS[6:], self.destination.port),
+            ),
+        )
+
+
+def connect() -> connection.Connection:
+    """Open a connection to the table of the calling thread's network namespace."""
+    return connection.Connection(
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+    )
+
+
+def head(version: int) -> bytes:
+    """Return how the body of every message about that address family begins."""
+    return HEAD.pack(_FAMILY[version], 0, 0)
+
+
+def parse_head(body: bytes) -> int:
+    """Return the address family, 4 or 6, of an entry; 0 when it is neither."""
+    family = body[0] if body else 0
+    return next((version for version, number in _FAMILY.items() if number == family), 0)
+
+
+def dump(version: int, *, status: int = 0) -> wire.Message:
+    """Ask for all entries, or for those with these bits of status (kernels before 5.18 give all the same)."""
+    only = wire.attribute(STATUS, be32(status)) + wire.attribute(STATUS_MASK, be32(status)) if status else b""
+    return wire.Message(GET, wire.Flag.REQUEST | wire.Flag.DUMP, head(version) + only, "list tracked connections")
+
+
+def protocol_bytes(protocol: int) -> bytes:
+    """Return how a flow's protocol stands in an entry: tells most others apart before parsing them."""
+    return wire.u8(_NUMBER, protocol)[:5]
+
+
+def parse_flow(attribute: bytes, version: int) -> Flow | None:
+    """Parse TUPLE_ORIG or TUPLE_REPLY; None when it has no ports, or isn't laid out as the kernel does."""
+    layout = _TUPLE[version]
+    if len(attribute) != layout.size:
+        return None
+    values = layout.unpack(attribute)
+    if values[:4] + values[5:7] + values[8:12] + values[13:15] + values[16:18] != _ADDRESSES[version] + _PORTS:
+        return None
+    return Flow(values[12], End(values[4], values[15]), End(values[7], values[18]))
+
+
+def be32(value: int) -> bytes:
+    """Encode a number as conntrack's attributes have it."""
+    return struct.pack(">I", value)
+
+
+def parse_be32(payload: bytes | None) -> int:
+    """Decode such a number; 0 when it is missing or cut off."""
+    return int(struct.unpack(">I", payload)[0]) if payload is not None and len(payload) == 4 else 0
+
+
+def join(bodies: Iterable[bytes]) -> bytes:
+    """Frame entries as the kernel sends them; ``wire.answers`` parts them again."""
+    parts: list[bytes] = []
+    for body in bodies:
+        length = wire.HEADER.size + len(body)
+        parts += (wire.HEADER.pack(length, NEW, 0, 0, 0), body, bytes(-length % 4))
+    return b"".join(parts)

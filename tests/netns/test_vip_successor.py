@@ -1,0 +1,260 @@
+"""A replaced pod is a new namespace with empty tables: firewall and connections through VIPs are taken over."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import socket
+import struct
+import time
+from collections.abc import Iterator
+
+import pytest
+import vip_topology as topology
+from vip_topology import CLIENT, FOREIGN, NODE, SERVERS, VIP, Node, backend, frontend, vips
+
+from cnf.netlink import wire
+from cnf.vip import errors, flows, keeping, kept, plane, tracking
+from cnf.vip.tracking import End, Flow
+
+pytestmark = pytest.mark.netns
+
+MANY = 40
+
+
+@pytest.fixture
+def echo() -> Iterator[topology.Echo]:
+    with topology.running() as echo:
+        yield echo
+
+
+def keeper(folder: pathlib.Path, node: Node | None = None, *, boot: str | None = None) -> keeping.Keeping:
+    with topology.inside("cnf"):
+        vips = node.plane if node is not None else plane.VipPlane()
+        return keeping.Keeping(vips, state_dir=folder, run_dir=folder, boot=boot)
+
+
+def keep(folder: pathlib.Path, node: Node) -> None:
+    made = keeper(folder, node)
+    with topology.inside("cnf"):
+        made.keep()
+
+
+def take_over(folder: pathlib.Path, *, boot: str | None = None) -> keeping.TakenOver:
+    made = keeper(folder, boot=boot)
+    with topology.inside("cnf"):
+        return made.take_over()
+
+
+@contextlib.contextmanager
+def connections(count: int, *, servers: list[str] = SERVERS) -> Iterator[list[tuple[socket.socket, socket.socket]]]:
+    """Open connections through the VIP; gives (client, server) pairs."""
+    with contextlib.ExitStack() as opened:
+        listeners = []
+        for server in servers:
+            with topology.inside("servers"):
+                listeners.append(opened.enter_context(socket.create_server((server, 8080), backlog=256)))
+        pairs = []
+        for _ in range(count):
+            with topology.inside("pods"):
+                client = opened.enter_context(socket.socket())
+            client.settimeout(10)
+            client.bind((CLIENT, 0))
+            client.connect((VIP, 80))
+            accepted, _ = topology.accept_any(listeners)
+            accepted.settimeout(10)
+            pairs.append((client, opened.enter_context(accepted)))
+        yield pairs
+
+
+def alive(pair: tuple[socket.socket, socket.socket], *, server_first: bool) -> bool:
+    """Send each way, once without waiting for the other."""
+    client, server = pair
+    first, second = (server, client) if server_first else (client, server)
+    try:
+        first.sendall(b"one")
+        if topology.read_exactly(second, 3) != b"one":
+            return False
+        second.sendall(b"two")
+        return topology.read_exactly(first, 3) == b"two"
+    except OSError:
+        return False
+
+
+def test_forty_connections_outlive_the_namespace_whoever_sends_first(
+    echo: topology.Echo, tmp_path: pathlib.Path
+) -> None:
+    node = Node()
+    node.sync(vips((frontend(), backend(SERVERS))))
+    with connections(MANY) as pairs:
+        keep(tmp_path, node)
+        topology.replace_cnf()
+        taken_over = take_over(tmp_path)
+        topology.wire()
+        assert taken_over == keeping.TakenOver(firewall=True, connections=MANY)
+        living = [alive(pair, server_first=number % 2 == 0) for number, pair in enumerate(pairs)]
+    assert living.count(True) == MANY
+
+
+def test_without_what_was_kept_a_server_that_sends_first_is_reset(echo: topology.Echo, tmp_path: pathlib.Path) -> None:
+    node = Node()
+    node.sync(vips((frontend(), backend(SERVERS))))
+    with connections(4) as pairs:
+        keep(tmp_path, node)
+        (tmp_path / "connections").unlink()
+        topology.replace_cnf()
+        assert take_over(tmp_path) == keeping.TakenOver(firewall=True)
+        topology.wire()
+        for client, _ in pairs:
+            client.settimeout(1)  # it is the server that is reset; the client hears nothing
+        assert not any(alive(pair, server_first=True) for pair in pairs)
+
+
+def test_a_pod_that_is_its_own_endpoint_keeps_its_connections(echo: topology.Echo, tmp_path: pathlib.Path) -> None:
+    node = Node()
+    node.sync(vips((frontend(), backend([CLIENT])), hairpin=CLIENT))
+    with topology.inside("pods"):
+        listener = socket.create_server((CLIENT, 8080))
+        client = socket.socket()
+    with listener, client:
+        client.settimeout(10)
+        client.bind((CLIENT, 0))
+        client.connect((VIP, 80))
+        server, peer = topology.accept_any([listener])
+        assert peer == NODE
+        with server:
+            keep(tmp_path, node)
+            topology.replace_cnf()
+            assert take_over(tmp_path).connections == 1
+            topology.wire()
+            assert alive((client, server), server_first=True)
+
+
+def test_udp_flows_come_back_as_they_were(echo: topology.Echo, tmp_path: pathlib.Path) -> None:
+    node = Node()
+    node.sync(vips((frontend(53, "udp"), backend(SERVERS, 8053))))
+    for server in SERVERS:
+        echo.listen("servers", server, 8053, udp=True)
+    with topology.udp_socket(CLIENT) as sock:
+        first = topology.exchange(sock, VIP, 53).server
+        keep(tmp_path, node)
+        topology.replace_cnf()
+        assert take_over(tmp_path).connections == 1
+        topology.wire()
+        assert topology.exchange(sock, VIP, 53).server == first
+
+
+def test_a_restarted_process_changes_nothing_in_its_own_namespace(echo: topology.Echo, tmp_path: pathlib.Path) -> None:
+    node = Node()
+    node.sync(vips((frontend(), backend(SERVERS))))
+    keep(tmp_path, node)
+    assert take_over(tmp_path) == keeping.TakenOver(firewall=True, standing=True)
+    (tmp_path / "firewall").unlink()
+    assert take_over(tmp_path) == keeping.TakenOver(firewall=True, standing=True)
+
+
+@pytest.mark.parametrize("harm", ["gone", "torn", "foreign", "not ours"])
+def test_without_a_firewall_to_take_over_nothing_is_forwarded_until_there_is_one(
+    echo: topology.Echo, tmp_path: pathlib.Path, harm: str
+) -> None:
+    node = Node()
+    node.sync(vips((frontend(), backend(SERVERS))))
+    for server in SERVERS:
+        echo.listen("servers", server, 8080)
+    keep(tmp_path, node)
+    rules, connections = tmp_path / "firewall", tmp_path / "connections"
+    match harm:
+        case "gone":
+            rules.unlink()
+        case "torn":
+            rules.write_bytes(rules.read_bytes()[:-9])
+            connections.write_bytes(connections.read_bytes()[:-1])
+        case "foreign":
+            kept.write(rules, b"no zlib", origin=kept.Origin("x", 1), taken_s=0)
+            connections.write_bytes(b"\0" * 4096)
+        case "not ours":
+            rules.write_bytes(b"{}\n")
+            connections.unlink()
+    topology.replace_cnf()
+    assert not take_over(tmp_path).firewall
+    topology.wire()
+    with pytest.raises(TimeoutError):
+        topology.ask(CLIENT, SERVERS[0], 8080, timeout_s=0.5)
+    with pytest.raises(TimeoutError):
+        topology.ask(CLIENT, topology.UPLINK, 8080, timeout_s=0.5)
+
+    Node().sync(vips((frontend(), backend(SERVERS))))
+    assert topology.ask(CLIENT, VIP).server in SERVERS
+
+
+def test_connections_of_a_former_boot_stay_away_and_its_firewall_does_not(
+    echo: topology.Echo, tmp_path: pathlib.Path
+) -> None:
+    node = Node()
+    node.sync(vips((frontend(), backend(SERVERS))))
+    with connections(1):
+        keep(tmp_path, node)
+    topology.replace_cnf()
+    assert take_over(tmp_path, boot="another") == keeping.TakenOver(firewall=True)
+
+
+def test_only_translated_connections_are_kept(echo: topology.Echo, tmp_path: pathlib.Path) -> None:
+    echo.listen("servers", SERVERS[0], 8080)
+    node = Node()
+    node.sync(vips((frontend(), backend(SERVERS[:1]))))
+    for _ in range(5):
+        topology.ask(CLIENT, SERVERS[0], 8080)
+    topology.ask(CLIENT, VIP)
+    with topology.inside("cnf"):
+        taken = flows.take_down()
+    assert len(list(flows.plan(taken, age_s=0))) == 1
+
+
+def fill(count: int) -> None:
+    """Track ``count`` connections, to VIPs as far as the table can tell."""
+    client, target, vip = (socket.inet_aton(text) for text in (CLIENT, FOREIGN, VIP))
+    established = wire.nested(4, wire.nested(1, wire.attribute(1, b"\x03")))
+    bodies = []
+    for number in range(count):
+        source = End(client[:3] + bytes([number >> 15]), struct.pack(">H", 1024 + (number & 0x7FFF)))
+        parts = (
+            Flow(socket.IPPROTO_TCP, source, End(vip, b"\0\x50")).encode(tracking.TUPLE_ORIG),
+            Flow(socket.IPPROTO_TCP, End(target, b"\x1f\x90"), source).encode(tracking.TUPLE_REPLY),
+            wire.attribute(tracking.STATUS, tracking.be32(tracking.DST_NAT | tracking.SEEN_REPLY | tracking.ASSURED)),
+            wire.attribute(tracking.TIMEOUT, tracking.be32(432_000)),
+        )
+        bodies.append(tracking.head(4) + b"".join(parts) + established)
+    with topology.inside("cnf"):
+        assert flows.put_back(tracking.join(bodies), age_s=0) == count
+
+
+def test_many_connections_are_bounded_and_seldom_written(
+    echo: topology.Echo, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = Node()
+    node.sync(vips((frontend(), backend(SERVERS))))
+    fill(50_000)
+    made = keeper(tmp_path, node)
+    with topology.inside("cnf"):
+        assert len(list(flows.plan(flows.take_down(), age_s=0))) == flows.LIMIT
+        started, spent = time.perf_counter(), time.process_time()
+        made.keep()
+        took, cpu = time.perf_counter() - started, time.process_time() - spent
+    topology.replace_cnf()
+    started = time.perf_counter()
+    taken_over = take_over(tmp_path)
+    back = time.perf_counter() - started
+    with capsys.disabled():
+        print(
+            f"\n50 000 connections: {flows.LIMIT} kept in {took * 1000:.0f} ms ({cpu * 1000:.0f} ms of CPU), "
+            f"put back in {back * 1000:.0f} ms"
+        )
+    assert taken_over.connections == flows.LIMIT
+
+
+def test_a_disk_that_takes_nothing_is_told_of(echo: topology.Echo, tmp_path: pathlib.Path) -> None:
+    node = Node()
+    node.sync(vips((frontend(), backend(SERVERS))))
+    made = keeper(tmp_path / "missing", node)
+    with topology.inside("cnf"), pytest.raises(errors.KeepError, match="firewall can't be written"):
+        made.keep()

@@ -1,7 +1,7 @@
-"""cnf: the node's part (``python -m cnf``). Puts the threads together; every decision is made elsewhere.
+"""cnf beyond the node (``cnf.node``): what asks the API and other nodes.
 
-One invariant: pods are wired and carried by what the node remembers before the API is asked anything, and nothing is
-torn down on start or stop.
+Puts the threads together; every decision is made elsewhere. One invariant: pods are wired by what the node remembers
+before the API is asked anything, and nothing is torn down on start or stop.
 """
 
 from __future__ import annotations
@@ -10,25 +10,20 @@ import importlib.metadata
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
 
 import prometheus_client
 
-from cnf import caches, granting, healing, metrics, publishing, sessions, settings, spreading, steering
+from cnf import caches, granting, healing, metrics, node, publishing, sessions, settings, spreading, steering
 from cnf.attach import errors as attach_errors
-from cnf.attach import network, spool
-from cnf.attach import plane as attach_plane
-from cnf.attach import server as attach_server
+from cnf.attach import network
 from cnf.netlink import errors as netlink_errors
-from cnf.netlink import namespace
 from cnf.tunnel import errors as tunnel_errors
 from cnf.tunnel import key, tunnel
-from cnf.vip import plane as vip_plane
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import controller, events, lease
 from fleetboard.kube import errors as kube_errors
 from fleetboard.kube import metrics as kube_metrics
-from fleetboard.observe import environment, logs, process, server
+from fleetboard.observe import process, server
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +44,16 @@ ALL = "all"
 class Daemon:
     """The parts of one node and how they hear of each other."""
 
-    def __init__(self, options: settings.Settings, client: kube_client.Client, private_key: key.PrivateKey) -> None:
-        self._options, self._client = options, client
+    def __init__(
+        self,
+        options: settings.Settings,
+        first: node.Node,
+        client: kube_client.Client,
+        private_key: key.PrivateKey,
+    ) -> None:
+        self._options, self._plane = options, first.plane
         version = importlib.metadata.version("fleetboard")
         self._calls = metrics.Calls()
-        self._plane = attach_plane.Plane(
-            state_dir=options.state_dir,
-            netns_dir=options.netns_dir,
-            hub_netns=namespace.Namespace.current(),
-            on_change=self._attachments_changed,
-            on_call=self._calls.note,
-        )
-        self._server = attach_server.Server(options.run_dir / "cni.sock", self._plane.call)
-        self._spool = spool.Spool(options.run_dir / "del", self._plane.call)
         self._carrier = tunnel.Tunnel(private_key=private_key)
         self._keeper = sessions.Sessions(
             self._carrier,
@@ -100,7 +92,7 @@ class Daemon:
             node=options.node,
             cluster=options.cluster,
             known=self._known,
-            plane=vip_plane.VipPlane(),
+            plane=first.vips,
             isolated=lambda: self._keeper.isolated,
         )
         granter = granting.Granting(
@@ -138,19 +130,11 @@ class Daemon:
         self._grant = controller.Controller("blocks", granter.reconcile, wait_for=known.claims_synced, rest=REST)
         self._publish = controller.Controller("fleetnode", publisher.reconcile_node, wait_for=known.mesh_synced)
         self._attached = controller.Controller("attachments", publisher.reconcile_attachments)
+        first.listen(on_change=self._attachments_changed, on_call=self._calls.note)
 
-    def restore(self) -> None:
-        """Bring back what the node remembers; before anything else."""
-        # The CNI executable leaves DELs here while we are away; without the folder it takes us for uninstalled.
-        (self._options.run_dir / "del").mkdir(parents=True, exist_ok=True, mode=0o700)
-        summary = self._plane.restore()
-        log.info("attachments restored", extra={"summary": str(summary)})
-
-    def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
-        """Return what ``process.run`` shall run."""
+    def threads(self) -> process.Threads:
+        """Return what shall run besides the node's own."""
         return {
-            "cni server": self._server.run,
-            "spooled deletions": self._spool.run,
             "collect": self._collect,
             "tunnel": self._carrier.run,
             "session": self._keeper.run,
@@ -251,23 +235,12 @@ class Daemon:
         )
 
 
-def main() -> int:
-    """Run until stopped; return the exit status."""
-    logs.configure("cnf")
+def run(options: settings.Settings, first: node.Node, crew: process.Crew) -> int:
+    """Run besides ``first``, whose threads are in ``crew`` already, until stopped; return the exit status."""
     try:
-        options = settings.read()
-        logs.configure("cnf", options.log_level)
         client = kube_client.Client.in_cluster(user_agent="fleetboard-cnf")
-        daemon = Daemon(options, client, key.ensure(options.state_dir))
-        daemon.restore()
-    except (
-        environment.SettingRefusedError,
-        kube_errors.KubeError,
-        tunnel_errors.TunnelError,
-        attach_errors.AttachError,
-        netlink_errors.NetlinkError,
-        OSError,  # a state folder that can't be written
-    ) as err:
+        daemon = Daemon(options, first, client, key.ensure(options.state_dir))
+    except (kube_errors.KubeError, tunnel_errors.TunnelError, OSError) as err:
         log.error("%s", err)  # noqa: TRY400 - the sentence says all
         return 1
     registry = prometheus_client.CollectorRegistry()
@@ -276,6 +249,8 @@ def main() -> int:
         registry.register(collector)
     observed = server.serve(port=options.observe_port, registry=registry, healthy=lambda: None, ready=daemon.ready)
     try:
-        return process.run(daemon.threads())
+        crew.start(daemon.threads())
+        log.info("running", extra={"version": importlib.metadata.version("fleetboard")})
+        return crew.wait()
     finally:
         observed.close()

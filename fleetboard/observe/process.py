@@ -6,7 +6,6 @@ status 1, so that kubelet starts it anew.
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import queue
 import signal
@@ -106,6 +105,9 @@ def run(threads: Threads, *, stop: threading.Event | None = None, grace_s: float
 
     Returns 0 after SIGTERM, SIGINT, ``stop``, or once all have returned; 1 when one died or outlived ``grace_s``.
     """
+    # Not above: a tenth of the modules that a crew waits for.
+    import importlib.metadata
+
     with Crew(stop=stop, grace_s=grace_s) as crew:
         crew.start(threads)
         log.info("running", extra={"version": importlib.metadata.version("fleetboard")})

@@ -51,7 +51,7 @@ class Daemon:
         client: kube_client.Client,
         private_key: key.PrivateKey,
     ) -> None:
-        self._options, self._plane = options, first.plane
+        self._options, self._plane, self._first = options, first.plane, first
         version = importlib.metadata.version("fleetboard")
         self._calls = metrics.Calls()
         self._carrier = tunnel.Tunnel(private_key=private_key)
@@ -188,7 +188,7 @@ class Daemon:
 
     def _steer_guarded(self, key: str) -> float:
         """Steer the tunnel once the firewall stands: a new pod's namespace forwards anything until then."""
-        if not self._spreading.ready:
+        if not (self._first.guarded or self._spreading.ready):
             self._guard_at = self._guard_at or time.monotonic() + GUARD_S
             if time.monotonic() < self._guard_at:
                 return SOON_S

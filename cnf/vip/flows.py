@@ -31,7 +31,16 @@ _LIBERAL = bytes((0x08, 0x08))
 _ADDRESSES = {4: (1, 2), 6: (4, 5)}
 _NAT_PROTO, _NAT_PORTS = 3, (1, 2)
 _CREATE = wire.Flag.REQUEST | wire.Flag.ACK | wire.Flag.CREATE | wire.Flag.EXCLUSIVE
-_IS_TCP = tracking.protocol_bytes(socket.IPPROTO_TCP)
+
+
+def _in_state(state: int) -> bytes:
+    """Return how a TCP state stands in an entry; the one attribute like it is the protocol, which has other numbers."""
+    return wire.u8(_TCP_STATE, state)[:5]
+
+
+_ESTABLISHED = _in_state(3)
+_ENDED = _in_state(7), _in_state(8)
+"""TIME_WAIT and CLOSE: where connections are short, most entries are of those."""
 
 
 def take_down() -> bytes:
@@ -47,11 +56,11 @@ def take_down() -> bytes:
                 found += [answer.body for answer in link.ask(tracking.dump(version, status=tracking.DST_NAT))]
     except (netlink_errors.NetlinkError, OSError) as err:
         raise errors.ConntrackError(f"tracked connections can't be listed: {err}") from err
-    if len(found) > LIMIT:
-        _log.warning("more connections than are kept for a successor", extra={"tracked": len(found), "kept": LIMIT})
-        # UDP clients find their endpoint again by the hash.
-        found.sort(key=lambda body: _IS_TCP not in body)
-    return tracking.join(found[:LIMIT])
+    living = [body for body in found if not any(state in body for state in _ENDED)]
+    if len(living) > LIMIT:
+        # Others begin anew, or find their endpoint again by the hash.
+        living.sort(key=lambda body: _ESTABLISHED not in body)
+    return tracking.join(living[:LIMIT])
 
 
 def put_back(taken: bytes, *, age_s: float) -> int:

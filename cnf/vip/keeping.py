@@ -51,8 +51,7 @@ class Keeping:
         with Namespace.current() as current:
             self._origin = kept.Origin(boot, current.cookie)
         self._written = 0
-        self.round_s = 0.0
-        """What the last round took."""
+        self._problem = ""
 
     def take_over(self) -> TakenOver:
         """Put in force what the former pod left; never fails, for what isn't there the API will tell."""
@@ -91,12 +90,15 @@ class Keeping:
 
     def _try(self) -> float:
         started = time.monotonic()
+        problem = ""
         try:
             self.keep()
         except errors.VipError as err:
-            _log.error("nothing is kept for a successor", extra={"error": str(err)})
-        self.round_s = time.monotonic() - started
-        return self.round_s
+            problem = str(err)
+        if problem and problem != self._problem:
+            _log.error("nothing is kept for a successor", extra={"error": problem})
+        self._problem = problem
+        return time.monotonic() - started
 
     def _put(self, content: bytes) -> bool:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pathlib
 import socket
 import struct
@@ -198,22 +199,30 @@ def test_connections_of_a_former_boot_stay_away_and_its_firewall_does_not(
     assert take_over(tmp_path, boot="another") == keeping.TakenOver(firewall=True)
 
 
-def test_only_translated_connections_are_kept(echo: topology.Echo, tmp_path: pathlib.Path) -> None:
-    echo.listen("servers", SERVERS[0], 8080)
+def test_only_translated_connections_that_live_are_kept(echo: topology.Echo) -> None:
+    echo.listen("servers", SERVERS[0], 8081)
     node = Node()
-    node.sync(vips((frontend(), backend(SERVERS[:1]))))
+    node.sync(vips((frontend(), backend(SERVERS)), (frontend(81), backend(SERVERS[:1], 8081))))
     for _ in range(5):
-        topology.ask(CLIENT, SERVERS[0], 8080)
-    topology.ask(CLIENT, VIP)
-    with topology.inside("cnf"):
-        taken = flows.take_down()
-    assert len(list(flows.plan(taken, age_s=0))) == 1
+        topology.ask(CLIENT, SERVERS[0], 8081)
+        topology.ask(CLIENT, VIP, 81)
+    with connections(3), topology.inside("cnf"):
+        assert len(list(flows.plan(flows.take_down(), age_s=0))) == 3
 
 
-def fill(count: int) -> None:
+def test_living_connections_come_before_half_open_ones(echo: topology.Echo) -> None:
+    Node().sync(vips((frontend(), backend(SERVERS))))
+    fill(flows.LIMIT, state=1)
+    with connections(3), topology.inside("cnf"):
+        first = itertools.islice(flows.plan(flows.take_down(), age_s=0), 3)
+        states = [wire.attributes(message.body[tracking.HEAD.size :])[tracking.PROTOINFO] for message in first]
+    assert [wire.attributes(wire.attributes(state)[1])[1] for state in states] == [b"\3"] * 3
+
+
+def fill(count: int, *, state: int = 3) -> None:
     """Track ``count`` connections, to VIPs as far as the table can tell."""
     client, target, vip = (socket.inet_aton(text) for text in (CLIENT, FOREIGN, VIP))
-    established = wire.nested(4, wire.nested(1, wire.attribute(1, b"\x03")))
+    info = wire.nested(4, wire.nested(1, wire.u8(1, state)))
     bodies = []
     for number in range(count):
         source = End(client[:3] + bytes([number >> 15]), struct.pack(">H", 1024 + (number & 0x7FFF)))
@@ -223,7 +232,7 @@ def fill(count: int) -> None:
             wire.attribute(tracking.STATUS, tracking.be32(tracking.DST_NAT | tracking.SEEN_REPLY | tracking.ASSURED)),
             wire.attribute(tracking.TIMEOUT, tracking.be32(432_000)),
         )
-        bodies.append(tracking.head(4) + b"".join(parts) + established)
+        bodies.append(tracking.head(4) + b"".join(parts) + info)
     with topology.inside("cnf"):
         assert flows.put_back(tracking.join(bodies), age_s=0) == count
 

@@ -87,6 +87,7 @@ class Daemon:
             keeper=self._keeper,
             elector=self._elector,
             on_network=self._network_changed,
+            standing=first.taken_over.standing,
         )
         self._spreading = spreading.Spreading(
             node=options.node,
@@ -188,7 +189,7 @@ class Daemon:
 
     def _steer_guarded(self, key: str) -> float:
         """Steer the tunnel once the firewall stands: a new pod's namespace forwards anything until then."""
-        if not (self._first.guarded or self._spreading.ready):
+        if not (self._first.taken_over.firewall or self._spreading.ready):
             self._guard_at = self._guard_at or time.monotonic() + GUARD_S
             if time.monotonic() < self._guard_at:
                 return SOON_S

@@ -34,8 +34,7 @@ class Node:
         self._on_change: Callable[[], None] | None = None
         self._on_call: OnCall | None = None
         self.vips = vip_plane.VipPlane()
-        self.guarded = False
-        """Whether a firewall is in force that a former cnf wrote."""
+        self.taken_over = keeping.TakenOver()
         self.plane = attach_plane.Plane(
             state_dir=options.state_dir,
             netns_dir=options.netns_dir,
@@ -56,10 +55,9 @@ class Node:
         # The CNI executable leaves DELs here while we are away; without the folder it takes us for uninstalled.
         (self._options.run_dir / "del").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._options.state_dir.mkdir(parents=True, exist_ok=True)
-        taken_over = self._keeping.take_over()
-        self.guarded = taken_over.firewall
+        self.taken_over = self._keeping.take_over()
         summary = self.plane.restore()
-        log.info("attachments restored", extra={"summary": str(summary), "taken_over": str(taken_over)})
+        log.info("attachments restored", extra={"summary": str(summary), "taken_over": str(self.taken_over)})
 
     def threads(self) -> process.Threads:
         """Return what shall run from now on."""

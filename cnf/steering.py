@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from cnf import caches, sessions
@@ -19,10 +20,16 @@ log = logging.getLogger(__name__)
 
 AGAIN_S = 10.0
 LEADER_POLL_S = 0.1
+UNKNOWN_S = 8.0
+"""How long after a restart the leader may be unknown: longer than a term without one."""
+UNKNOWN_POLL_S = 0.05
 
 
 class Steering:
-    """Reconciles the tunnel; ``on_network`` gets the node's part of the fleet whenever it changes."""
+    """Reconciles the tunnel; ``on_network`` gets the node's part of the fleet whenever it changes.
+
+    ``standing`` says that a former process left a tunnel: a plan made before the leader is known would take it apart.
+    """
 
     def __init__(
         self,
@@ -34,10 +41,14 @@ class Steering:
         keeper: sessions.Sessions,
         elector: lease.Elector,
         on_network: Callable[[network.NodeNetwork], None],
+        standing: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node, self._cluster, self._known = node, cluster, known
         self._carrier, self._keeper, self._elector = carrier, keeper, elector
         self._on_network = on_network
+        self._clock = clock
+        self._wait_until = clock() + UNKNOWN_S if standing else 0.0
         self._claims: Mapping[str, str] = {}
         self._refused: tuple[mesh.Refusal, ...] = ()
         self._network: network.NodeNetwork | None = None
@@ -55,6 +66,8 @@ class Steering:
         hub, refused_hub = parse.parse_hub(hub_peer)
         self._set_network(identity, hub)
         self.leadership = self._lead([node.name for node in nodes])
+        if self.leadership is None and self._clock() < self._wait_until:
+            return UNKNOWN_POLL_S
         planned = plan.plan_node(identity, nodes, hub, self.leadership, claims=self._claims)
         self._claims = planned.claims
         self._report((*refused_nodes, *refused_hub, *planned.refusals))

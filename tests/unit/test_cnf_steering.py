@@ -1,0 +1,97 @@
+"""A restarted agent leaves the tunnel alone until it knows who leads."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import cast
+
+import pytest
+
+from cnf import caches, sessions, steering
+from cnf.tunnel import key, tunnel
+from cnf.tunnel.wanted import Wanted
+from fleetboard.kube import lease
+from fleetboard.model import fleet, meta, names
+
+OWN, HUB = key.generate().public, key.generate().public
+
+
+@dataclasses.dataclass
+class World:
+    """What steering sees and does; ``holder`` is the leader that the Lease names, empty before it was read."""
+
+    holder: str = ""
+    epoch: int = 3
+    now: float = 100.0
+    public_key: str = OWN
+    wanted: Wanted | None = None
+    nodes: tuple[fleet.FleetNode, ...] = (
+        fleet.FleetNode(
+            metadata=meta.ObjectMeta(name="n1"),
+            spec=fleet.FleetNodeSpec(blocks=["10.113.4.0/26"]),
+            status=fleet.FleetNodeStatus(public_key=OWN, endpoint="192.0.2.1:31820"),
+        ),
+    )
+
+    def peer(self, cluster: str) -> fleet.Peer:
+        status = fleet.PeerStatus(
+            cluster_cidrs=["10.112.255.0/24" if cluster == names.HUB else "10.113.4.0/22"],
+            fleet_cidrs=["10.112.0.0/12"],
+            vip_cidrs=["10.112.0.0/16"],
+            mtu=1360,
+            public_key=HUB if cluster == names.HUB else "",
+            endpoints=["198.51.100.1:31820"],
+        )
+        return fleet.Peer(metadata=meta.ObjectMeta(name=cluster), spec=fleet.PeerSpec(cluster=cluster), status=status)
+
+    def node(self, _name: str) -> fleet.FleetNode:
+        return self.nodes[0]
+
+    def want(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+
+    def update(self, _session: sessions.Session) -> None:
+        pass
+
+    def steer(self, *, standing: bool) -> steering.Steering:
+        return steering.Steering(
+            node="n1",
+            cluster="c1",
+            known=cast("caches.Caches", self),
+            carrier=cast("tunnel.Tunnel", self),
+            keeper=cast("sessions.Sessions", self),
+            elector=cast("lease.Elector", self),
+            on_network=lambda _network: None,
+            standing=standing,
+            clock=lambda: self.now,
+        )
+
+
+def carries(world: World) -> bool:
+    return world.wanted is not None and world.wanted.peer(HUB) is not None
+
+
+def test_a_standing_tunnel_is_left_alone_until_the_lease_was_read() -> None:
+    world = World()
+    steered = world.steer(standing=True)
+    assert steered.reconcile("all") == pytest.approx(steering.UNKNOWN_POLL_S)
+    assert world.wanted is None
+    world.holder = "n1"
+    steered.reconcile("all")
+    assert carries(world)
+
+
+def test_where_nobody_leads_the_nodes_are_joined_all_the_same() -> None:
+    world = World()
+    steered = world.steer(standing=True)
+    steered.reconcile("all")
+    world.now += steering.UNKNOWN_S
+    steered.reconcile("all")
+    assert world.wanted is not None
+    assert not carries(world)
+
+
+def test_a_new_tunnel_waits_for_nobody() -> None:
+    world = World()
+    world.steer(standing=False).reconcile("all")
+    assert world.wanted is not None

@@ -9,6 +9,7 @@ A crash of the process loses nothing that was written: the page cache stays. ``s
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import fcntl
 import os
 import pathlib
@@ -58,11 +59,11 @@ def acquire(path: pathlib.Path, *, timeout_s: float = 20) -> int:
     Returns the descriptor that holds the lock.
 
     Raises:
-        JournalError: another process holds it, or the folder can't be written.
+        JournalError: another process holds it, or the folder can't be read.
     """
     deadline = time.monotonic() + timeout_s
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = _open_lock(path)
     except OSError as err:
         raise errors.JournalError(f"{path} can't be opened: {err.strerror}") from err
     while True:
@@ -75,6 +76,16 @@ def acquire(path: pathlib.Path, *, timeout_s: float = 20) -> int:
             time.sleep(0.05)
             continue
         return descriptor
+
+
+def _open_lock(path: pathlib.Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as err:
+        if err.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+            raise
+        # On a disk that takes nothing the pods that are there go on being served: then the folder itself is locked.
+        return os.open(path if path.exists() else path.parent, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class Journal:
@@ -131,7 +142,7 @@ class Journal:
                     _write_all(file, content)
                     self._fsync(file)
                     draft.rename(self._path)
-                    _sync_folder(self._path.parent)
+                    sync_folder(self._path.parent)
                 except OSError:
                     os.close(file)
                     raise
@@ -221,7 +232,8 @@ def _write_all(file: int, content: bytes) -> None:
         view = view[os.write(file, view) :]
 
 
-def _sync_folder(path: pathlib.Path) -> None:
+def sync_folder(path: pathlib.Path) -> None:
+    """Bring to disk which files a folder has: without it a rename may be undone by a crash of the machine."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

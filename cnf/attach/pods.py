@@ -5,6 +5,7 @@ One invariant: a namespace found by path is believed only by its cookie: paths a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 
@@ -59,7 +60,7 @@ class Pods:
             found = self.open_unverified(path.name)
             if found is None:
                 continue
-            with found, found.connect() as inside:
+            with found, contextlib.suppress(errors.NetlinkError), found.connect() as inside:
                 link = links.find(inside, record.interface)
                 if link is not None and link.alias == wanted:
                     return str(path), found.cookie

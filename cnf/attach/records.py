@@ -84,16 +84,27 @@ class Release(msgspec.Struct, frozen=True, tag="release", tag_field="entry"):
     rest: bool = True
 
 
-Entry = Reserve | Commit | Release
+class Origin(msgspec.Struct, frozen=True, tag="origin", tag_field="entry"):
+    """Whose journal this is: a copy on another node says nothing about that one."""
+
+    node: str
+
+
+Entry = Reserve | Commit | Release | Origin
 
 
 @dataclasses.dataclass(slots=True)
 class State:
-    """What a journal means: attachments, those whose ADD never ended, and released addresses that may still rest."""
+    """What a journal means: attachments, those whose ADD never ended, and released addresses that may still rest.
+
+    ``holders`` says whose each address is: nobody holds one that another record names.
+    """
 
     records: dict[Key, Record] = dataclasses.field(default_factory=dict)
     open: set[Key] = dataclasses.field(default_factory=set)
     released: dict[str, float] = dataclasses.field(default_factory=dict)
+    holders: dict[str, Key] = dataclasses.field(default_factory=dict)
+    origin: str = ""
 
 
 def fold(entries: Iterable[Entry]) -> State:
@@ -106,11 +117,18 @@ def fold(entries: Iterable[Entry]) -> State:
 
 def apply(state: State, entry: Entry) -> None:
     """Move ``state`` on by one entry."""
+    if isinstance(entry, Origin):
+        state.origin = entry.node
+        return
     if isinstance(entry, Reserve):
+        _drop(state, entry.record.key)
+        for address in entry.record.addresses:
+            # Given anew, so it had been released: that line was damaged.
+            _drop(state, state.holders.get(address))
+            state.released.pop(address, None)
+            state.holders[address] = entry.record.key
         state.records[entry.record.key] = entry.record
         state.open.add(entry.record.key)
-        for address in entry.record.addresses:
-            state.released.pop(address, None)
         return
     key = (entry.container_id, entry.interface)
     if isinstance(entry, Commit):
@@ -119,17 +137,26 @@ def apply(state: State, entry: Entry) -> None:
             state.records[key] = msgspec.structs.replace(record, index=entry.index)
             state.open.discard(key)
         return
-    state.records.pop(key, None)
-    state.open.discard(key)
+    _drop(state, key)
     for address in entry.addresses:
         state.released.pop(address, None)
-        if entry.rest:
+        if entry.rest and address not in state.holders:
             state.released[address] = entry.at
+
+
+def _drop(state: State, key: Key | None) -> None:
+    record = state.records.pop(key, None) if key is not None else None
+    if key is None or record is None:
+        return
+    state.open.discard(key)
+    for address in record.addresses:
+        state.holders.pop(address, None)
 
 
 def unfold(state: State) -> list[Entry]:
     """Return the shortest journal that means ``state``."""
-    entries: list[Entry] = [Release("", "", [address], at) for address, at in state.released.items()]
+    entries: list[Entry] = [Origin(state.origin)] if state.origin else []
+    entries += [Release("", "", [address], at) for address, at in state.released.items()]
     for key, record in state.records.items():
         entries.append(Reserve(record))
         if key not in state.open:

@@ -1,20 +1,21 @@
-"""Decide which node gets which block of the cluster's addresses.
+"""Decide which node gets which block of the cluster's addresses, and which goes back.
 
-Pure. One invariant: a block is granted only through a Claim named after it, so a decision made on stale knowledge
-fails at the API instead of giving one block to two nodes.
+Pure. Two invariants: a block is granted only through a Claim named after it, so a decision made on stale knowledge
+fails at the API instead of giving one block to two nodes; and a block is taken from a node only after the node itself
+said that it is empty and out of use, and is another's only after it is taken.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from fleetboard.model import addresses, fleet
 from fleetboard.model.addresses import Network
 
 REST = datetime.timedelta(hours=24)
-"""How long a released block waits for its old owner before another node may have it."""
+"""How long a block of a node that is gone waits for it before another node may have it."""
 PURPOSE = "node-block"
 
 
@@ -38,12 +39,61 @@ class Decision:
     """What to do.
 
     Attributes:
-        grants: At most one a node; the next follows once this one shows.
+        grants: In the order to make them.
         refused: Node name to a sentence, for nodes that want a block when none is left.
     """
 
     grants: tuple[Grant, ...]
     refused: dict[str, str]
+
+
+class _Room:
+    """The node blocks of a cluster, and who may have which."""
+
+    def __init__(
+        self,
+        nodes: Collection[fleet.FleetNode],
+        claims: Iterable[fleet.Claim],
+        cluster_blocks: Collection[Network],
+        now: datetime.datetime,
+    ) -> None:
+        self._claims = {claim.metadata.name: claim for claim in claims if claim.spec.purpose == PURPOSE}
+        self._cluster_blocks, self._now = cluster_blocks, now
+        # What a node shows it has, though somebody deleted its Claim.
+        self._taken = {block for node in nodes for block in node.spec.blocks}
+        # Until a node has seen that such a block was taken, getting it anew would look to it like nothing had happened.
+        self._returned = {(node.metadata.name, block) for node in nodes for block in node.status.blocks_returned}
+
+    def take(self, node: str) -> Grant | None:
+        """Return the next block for ``node`` and count it as taken."""
+        for block, claim in self._candidates(node):
+            if str(block) not in self._taken and (node, str(block)) not in self._returned:
+                self._taken.add(str(block))
+                return Grant(node, block, claim)
+        return None
+
+    def _candidates(self, node: str) -> Iterator[tuple[Network, fleet.Claim | None]]:
+        found = [(block, self._claims.get(addresses.claim_name(block))) for block in self._blocks()]
+        # Its own first: a leader died between Claim and FleetNode, the node is back, or it gave the block back lately.
+        yield from ((block, claim) for block, claim in found if claim is not None and claim.spec.owner == node)
+        yield from ((block, claim) for block, claim in found if claim is None or _rested(claim, self._now))
+        yield from ((block, claim) for block, claim in found if claim is not None and _is_returned(claim))
+
+    def _blocks(self) -> Iterator[Network]:
+        return addresses.node_blocks(self._cluster_blocks)
+
+    def explain(self) -> str:
+        """Say that the cluster's blocks are full."""
+        if not self._cluster_blocks:
+            return "the cluster has no block of addresses yet"
+        resting = sum(1 for claim in self._claims.values() if claim.spec.released and not _is_returned(claim))
+        held = self._taken | {claim.spec.cidr for claim in _held(self._claims.values())}
+        noun = "block" if len(self._cluster_blocks) == 1 else "blocks"
+        return (
+            f"the cluster's {noun} {', '.join(map(str, self._cluster_blocks))} {'is' if noun == 'block' else 'are'} "
+            f"exhausted: nodes have {len(held)} of {sum(1 for _ in self._blocks())} node blocks, {resting} wait "
+            "24 h for nodes that are gone; the hub gives a further block unless the fleet CIDR is full"
+        )
 
 
 def plan_grants(
@@ -53,58 +103,93 @@ def plan_grants(
     *,
     now: datetime.datetime,
 ) -> Decision:
-    """Decide on the next block of every node that wants one, longest waiting first."""
-    nodes = list(nodes)
-    held = {claim.metadata.name: claim for claim in claims if claim.spec.purpose == PURPOSE}
-    # What a node shows it has, though somebody deleted its Claim.
-    shown = {block for node in nodes for block in node.spec.blocks}
+    """Decide on the next blocks of every node that wants some, in rounds, longest waiting first."""
+    nodes = sorted(nodes, key=lambda node: (node.metadata.creation_timestamp, node.metadata.name))
+    room = _Room(nodes, claims, cluster_blocks, now)
     grants: list[Grant] = []
     refused: dict[str, str] = {}
-    for node in sorted(nodes, key=lambda node: (node.metadata.creation_timestamp, node.metadata.name)):
-        name = node.metadata.name
-        if node.metadata.deletion_timestamp or len(node.spec.blocks) >= max(1, node.status.blocks_wanted):
-            continue
-        taken = shown | {str(grant.block) for grant in grants}
-        grant = _recover(node, held, cluster_blocks) or _first_free(name, held, cluster_blocks, taken, now=now)
-        if grant is None:
-            text = ", ".join(map(str, cluster_blocks)) or "none yet"
-            refused[name] = f"no free block for node {name!r} in the cluster's blocks ({text})"
-        else:
-            grants.append(grant)
+    missing = {node.metadata.name: count for node in nodes if (count := _missing(node)) > 0}
+    while missing:
+        for name in list(missing):
+            grant = room.take(name)
+            if grant is None:
+                refused[name] = f"no free block for node {name!r}: {room.explain()}"
+            else:
+                grants.append(grant)
+            missing[name] -= 1
+            if grant is None or not missing[name]:
+                del missing[name]
     return Decision(tuple(grants), refused)
+
+
+def explain_exhaustion(
+    node: str,
+    nodes: Iterable[fleet.FleetNode],
+    claims: Iterable[fleet.Claim],
+    cluster_blocks: Collection[Network],
+    *,
+    now: datetime.datetime,
+) -> str:
+    """Say why no further block comes for ``node``, or nothing when one is free."""
+    room = _Room(list(nodes), claims, cluster_blocks, now)
+    return room.explain() if room.take(node) is None else ""
+
+
+def plan_takes(nodes: Iterable[fleet.FleetNode]) -> dict[str, list[str]]:
+    """Return, by node, the blocks that it has returned and still shows. Its first of a family is never among them."""
+    found = {node.metadata.name: takeable(node) for node in nodes}
+    return {name: blocks for name, blocks in found.items() if blocks}
+
+
+def takeable(node: fleet.FleetNode) -> list[str]:
+    """Return the blocks to take from one node."""
+    first: dict[bool, str] = {}
+    for block in node.spec.blocks:
+        first.setdefault(":" in block, block)
+    return [block for block in node.spec.blocks if block in node.status.blocks_returned and block not in first.values()]
 
 
 def plan_releases(claims: Iterable[fleet.Claim], live_nodes: Collection[str]) -> list[fleet.Claim]:
     """Return the Claims of nodes that are gone and not marked as released yet."""
+    return [claim for claim in _held(claims) if claim.spec.owner not in live_nodes]
+
+
+def plan_loose(nodes: Iterable[fleet.FleetNode], claims: Iterable[fleet.Claim]) -> list[fleet.Claim]:
+    """Return the Claims of nodes that neither show the block nor want one: what a leader that died left behind."""
+    known = {node.metadata.name: node for node in nodes}
     return [
         claim
-        for claim in claims
-        if claim.spec.purpose == PURPOSE and not claim.spec.released and claim.spec.owner not in live_nodes
+        for claim in _held(claims)
+        if (node := known.get(claim.spec.owner)) is not None
+        and claim.spec.cidr not in node.spec.blocks
+        and _missing(node) <= 0
     ]
 
 
-def _recover(node: fleet.FleetNode, held: dict[str, fleet.Claim], cluster_blocks: Collection[Network]) -> Grant | None:
-    """Find a block that the node holds by Claim without showing it: a leader died in between, or the node is back."""
-    for block in addresses.node_blocks(cluster_blocks):
-        claim = held.get(addresses.claim_name(block))
-        if claim is not None and claim.spec.owner == node.metadata.name and str(block) not in node.spec.blocks:
-            return Grant(node.metadata.name, block, claim)
-    return None
+def plan_mends(nodes: Iterable[fleet.FleetNode], claims: Iterable[fleet.Claim]) -> list[fleet.Claim]:
+    """Return the Claims marked as released whose owner shows the block: two leaders crossed, and the node has it."""
+    shown = {(node.metadata.name, block) for node in nodes for block in node.spec.blocks}
+    return [
+        claim
+        for claim in claims
+        if claim.spec.purpose == PURPOSE and claim.spec.released and (claim.spec.owner, claim.spec.cidr) in shown
+    ]
 
 
-def _first_free(
-    node: str,
-    held: dict[str, fleet.Claim],
-    cluster_blocks: Collection[Network],
-    taken: Collection[str],
-    *,
-    now: datetime.datetime,
-) -> Grant | None:
-    for block in addresses.node_blocks(cluster_blocks):
-        claim = held.get(addresses.claim_name(block))
-        if str(block) not in taken and (claim is None or _rested(claim, now)):
-            return Grant(node, block, claim)
-    return None
+def _held(claims: Iterable[fleet.Claim]) -> Iterator[fleet.Claim]:
+    return (claim for claim in claims if claim.spec.purpose == PURPOSE and not claim.spec.released)
+
+
+def _missing(node: fleet.FleetNode) -> int:
+    """Count the blocks that a node wants besides those it has and gives addresses of."""
+    if node.metadata.deletion_timestamp:
+        return 0
+    held = sum(1 for block in node.spec.blocks if block not in node.status.blocks_returned)
+    return max(1, node.status.blocks_wanted) - held
+
+
+def _is_returned(claim: fleet.Claim) -> bool:
+    return bool(claim.spec.released) and claim.spec.returned
 
 
 def _rested(claim: fleet.Claim, now: datetime.datetime) -> bool:

@@ -130,8 +130,8 @@ class Daemon:
         )
         self._grant = controller.Controller("blocks", granter.reconcile, wait_for=known.claims_synced, rest=REST)
         self._publish = controller.Controller("fleetnode", publisher.reconcile_node, wait_for=known.mesh_synced)
-        self._attached = controller.Controller("attachments", publisher.reconcile_attachments)
-        first.listen(on_change=self._attachments_changed, on_call=self._calls.note)
+        self._attached = controller.Controller("attachments", publisher.reconcile_attachments, rest=REST)
+        first.listen(on_change=self._attachments_changed, on_call=self._calls.note, outlook=self._outlook)
 
     def threads(self) -> process.Threads:
         """Return what shall run besides the node's own."""
@@ -224,16 +224,21 @@ class Daemon:
                 log.error("dead attachments were not collected", extra={"error": str(err)})  # noqa: TRY400 - as it says
 
     def _report(self) -> publishing.Report:
-        usage, found = self._plane.usage(), self._plane.network()
+        usage, wanted, returned = publishing.read_addresses(self._plane)
         return publishing.Report(
             public_key=self._carrier.public_key,
             endpoint=publishing.endpoint(self._options.pod_ip),
             mtu=publishing.underlay_mtu(self._options.pod_ip),
             used=usage.used,
             free=usage.free,
-            blocks=len(found.blocks) if found is not None else 0,
+            wanted=wanted,
+            returned=returned,
             ready=self.ready(),
+            exhausted="" if usage.free else self._outlook(),
         )
+
+    def _outlook(self) -> str:
+        return granting.outlook(self._known, node=self._options.node, cluster=self._options.cluster)
 
 
 def run(options: settings.Settings, first: node.Node, crew: process.Crew) -> int:

@@ -1,12 +1,13 @@
-"""The leader's duty to give nodes their blocks.
+"""The leader's duty to give nodes their blocks and to take back what they return.
 
-One invariant: a Claim is written before the FleetNode shows its block, and only by the leader; a leader that died in
-between is finished by the next.
+One invariant: a Claim is written before the FleetNode shows its block and released after it doesn't, each write at the
+version that was decided on, and only by the leader; a leader that died in between is finished by the next.
 """
 
 from __future__ import annotations
 
 import datetime
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -44,7 +45,7 @@ class Granting:
         self._refused: dict[str, str] = {}
 
     def reconcile(self, _key: str) -> float | None:
-        """Grant what is wanted; return when to look again."""
+        """Take what is returned, grant what is wanted; return when to look again."""
         peer = self._known.peer(self._cluster)
         if not self._leading() or peer is None:
             return None
@@ -53,38 +54,93 @@ class Granting:
             self._forget_gone_nodes()
             self._looked = time.monotonic()
         cluster_blocks = parse.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
-        now = datetime.datetime.now(datetime.UTC)
-        decision = blocks.plan_grants(self._known.nodes, self._known.claims, cluster_blocks, now=now)
-        for grant in decision.grants:
-            self._grant(grant)
+        nodes, claims = self._known.nodes, self._known.claims
+        for name in blocks.plan_takes(nodes):
+            self._take(name)
+        for claim in (*blocks.plan_mends(nodes, claims), *blocks.plan_loose(nodes, claims)):
+            self._settle(claim)
+        decision = blocks.plan_grants(nodes, claims, cluster_blocks, now=datetime.datetime.now(datetime.UTC))
+        for name, grants in itertools.groupby(sorted(decision.grants, key=_node_of), key=_node_of):
+            self._grant(name, list(grants))
         for name, sentence in decision.refused.items():
             if self._refused.get(name) != sentence:
                 self._refuse(name, sentence)
         self._refused = decision.refused
         return AGAIN_S
 
-    def _grant(self, grant: blocks.Grant) -> None:
-        name = addresses.claim_name(grant.block)
+    def _grant(self, name: str, grants: list[blocks.Grant]) -> None:
+        """Give a node its next blocks: the Claims first."""
+        claimed = [str(grant.block) for grant in grants if self._claim(grant)]
+        node = self._client.find(resource.FLEET_NODES, name, self._namespace)
+        if node is None:
+            return
+        # What it returned and has not seen taken yet is not given anew: it could not tell.
+        new = [block for block in claimed if block not in (*node.spec.blocks, *node.status.blocks_returned)]
+        if new:
+            self._show(node, [*node.spec.blocks, *new])
+            log.info("blocks given", extra={"blocks": new, "node": name})
+
+    def _claim(self, grant: blocks.Grant) -> bool:
         spec = fleet.ClaimSpec(cidr=str(grant.block), purpose=blocks.PURPOSE, owner=grant.node)
-        claim = fleet.Claim(metadata=meta.ObjectMeta(name=name, namespace=self._namespace), spec=spec)
         if grant.claim is not None:
+            claim = grant.claim
+            if claim.spec == spec:
+                # Written all the same, and changed, so that a leader which is about to release it finds it changed.
+                claim = self._put(claim, msgspec.structs.replace(spec, released=_now()))
             # Its own, or a tombstone: written with the version that was decided on, so that whoever was faster wins.
-            if grant.claim.spec != spec:
-                self._client.replace(resource.CLAIMS, msgspec.structs.replace(grant.claim, spec=spec))
+            self._put(claim, spec)
+            return True
+        metadata = meta.ObjectMeta(name=addresses.claim_name(grant.block), namespace=self._namespace)
+        try:
+            self._client.create(resource.CLAIMS, fleet.Claim(metadata=metadata, spec=spec))
+        except errors.AlreadyExistsError:
+            log.info("block was taken in the meantime", extra={"block": str(grant.block), "node": grant.node})
+            return False
+        return True
+
+    def _take(self, name: str) -> None:
+        """Take from a node what it has returned, and then mark the Claims."""
+        node = self._client.find(resource.FLEET_NODES, name, self._namespace)
+        taken = blocks.takeable(node) if node is not None else []
+        if node is None or not taken:
+            return
+        self._show(node, [block for block in node.spec.blocks if block not in taken])
+        log.info("blocks taken back", extra={"blocks": taken, "node": name})
+        for block in taken:
+            claim_name = addresses.claim_name(addresses.parse_cidr(block, field="blocks"))
+            claim = self._client.find(resource.CLAIMS, claim_name, self._namespace)
+            if claim is not None:
+                self._settle(claim)
+
+    def _settle(self, claim: fleet.Claim) -> None:
+        """Make a Claim say what its owner's FleetNode says now."""
+        node = self._client.find(resource.FLEET_NODES, claim.spec.owner, self._namespace)
+        if node is None:
+            return
+        block = claim.spec.cidr
+        if block in node.spec.blocks:
+            spec = msgspec.structs.replace(claim.spec, released="", returned=False)
+        elif not claim.spec.released:
+            # Once the node has forgotten that it returned it, nobody can tell whether it was empty.
+            returned = block in node.status.blocks_returned
+            spec = msgspec.structs.replace(claim.spec, released=_now(), returned=returned)
         else:
-            try:
-                self._client.create(resource.CLAIMS, claim)
-            except errors.AlreadyExistsError:
-                log.info("block was taken in the meantime", extra={"block": str(grant.block), "node": grant.node})
-                return
-        node = self._client.get(resource.FLEET_NODES, grant.node, self._namespace)
-        shown = [*node.spec.blocks, *([] if str(grant.block) in node.spec.blocks else [str(grant.block)])]
-        body = {
-            "metadata": {"name": grant.node, "namespace": self._namespace},
-            "spec": {"blocks": shown},
+            return
+        if spec != claim.spec:
+            self._put(claim, spec)
+
+    def _show(self, node: fleet.FleetNode, shown: list[str]) -> None:
+        """Write a node's blocks, unless anything about the node has changed since it was read."""
+        metadata = {
+            "name": node.metadata.name,
+            "namespace": self._namespace,
+            "resourceVersion": node.metadata.resource_version,
         }
-        self._client.apply(resource.FLEET_NODES, body, manager=MANAGER)
-        log.info("block given", extra={"block": str(grant.block), "node": grant.node})
+        body = {"metadata": metadata, "spec": {"blocks": shown}}
+        self._client.apply(resource.FLEET_NODES, body, manager=MANAGER, keep_version=True)
+
+    def _put(self, claim: fleet.Claim, spec: fleet.ClaimSpec) -> fleet.Claim:
+        return self._client.replace(resource.CLAIMS, msgspec.structs.replace(claim, spec=spec))
 
     def _refuse(self, name: str, sentence: str) -> None:
         log.warning("%s", sentence, extra={"node": name})
@@ -107,7 +163,23 @@ class Granting:
                 self._client.delete(resource.FLEET_NODES, node.metadata.name, self._namespace, uid=node.metadata.uid)
                 self._client.delete(resource.NODE_ATTACHMENTS, node.metadata.name, self._namespace)
                 log.info("node is gone, its blocks are released", extra={"node": node.metadata.name})
-        released = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         for claim in blocks.plan_releases(self._known.claims, live):
-            spec = msgspec.structs.replace(claim.spec, released=released)
-            self._client.replace(resource.CLAIMS, msgspec.structs.replace(claim, spec=spec))
+            self._put(claim, msgspec.structs.replace(claim.spec, released=_now()))
+
+
+def outlook(known: caches.Caches, *, node: str, cluster: str) -> str:
+    """Say why no further block comes for ``node``, as far as it is known; nothing when one is free."""
+    peer = known.peer(cluster)
+    if peer is None:
+        return ""
+    now = datetime.datetime.now(datetime.UTC)
+    cluster_blocks = parse.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
+    return blocks.explain_exhaustion(node, known.nodes, known.claims, cluster_blocks, now=now)
+
+
+def _node_of(grant: blocks.Grant) -> str:
+    return grant.node
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

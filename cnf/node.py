@@ -33,6 +33,7 @@ class Node:
         self._unheard: list[tuple[str, int, float]] = []
         self._on_change: Callable[[], None] | None = None
         self._on_call: OnCall | None = None
+        self._on_outlook: Callable[[], str] | None = None
         self.vips = vip_plane.VipPlane()
         self.taken_over = keeping.TakenOver()
         self.plane = attach_plane.Plane(
@@ -40,7 +41,9 @@ class Node:
             netns_dir=options.netns_dir,
             hub_netns=namespace.Namespace.current(),
             on_change=self._changed,
+            node=options.node,
             on_call=self._called,
+            outlook=self._outlook,
         )
         self._keeping = keeping.Keeping(self.vips, state_dir=options.state_dir, run_dir=options.run_dir)
         self._server = server.Server(options.run_dir / "cni.sock", self.plane.call)
@@ -67,10 +70,13 @@ class Node:
             "keep for a successor": self._keeping.run,
         }
 
-    def listen(self, *, on_change: Callable[[], None], on_call: OnCall) -> None:
-        """Tell of changed attachments and of every call, those included that came before."""
+    def listen(self, *, on_change: Callable[[], None], on_call: OnCall, outlook: Callable[[], str]) -> None:
+        """Tell of changed attachments and of every call, those included that came before.
+
+        ``outlook`` says why a further block isn't to be had, or nothing.
+        """
         with self._listening:
-            self._on_change, self._on_call = on_change, on_call
+            self._on_change, self._on_call, self._on_outlook = on_change, on_call, outlook
             for call in self._unheard:
                 on_call(*call)
             self._unheard.clear()
@@ -78,6 +84,9 @@ class Node:
     def _changed(self) -> None:
         if self._on_change is not None:
             self._on_change()
+
+    def _outlook(self) -> str:
+        return "" if self._on_outlook is None else self._on_outlook()
 
     def _called(self, verb: str, code: int, seconds: float) -> None:
         with self._listening:

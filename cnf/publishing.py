@@ -8,8 +8,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import pathlib
+import time
 from collections.abc import Callable
 
+import msgspec
+
+from cnf.attach import demand, ipam
+from cnf.attach import plane as attach_plane
 from fleetboard.kube import client as kube_client
 from fleetboard.model import fleet, meta, names, resource
 
@@ -17,8 +22,8 @@ MANAGER = "cnf"
 AGAIN_S = 30.0
 WIREGUARD_OVERHEAD = {4: 60, 6: 80}
 """Bytes of IP, UDP and WireGuard headers around a packet, per family of the underlay."""
-LOW_WATER = 8
-"""With fewer free addresses than this a node asks for a further block before it runs out."""
+COUNTS_S = 30.0
+"""How old the count of addresses may be: every node's cnf hears of every change of any node."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,23 +35,36 @@ class Report:
     mtu: int
     used: int
     free: int
-    blocks: int
+    wanted: int
+    """How many blocks, those returned not counted."""
+    returned: list[str]
     ready: str | None
     """None when all is well, else why not."""
+    exhausted: str = ""
+    """Why a block that is wanted can't come, else nothing."""
 
 
-def wanted_blocks(*, held: int, free: int) -> int:
-    """Return how many blocks a node wants: one more than it holds when its addresses run low."""
-    return held + 1 if held == 0 or free < LOW_WATER else held
+def read_addresses(plane: attach_plane.Plane) -> tuple[ipam.Usage, int, list[str]]:
+    """Return the node's usage, how many blocks it wants, and which it has returned."""
+    usage, known = plane.usage(), plane.network()
+    held = len(known.given) if known is not None else 0
+    returned = [str(block) for block in known.returned] if known is not None else []
+    return usage, demand.wanted_blocks(held=held, free=usage.free, waiting=plane.waiting), returned
 
 
 def render_status(report: Report, previous: list[meta.Condition], *, version: str, now: str) -> fleet.FleetNodeStatus:
     """Render a FleetNode's status."""
-    condition = meta.Condition(
+    ready = meta.Condition(
         type="Ready",
         status="True" if report.ready is None else "False",
         reason="Ready" if report.ready is None else "NotReady",
         message=report.ready or "addresses, tunnel and services are in place",
+    )
+    room = meta.Condition(
+        type="AddressesAvailable",
+        status="False" if report.exhausted else "True",
+        reason="ClusterBlockExhausted" if report.exhausted else "Available",
+        message=report.exhausted or "the node has free addresses, or a further block to come",
     )
     return fleet.FleetNodeStatus(
         public_key=report.public_key,
@@ -54,10 +72,17 @@ def render_status(report: Report, previous: list[meta.Condition], *, version: st
         mtu=report.mtu,
         addresses_used=report.used,
         addresses_free=report.free,
-        blocks_wanted=wanted_blocks(held=report.blocks, free=report.free),
+        blocks_wanted=report.wanted,
+        blocks_returned=report.returned,
         version=version,
-        conditions=meta.set_condition(previous, condition, now=now),
+        conditions=meta.set_condition(meta.set_condition(previous, ready, now=now), room, now=now),
     )
+
+
+def is_pressing(status: fleet.FleetNodeStatus, shown: fleet.FleetNodeStatus) -> bool:
+    """Say whether ``status`` differs from what is shown in more than its counts."""
+    counts = {"addresses_used": shown.addresses_used, "addresses_free": shown.addresses_free}
+    return msgspec.structs.replace(status, **counts) != shown
 
 
 def underlay_mtu(pod_ip: str, *, sysfs: pathlib.Path = pathlib.Path("/sys/class/net")) -> int:
@@ -87,10 +112,12 @@ class Publishing:
         report: Callable[[], Report],
         attachments: Callable[[], list[fleet.Attachment]],
         known: Callable[[], fleet.FleetNode | None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._namespace, self._node, self._version = client, namespace, node, version
         self._report, self._attachments, self._known = report, attachments, known
         self._published: list[fleet.Attachment] | None = None
+        self._clock, self._counted = clock, float("-inf")
 
     def reconcile_node(self, _key: str) -> float:
         """Make FleetNode and its status true."""
@@ -100,9 +127,12 @@ class Publishing:
             known = self._client.apply(resource.FLEET_NODES, fresh, manager=MANAGER)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         status = render_status(self._report(), known.status.conditions, version=self._version, now=now)
-        if status != known.status:
-            body = fleet.FleetNode(metadata=self._meta(), status=status)
-            self._client.apply(resource.FLEET_NODES, body, manager=MANAGER, subresource="status")
+        left_s = self._counted + COUNTS_S - self._clock()
+        if status == known.status or (left_s > 0 and not is_pressing(status, known.status)):
+            return AGAIN_S if status == known.status else left_s
+        body = fleet.FleetNode(metadata=self._meta(), status=status)
+        self._client.apply(resource.FLEET_NODES, body, manager=MANAGER, subresource="status")
+        self._counted = self._clock()
         return AGAIN_S
 
     def reconcile_attachments(self, _key: str) -> float:

@@ -64,7 +64,7 @@ class Steering:
             return AGAIN_S
         nodes, refused_nodes = parse.parse_nodes(self._known.nodes)
         hub, refused_hub = parse.parse_hub(hub_peer)
-        self._set_network(identity, hub)
+        self._set_network(identity, hub, returned=fleet_node.status.blocks_returned if fleet_node else [])
         self.leadership = self._lead([node.name for node in nodes])
         if self.leadership is None and self._clock() < self._wait_until:
             return UNKNOWN_POLL_S
@@ -91,9 +91,13 @@ class Steering:
         offered = mesh.Leadership(holder, plan.choose_standbys(holder, nodes), self._elector.epoch)
         return plan.newer(self.leadership, offered)
 
-    def _set_network(self, identity: mesh.NodeIdentity, hub: mesh.HubPeer) -> None:
+    def _set_network(self, identity: mesh.NodeIdentity, hub: mesh.HubPeer, *, returned: list[str]) -> None:
         found = network.NodeNetwork(
-            node_address=identity.addresses[0], blocks=identity.blocks, fleet=hub.fleet, mtu=hub.mtu
+            node_address=identity.addresses[0],
+            blocks=identity.blocks,
+            fleet=hub.fleet,
+            mtu=hub.mtu,
+            returned=parse.parse_networks(returned, field="blocksReturned"),
         )
         if found != self._network:
             self._on_network(found)

@@ -23,6 +23,8 @@ STANDBYS = 2
 JOINED = "Joined"
 ADMITTED = "Admitted"
 NODE_BLOCK = "node-block"
+SPARE = 2
+"""Node blocks that are free when the hub is asked for more: what nodes take until it has answered."""
 
 
 def plan(
@@ -105,17 +107,18 @@ def node_addresses(blocks: Iterable[str]) -> list[str]:
 
 
 def resting_blocks(claims: Iterable[fleet.Claim], *, now: datetime.datetime) -> int:
-    """Count the node blocks that nobody but their former owner may have yet."""
-    rested = (allocation.since(claim.spec.released, now=now) for claim in claims if claim.spec.purpose == NODE_BLOCK)
+    """Count the node blocks that nobody but their former owner may have yet; another may have those it returned."""
+    held = (claim.spec for claim in claims if claim.spec.purpose == NODE_BLOCK and not claim.spec.returned)
+    rested = (allocation.since(spec.released, now=now) for spec in held)
     return sum(1 for since in rested if since is not None and since < allocation.TOMBSTONE)
 
 
 def blocks_wanted(nodes: Iterable[fleet.FleetNode], *, resting: int = 0) -> int:
-    """Count the cluster blocks that hold all the node blocks wanted; each further cluster block is double the last.
+    """Count the cluster blocks that hold all the node blocks wanted and ``SPARE``; each further one is double the last.
 
     Where nodes come and go all day the blocks of those that went fill a cluster block as well as used ones do.
     """
-    needed = resting + sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
+    needed = SPARE + resting + sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
     size = 1 << (addresses.NODE_BLOCK_PREFIX[4] - addresses.CLUSTER_BLOCK_PREFIX[4])
     count, room = 1, size
     while room < needed:

@@ -36,13 +36,18 @@ class Added:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Adder:
-    """Serves ADD. ``reclaim`` looks for dead pods' addresses when none is free; ``boot`` is the machine's boot id."""
+    """Serves ADD.
+
+    ``reclaim`` looks for dead pods' addresses when none is free, ``outlook`` says why no further block comes, as far
+    as it is known, and ``boot`` is the machine's boot id.
+    """
 
     ledger: ledger.Ledger
     plumber: plumber.Plumber
     pods: pods.Pods
     supply: supply.Supply
     reclaim: Callable[[], object]
+    outlook: Callable[[], str]
     boot: str
     patience_s: float
 
@@ -124,15 +129,21 @@ class Adder:
             try:
                 network = _require(self.supply.network)
                 record, mark = self.ledger.reserve(draft, requested=call.requested)
-            except errors.ExhaustedError:
-                self.reclaim()
-                now = time.monotonic()
-                # The dead are freed when they are found twice, so a second look is worth it while we wait.
-                until = min(deadline, now + _LOOK_AGAIN_S)
-                if now >= deadline or not self.supply.wait(generation, deadline=until, cancelled=request.cancelled):
-                    raise
+            except errors.ExhaustedError as err:
+                with self.supply.queue():
+                    self.reclaim()
+                    now = time.monotonic()
+                    if now >= deadline:
+                        raise errors.ExhaustedError(f"{err.message}; {self._explain()}") from err
+                    # The dead are freed when they are found twice, so a second look is worth it while we wait.
+                    until = min(deadline, now + _LOOK_AGAIN_S)
+                    self.supply.wait(generation, deadline=until, cancelled=request.cancelled)
                 continue
             return record, mark, network
+
+    def _explain(self) -> str:
+        known = self.outlook()
+        return known or f"the cluster's leader gave no further block within {self.patience_s:.0f} s"
 
     def _draft(self, call: protocol.Call, pod: Namespace) -> records.Record:
         return records.Record(
@@ -168,7 +179,7 @@ def _refuse_cancelled(request: Request) -> None:
 def _require(network: NodeNetwork | None) -> NodeNetwork:
     if network is None or not network.blocks:
         raise errors.ExhaustedError(
-            "this node has no fleet addresses yet: the cluster has not joined the fleet, or the cluster's leader has "
-            "not given this node a block"
+            "this node has no fleet addresses yet: the cluster has not joined the fleet, or it has no leader that "
+            "could give this node a block"
         )
     return network

@@ -1,13 +1,16 @@
-"""Which address of the node's blocks a pod gets: next fit, with a rest after release.
+"""Which address of the node's blocks a pod gets: next fit in the first block with room, with a rest after release.
 
 One invariant: an address is in at most one of ``used`` and ``resting``, and only an address in neither is given. No
 I/O and no clock here: callers say what time it is, so every history can be replayed.
+
+Blocks fill in their order, so that those a node was given for a busy hour empty again and can be given back.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import itertools
 from collections.abc import Iterable
 
 from cnf.attach import errors
@@ -35,7 +38,7 @@ class Pool:
         self._excluded: frozenset[Address] = frozenset()
         self._used: set[Address] = set()
         self._resting: dict[Address, float] = {}
-        self._last: dict[int, Address] = {}
+        self._last: dict[Network, Address] = {}
 
     @property
     def blocks(self) -> tuple[Network, ...]:
@@ -64,13 +67,13 @@ class Pool:
             taken.append(address)
         for address in taken:
             self.hold(address)
+            self._last |= {block: address for block in self._blocks if address in block}
         return tuple(taken)
 
     def hold(self, address: Address) -> None:
         """Mark an address as used: one given before a restart."""
         self._resting.pop(address, None)
         self._used.add(address)
-        self._last[address.version] = address
 
     def release(self, address: Address, *, until: float) -> None:
         """Give an address back; it rests until that time."""
@@ -86,16 +89,29 @@ class Pool:
         counts = (self._count(version) for version in versions)
         return min(counts, key=lambda usage: usage.free)
 
+    def free(self, version: int, *, now: float) -> int:
+        """Count the addresses of one family that can be given now."""
+        self._wake(now)
+        return self._count(version).free
+
+    def idle(self, *, now: float) -> tuple[Network, ...]:
+        """Return the blocks of which no address is used or resting."""
+        self._wake(now)
+        return tuple(
+            block for block in self._blocks if not any(address in block for address in (*self._used, *self._resting))
+        )
+
+    def covers(self, address: Address) -> bool:
+        """Say whether an address is of the blocks."""
+        return any(address in block for block in self._blocks)
+
     def _count(self, version: int) -> Usage:
         total = sum(block.num_addresses for block in self._blocks if block.version == version)
-        out = sum(1 for address in self._excluded if self._covers(address) and address.version == version)
+        out = sum(1 for address in self._excluded if self.covers(address) and address.version == version)
         used = [address for address in self._used if address.version == version]
         resting = [address for address in self._resting if address.version == version]
-        inside = sum(1 for address in (*used, *resting) if self._covers(address))
+        inside = sum(1 for address in (*used, *resting) if self.covers(address))
         return Usage(len(used), total - out - inside, len(resting))
-
-    def _covers(self, address: Address) -> bool:
-        return any(address in block for block in self._blocks)
 
     def _wake(self, now: float) -> None:
         for address in [address for address, until in self._resting.items() if until <= now]:
@@ -104,7 +120,7 @@ class Pool:
     def _check_requested(self, requested: tuple[Address, ...], now: float) -> dict[int, Address]:
         wanted: dict[int, Address] = {}
         for address in requested:
-            if not self._covers(address):
+            if not self.covers(address):
                 blocks = ", ".join(str(block) for block in self._blocks) or "none"
                 raise errors.CallRefusedError(
                     errors.Code.INVALID_CONFIG, f"requested address {address} is not of this node's blocks ({blocks})"
@@ -129,20 +145,13 @@ class Pool:
         return wanted
 
     def _next_free(self, version: int) -> Address | None:
-        """Return the first free address after the last one given, going round the blocks once."""
-        blocks = [block for block in self._blocks if block.version == version]
-        last = self._last.get(version)
-        at = next((i for i, block in enumerate(blocks) if last is not None and last in block), None)
-        if at is None or last is None:
-            ranges = [(int(block.network_address), int(block.broadcast_address)) for block in blocks]
-        else:
-            around = blocks[at + 1 :] + blocks[:at]
-            start, end = int(blocks[at].network_address), int(blocks[at].broadcast_address)
-            ranges = [(int(last) + 1, end)]
-            ranges += [(int(block.network_address), int(block.broadcast_address)) for block in around]
-            ranges += [(start, int(last))]
-        for low, high in ranges:
-            for value in range(low, high + 1):
+        """Return an address of the first block that has a free one: the first after the last given there."""
+        for block in self._blocks:
+            if block.version != version:
+                continue
+            first, end = int(block.network_address), int(block.broadcast_address) + 1
+            after = int(self._last[block]) + 1 if block in self._last else first
+            for value in itertools.chain(range(after, end), range(first, after)):
                 address = ipaddress.IPv4Address(value) if version == 4 else ipaddress.IPv6Address(value)
                 if address not in self._used and address not in self._resting and address not in self._excluded:
                     return address
@@ -153,5 +162,5 @@ class Pool:
         count = self._count(version)
         return (
             f"no free address in this node's blocks ({names}): {count.used} in use, {count.resting} resting after "
-            "release for up to 60 s; the cluster's leader gives further blocks while the cluster's block has room"
+            "release for up to 60 s"
         )

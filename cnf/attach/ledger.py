@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
@@ -31,22 +30,19 @@ class Ledger:
         self,
         store: journal.Journal,
         *,
+        node: str = "",
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """``clock`` counts rests, ``wall`` dates entries over restarts."""
+        """``node`` marks the journal as this node's; ``clock`` counts rests, ``wall`` dates entries over restarts."""
         self._journal = store
+        self._node = node
         self._clock = clock
         self._wall = wall
         self._lock = threading.RLock()
         self._pool = ipam.Pool()
         self._state = records.State()
         self._loaded = False
-
-    @classmethod
-    def at(cls, folder: pathlib.Path) -> Ledger:
-        """Make the ledger kept in ``folder``."""
-        return cls(journal.Journal(folder / "journal"))
 
     def load(self) -> int:
         """Read the journal and write it anew, short; return how many damaged lines it had.
@@ -56,7 +52,7 @@ class Ledger:
         """
         entries, damaged = self._journal.read()
         with self._lock:
-            self._state = records.fold(entries)
+            self._state = self._own(records.fold(entries))
             self._loaded = True
             now, wall = self._clock(), self._wall()
             for record in self._state.records.values():
@@ -72,10 +68,35 @@ class Ledger:
                 _log.error("the journal can't be written", extra={"error": str(err)})
         return damaged
 
+    def _own(self, state: records.State) -> records.State:
+        if self._node and state.origin not in ("", self._node):
+            _log.error("the journal is another node's and is not used", extra={"of": state.origin, "node": self._node})
+            state = records.State()
+        state.origin = self._node or state.origin
+        return state
+
     def set_blocks(self, blocks: Iterable[Network], *, excluded: Iterable[Address]) -> None:
         """Say which addresses may be given."""
         with self._lock:
             self._pool.set_blocks(blocks, excluded=excluded)
+
+    def idle_blocks(self) -> tuple[Network, ...]:
+        """Return the blocks of which no address is used or resting."""
+        with self._lock:
+            return self._pool.idle(now=self._clock())
+
+    def free(self, version: int) -> int:
+        """Count the addresses of one family that can be given now."""
+        with self._lock:
+            return self._pool.free(version, now=self._clock())
+
+    def withdraw(self, blocks: Collection[Network], *, excluded: Iterable[Address]) -> bool:
+        """Give no more addresses of these blocks; False, with nothing changed, when one is used or rests meanwhile."""
+        with self._lock:
+            if not set(blocks) <= set(self._pool.idle(now=self._clock())):
+                return False
+            self._pool.set_blocks((b for b in self._pool.blocks if b not in blocks), excluded=excluded)
+            return True
 
     def usage(self) -> ipam.Usage:
         """Count addresses."""
@@ -110,7 +131,7 @@ class Ledger:
     def reserve(self, draft: records.Record, *, requested: Iterable[Address] = ()) -> tuple[records.Record, int]:
         """Take addresses for ``draft`` and write it down; return the record and a mark for ``sync``.
 
-        A key that holds addresses already keeps them.
+        A key that holds addresses already keeps them, if they are still the node's to give and those requested.
 
         Raises:
             CallRefusedError: no address.
@@ -121,7 +142,11 @@ class Ledger:
                 raise errors.JournalError("the journal has not been read yet")
             if not self._journal.healthy or self._journal.size > _COMPACT_BYTES:
                 self._compact()
+            requested = tuple(requested)
             before = self._state.records.get(draft.key)
+            if before is not None and not self._suits(before, requested):
+                self.release(before.key)
+                before = None
             if before is not None:
                 addresses = list(before.addresses)
             else:
@@ -147,7 +172,12 @@ class Ledger:
     def holds(self, address: Address) -> bool:
         """Say whether an attachment has that address."""
         with self._lock:
-            return any(str(address) in record.addresses for record in self._state.records.values())
+            return str(address) in self._state.holders
+
+    def uses(self, block: Network) -> bool:
+        """Say whether an attachment has an address of that block."""
+        with self._lock:
+            return any(ipaddress.ip_address(address) in block for address in self._state.holders)
 
     def commit(self, key: records.Key, *, index: int) -> int:
         """Write down that the interface stands; return a mark for ``sync``.
@@ -181,6 +211,10 @@ class Ledger:
     def close(self) -> None:
         """Close the journal."""
         self._journal.close()
+
+    def _suits(self, record: records.Record, requested: tuple[Address, ...]) -> bool:
+        held = record.parse_addresses()
+        return set(requested) <= set(held) and all(self._pool.covers(address) for address in held)
 
     def _write(self, entry: records.Entry) -> int:
         mark = self._journal.append(entry)

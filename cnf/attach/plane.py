@@ -20,13 +20,14 @@ from cnf.attach import (
     adding,
     checking,
     deleting,
+    demand,
     errors,
+    holding,
     identity,
     ipam,
     journal,
     ledger,
     locks,
-    network,
     plumber,
     pods,
     protocol,
@@ -63,27 +64,34 @@ class Plane:
         netns_dir: pathlib.Path,
         hub_netns: Namespace,
         on_change: Callable[[], None],
+        node: str = "",
         on_call: Callable[[str, int, float], None] = _ignore,
-        patience_s: float = 5.0,
+        outlook: Callable[[], str] = str,
+        patience_s: float = 10.0,
+        idle_s: float = demand.IDLE_S,
         boot_id: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """``on_change`` is called, from any thread, whenever attachments or the count of free addresses changed.
 
-        ``on_call`` hears of every call: its verb, the CNI error code or 0, and its seconds. ``patience_s`` is how
-        long an ADD waits for an address before it says there is none.
+        ``node`` marks the state folder's files as this node's. ``on_call`` hears of every call: its verb, the CNI
+        error code or 0, and its seconds. ``patience_s`` is how long an ADD waits for an address before it says there
+        is none; ``outlook`` then says why no further block comes, or nothing. ``idle_s`` is for how long a block is
+        empty before it is given back.
         """
         self._folder = state_dir
         self._lock_file = -1
         self._on_change = on_change
         self._on_call = on_call
         boot = _BOOT_ID.read_text().strip() if boot_id is None else boot_id
-        self._ledger = ledger.Ledger.at(state_dir)
+        self._ledger = ledger.Ledger(journal.Journal(state_dir / "journal"), node=node, clock=clock, wall=wall)
         self._plumber = plumber.Plumber(hub_netns)
         self._supply = supply.Supply()
         self._locks = locks.KeyedLocks()
         found = pods.Pods(netns_dir)
         self._recovery = recovery.Recovery(
-            book=self._ledger, hands=self._plumber, found=found, containers=self._locks, boot=boot
+            book=self._ledger, hands=self._plumber, found=found, containers=self._locks, boot=boot, clock=clock
         )
         self._adder = adding.Adder(
             ledger=self._ledger,
@@ -91,11 +99,21 @@ class Plane:
             pods=found,
             supply=self._supply,
             reclaim=self._ask_for_addresses,
+            outlook=outlook,
             boot=boot,
             patience_s=patience_s,
         )
         self._deleter = deleting.Deleter(self._ledger, self._plumber, found, self._supply)
         self._checker = checking.Checker(self._ledger, self._plumber, found, self._supply)
+        self._holding = holding.Holding(
+            path=state_dir / "network.json",
+            node=node,
+            book=self._ledger,
+            known=self._supply,
+            surplus=demand.Surplus(idle_s=idle_s, clock=clock),
+            put_node=self._plumber.put_node,
+        )
+        self._reclaim_turn = threading.Lock()
         self._arrivals = itertools.count(1)
         self._deletions: collections.OrderedDict[records.Key, int] = collections.OrderedDict()
         self._deletions_lock = threading.Lock()
@@ -106,13 +124,12 @@ class Plane:
         Raises:
             JournalError: another process holds the state folder, or it can't be read.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if not self._folder.is_dir():
+            self._folder.mkdir(parents=True)
         self._lock_file = journal.acquire(self._folder / "lock")
         damaged = self._ledger.load()
         freed = self._recovery.free_former_boots()
-        known = network.read(self._folder / "network.json")
-        if known is not None:
-            self._install(known)
+        known = self._holding.recall()
         summary = self._recovery.sweep(known, at_start=True)
         if known is not None:
             self._supply.change(known)
@@ -129,23 +146,36 @@ class Plane:
     def set_network(self, new: NodeNetwork) -> None:
         """Say what the node's part of the fleet is: at first, with further blocks, with a lower MTU.
 
+        ``new.returned`` is what the API says this node has given back.
+
         Raises:
             NetlinkError: the node's address can't be put in place; nothing changed.
+            JournalError: that a block was taken can't be written down; nothing changed.
         """
         old = self._supply.network
-        if new == old:
+        if not self._holding.change(new):
             return
-        self._install(new)
-        try:
-            network.write(self._folder / "network.json", new)
-        except errors.JournalError as err:
-            _log.error("the node's network can't be kept for the next start", extra={"error": str(err)})
-        self._supply.change(new)
+        new = self._supply.network or new
         if old is None:
             self._recovery.sweep(new, at_start=True)
         elif new.mtu < old.mtu or new.fleet != old.fleet or new.node_address != old.node_address:
             self._recovery.retune(new)
         self._on_change()
+
+    def give_back(self) -> int:
+        """Give no more addresses of blocks that have been empty for long; return how many.
+
+        From then on ``network`` lists them as returned, for the leader to take.
+        """
+        count = self._holding.give_back()
+        if count:
+            self._on_change()
+        return count
+
+    @property
+    def waiting(self) -> int:
+        """Count the ADDs that wait for an address."""
+        return self._supply.waiting
 
     def network(self) -> NodeNetwork | None:
         """Return what ``set_network`` said last."""
@@ -169,10 +199,14 @@ class Plane:
         return self._ledger.usage()
 
     def collect(self) -> int:
-        """Free what is dead and mend what is missing; return how many were freed. Call it every half minute."""
+        """Free what is dead, mend what is missing, give back what is empty; return how many were freed.
+
+        Call it every half minute.
+        """
         summary = self._recovery.sweep(self._supply.network)
         if summary.freed or summary.recreated:
             self._on_change()
+        self.give_back()
         return summary.freed
 
     def call(self, request: Request) -> Response:
@@ -272,8 +306,8 @@ class Plane:
     def _ask_for_addresses(self) -> None:
         """Do what may free an address now, and have the daemon look at ``usage``."""
         self._on_change()
-        self._recovery.sweep(self._supply.network)
-
-    def _install(self, known: NodeNetwork) -> None:
-        self._plumber.put_node(known)
-        self._ledger.set_blocks(known.blocks, excluded=known.gateways())
+        if self._reclaim_turn.acquire(blocking=False):  # who finds another looking waits for what that one finds
+            try:
+                self._recovery.sweep(self._supply.network)
+            finally:
+                self._reclaim_turn.release()

@@ -1,7 +1,8 @@
 """The unix socket where the node's CNI executable calls.
 
 One invariant: only uid 0 is served; every accepted call gets an answer or a closed connection; and an answer that
-can't be delivered takes its call back.
+can't be delivered takes its call back. ADDs have threads of their own: they may wait for a block of addresses, and
+no other call waits behind them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from cnf.netlink.namespace import Namespace
 _log = logging.getLogger(__name__)
 
 _WORKERS = 16
+_ADDERS = 48
 _QUEUED = 512
 _READ_S = 10.0
 _TICK_MS = 200
@@ -48,6 +50,7 @@ class Server:
         """Serve until ``stop`` is set, then finish what was begun."""
         with (
             _listen(self._path) as listener,
+            concurrent.futures.ThreadPoolExecutor(_ADDERS, thread_name_prefix="cni add") as adders,
             concurrent.futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="cni") as workers,
         ):
             self.listening.set()
@@ -56,38 +59,36 @@ class Server:
             while not stop.is_set():
                 if poller.poll(_TICK_MS):
                     with contextlib.suppress(OSError):  # the caller left between poll and accept
-                        self._accept(listener.accept()[0], workers)
+                        self._accept(listener.accept()[0], workers, adders)
             self.listening.clear()
 
-    def _accept(self, sock: socket.socket, workers: concurrent.futures.Executor) -> None:
+    def _accept(
+        self, sock: socket.socket, workers: concurrent.futures.Executor, adders: concurrent.futures.Executor
+    ) -> None:
         if not self._slots.acquire(blocking=False):
             sock.close()
             return
-        workers.submit(self._serve, sock)
+        workers.submit(self._serve, sock, adders)
 
-    def _serve(self, sock: socket.socket) -> None:
-        try:
-            with sock:
-                _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-                if uid != self._allowed_uid:
-                    _log.warning("a CNI call was refused: its caller is not root", extra={"uid": uid})
-                    return
-                self._answer(sock)
-        except errors.FrameError as err:
-            _log.warning("a CNI call was refused", extra={"error": str(err)})
-        except OSError as err:
-            _log.info("a CNI call's connection failed", extra={"error": str(err)})
-        except Exception:
-            _log.exception("a CNI call failed")
-        finally:
-            self._slots.release()
-
-    def _answer(self, sock: socket.socket) -> None:
-        with contextlib.ExitStack() as opened:
+    def _serve(self, sock: socket.socket, adders: concurrent.futures.Executor) -> None:
+        with _reported(), contextlib.ExitStack() as opened:
+            opened.callback(self._slots.release)
+            opened.enter_context(sock)
+            _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if uid != self._allowed_uid:
+                _log.warning("a CNI call was refused: its caller is not root", extra={"uid": uid})
+                return
             env, stdin, namespace = _receive(sock)
             if namespace is not None:
                 opened.enter_context(namespace)
             request = frames.Request(env, stdin, namespace, cancelled=lambda: _hung_up(sock))
+            if env.get("CNI_COMMAND") == "ADD":
+                adders.submit(self._answer, sock, request, opened.pop_all())
+            else:
+                self._answer(sock, request, opened.pop_all())
+
+    def _answer(self, sock: socket.socket, request: frames.Request, opened: contextlib.ExitStack) -> None:
+        with _reported(), opened:
             response = self._respond(request)
             try:
                 sock.settimeout(_READ_S)
@@ -103,6 +104,19 @@ class Server:
             _log.exception("a CNI call failed")
             refusal = errors.CallRefusedError(errors.Code.INTERNAL, "cnf failed; its log has the trace", repr(err))
             return frames.Response(1, results.render_error(protocol.echo_version(request.stdin), refusal))
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    """End what a call's thread does, whatever happens, with a line in the log."""
+    try:
+        yield
+    except errors.FrameError as err:
+        _log.warning("a CNI call was refused", extra={"error": str(err)})
+    except OSError as err:
+        _log.info("a CNI call's connection failed", extra={"error": str(err)})
+    except Exception:
+        _log.exception("a CNI call failed")
 
 
 @contextlib.contextmanager

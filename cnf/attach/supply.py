@@ -1,17 +1,17 @@
 """The node's network as calls see it: what it is now, and waiting for it to change.
 
-One invariant: at most ``_WAITERS`` calls wait at a time, so that waiting ADDs never keep DELs from being served.
+One invariant: whoever waits is counted, so that the node asks for as many blocks as will be used at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from cnf.attach.network import NodeNetwork
 
-_WAITERS = 8
 _TICK_S = 0.2
 
 
@@ -35,6 +35,22 @@ class Supply:
         """Counts changes; read it before looking, hand it to ``wait``."""
         return self._generation
 
+    @property
+    def waiting(self) -> int:
+        """Counts the calls that found no address."""
+        return self._waiting
+
+    @contextlib.contextmanager
+    def queue(self) -> Iterator[None]:
+        """Count the caller among those who wait."""
+        with self._changed:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._waiting -= 1
+
     def change(self, network: NodeNetwork) -> None:
         """Set what is known and wake all who wait."""
         with self._changed:
@@ -42,21 +58,11 @@ class Supply:
             self._generation += 1
             self._changed.notify_all()
 
-    def wait(self, generation: int, *, deadline: float, cancelled: Callable[[], bool]) -> bool:
-        """Wait for a change since ``generation``, at most until ``deadline`` (monotonic) or until cancelled.
-
-        Returns False, at once, when enough calls wait already.
-        """
+    def wait(self, generation: int, *, deadline: float, cancelled: Callable[[], bool]) -> None:
+        """Wait for a change since ``generation``, at most until ``deadline`` (monotonic) or until cancelled."""
         with self._changed:
-            if self._waiting >= _WAITERS:
-                return False
-            self._waiting += 1
-            try:
-                while self._generation == generation:
-                    left = deadline - time.monotonic()
-                    if left <= 0 or cancelled():
-                        break
-                    self._changed.wait(min(left, _TICK_S))
-                return True
-            finally:
-                self._waiting -= 1
+            while self._generation == generation:
+                left = deadline - time.monotonic()
+                if left <= 0 or cancelled():
+                    break
+                self._changed.wait(min(left, _TICK_S))

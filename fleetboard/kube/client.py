@@ -99,13 +99,24 @@ class Client:
         return encoding.decode(resource, self._transport.request("POST", path, body=body, timeout_s=timeout_s))
 
     def apply(
-        self, resource: Resource[T], obj: T | Body, *, manager: str, subresource: str = "", force: bool = True
+        self,
+        resource: Resource[T],
+        obj: T | Body,
+        *,
+        manager: str,
+        subresource: str = "",
+        force: bool = True,
+        keep_version: bool = False,
     ) -> T:
         """Say what ``manager`` wants of an object (server-side apply); fields it no longer names are removed.
 
-        With ``subresource`` the object must exist, and only that part of ``obj`` is sent.
+        With ``subresource`` the object must exist, and only that part of ``obj`` is sent. With ``keep_version`` the
+        object must still be at the resourceVersion in ``obj``.
+
+        Raises:
+            errors.ConflictError: it is at another version.
         """
-        body = encoding.encode(resource, obj, subresource=subresource)
+        body = encoding.encode(resource, obj, keep_version=keep_version, subresource=subresource)
         query = [("fieldManager", manager), ("force", "true" if force else "false")]
         answer = self._transport.request(
             "PATCH",

@@ -201,6 +201,8 @@ class ClaimSpec(_Wire, frozen=True, kw_only=True):
     """``<namespace>.<service>``, cluster name or node name."""
     released: str = ""
     """When the owner gave it back: until 24 h later only the same owner gets it again."""
+    returned: bool = False
+    """With ``released``: its owner lives and had emptied it; another may have it at once where nothing else is left."""
 
 
 class Claim(_Wire, frozen=True, kw_only=True):
@@ -216,7 +218,7 @@ class Claim(_Wire, frozen=True, kw_only=True):
 
 
 class FleetNodeSpec(_Wire, frozen=True, kw_only=True):
-    """Written by the cnf leader: blocks, in the order they were given. Never emptied while addresses are in use."""
+    """Written by the cnf leader: blocks, in the order they were given. None is taken but what the node has returned."""
 
     blocks: list[str] = []
 
@@ -232,6 +234,9 @@ class FleetNodeStatus(_Wire, frozen=True, kw_only=True):
     addresses_used: int = 0
     addresses_free: int = 0
     blocks_wanted: int = 1
+    """How many blocks the node wants, those it has returned not counted."""
+    blocks_returned: list[str] = []
+    """Blocks of ``spec.blocks`` that are empty and that the node uses no more: the leader may take them."""
     version: str = ""
     conditions: list[meta.Condition] = []
 

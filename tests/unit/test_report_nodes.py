@@ -76,8 +76,23 @@ def test_blocks_of_nodes_that_went_today_count_for_the_blocks_the_cluster_needs(
     assert report.resting_blocks(claims, now=now) == 16
     nodes = [make_node("a"), make_node("b")]
     assert report.blocks_wanted(nodes) == 1
-    assert report.blocks_wanted(nodes, resting=14) == 1
-    assert report.blocks_wanted(nodes, resting=15) == 2
+    assert report.blocks_wanted(nodes, resting=14 - report.SPARE) == 1
+    assert report.blocks_wanted(nodes, resting=15 - report.SPARE) == 2
+
+
+def test_blocks_that_a_living_node_gave_back_do_not_count_for_anybody_may_have_them() -> None:
+    now = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
+    spec = fleet.ClaimSpec(
+        cidr="10.113.0.0/26", purpose="node-block", owner="a", released="2026-11-23T00:00:00Z", returned=True
+    )
+    assert report.resting_blocks([fleet.Claim(spec=spec)], now=now) == 0
+
+
+def test_the_hub_is_asked_for_a_second_cluster_block_while_the_first_has_node_blocks_left() -> None:
+    size = 16
+    full = size - report.SPARE
+    assert report.blocks_wanted([make_node(f"n{number}") for number in range(full)]) == 1
+    assert report.blocks_wanted([make_node(f"n{number}") for number in range(full + 1)]) == 2
 
 
 def test_a_leader_that_gave_its_lease_back_is_reported_until_another_took_it() -> None:
@@ -95,12 +110,14 @@ def test_every_cnf_chooses_the_same_standbys(nodes: set[str], leader: str) -> No
 
 
 @given(st.lists(st.integers(0, 40), max_size=60))
-def test_the_cluster_blocks_asked_for_hold_the_node_blocks_wanted_and_one_fewer_would_not(wanted: list[int]) -> None:
+def test_the_cluster_blocks_asked_for_hold_the_node_blocks_wanted_with_some_spare_and_one_fewer_would_not(
+    wanted: list[int],
+) -> None:
     count = report.blocks_wanted([make_node(f"n{number}", wanted=one) for number, one in enumerate(wanted)])
     blocks = [f"10.{113 + number}.0.0/{22 - number}" for number in range(count)]
     room = [len(list(addresses.node_blocks([addresses.parse_cidr(block, field="b")]))) for block in blocks]
-    assert sum(room) >= sum(wanted)
-    assert count == 1 or sum(room[:-1]) < sum(wanted)
+    assert sum(room) >= sum(wanted) + report.SPARE
+    assert count == 1 or sum(room[:-1]) < sum(wanted) + report.SPARE
 
 
 def test_blocks_that_a_node_already_holds_are_not_given_up() -> None:

@@ -1,0 +1,131 @@
+"""An API in memory that blocks and Claims live in, and leaders that act on copies of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+
+from cnf import caches, granting
+from fleetboard.kube import client as kube_client
+from fleetboard.kube import encoding, events
+from fleetboard.kube import errors as kube_errors
+from fleetboard.model import fleet, meta, resource
+
+NAMES = ("n0", "n1", "n2")
+CLUSTER = "10.113.4.0/23"  # eight node blocks
+
+
+class Ended(BaseException):
+    """The leader's process ends here."""
+
+
+class Store:
+    """The API's part that blocks live in: versions, conditional writes, fields by their owner."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], Any] = {}
+        self.version = 0
+        self.before_call: dict[int, Callable[[], None]] = {}
+        self.calls = 0
+
+    def all(self, kind: resource.Resource[Any]) -> list[Any]:
+        return [obj for (plural, _), obj in self.objects.items() if plural == kind.plural]
+
+    def find(self, kind: resource.Resource[Any], name: str, _namespace: str = "") -> Any:
+        self._count()
+        return self.objects.get((kind.plural, name))
+
+    def list(self, _kind: resource.Resource[Any]) -> tuple[list[Any], str]:
+        self._count()
+        return [fleet.FleetNode(metadata=meta.ObjectMeta(name=name)) for name in NAMES], ""
+
+    def create(self, kind: resource.Resource[Any], obj: Any) -> Any:
+        self._count()
+        if (kind.plural, obj.metadata.name) in self.objects:
+            raise kube_errors.AlreadyExistsError(409, "AlreadyExists", obj.metadata.name)
+        return self._put(kind, obj)
+
+    def replace(self, kind: resource.Resource[Any], obj: Any) -> Any:
+        self._count()
+        self._check(kind, obj.metadata.name, obj.metadata.resource_version)
+        return self._put(kind, obj)
+
+    def apply(self, kind: resource.Resource[Any], body: Any, *, manager: str, keep_version: bool, **_: Any) -> Any:
+        self._count()
+        body = encoding.encode(kind, body, keep_version=keep_version)
+        name = body["metadata"]["name"]
+        if keep_version:
+            self._check(kind, name, body["metadata"]["resourceVersion"])
+        spec = msgspec.convert(body["spec"], fleet.FleetNodeSpec)
+        return self._put(kind, msgspec.structs.replace(self.objects[(kind.plural, name)], spec=spec))
+
+    def write_status(self, name: str, status: fleet.FleetNodeStatus) -> None:
+        node = self.objects[(resource.FLEET_NODES.plural, name)]
+        if node.status != status:
+            self._put(resource.FLEET_NODES, msgspec.structs.replace(node, status=status))
+
+    def _check(self, kind: resource.Resource[Any], name: str, version: str) -> None:
+        if self.objects[(kind.plural, name)].metadata.resource_version != version:
+            raise kube_errors.ConflictError(409, "Conflict", f"{name} has been modified")
+
+    def _put(self, kind: resource.Resource[Any], obj: Any) -> Any:
+        if self.objects.get((kind.plural, obj.metadata.name)) == obj:
+            return obj  # as the API: what changes nothing is no new version
+        self.version += 1
+        metadata = msgspec.structs.replace(obj.metadata, resource_version=str(self.version))
+        self.objects[(kind.plural, obj.metadata.name)] = obj = msgspec.structs.replace(obj, metadata=metadata)
+        return obj
+
+    def _count(self) -> None:
+        self.calls += 1
+        action = self.before_call.pop(self.calls, None)
+        if action is not None:
+            action()
+
+
+class View:
+    """What one leader knows: copies, each collection of its own age."""
+
+    def __init__(self, store: Store) -> None:
+        self.told = Told()
+        self.nodes: list[fleet.FleetNode] = []
+        self.claims: list[fleet.Claim] = []
+        self.catch_up(store)
+
+    def catch_up(self, store: Store, *, nodes: bool = True, claims: bool = True) -> None:
+        """Hear of what happened; each collection is of an age of its own."""
+        if nodes:
+            self.nodes = store.all(resource.FLEET_NODES)
+        if claims:
+            self.claims = store.all(resource.CLAIMS)
+
+    def peer(self, cluster: str) -> fleet.Peer:
+        return fleet.Peer(spec=fleet.PeerSpec(cluster=cluster), status=fleet.PeerStatus(cluster_cidrs=[CLUSTER]))
+
+    def node(self, name: str) -> fleet.FleetNode | None:
+        return next((node for node in self.nodes if node.metadata.name == name), None)
+
+
+class Told:
+    """A recorder of Events: what was said of whom."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, str]] = []
+
+    def emit(self, regarding: dict[str, str], *, reason: str, message: str, **_: Any) -> None:
+        self.events.append((regarding["name"], reason, message))
+
+
+def make_leader(store: Store) -> tuple[granting.Granting, View]:
+    view = View(store)
+    made = granting.Granting(
+        cast("kube_client.Client", store),
+        "fleetboard-system",
+        "c1",
+        cast("caches.Caches", view),
+        leading=lambda: True,
+        recorder=cast("events.Recorder", view.told),
+    )
+    return made, view

@@ -129,8 +129,12 @@ class Recovery:
             if not held or self._ledger.find(record.key) != record:
                 return _Outcome.LEFT
             try:
-                if link is not None:
+                if link is not None and identity.is_ours(link.alias):
                     return self._adopt(record, link, network)
+                if link is not None:
+                    # Our predecessor ended while it made this pair again: the tag comes last, and the pod's end lacks
+                    # whatever comes before.
+                    self._plumber.detach(link.name)
                 return self._revive(record, network)
             except (netlink_errors.NetlinkError, errors.AttachError) as err:
                 _log.error(

@@ -72,6 +72,7 @@ class FakeApi:
         self.log: list[tuple[int, str, str, Object]] = []
         self.faults: list[Fault] = []
         self.objects: dict[tuple[str, str, str], Object] = {}
+        self.applied: dict[tuple[str, ...], Object] = {}
         self.bookmarked = 0  # version of the last bookmark
         self.closing = False
         self._sockets: list[socket.socket] = []
@@ -244,9 +245,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._list(target, query)
         else:
             with api.changed:
-                self._one(method, target, body)
+                self._one(method, target, body, query)
 
-    def _one(self, method: str, target: Target, body: Any) -> None:
+    def _one(self, method: str, target: Target, body: Any, query: dict[str, str]) -> None:
         api = self.server.api
         name = target.name or body["metadata"].get("name", "")
         key = (target.collection, target.namespace, name)
@@ -269,7 +270,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return
             self._json(200, api.store(key, body))
         elif method == "PATCH":
-            self._json(200, api.store(key, _merged(old or {}, body)))
+            version = body.get("metadata", {}).pop("resourceVersion", "")
+            if old is not None and version and version != old["metadata"]["resourceVersion"]:
+                self._status(409, "Conflict", "the object has been modified")
+                return
+            kept = old or {}
+            if apply:
+                # What its manager says no longer goes.
+                owned = (*key, query.get("fieldManager", ""), target.subresource)
+                kept = _without(kept, api.applied.get(owned, {}), body)
+                api.applied[owned] = body
+            self._json(200, api.store(key, _merged(kept, body)))
         elif method == "DELETE":
             uid = (body or {}).get("preconditions", {}).get("uid")
             if old is not None and uid and uid != old["metadata"]["uid"]:
@@ -369,6 +380,13 @@ def _merged(old: Any, patch: Any) -> Any:
         return patch
     kept = {name: value for name, value in old.items() if name not in patch}
     return kept | {name: _merged(old.get(name), value) for name, value in patch.items() if value is not None}
+
+
+def _without(old: Any, before: Any, now: Any) -> Any:
+    if not isinstance(old, dict) or not isinstance(before, dict) or not isinstance(now, dict):
+        return old
+    kept = {name: value for name, value in old.items() if name in now or name not in before}
+    return {name: _without(value, before.get(name), now.get(name)) for name, value in kept.items()}
 
 
 def _line(type_: str, obj: Object) -> bytes:

@@ -1,0 +1,224 @@
+"""A node fills to 250 pods and empties again: its blocks come from a leader, over an API, as they are needed.
+
+Real: the kernel, the plane, leader and reports, and an API server over sockets. Only who leads is given.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import ipaddress
+import json
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from fake_api import FakeApi
+from quick_nets import QuickNet
+
+from cnf import caches, granting, publishing
+from cnf.attach import frames
+from cnf.attach.network import NodeNetwork
+from cnf.attach.plane import Plane
+from cnf.netlink.namespace import Namespace
+from cnf.tunnel import parse
+from fleetboard.kube import controller, events
+from fleetboard.model import names
+
+pytestmark = pytest.mark.netns
+
+NODE, SPACE, ALL = "n0", names.NAMESPACE, "all"
+CLUSTER = "10.112.4.0/24"
+FLEET = (ipaddress.ip_network("10.112.0.0/12"),)
+CONFIG = b'{"cniVersion":"1.0.0","name":"fleetboard","type":"fleetboard"}'
+
+
+@dataclasses.dataclass
+class Clock:
+    ahead_s: float = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+class Node:
+    """A node with its cnf, as far as addresses go, which is the leader besides."""
+
+    def __init__(self, api: FakeApi, folder: pathlib.Path) -> None:
+        self.api, self.clock = api, Clock()
+        self.netns = folder / "netns"
+        self.netns.mkdir()
+        self.hub = QuickNet(self.netns, "hub")
+        self.handle = Namespace.open(self.hub.path)
+        client = api.client()
+        self.known = caches.Caches(
+            client,
+            SPACE,
+            node=NODE,
+            on_mesh=self._mesh_changed,
+            on_services=lambda _: None,
+            on_claims=lambda _: self.grant.enqueue(ALL),
+            on_pods=lambda _: None,
+        )
+        self.plane = Plane(
+            state_dir=folder / "state",
+            netns_dir=self.netns,
+            hub_netns=self.handle,
+            on_change=lambda: self.publish.enqueue(ALL),
+            node=NODE,
+            outlook=lambda: granting.outlook(self.known, node=NODE, cluster="c1"),
+            patience_s=8,
+            clock=self.clock,
+        )
+        granter = granting.Granting(
+            client, SPACE, "c1", self.known, leading=lambda: True, recorder=events.Recorder(client, "cnf")
+        )
+        publisher = publishing.Publishing(
+            client,
+            namespace=SPACE,
+            node=NODE,
+            version="1",
+            report=self._report,
+            attachments=self.plane.attachments,
+            known=lambda: self.known.node(NODE),
+        )
+        self.grant = controller.Controller("blocks", granter.reconcile, wait_for=self.known.claims_synced, rest=2)
+        self.publish = controller.Controller("node", publisher.reconcile_node, wait_for=self.known.mesh_synced)
+        self.steer = controller.Controller("steer", self._take_up, wait_for=self.known.mesh_synced)
+        self.plane.restore()
+
+    def run(self, stop: threading.Event) -> list[threading.Thread]:
+        work = [*self.known.threads().values(), self.grant.run, self.publish.run, self.steer.run]
+        threads = [threading.Thread(target=run, args=(stop,)) for run in work]
+        for thread in threads:
+            thread.start()
+        self._mesh_changed(ALL)
+        return threads
+
+    def _mesh_changed(self, _key: str) -> None:
+        for one in (self.grant, self.publish, self.steer):
+            one.enqueue(ALL)
+
+    def _take_up(self, _key: str) -> float:
+        found = self.known.node(NODE)
+        if found is not None and found.spec.blocks:
+            shown = parse.parse_networks(found.spec.blocks, field="blocks")
+            returned = parse.parse_networks(found.status.blocks_returned, field="blocksReturned")
+            self.plane.set_network(NodeNetwork(shown[0].network_address, shown, FLEET, 1360, returned))
+        return 10
+
+    def _report(self) -> publishing.Report:
+        usage, wanted, returned = publishing.read_addresses(self.plane)
+        return publishing.Report("k", "", 1360, usage.used, usage.free, wanted, returned, None)
+
+    def call(self, verb: str, container: str, net: QuickNet) -> frames.Response:
+        env = {
+            "CNI_COMMAND": verb,
+            "CNI_CONTAINERID": container,
+            "CNI_IFNAME": "net1",
+            "CNI_NETNS": str(net.path),
+            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID=u-{container}",
+        }
+        with Namespace.open(net.path) as opened:
+            return self.plane.call(frames.Request(env, CONFIG, opened))
+
+    @property
+    def blocks(self) -> list[str]:
+        shown: list[str] = self.api.objects["fleetnodes", SPACE, NODE].get("spec", {}).get("blocks", [])
+        return shown
+
+    def claims(self) -> dict[str, bool]:
+        """Node blocks that are claimed, and whether they were given back."""
+        found = [obj["spec"] for (kind, _, _), obj in self.api.objects.items() if kind == "claims"]
+        return {spec["cidr"]: "released" in spec for spec in found}
+
+
+@pytest.fixture
+def node(tmp_path: pathlib.Path) -> Iterator[Node]:
+    with FakeApi() as api:
+        api.put("nodes", NODE, "")
+        grow(api, CLUSTER)
+        made, stop = Node(api, tmp_path), threading.Event()
+        threads = made.run(stop)
+        yield made
+        stop.set()
+        api.cut()
+        for thread in threads:
+            thread.join(30)
+        made.plane.close()
+        made.handle.close()
+
+
+def grow(api: FakeApi, *blocks: str) -> None:
+    """Let the hub have given the cluster these blocks."""
+    api.put("peers", "c1", SPACE, spec={"cluster": "c1"}, status={"clusterCidrs": list(blocks)})
+
+
+def address(response: frames.Response) -> str:
+    assert response.code == 0, response.stdout
+    return str(json.loads(response.stdout)["ips"][0]["address"]).partition("/")[0]
+
+
+def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
+    node: Node, eventually: Callable[[Callable[[], object]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pods = {f"c{number}": QuickNet(node.netns, f"p{number}") for number in range(257)}
+    first, rest, late = list(pods)[:100], list(pods)[100:250], list(pods)[250:]
+    took: list[float] = []
+
+    def add(container: str) -> frames.Response:
+        started = time.monotonic()
+        response = node.call("ADD", container, pods[container])
+        took.append(time.monotonic() - started)
+        return response
+
+    # The first ones find no block at all yet.
+    with concurrent.futures.ThreadPoolExecutor(8) as callers:
+        held = [address(response) for response in callers.map(add, first)]
+    with concurrent.futures.ThreadPoolExecutor(32) as callers:
+        held += [address(response) for response in callers.map(add, rest)]
+    assert len(set(held)) == 250
+    assert all(ipaddress.ip_address(one) in ipaddress.ip_network(CLUSTER) for one in held)
+    assert len(node.blocks) == 4
+    assert node.plane.usage().used == 250
+    with capsys.disabled():
+        print(f"\n250 ADDs, 8 and 32 at once: none failed, the slowest waited {max(took):.2f} s for its block")
+
+    # The cluster's block is exhausted: five more fit, the others hear why, in time for the hub to help.
+    held += [address(add(container)) for container in late[:5]]
+    refused = add(late[5])
+    assert refused.code == 1
+    answer = json.loads(refused.stdout)
+    assert answer["code"] == 11
+    assert f"the cluster's block {CLUSTER} is exhausted: nodes have 4 of 4 node blocks" in answer["msg"]
+    told = [obj for (kind, _, _), obj in node.api.objects.items() if kind == "events"]
+    assert [(one["reason"], one["regarding"]["kind"]) for one in told[:1]] == [("NoFreeBlock", "FleetNode")]
+    assert CLUSTER in told[0]["note"]
+    with concurrent.futures.ThreadPoolExecutor(1) as callers:
+        waiting = callers.submit(add, late[5])
+        time.sleep(0.2)
+        grow(node.api, CLUSTER, "10.112.64.0/22")
+        assert ipaddress.ip_address(address(waiting.result(30))) in ipaddress.ip_network("10.112.64.0/22")
+
+    def delete(container: str) -> int:
+        return node.call("DEL", container, pods[container]).code
+
+    started = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(32) as callers:
+        assert set(callers.map(delete, pods)) == {0}
+    with capsys.disabled():
+        print(f"257 DELs, 32 at once, in {time.monotonic() - started:.2f} s")
+    assert (node.plane.usage().used, node.plane.usage().resting) == (0, 256)
+
+    node.clock.ahead_s += 61
+    node.plane.collect()
+    assert len(node.blocks) == 5  # empty now, and not for long
+    node.clock.ahead_s += 121
+    node.plane.collect()
+    eventually(lambda: node.blocks == ["10.112.4.0/26"])
+    eventually(lambda: sorted(node.claims().values()) == [False, True, True, True, True])
+    eventually(lambda: "blocksReturned" not in node.api.objects["fleetnodes", SPACE, NODE]["status"])
+    assert node.plane.usage().free == 63
+    assert address(add("c0")) == "10.112.4.1" or node.plane.usage().used == 1

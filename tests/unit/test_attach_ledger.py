@@ -6,8 +6,9 @@ import ipaddress
 import pathlib
 import tempfile
 
+import msgspec
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -123,6 +124,132 @@ def test_a_journal_that_grows_is_shortened(tmp_path: pathlib.Path) -> None:
         ledger._COMPACT_BYTES = ledger_limit
     book.close()
     assert (tmp_path / "journal").stat().st_size < 6000
+
+
+def test_a_retry_that_asks_for_another_address_gets_that_one_or_none(tmp_path: pathlib.Path) -> None:
+    book = make_ledger(tmp_path, Clock())
+    first, _ = book.reserve(draft(1))
+    wish = ipaddress.ip_address("10.112.4.6")
+    retried, _ = book.reserve(draft(1), requested=[wish])
+    assert (first.addresses, retried.addresses) == (["10.112.4.1"], [str(wish)])
+    assert book.usage() == ipam.Usage(used=1, free=5, resting=1)
+    book.close()
+
+
+def test_an_address_of_a_block_that_is_no_longer_the_nodes_is_not_kept_for_a_retry(tmp_path: pathlib.Path) -> None:
+    book = make_ledger(tmp_path, Clock())
+    book.reserve(draft(1))
+    other = ipaddress.ip_network("10.112.9.0/29")
+    book.set_blocks([other], excluded=[other.network_address])
+    retried, _ = book.reserve(draft(1))
+    assert retried.addresses == ["10.112.9.1"]
+    book.close()
+
+
+def test_a_journal_copied_from_another_node_says_nothing(tmp_path: pathlib.Path) -> None:
+    clock = Clock()
+
+    def open_as(node: str) -> ledger.Ledger:
+        made = ledger.Ledger(journal.Journal(tmp_path / "journal"), node=node, clock=clock, wall=clock)
+        made.load()
+        made.set_blocks([BLOCK], excluded=[BLOCK.network_address])
+        return made
+
+    book = open_as("a")
+    record, _ = book.reserve(draft(1))
+    book.commit(record.key, index=1)
+    book.close()
+    same = open_as("a")
+    assert same.holds(record.parse_addresses()[0])
+    same.close()
+    copy = open_as("b")
+    assert (copy.attached(), copy.usage()) == ([], ipam.Usage(used=0, free=7))
+    copy.close()
+    back = open_as("a")
+    assert back.attached() == []
+    back.close()
+
+
+def test_a_journal_from_before_it_named_its_node_is_read(tmp_path: pathlib.Path) -> None:
+    clock = Clock()
+    book = make_ledger(tmp_path, clock)
+    record, _ = book.reserve(draft(1))
+    book.close()
+    named = ledger.Ledger(journal.Journal(tmp_path / "journal"), node="a", clock=clock, wall=clock)
+    named.load()
+    assert named.find(record.key) == record
+    named.close()
+
+
+def test_the_release_that_was_damaged_does_not_free_the_address_under_its_next_holder(tmp_path: pathlib.Path) -> None:
+    clock = Clock()
+    book = make_ledger(tmp_path, clock)
+    book.set_blocks([ipaddress.ip_network("10.112.4.0/31")], excluded=[BLOCK.network_address])
+    old, _ = book.reserve(draft(1))
+    book.commit(old.key, index=1)
+    book.release(old.key, rest=False)
+    new, _ = book.reserve(draft(2))
+    book.commit(new.key, index=1)
+    book.close()
+    lines = (tmp_path / "journal").read_bytes().splitlines(keepends=True)
+    (tmp_path / "journal").write_bytes(b"".join(line for line in lines if b'"release"' not in line))
+    again = make_ledger(tmp_path, clock)
+    assert [record.key for record in again.attached()] == [new.key]
+    assert not again.release(old.key)
+    assert again.holds(new.parse_addresses()[0])
+    assert again.usage().used == 1
+    again.close()
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["reserve", "commit", "release"])), max_size=25))
+def test_a_journal_that_ends_at_any_byte_means_what_was_true_at_its_last_whole_entry(
+    history: list[tuple[int, str]],
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder, clock = pathlib.Path(name), Clock()
+        book = make_ledger(folder, clock)
+        moments = [(0, *_read(book))]
+        for number, action in history:
+            record = draft(number)
+            if action == "reserve" and book.find(record.key) is None:
+                book.reserve(record)
+            elif action == "commit" and book.find(record.key) is not None:
+                book.commit(record.key, index=1)
+            elif action == "release":
+                book.release(record.key)
+            clock.now += 61
+            moments.append(((folder / "journal").stat().st_size, *_read(book)))
+        book.close()
+        whole = (folder / "journal").read_bytes()
+    for cut in range(len(whole) + 1):
+        found, _ = journal.decode(whole[:cut])
+        state = records.fold(found)
+        # An entry is whole though its newline is missing.
+        _, held, unfinished = [moment for moment in moments if moment[0] <= cut + 1][-1]
+        assert ({key: record.addresses for key, record in state.records.items()}, state.open) == (held, unfinished)
+
+
+def _read(book: ledger.Ledger) -> tuple[dict[records.Key, list[str]], set[records.Key]]:
+    unfinished = {record.key for record in book.unfinished()}
+    everything = [*book.attached(), *book.unfinished()]
+    return {record.key: record.addresses for record in everything}, unfinished
+
+
+@given(st.data())
+def test_whichever_lines_are_damaged_no_two_attachments_have_one_address(data: st.DataObject) -> None:
+    entries: list[records.Entry] = []
+    holders: dict[str, records.Key] = {}
+    for number in range(data.draw(st.integers(0, 20))):
+        address = data.draw(st.sampled_from(["10.112.4.1", "10.112.4.2", "10.112.4.3"]))
+        if address in holders:
+            entries.append(records.Release(*holders.pop(address), [address], float(number)))
+        record = msgspec.structs.replace(draft(number), addresses=[address])
+        holders[address] = record.key
+        entries += [records.Reserve(record), records.Commit(*record.key, 1)]
+    left = [entry for entry in entries if data.draw(st.booleans())]
+    held = [address for record in records.fold(left).records.values() for address in record.addresses]
+    assert len(set(held)) == len(held)
 
 
 class Crashes(RuleBasedStateMachine):

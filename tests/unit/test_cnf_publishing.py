@@ -1,0 +1,86 @@
+"""What a node says of itself, and how often."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fake_api import FakeApi
+
+from cnf import publishing
+from fleetboard.model import fleet, meta, names, resource
+
+REPORT = publishing.Report(
+    public_key="k", endpoint="192.0.2.1:31820", mtu=1420, used=1, free=62, wanted=1, returned=[], ready=None
+)
+
+
+class Node:
+    """A node whose report and time the test says."""
+
+    def __init__(self, api: FakeApi) -> None:
+        self.report, self.now = REPORT, 0.0
+        self.attached: list[fleet.Attachment] = []
+        self.api, self.client = api, api.client()
+        self.publishing = publishing.Publishing(
+            self.client,
+            namespace=names.NAMESPACE,
+            node="n",
+            version="1",
+            report=lambda: self.report,
+            attachments=lambda: self.attached,
+            known=self.find,
+            clock=lambda: self.now,
+        )
+
+    def find(self) -> fleet.FleetNode | None:
+        return self.client.find(resource.FLEET_NODES, "n", names.NAMESPACE)
+
+    def publish(self) -> bool:
+        """Say whether it wrote."""
+        before = self.api.version
+        self.again_s = self.publishing.reconcile_node("all")
+        return self.api.version > before
+
+
+def test_counts_alone_are_written_seldom_and_all_else_at_once() -> None:
+    with FakeApi() as api:
+        node = Node(api)
+        assert node.publish()
+        assert not node.publish()
+        node.report = dataclasses.replace(REPORT, used=2, free=61)
+        node.now = 10
+        assert not node.publish()
+        assert node.again_s == publishing.COUNTS_S - 10
+        node.report = dataclasses.replace(REPORT, used=3, free=60, wanted=2)
+        assert node.publish()
+        found = node.find()
+        assert found is not None
+        assert (found.status.addresses_used, found.status.blocks_wanted) == (3, 2)
+        node.report = dataclasses.replace(node.report, used=4)
+        assert not node.publish()
+        node.now += publishing.COUNTS_S
+        assert node.publish()
+
+
+def test_a_returned_block_is_shown_and_forgotten() -> None:
+    with FakeApi() as api:
+        node = Node(api)
+        node.report = dataclasses.replace(REPORT, returned=["10.113.4.64/26"])
+        node.publish()
+        assert api.objects["fleetnodes", names.NAMESPACE, "n"]["status"]["blocksReturned"] == ["10.113.4.64/26"]
+        node.report = REPORT
+        assert node.publish()
+        assert "blocksReturned" not in api.objects["fleetnodes", names.NAMESPACE, "n"]["status"]
+
+
+def test_an_exhausted_cluster_shows_as_a_condition_of_the_node() -> None:
+    def condition(report: publishing.Report) -> meta.Condition | None:
+        status = publishing.render_status(report, [], version="1", now="2026-01-01T00:00:00Z")
+        return meta.find_condition(status.conditions, "AddressesAvailable")
+
+    full = condition(dataclasses.replace(REPORT, exhausted="the cluster is full"))
+    room = condition(REPORT)
+    assert full is not None
+    assert room is not None
+    assert (full.status, full.reason, full.message) == ("False", "ClusterBlockExhausted", "the cluster is full")
+    assert room.status == "True"

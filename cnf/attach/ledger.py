@@ -103,10 +103,15 @@ class Ledger:
         with self._lock:
             return self._pool.usage(now=self._clock())
 
-    @property
-    def healthy(self) -> bool:
-        """Whether the journal can be written, as far as known."""
-        return self._journal.healthy
+    def mend(self) -> bool:
+        """Say whether the journal can be written; where it couldn't, write it anew first."""
+        with self._lock:
+            if not self._journal.healthy and self._loaded:
+                try:
+                    self._compact()
+                except errors.JournalError:
+                    return False
+            return self._journal.healthy
 
     def attached(self) -> list[records.Record]:
         """Return the attachments whose ADD has ended."""

@@ -206,6 +206,7 @@ class Plane:
         summary = self._recovery.sweep(self._supply.network)
         if summary.freed or summary.recreated:
             self._on_change()
+        self._ledger.mend()
         self.give_back()
         return summary.freed
 
@@ -285,7 +286,7 @@ class Plane:
         known = self._supply.network
         if known is None or not known.blocks:
             raise CallRefusedError(Code.NOT_AVAILABLE, "this node has no fleet addresses yet")
-        if not self._ledger.healthy:
+        if not self._ledger.mend():
             raise CallRefusedError(Code.NOT_AVAILABLE, "the node's address journal can't be written")
         if not self._ledger.usage().free:
             raise CallRefusedError(

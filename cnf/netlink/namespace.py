@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import ipaddress
 import os
 import pathlib
 import socket
@@ -22,6 +23,8 @@ from fleetboard.model.addresses import Address
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWNET = 0x40000000
 _SO_NETNS_COOKIE = 71
+_NOBODYS = ipaddress.IPv4Address("203.0.113.255")
+"""Of a network for documentation."""
 
 
 def _set_namespace(descriptor: int) -> None:
@@ -120,6 +123,10 @@ class Namespace:
         Raises:
             NamespaceError: it can't be entered (CAP_SYS_ADMIN).
         """
+        # A namespace that never had an IPv4 address takes every one for its own (the kernel's inet_addr_type).
+        return self._binds(address) and not (address.version == 4 and self._binds(_NOBODYS))
+
+    def _binds(self, address: Address) -> bool:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         with self._open_inside(lambda: socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)) as sock:
             try:

@@ -140,7 +140,8 @@ class Node:
     def begin(self) -> None:
         """Start the process, and again when it ends while it starts."""
         while True:
-            self.fate.arm(self.choose.randrange(60) if self.choose.random() < 0.2 else None)
+            steps = self.choose.randrange(self.choose.choice([20, 80, 300]))
+            self.fate.arm(steps if self.choose.random() < 0.25 else None)
             self.handle = Namespace.open(self.hub.path)
             self.plane = Plane(
                 state_dir=self.folder / "state",
@@ -208,9 +209,13 @@ class Node:
         self.check_ledger()
 
     def put_away(self, pod: Pod) -> None:
-        if pod.net.path.exists():
-            assert not self.has_interface(pod.net), f"{pod.container} kept its interface"
-            self.spare.append(pod.net)
+        if not pod.net.path.exists():
+            return
+        deadline = time.monotonic() + 10
+        while self.has_interface(pod.net):  # of a pair whose other end is in a namespace that the kernel is ending
+            assert time.monotonic() < deadline, f"{pod.container} kept its interface"
+            time.sleep(0.002)
+        self.spare.append(pod.net)
 
     def add(self) -> None:
         pods = [self.make_pod() for _ in range(self.choose.choice([1, 1, 1, 4]))]
@@ -408,7 +413,7 @@ ACTIONS: list[tuple[Callable[[Node], None], float]] = [
     (Node.lead, 8),
     (Node.drain, 0.7),
     (Node.restart, 1.5),
-    (Node.replace, 0.5),
+    (Node.replace, 0.8),
     (Node.boot_machine, 0.3),
 ]
 

@@ -167,10 +167,10 @@ class Node:
             return
 
     def finish(self) -> None:
-        """Let go of what a process that ended holds."""
-        self.fate.arm(None)
+        """Let go of what a process that ended holds; none of its threads does anything more."""
         self.plane.close()
         self.handle.close()
+        self.fate.arm(None)
 
     def network(self) -> NodeNetwork:
         return NodeNetwork(BLOCKS[0].network_address, self.blocks, FLEET, 1360)

@@ -17,10 +17,6 @@ import sys
 
 NAME = "fleetboard"
 STORE = ".fleetboard"
-LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
-INTERPRETER_SIZE = 240
-"""Bytes that the build reserves for the loader's path (``build_bundle``), its final NUL included."""
-PLACEHOLDER = b"/fleetboard-loader".ljust(INTERPRETER_SIZE - 1, b"-") + b"\0"
 KEPT_VERSIONS = 2
 """The current one, and the one before for calls that are under way."""
 
@@ -39,39 +35,20 @@ def bundle_version(bundle: pathlib.Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def with_interpreter(executable: bytes, loader: str) -> bytes:
-    """Return the ELF image with its program interpreter set to the absolute path ``loader``.
-
-    The kernel reads the path up to its first NUL (``load_elf_binary``), so the space the build reserved is filled up.
-
-    Raises:
-        InstallError: the path is too long or the image holds no reserved space.
-    """
-    path = loader.encode()
-    if len(path) >= INTERPRETER_SIZE:
-        raise InstallError(f"the loader's path {loader!r} is longer than {INTERPRETER_SIZE - 1} bytes")
-    if executable.count(PLACEHOLDER) != 1:
-        raise InstallError(
-            "the bundle's executable holds no space for the loader's path: it was not built for installing"
-        )
-    return executable.replace(PLACEHOLDER, path.ljust(INTERPRETER_SIZE, b"\0"))
-
-
-def install(bundle: pathlib.Path, *, target: pathlib.Path, host_dir: str) -> str:
-    """Install ``bundle`` into ``target``, which the node knows as ``host_dir``; return the version installed.
+def install(bundle: pathlib.Path, *, target: pathlib.Path) -> str:
+    """Install ``bundle`` into ``target``; return the version installed.
 
     Raises:
         InstallError: the bundle is incomplete or the folder can't be written.
     """
-    loader = os.environ.get("FLEETBOARD_LOADER") or LOADERS.get(os.uname().machine, LOADERS["x86_64"])
-    if not (bundle / NAME).is_file() or not (bundle / "_internal" / loader).is_file():
-        raise InstallError(f"no CNI bundle in {str(bundle)!r}: expected {NAME} and _internal/{loader}")
+    if not (bundle / NAME).is_file():
+        raise InstallError(f"no CNI bundle in {str(bundle)!r}: expected {NAME}")
     try:
         version = bundle_version(bundle)
         store = target / STORE
         place = store / version
         if not place.is_dir():
-            _copy(bundle, place, f"{host_dir.rstrip('/')}/{STORE}/{version}/_internal/{loader}")
+            _copy(bundle, place)
         _point(target / NAME, f"{STORE}/{version}/{NAME}")
         _forget_old(store, version)
     except OSError as err:
@@ -92,15 +69,13 @@ def remove(target: pathlib.Path) -> None:
         raise InstallError(f"can't remove {NAME} from the CNI folder {str(target)!r}: {err.strerror}") from err
 
 
-def _copy(bundle: pathlib.Path, place: pathlib.Path, loader: str) -> None:
+def _copy(bundle: pathlib.Path, place: pathlib.Path) -> None:
     """Copy to a temporary folder, flush, and rename: a half copied version is never found under its name."""
     temporary = place.with_name(f".{place.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(bundle, temporary, symlinks=True)
-    executable = temporary / NAME
-    executable.write_bytes(with_interpreter(executable.read_bytes(), loader))
-    executable.chmod(0o755)
+    (temporary / NAME).chmod(0o755)
     os.sync()
     temporary.rename(place)
 
@@ -127,7 +102,7 @@ def main() -> int:
     try:
         host_dir = os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin")
         bundle = pathlib.Path(os.environ.get("BUNDLE", "/opt/fleetboard/cni"))
-        version = install(bundle, target=target, host_dir=host_dir)
+        version = install(bundle, target=target)
     except InstallError as err:
         sys.stderr.write(f"{err}\n")
         return 1

@@ -11,18 +11,20 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 
 from cni import install as installer
 
 ROOT = pathlib.Path(__file__).parents[2]
 STORE = ROOT / "build" / "shim"
-SOURCES = ("cni/shim.py", "hack/images/build-bundle", "uv.lock")
+SOURCES = ("cni/shim.py", "hack/images/bootloader.c", "hack/images/build-bundle", "uv.lock")
+PYTHON = "/usr/bin/python3"
+"""The distribution's: it has the static library."""
 
 
 def pack() -> pathlib.Path:
     """Return the folder of the bundle; pack it when it isn't there."""
-    digest = hashlib.sha256(sys.version.encode())
+    version = subprocess.run([PYTHON, "-VV"], capture_output=True, timeout=30, check=True).stdout
+    digest = hashlib.sha256(version)
     for source in SOURCES:
         digest.update((ROOT / source).read_bytes())
     bundle = STORE / digest.hexdigest()[:12]
@@ -40,7 +42,7 @@ def _pack(bundle: pathlib.Path) -> None:
     draft = STORE / "draft"
     shutil.rmtree(draft, ignore_errors=True)
     for command in (
-        ["hack/uv", "sync", "--locked", "--only-group", "shim", "--no-install-project", "--python", sys.executable],
+        ["hack/uv", "sync", "--locked", "--only-group", "shim", "--no-install-project", "--python", PYTHON],
         ["hack/images/build-bundle", "cni/shim.py", str(draft)],
     ):
         done = subprocess.run(command, cwd=ROOT, env=environ, text=True, capture_output=True, timeout=280, check=False)
@@ -49,8 +51,8 @@ def _pack(bundle: pathlib.Path) -> None:
     draft.rename(bundle)
 
 
-def install(bundle: pathlib.Path, folder: pathlib.Path, *, host_dir: str = "") -> pathlib.Path:
+def install(bundle: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """Install a bundle as cnf's init container does; return the executable's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    installer.install(bundle, target=folder, host_dir=host_dir or str(folder))
+    installer.install(bundle, target=folder)
     return folder / installer.NAME

@@ -141,6 +141,16 @@ def test_half_an_answer_is_none(node: Node, answer: bytes) -> None:
     assert [path.name for path in node.spooled] == ["one-net1"]
 
 
+def test_a_cnf_that_hangs_up_while_it_is_told_is_away(node: Node) -> None:
+    """R27: more than the socket's buffer holds, so that it is still being sent."""
+    stdin = b'{"cniVersion":"1.0.0","name":"fleetboard","filler":"' + bytes(900_000).replace(b"\0", b"x") + b'"}'
+    with answering(node, b""):
+        answer = node.execute(environ("ADD", "one", node.nets.make()), stdin)
+        assert (answer.code, answer.stderr) == (11, b"")
+        assert node.execute(environ("DEL", "one", None), stdin) == Answer(0, b"", b"")
+    assert [path.name for path in node.spooled] == ["one-net1"]
+
+
 def test_a_cnf_that_has_stopped_accepting_is_away(
     node: Node, eventually: Callable[[Callable[[], object]], None]
 ) -> None:

@@ -141,6 +141,15 @@ def open_netns(path: bytes) -> int:
         return -1
 
 
+def is_own(netns: int) -> bool:
+    """Say whether that is the namespace we run in, the host's: to be asked here, where cnf can't see it."""
+    try:
+        theirs, ours = posix.fstat(netns), posix.stat(b"/proc/self/ns/net")
+    except OSError:
+        return False
+    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
+
+
 def spool(environ: dict[bytes, bytes], request: bytes) -> bool:
     """Leave a DEL for cnf to do when it is back; True when it is safely on the disk.
 
@@ -175,11 +184,14 @@ def away(environ: dict[bytes, bytes], config: bytes, request: bytes) -> tuple[in
 def call(environ: dict[bytes, bytes], config: bytes) -> tuple[int, bytes]:
     """Hand the call to cnf; return the exit status and what to print."""
     request = frame(environ, config)
+    netns = open_netns(environ.get(b"CNI_NETNS", b""))
+    if environ.get(b"CNI_COMMAND") == b"ADD" and is_own(netns):
+        return 1, error(config, 8, b"CNI_NETNS is the network namespace of the plugin itself: expected the container's")
     stream = connect(DEL_CONNECT_S if environ.get(b"CNI_COMMAND") == b"DEL" else CONNECT_S)
     if stream is None:
         return away(environ, config, request)
     try:
-        send(stream, request, open_netns(environ.get(b"CNI_NETNS", b"")))
+        send(stream, request, netns)
         return receive(stream)
     except (OSError, ValueError):
         return away(environ, config, request)

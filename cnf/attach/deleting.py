@@ -45,16 +45,22 @@ class Deleter:
         try:
             with contextlib.suppress(errors.NetlinkError), pod.connect() as inside:
                 known = record is None or record.cookie == pod.cookie
-                if known and pod.cookie != self.plumber.hub_cookie:
+                if known and pod.cookie != self.plumber.hub_cookie and not self._is_anothers(call, pod):
                     self._clean_inside(call, inside)
         finally:
             if namespace is None:
                 pod.close()
 
+    def _is_anothers(self, call: protocol.Call, pod: Namespace) -> bool:
+        """Say whether another attachment stands there, as after a second one was refused: its routes are the same."""
+        there = self.ledger.holders(cookie=pod.cookie, container_id=call.container_id)
+        return any(other.key != call.key and other.cookie == pod.cookie for other in there)
+
     def _clean_inside(self, call: protocol.Call, inside: connection.Connection) -> None:
         link = links.find(inside, call.interface)
         if link is not None:
-            if not identity.is_ours(link.alias):
+            # Another's, or that of another container: the path may lead to a namespace of somebody else by now.
+            if not identity.is_tag_of(link.alias, *call.key):
                 return
             inside.send([links.delete(call.interface)])
         network = self.supply.network

@@ -4,8 +4,9 @@ Both ends, their addresses and routes are away within a millisecond; the answer 
 when all of the kernel's readers have let go of the memory. So the request is made by a thread of its own, and the
 caller asks whether the interface is there.
 
-One invariant: ``remove`` returns only after the interface is gone. Deletions that come while all threads wait go
-together, as a group: the kernel waits once for it, not once for each.
+One invariant: ``remove`` returns only after the interface is gone, and asks for nothing that isn't there: a request that
+came late would hit an interface made anew under that name. Deletions that come while all threads wait go together, as a
+group: the kernel waits once for it, not once for each.
 """
 
 from __future__ import annotations
@@ -53,15 +54,17 @@ class Remover:
         Raises:
             NetlinkError: the kernel refused.
         """
-        with self._lock:
-            batch = self._next
-            batch.names.add(name)
-            if len(batch.names) == 1:
-                self._threads.submit(self._carry_out, batch)
-        if not batch.begun.wait(_KERNEL_S):
-            raise errors.SilentKernelError(f"delete interface {name}: earlier deletions have not ended")
-        pause = _FIRST_LOOK_S
         with self._lend() as kernel:
+            if links.find(kernel, name) is None:
+                return
+            with self._lock:
+                batch = self._next
+                batch.names.add(name)
+                if len(batch.names) == 1:
+                    self._threads.submit(self._carry_out, batch)
+            if not batch.begun.wait(_KERNEL_S):
+                raise errors.SilentKernelError(f"delete interface {name}: earlier deletions have not ended")
+            pause = _FIRST_LOOK_S
             # Deleting takes the lock that looking up takes, so the answer is rarely "still there" more than once.
             while not batch.done.is_set() and links.find(kernel, name) is not None:
                 batch.done.wait(pause)

@@ -30,6 +30,11 @@ NETWORK = NodeNetwork(
     fleet=(ipaddress.ip_network("10.112.0.0/12"),),
     mtu=1360,
 )
+BOTH_FAMILIES = dataclasses.replace(
+    NETWORK,
+    blocks=(*NETWORK.blocks, ipaddress.ip_network("fd00:1::/64")),
+    fleet=(*NETWORK.fleet, ipaddress.ip_network("fd00::/16")),
+)
 CONFIG: dict[str, Any] = {"cniVersion": "1.0.0", "name": "fleetboard", "type": "fleetboard"}
 
 

@@ -23,11 +23,6 @@ pytestmark = pytest.mark.netns
 NEW = {"cniVersion": "1.1.0"}
 
 
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return packed_shim.install(packed_shim.pack(), tmp_path_factory.mktemp("bin"))
-
-
 @pytest.fixture
 def node(nets: Nets, tmp_path: pathlib.Path, shim: pathlib.Path) -> Iterator[Node]:
     with shim_node.make_node(nets, tmp_path, shim) as made:

@@ -21,17 +21,6 @@ pytestmark = pytest.mark.netns
 CONFIG = json.dumps(shim_node.CONFIG).encode()
 
 
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return packed_shim.install(packed_shim.pack(), tmp_path_factory.mktemp("bin"))
-
-
-@pytest.fixture
-def node(nets: Nets, tmp_path: pathlib.Path, shim: pathlib.Path) -> Iterator[Node]:
-    with shim_node.make_node(nets, tmp_path, shim) as made, made.serving():
-        yield made
-
-
 def attaches(node: Node, answer: Answer, pod: Net) -> bool:
     """Say whether that was a clean ADD."""
     assert (answer.status, answer.stderr) == (0, b"")

@@ -18,6 +18,8 @@ def test_a_tag_tells_all_it_was_made_of(container: str, addresses: list[ipaddres
     text = identity.alias(container, "net1", addresses, uid)
     assert identity.parse_alias(text) == (container, "net1", tuple(addresses), uid)
     assert identity.is_ours(text)
+    assert identity.is_tag_of(text, container, "net1")
+    assert not identity.is_tag_of(text, container, "net2")
 
 
 @given(st.text(max_size=300))

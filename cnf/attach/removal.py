@@ -4,9 +4,9 @@ Both ends, their addresses and routes are away within a millisecond; the answer 
 when all of the kernel's readers have let go of the memory. So the request is made by a thread of its own, and the
 caller asks whether the interface is there.
 
-One invariant: ``remove`` returns only after the interface is gone, and asks for nothing that isn't there: a request that
-came late would hit an interface made anew under that name. Deletions that come while all threads wait go together, as a
-group: the kernel waits once for it, not once for each.
+One invariant: ``remove`` returns only after the interface is gone, and asks for nothing that isn't there: a request
+that came late would hit an interface made anew under that name. Deletions that come while all threads wait go
+together, as a group: the kernel waits once for it, not once for each.
 """
 
 from __future__ import annotations

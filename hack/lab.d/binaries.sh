@@ -97,6 +97,12 @@ plugins_build() {
     host-local=$module/plugins/ipam/host-local portmap=$module/plugins/meta/portmap
 }
 
+# The tests' runtime: libcni as containerd and Multus have it, behind a command line.
+cnitool_build() {
+  local module=github.com/containernetworking/cni
+  go_build cnitool "$module@v$CNITOOL" "" cnitool=$module/cnitool
+}
+
 # The module's path is a vanity one that serves a named version; a list of its versions it does not serve.
 multus_build() {
   local module=gopkg.in/k8snetworkplumbingwg/multus-cni.v4

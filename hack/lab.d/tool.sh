@@ -6,8 +6,9 @@ lab_tool() {
   case $1 in
     kubectl | helm | kind) [ -x "$BIN/$1" ] || tool_make "$1" "tool_$1" ;;
     bridge | host-local) [ -x "$PARTS/$1" ] || tool_make "$1" built plugins "$CNI_PLUGINS" plugins_build ;;
+    cnitool) [ -x "$PARTS/$1" ] || tool_make "$1" built cnitool "$CNITOOL" cnitool_build ;;
     coredns) [ -x "$PARTS/$1" ] || tool_make "$1" built coredns "$COREDNS" coredns_build ;;
-    *) die "no tool \"$1\"; expected kubectl, helm, kind, bridge, host-local or coredns" ;;
+    *) die "no tool \"$1\"; expected kubectl, helm, kind, bridge, host-local, cnitool or coredns" ;;
   esac
   if [ -x "$BIN/$1" ]; then echo "$BIN/$1"; else echo "$PARTS/$1"; fi
 }

@@ -137,7 +137,9 @@ def make_node(nets: Nets, folder: pathlib.Path, shim: pathlib.Path) -> Iterator[
     hub = nets.make("hub")
     with Namespace.open(hub.path) as handle:
         plane = Plane(state_dir=folder / "state", netns_dir=netlab.FOLDER, hub_netns=handle, on_change=lambda: None)
-        plane.restore()
-        plane.set_network(NETWORK)
-        yield Node(nets, folder, shim, plane, hub)
-        plane.close()
+        try:
+            plane.restore()
+            plane.set_network(NETWORK)
+            yield Node(nets, folder, shim, plane, hub)
+        finally:
+            plane.close()

@@ -1,4 +1,4 @@
-"""The packed executable while cnf is away, comes back, hangs up or talks nonsense: always one answer, no DEL lost."""
+"""The packed executable while cnf is away, back, hanging up or talking nonsense, R27: one answer, no DEL lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import packed_shim
 import pytest
 import shim_node
 from netlab import Nets
@@ -143,6 +142,18 @@ def test_a_cnf_that_hangs_up_while_it_is_told_is_away(node: Node) -> None:
         answer = node.execute(environ("ADD", "one", node.nets.make()), stdin)
         assert (answer.code, answer.stderr) == (11, b"")
         assert node.execute(environ("DEL", "one", None), stdin) == Answer(0, b"", b"")
+    assert [path.name for path in node.spooled] == ["one-net1"]
+
+
+def test_a_cnf_that_never_answers_is_away_after_half_a_minute(node: Node) -> None:
+    """R27: kubelet's own patience is four minutes; cnf answers within 30 s whatever it waits for."""
+    with socket.socket(socket.AF_UNIX) as silent, concurrent.futures.ThreadPoolExecutor(2) as runtime:
+        silent.bind(str(node.run / "cni.sock"))
+        silent.listen()
+        add = runtime.submit(node.call, "ADD", "one", node.nets.make())
+        deletion = runtime.submit(node.call, "DEL", "one", None)
+        assert add.result(timeout=50).code == 11
+        assert deletion.result(timeout=50) == Answer(0, b"", b"")
     assert [path.name for path in node.spooled] == ["one-net1"]
 
 

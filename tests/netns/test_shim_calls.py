@@ -179,7 +179,9 @@ def test_r26_the_container_may_be_attached_again_after_its_deletion(node: Node) 
         assert node.call("DEL", "one", pod) == CLEAN
 
 
-def test_r27_a_call_that_is_killed_leaves_nothing(node: Node, eventually: Callable[[Callable[[], object]], None]) -> None:
+def test_r27_a_call_that_is_killed_leaves_nothing(
+    node: Node, eventually: Callable[[Callable[[], object]], None]
+) -> None:
     first, pod = node.nets.make(), node.nets.make()
     assert node.call("ADD", "first", first).status == 0
     node.plane.set_network(FULL)

@@ -1,17 +1,18 @@
-"""The packed executable on the hosts it may meet: hostile environments, no libc, a /tmp that runs nothing."""
+"""The packed executable on the hosts it may meet, R29 and R30: hostile environments, no libc, a noexec /tmp."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
 
+import limits
 import packed_shim
 import pytest
 import shim_node
-from netlab import Net, Nets
+from netlab import Net
 from shim_node import Answer, Node, environ
 
 from cni import install
@@ -46,7 +47,11 @@ def test_pythons_and_the_loaders_variables_change_nothing(node: Node, tmp_path: 
         "LC_ALL": "de_DE.ISO-8859-1",
         "LD_LIBRARY_PATH": str(trap),
         "TMPDIR": "/nonexistent",
+        "GLIBC_TUNABLES": "glibc.malloc.check=3",
+        "TRACEPARENT": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "BAGGAGE": "k=v",
         "_MEIPASS2": str(trap),
+        "PYINSTALLER_RESET_ENVIRONMENT": "1",
         "_PYI_ARCHIVE_FILE": str(trap / "libc.so.6"),
         "_PYI_APPLICATION_HOME_DIR": str(trap),
         "_PYI_PARENT_PROCESS_LEVEL": "9",
@@ -89,6 +94,24 @@ def test_a_host_without_libc_will_do(node: Node, tmp_path: pathlib.Path, proc: b
     pod = node.nets.make()
     assert attaches(node, node.execute(environ("ADD", "one", pod), CONFIG, prepare=prepare, program=chroot), pod)
     assert node.execute(environ("DEL", "one", pod), CONFIG, prepare=prepare, program=chroot) == Answer(0, b"", b"")
+
+
+def test_it_works_ten_at_once_within_multus_default_limits(node: Node, tmp_path: pathlib.Path) -> None:
+    """As the daemon of Multus runs it: within its own limits, which are these since v4.0."""
+    node.shim = packed_shim.install(packed_shim.pack(), tmp_path / "bin")
+    with node.shim.open("rb") as executable:
+        # So that reading it in is counted as well.
+        os.posix_fadvise(executable.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    pods = {f"c{number}": node.nets.make() for number in range(10)}
+    with limits.limit(cpu=0.1, memory=50 << 20) as group, concurrent.futures.ThreadPoolExecutor(10) as runtimes:
+        for verb in ("ADD", "DEL"):
+            calls = [
+                runtimes.submit(node.execute, environ(verb, *pod), CONFIG, prepare=group.enter) for pod in pods.items()
+            ]
+            answers = [call.result() for call in calls]
+            assert {(answer.status, answer.stderr) for answer in answers} == {(0, b"")}
+        print(f"\n10 at once take {group.peak_bytes() / (1 << 20):.0f} MB of the group's 50")
+        assert group.killed() == 0
 
 
 def test_calls_go_on_while_another_version_is_installed(node: Node, tmp_path: pathlib.Path) -> None:

@@ -90,7 +90,7 @@ def test_r14_r15_r16_the_pods_interface_alone_with_all_its_addresses(node: Node)
 
 
 def test_r17_results_of_a_chain_are_passed_on(node: Node) -> None:
-    before = {
+    before: dict[str, Any] = {
         "interfaces": [{"name": "br0"}, {"name": "eth0", "sandbox": "x"}],
         "ips": [{"version": "4", "interface": 1, "address": "10.0.0.5/24", "gateway": "10.0.0.1"}],
         "routes": [{"dst": "0.0.0.0/0"}],
@@ -115,7 +115,8 @@ def test_r17_a_previous_result_may_be_empty_and_without_a_version(node: Node) ->
 
 
 def test_r17_a_previous_result_that_is_none_is_refused(node: Node) -> None:
-    for before in (7, [], {"ips": {"address": "x"}}, {"interfaces": [7]}):
+    odd: list[Any] = [7, [], {"ips": {"address": "x"}}, {"interfaces": [7]}]
+    for before in odd:
         stdin = json.dumps({**shim_node.CONFIG, "prevResult": before}).encode()
         answer = node.execute(environ("ADD", "one", node.hub), stdin)
         assert answer.code == 7

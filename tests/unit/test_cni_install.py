@@ -37,9 +37,7 @@ def test_the_same_bundle_again_changes_nothing(tmp_path: pathlib.Path) -> None:
 def test_the_version_before_stays_and_older_ones_go(tmp_path: pathlib.Path) -> None:
     target = tmp_path / "bin"
     target.mkdir()
-    versions = [
-        install.install(make_bundle(tmp_path, content=b"x" * size), target=target) for size in (1, 2, 3)
-    ]
+    versions = [install.install(make_bundle(tmp_path, content=b"x" * size), target=target) for size in (1, 2, 3)]
     assert {path.name for path in (target / ".fleetboard").iterdir()} == set(versions[1:])
 
 

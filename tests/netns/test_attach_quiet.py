@@ -1,0 +1,93 @@
+"""ADD and DEL as the kernel sees them: no process is started, no table is read whole, little is asked.
+
+strace looks at every thread of a cnf in a process of its own while it serves.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import netlab
+import pytest
+import shim_node
+from netlab import Net, Nets
+from shim_node import Node
+
+pytestmark = pytest.mark.netns
+
+SERVE = """
+import ipaddress, pathlib, sys, threading
+import shim_node
+from cnf.attach import plane, server
+from cnf.netlink.namespace import Namespace
+state, hub, folder, path = sys.argv[1:]
+made = plane.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder), hub_netns=Namespace.open(hub),
+                   on_change=lambda: None)
+made.restore()
+made.set_network(shim_node.NETWORK)
+server.Server(pathlib.Path(path), made.call).run(threading.Event())
+"""
+NEWLINK = 16
+CREATE, DUMP = 0x400, 0x300
+NAMED = {"NLM_F_REQUEST": 0x1, "NLM_F_ACK": 0x4}
+CALLS = "trace=clone,clone3,fork,vfork,execve,sendto,sendmsg"
+
+
+@pytest.fixture
+def trace(
+    nets: Nets, tmp_path: pathlib.Path, shim: pathlib.Path, eventually: Callable[[Callable[[], object]], None]
+) -> Iterator[Callable[[Callable[[Node], None]], list[str]]]:
+    """Lend a function that lets pods come and go and returns the serving process' system calls meanwhile."""
+    with shim_node.make_node(nets, tmp_path, shim) as node:
+        path = node.run / "cni.sock"
+        command = [sys.executable, "-c", SERVE, tmp_path / "other", node.hub.path, netlab.FOLDER, path]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        with subprocess.Popen([str(part) for part in command], env=environ) as cnf:
+            try:
+                eventually(lambda: path.exists() or cnf.poll() is not None)
+                yield lambda work: traced(cnf.pid, tmp_path / "trace", lambda: work(node))
+            finally:
+                cnf.kill()
+
+
+def traced(process: int, log: pathlib.Path, work: Callable[[], None]) -> list[str]:
+    command = ["strace", "-f", "-qq", "-v", "-s", "64", "-o", str(log), "-e", CALLS, "-p", str(process)]
+    with subprocess.Popen(command) as strace:
+        while f"TracerPid:\t{strace.pid}" not in pathlib.Path(f"/proc/{process}/status").read_text():
+            assert strace.poll() is None
+        work()
+        strace.send_signal(signal.SIGINT)
+    # A call that another thread interrupted is written in two parts, the arguments in the first.
+    return [line for line in log.read_text().splitlines() if "resumed" not in line]
+
+
+def netlink(lines: list[str]) -> list[tuple[int, int]]:
+    """Return type and flags of every netlink message that was sent."""
+    found: list[tuple[int, int]] = []
+    for kind, flags in re.findall(r"nlmsg_type=(\w+).*?nlmsg_flags=([^,]+),", "\n".join(lines)):
+        # strace doesn't know of sockets of other namespaces what they are, and writes numbers.
+        found.append((int(kind, 0), sum(NAMED.get(flag) or int(flag, 0) for flag in flags.split("|"))))
+    return found
+
+
+def test_no_process_is_started_and_no_table_is_read(trace: Callable[[Callable[[Node], None]], list[str]]) -> None:
+    def come_and_go(node: Node) -> None:
+        pods: dict[str, Net] = {f"c{number}": node.nets.make() for number in range(4)}
+        for verb in ("ADD", "DEL"):
+            for name, pod in pods.items():
+                assert node.call(verb, name, pod).status == 0
+
+    calls = trace(come_and_go)
+    begun = [line for line in calls if re.search(r"\b(clone3?|v?fork|execve)\(", line)]
+    assert begun  # of the threads that open sockets in the pods' namespaces
+    assert [line for line in begun if "CLONE_THREAD" not in line] == []
+    messages = netlink(calls)
+    assert sum(1 for kind, flags in messages if kind == NEWLINK and flags & CREATE) == 4
+    # rtnetlink's types go by fours: new, delete, get, set.
+    assert [(kind, flags) for kind, flags in messages if kind % 4 == 2 and flags & DUMP] == []

@@ -71,6 +71,12 @@ def save(folder: pathlib.Path, part: str, found: Sequence[Figure], raw: object) 
     (folder / f"{part}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
+def saved(folder: pathlib.Path, part: str) -> list[Figure]:
+    """Return the figures of one part as they were written last."""
+    content = json.loads((folder / f"{part}.json").read_text())
+    return [Figure(**figure) for figure in content["figures"]]
+
+
 def render(found: Sequence[Figure]) -> str:
     """Return the table."""
     rows = [("", "fleetboard", "beside", "ratio")]

@@ -1,4 +1,4 @@
-"""cnf's memory by the number of attachments, and how long attachments take to come back.
+"""Memory of cnf by the number of attachments, and of the executable; how long attachments take to come back.
 
 Pods are attached by the socket, without the executable: it is cnf that is looked at.
 """
@@ -11,6 +11,7 @@ import socket
 import subprocess
 
 import bench_node
+import packed_shim
 from bench_figures import Figure
 
 from cnf.attach import frames
@@ -53,7 +54,7 @@ def attached(hub: str) -> int:
     return len(links.stdout.splitlines())
 
 
-def bench(work: pathlib.Path) -> tuple[list[Figure], object]:
+def bench(work: pathlib.Path, *, shim: pathlib.Path) -> tuple[list[Figure], object]:
     """Attach pods in steps, then replace cnf; return the figures and what they are made of."""
     pods = [f"m{number}" for number in range(max(COUNTS))]
     bench_node.make_namespaces(["cnf", "successor", *pods])
@@ -82,10 +83,12 @@ def bench(work: pathlib.Path) -> tuple[list[Figure], object]:
         bench_node.remove_namespaces(["successor", *pods])
     replumbed_s = cnf.said["restored_s"]
     figures = [Figure(f"memory of cnf, {count} pods", f"{megabytes[count]:.0f} MB") for count in COUNTS]
+    shim_mb = packed_shim.peak_memory(shim) / (1 << 20)
     figures += [
+        Figure("memory of the CNI executable", f"{shim_mb:.1f} MB"),
         Figure(f"{REPLUMBED} pods adopted by a restarted cnf", f"{adopted_s * 1000:.0f} ms"),
         Figure(f"{REPLUMBED} pods wired again by a replaced cnf", f"{replumbed_s * 1000:.0f} ms"),
         Figure("  from the start of the process until it serves", f"{cnf.started_s * 1000:.0f} ms"),
     ]
     raw = {"resident_mb": megabytes, "adopted_s": adopted_s, "adopted_start_s": adopted_start_s}
-    return figures, {**raw, "replumbed_s": replumbed_s, "replumbed_start_s": cnf.started_s}
+    return figures, {**raw, "shim_mb": shim_mb, "replumbed_s": replumbed_s, "replumbed_start_s": cnf.started_s}

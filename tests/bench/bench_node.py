@@ -19,12 +19,20 @@ _INSIDE = "FLEETBOARD_BENCH_ISOLATED"
 _HERE = pathlib.Path(__file__).parent
 
 
+def isolated() -> bool:
+    """Say whether this process has namespaces of its own."""
+    return os.environ.get(_INSIDE) == "1"
+
+
 def isolate() -> None:
-    """Go on in a network and a mount namespace of our own, with an empty /run."""
-    if os.environ.get(_INSIDE) != "1":
-        os.environ[_INSIDE] = "1"
-        command = ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, *sys.argv]
-        os.execvp(command[0], command)
+    """Begin anew in a network and a mount namespace of our own."""
+    os.environ[_INSIDE] = "1"
+    command = ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, *sys.argv]
+    os.execvp(command[0], command)
+
+
+def prepare() -> None:
+    """Make an empty /run, and ``lo``."""
     run("mount", "-t", "tmpfs", "tmpfs", "/run")
     for folder in ("netns", "fleetboard/del"):
         pathlib.Path("/run", folder).mkdir(parents=True)

@@ -9,8 +9,10 @@ import fcntl
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
+import time
 
 from cni import install as installer
 
@@ -56,3 +58,20 @@ def install(bundle: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     folder.mkdir(parents=True, exist_ok=True)
     installer.install(bundle, target=folder)
     return folder / installer.NAME
+
+
+def peak_memory(executable: pathlib.Path) -> int:
+    """Return the most bytes a call holds by the time it reads its stdin: from there on it only sends what it reads."""
+    with subprocess.Popen([executable], env={"CNI_COMMAND": "STATUS"}, stdin=subprocess.PIPE) as process:
+        kernel = pathlib.Path(f"/proc/{process.pid}")
+        try:
+            deadline = time.monotonic() + 10
+            while not (kernel / "wchan").read_text().endswith("pipe_read"):
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"{executable} does not read its stdin within 10 s")
+                time.sleep(0.01)
+            found = re.search(r"VmHWM:\s+(\d+) kB", (kernel / "status").read_text())
+        finally:
+            process.kill()
+    assert found is not None
+    return int(found[1]) * 1024

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import bench_figures
@@ -109,6 +109,12 @@ def prepared(bridge: pathlib.Path) -> Iterator[None]:
             subprocess.run(["docker", "exec", NODE, "rm", "-f", "/opt/cni/bin/bridge"], check=False)
 
 
+def listen(lines: Iterable[str], told: queue.Queue[tuple[float, str]]) -> None:
+    """Date every line."""
+    for line in lines:
+        told.put((time.monotonic(), line.strip()))
+
+
 @contextlib.contextmanager
 def phases() -> Iterator[queue.Queue[tuple[float, str]]]:
     """Lend a queue of what the API tells of the namespace's pods: the time, and "name phase"."""
@@ -117,8 +123,7 @@ def phases() -> Iterator[queue.Queue[tuple[float, str]]]:
     command = ["kubectl", "--context", CONTEXT, "--namespace", NAMESPACE, "get", "pods", "--watch", "-o", shown]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
-        lines = watch.stdout
-        reader = threading.Thread(target=lambda: [told.put((time.monotonic(), line.strip())) for line in lines])
+        reader = threading.Thread(target=listen, args=(watch.stdout, told))
         reader.start()
         try:
             yield told

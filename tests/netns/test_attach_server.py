@@ -131,6 +131,25 @@ def test_add_and_delete_over_the_socket(node: Node) -> None:
     assert "net1" not in pod.run("ip", "link")
 
 
+def test_no_delete_waits_behind_adds_that_wait_for_a_block(
+    node: Node, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    tiny = ipaddress.ip_network("10.112.4.0/31")
+    node.plane.set_network(dataclasses.replace(NETWORK, blocks=(tiny,)))
+    first = node.nets.make()
+    assert node.call("ADD", "first", first)[0] == 0
+    late = [node.nets.make() for _ in range(30)]
+    with concurrent.futures.ThreadPoolExecutor(30) as callers:
+        waiting = [callers.submit(node.call, "ADD", f"late{number}", pod) for number, pod in enumerate(late)]
+        eventually(lambda: node.plane.waiting == 30)
+        assert node.call("DEL", "first", first) == (0, b"")
+        assert not any(call.done() for call in waiting)
+        node.plane.set_network(dataclasses.replace(NETWORK, blocks=(tiny, ipaddress.ip_network("10.112.4.64/26"))))
+        answers = [call.result(30) for call in waiting]
+    assert [code for code, _ in answers] == [0] * 30
+    assert len({json.loads(stdout)["ips"][0]["address"] for _, stdout in answers}) == 30
+
+
 def test_an_error_is_printed_and_told_by_the_exit_code(node: Node) -> None:
     code, stdout = node.call("ADD", "one", None)
     assert code == 1

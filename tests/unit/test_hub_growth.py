@@ -15,8 +15,8 @@ from cnf import blocks
 from fleetboard.kube import events
 from fleetboard.model import addresses, fleet, meta, names
 from syncer import report
-from syncer.hub_members import Members
-from syncer.hub_view import Notices, Terms, View
+from syncer.hub.members import Members
+from syncer.hub.view import Notices, Terms, View
 
 NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
 TERMS = Terms("default", (addresses.parse_fleet_cidr("10.112.0.0/12"),), 1360)

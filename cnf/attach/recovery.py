@@ -90,12 +90,13 @@ class Recovery:
         with self._turn:
             # In this order: an interface that an ADD makes meanwhile is in the ledger by the time that is read.
             standing = self._plumber.standing()
-            attached = self._ledger.attached()
+            attached, unfinished = self._ledger.attached(), self._ledger.unfinished()
+            strays = self._find_strays(standing)
             self._forget_suspects(attached)
-            outcomes = [self._end_unfinished(record) for record in self._ledger.unfinished()]
+            outcomes = [self._end_unfinished(record) for record in unfinished]
             with concurrent.futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="sweep") as workers:
                 outcomes += workers.map(lambda r: self._settle(r, standing, network, at_start=at_start), attached)
-            outcomes += self._settle_strays(standing, at_start=at_start)
+            outcomes += self._settle_strays(strays, at_start=at_start)
         return _count(outcomes)
 
     def collect_unlisted(self, unlisted: Callable[[records.Record], bool]) -> int:
@@ -219,10 +220,13 @@ class Recovery:
             self._ledger.release(record.key, rest=False)
             return _Outcome.FREED
 
-    def _settle_strays(self, standing: Mapping[str, links.Link], *, at_start: bool) -> list[_Outcome]:
-        """Deal with pairs that no record names: take them into a journal that lost them, or delete them."""
+    def _find_strays(self, standing: Mapping[str, links.Link]) -> dict[str, links.Link]:
+        """Return the pairs that no record names; before any is freed, whose pair then is gone and no stray."""
         named = {identity.veth_name(*r.key) for r in (*self._ledger.attached(), *self._ledger.unfinished())}
-        strays = {name: link for name, link in standing.items() if name not in named}
+        return {name: link for name, link in standing.items() if name not in named}
+
+    def _settle_strays(self, strays: Mapping[str, links.Link], *, at_start: bool) -> list[_Outcome]:
+        """Take pairs that no record names into a journal that lost them, or delete them."""
         self._strays = {name: since for name, since in self._strays.items() if name in strays}
         outcomes: list[_Outcome] = []
         for name, link in strays.items():

@@ -111,7 +111,14 @@ class Pod:
 class Node:
     """What the runtime, the kernel and the cluster know, beside the process that is tried."""
 
-    def __init__(self, folder: pathlib.Path, fate: Fate, choose: random.Random) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        fate: Fate,
+        choose: random.Random,
+        *,
+        choose_end: Callable[[], int | None] | None = None,
+    ) -> None:
         self.choose, self.fate = choose, fate
         self.folder = folder
         self.netns = folder / "netns"
@@ -125,6 +132,8 @@ class Node:
         """Pods whose DEL the runtime tries until it gets an answer."""
         self.spare: list[QuickNet] = []
         self.blocks = BLOCKS[:1]
+        self.choose_end = choose_end or self.choose_any_end
+        """At which step the next process ends while it starts, if it does."""
         self.seen: collections.Counter[str] = collections.Counter()
         self.hub = self.make_net()
         self.begin()
@@ -140,8 +149,7 @@ class Node:
     def begin(self) -> None:
         """Start the process, and again when it ends while it starts."""
         while True:
-            steps = self.choose.randrange(self.choose.choice([20, 80, 300]))
-            self.fate.arm(steps if self.choose.random() < 0.25 else None)
+            self.fate.arm(self.choose_end())
             self.handle = Namespace.open(self.hub.path)
             self.plane = Plane(
                 state_dir=self.folder / "state",
@@ -165,6 +173,10 @@ class Node:
                 continue
             self.fate.arm(None)
             return
+
+    def choose_any_end(self) -> int | None:
+        steps = self.choose.randrange(self.choose.choice([20, 80, 300]))
+        return steps if self.choose.random() < 0.25 else None
 
     def finish(self) -> None:
         """Let go of what a process that ended holds; none of its threads does anything more."""
@@ -460,6 +472,86 @@ def test_ten_thousand_steps_lose_nothing_and_give_nothing_twice(
     with capsys.disabled():
         print(f"\n{STEPS} steps in {time.monotonic() - started:.0f} s, seed {seed}: {dict(node.seen)}")
     assert STEPS < 10_000 or min(node.seen[event] for event in EVENTS) >= 3
+
+
+@pytest.fixture
+def node(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A node whose process ends only when the test says."""
+    choose = random.Random(1)
+    made = Node(folder, Fate(monkeypatch, choose), choose, choose_end=lambda: None)
+    yield made
+    made.finish()
+
+
+def living(node: Node, count: int) -> None:
+    for _ in range(count):
+        pod = node.make_pod()
+        response = node.call("ADD", pod)
+        assert response.code == 0, response.stdout
+        pod.result = json.loads(response.stdout)
+        node.living[pod.container] = pod
+
+
+def ends(node: Node, steps: int, work: Callable[[], object]) -> bool:
+    """Let the process end after so many steps of ``work``, and the next one start; say whether it came to that."""
+    node.fate.arm(steps)
+    try:
+        work()
+    except Ended:
+        node.finish()
+        node.begin()
+        return True
+    finally:
+        node.fate.arm(None)
+    return False
+
+
+def test_an_add_that_ends_at_any_step_leaves_all_or_nothing(node: Node) -> None:
+    living(node, 2)
+    for steps in itertools.count():
+        pod = node.make_pod()
+        if not ends(node, steps, lambda pod=pod: node.call("ADD", pod)):  # type: ignore[misc]
+            break
+        attached = pod.container in {one.pod_name for one in node.plane.attachments()}
+        assert node.has_interface(pod.net) is attached
+        assert node.plane.usage().used == len(node.standing()) == 2 + attached
+        assert node.call("DEL", pod).code == 0
+        assert not node.has_interface(pod.net)
+        node.check_all()
+    assert steps >= 10, "before and after two writes and three messages"
+
+
+def test_a_del_that_ends_at_any_step_is_finished_by_the_next(node: Node) -> None:
+    living(node, 2)
+    for steps in itertools.count():
+        living(node, 1)
+        pod = node.living.popitem()[1]
+        over = not ends(node, steps, lambda pod=pod: node.call("DEL", pod))  # type: ignore[misc]
+        if not over:
+            assert node.call("DEL", pod).code == 0
+        assert not node.has_interface(pod.net)
+        assert node.plane.usage().used == len(node.standing()) == 2
+        node.check_all()
+        if over:
+            break
+    assert steps > 4
+
+
+def test_a_replaced_pod_that_ends_at_any_step_is_replaced_by_the_next(node: Node) -> None:
+    living(node, 3)
+    for steps in itertools.count():
+        node.finish()
+        old, node.hub = node.hub, node.make_net()
+        plan = iter([steps])
+        node.choose_end = lambda plan=plan: next(plan, None)  # type: ignore[misc]
+        before = node.seen["ended at start"]
+        node.begin()
+        old.end()
+        node.check_all()
+        assert sorted(one.pod_name for one in node.plane.attachments()) == sorted(node.living)
+        if node.seen["ended at start"] == before:
+            break
+    assert steps > 30
 
 
 EVENTS = ("added", "deleted", "exhausted", "died", "spooled", "ended", "ended at start", "given", "taken", "booted")

@@ -286,6 +286,10 @@ class Plane:
         known = self._supply.network
         if known is None or not known.blocks:
             raise CallRefusedError(Code.NOT_AVAILABLE, "this node has no fleet addresses yet")
+        if not self._plumber.holds(known.node_address):
+            raise CallRefusedError(
+                Code.LIMITED, f"the node's address {known.node_address} is missing in cnf: attached pods reach nothing"
+            )
         if not self._ledger.mend():
             raise CallRefusedError(Code.NOT_AVAILABLE, "the node's address journal can't be written")
         if not self._ledger.usage().free:

@@ -15,6 +15,7 @@ from cnf.attach.network import NodeNetwork
 from cnf.netlink import connection, errors, links
 from cnf.netlink.namespace import Namespace
 from fleetboard.model import names
+from fleetboard.model.addresses import Address
 
 _KEPT = 8
 _OTHER_INDEX = 0x4000000
@@ -65,6 +66,10 @@ class Plumber:
         """Put the node's addresses in place."""
         with self.kernel() as kernel:
             kernel.send(wiring.plan_node(network))
+
+    def holds(self, address: Address) -> bool:
+        """Say whether cnf's namespace has that address."""
+        return self._hub.holds(address)
 
     def attach(self, ends: wiring.Ends, *, pod: Namespace, inside: connection.Connection) -> wiring.Ends:
         """Make and wire both ends; return them with the indexes they got.

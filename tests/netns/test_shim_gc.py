@@ -57,5 +57,10 @@ def test_r24_status_tells_whether_an_add_would_work(node: Node) -> None:
     answer = node.call("STATUS", "", None, config=NEW)
     assert answer.code == 50
     assert "no fleet addresses" in answer.content["msg"]
+    node.plane.set_network(shim_node.NETWORK)
+    node.hub.run("ip", "addr", "flush", "dev", "lo")
+    answer = node.call("STATUS", "", None, config=NEW)
+    assert answer.code == 51
+    assert "10.112.4.0" in answer.content["msg"]
     # Never a precondition of a deletion.
     assert node.call("DEL", "one", None) == CLEAN

@@ -419,7 +419,8 @@ def test_a_hundred_come_back_within_a_second(node: Node, capsys: pytest.CaptureF
     with capsys.disabled():
         print(f"\n100 pairs made again in {took * 1000:.0f} ms")
     assert summary.recreated == 100
-    assert pods[0].answers_ping(held[99])
+    # The kernel starts a link's queue some milliseconds after its carrier is there (linkwatch), and drops until then.
+    assert pods[0].answers_ping(held[99], count=5)
     assert took < 5  # 1 s on a quiet machine
 
 

@@ -27,7 +27,7 @@ def put(index: int, address: Address) -> Message:
     flags = _NO_PREFIX_ROUTE | (_NO_DUPLICATE_DETECTION if address.version == 6 else 0)
     return Message(
         _NEWADDR,
-        Flag.ACK | Flag.CREATE | Flag.REPLACE,
+        wire.PUT,
         _body(index, address) + wire.u32(_FLAGS, flags),
         f"put {address} on interface {index}",
     )

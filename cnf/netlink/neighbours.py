@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from cnf.netlink import addresses, links, wire
-from cnf.netlink.wire import Flag, Message
+from cnf.netlink.wire import Message
 from fleetboard.model.addresses import Address
 
 _NEWNEIGH = 28
@@ -25,5 +25,4 @@ def put(index: int, address: Address, mac: str) -> Message:
         + wire.attribute(_DST, address.packed)
         + wire.attribute(_LLADDR, links.pack_mac(mac))
     )
-    flags = Flag.ACK | Flag.CREATE | Flag.REPLACE
-    return Message(_NEWNEIGH, flags, body, f"put neighbour {address} on interface {index}")
+    return Message(_NEWNEIGH, wire.PUT, body, f"put neighbour {address} on interface {index}")

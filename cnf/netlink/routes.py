@@ -66,7 +66,7 @@ class Route:
     def put(self) -> Message:
         """Add the route, or replace the one of the same destination and metric."""
         action = f"put {'route' if self.index else 'unreachable route'} {self.destination}"
-        return Message(_NEWROUTE, Flag.ACK | Flag.CREATE | Flag.REPLACE, self._body(), action)
+        return Message(_NEWROUTE, wire.PUT, self._body(), action)
 
     def delete(self) -> Message:
         """Delete the route; one that is gone is fine."""

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 AGAIN_S = 10.0
 LEADER_POLL_S = 0.1
 UNKNOWN_S = 8.0
-"""How long after a restart the leader may be unknown: longer than a term without one."""
+"""How long the leader may be unknown once the API answers: longer than a term without one."""
 UNKNOWN_POLL_S = 0.05
 
 
@@ -48,7 +48,8 @@ class Steering:
         self._carrier, self._keeper, self._elector = carrier, keeper, elector
         self._on_network = on_network
         self._clock = clock
-        self._wait_until = clock() + UNKNOWN_S if standing else 0.0
+        self._standing = standing
+        self._wait_until: float | None = None
         self._claims: Mapping[str, str] = {}
         self._refused: tuple[mesh.Refusal, ...] = ()
         self._network: network.NodeNetwork | None = None
@@ -66,7 +67,7 @@ class Steering:
         hub, refused_hub = parse.parse_hub(hub_peer)
         self._set_network(identity, hub, returned=fleet_node.status.blocks_returned if fleet_node else [])
         self.leadership = self._lead([node.name for node in nodes])
-        if self.leadership is None and self._clock() < self._wait_until:
+        if self._waits_for_leader():
             return UNKNOWN_POLL_S
         planned = plan.plan_node(identity, nodes, hub, self.leadership, claims=self._claims)
         self._claims = planned.claims
@@ -83,6 +84,14 @@ class Steering:
             if now != seen:
                 seen = now
                 notify("leader")
+
+    def _waits_for_leader(self) -> bool:
+        if self.leadership is not None or not self._standing:
+            return False
+        if self._wait_until is None:
+            # Not at the start: the API may have been away since, and the Lease is read after the caches.
+            self._wait_until = self._clock() + UNKNOWN_S
+        return self._clock() < self._wait_until
 
     def _lead(self, nodes: list[str]) -> mesh.Leadership | None:
         holder = self._elector.holder

@@ -81,6 +81,14 @@ def test_a_standing_tunnel_is_left_alone_until_the_lease_was_read() -> None:
     assert carries(world)
 
 
+def test_the_time_without_an_api_does_not_count() -> None:
+    world = World()
+    steered = world.steer(standing=True)
+    world.now += 60
+    assert steered.reconcile("all") == pytest.approx(steering.UNKNOWN_POLL_S)
+    assert world.wanted is None
+
+
 def test_where_nobody_leads_the_nodes_are_joined_all_the_same() -> None:
     world = World()
     steered = world.steer(standing=True)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from cnf.netlink import connection, wire
 from cnf.netlink import errors as netlink_errors
@@ -56,11 +57,17 @@ def take_down() -> bytes:
                 found += [answer.body for answer in link.ask(tracking.dump(version, status=tracking.DST_NAT))]
     except (netlink_errors.NetlinkError, OSError) as err:
         raise errors.ConntrackError(f"tracked connections can't be listed: {err}") from err
+    return tracking.join(choose(found))
+
+
+def choose(found: Iterable[bytes]) -> Iterator[bytes]:
+    """Return the entries that are worth keeping, ``LIMIT`` at most: translated and alive, established TCP first."""
     living = [body for body in found if not any(state in body for state in _ENDED)]
     if len(living) > LIMIT:
         # Others begin anew, or find their endpoint again by the hash.
         living.sort(key=lambda body: _ESTABLISHED not in body)
-    return tracking.join(living[:LIMIT])
+    # Kernels before 5.18 list the untranslated too.
+    return itertools.islice(filter(_is_translated, living), LIMIT)
 
 
 def put_back(taken: bytes, *, age_s: float) -> int:
@@ -98,6 +105,11 @@ def _send(link: connection.Connection, messages: list[wire.Message]) -> netlink_
     except netlink_errors.RefusedError as err:
         return err  # the rest of the batch was carried out
     return None
+
+
+def _is_translated(body: bytes) -> bool:
+    found = wire.attributes(body[tracking.HEAD.size :])
+    return bool(tracking.parse_be32(found.get(tracking.STATUS)) & tracking.DST_NAT)
 
 
 def _plan_entry(body: bytes, age_s: float) -> wire.Message | None:

@@ -79,6 +79,12 @@ def test_what_nobody_translated_is_left_out() -> None:
     assert planned(entry(status=tracking.SEEN_REPLY)) == []
 
 
+def test_a_kernel_that_lists_all_connections_crowds_no_translated_one_out() -> None:
+    direct = entry(answered=Flow(socket.IPPROTO_TCP, VIP, CLIENT), status=tracking.SEEN_REPLY)
+    assert list(flows.choose([direct] * flows.LIMIT + [entry()])) == [entry()]
+    assert len(list(flows.choose([entry()] * (flows.LIMIT + 1)))) == flows.LIMIT
+
+
 def test_the_source_is_translated_again_where_it_was() -> None:
     (plain,) = planned(entry())
     assert tracking.NAT_SRC not in plain

@@ -75,18 +75,23 @@ class Keeping:
         self._try()
 
     def keep(self) -> None:
-        """Write down what the kernel holds now.
+        """Write down what the kernel holds now; where one of the two can't be, the other is.
 
         Raises:
             VipError: it can't be read or written.
         """
+        try:
+            taken_s = kept.now_s()
+            kept.write(self._flows, flows.take_down(), origin=self._origin, taken_s=taken_s)
+        finally:
+            self._keep_firewall()
+
+    def _keep_firewall(self) -> None:
         version, rules = self._vips.version, self._vips.render()
         if rules is not None and version != self._written:
             content = zlib.compress(rules.encode(), 1)
             kept.write(self._rules, content, origin=self._origin, taken_s=kept.now_s())
             self._written = version
-        taken_s = kept.now_s()
-        kept.write(self._flows, flows.take_down(), origin=self._origin, taken_s=taken_s)
 
     def _try(self) -> float:
         started = time.monotonic()
@@ -96,7 +101,7 @@ class Keeping:
         except errors.VipError as err:
             problem = str(err)
         if problem and problem != self._problem:
-            _log.error("nothing is kept for a successor", extra={"error": problem})
+            _log.error("not everything is kept for a successor", extra={"error": problem})
         self._problem = problem
         return time.monotonic() - started
 

@@ -261,9 +261,15 @@ def test_many_connections_are_bounded_and_seldom_written(
     assert taken_over.connections == flows.LIMIT
 
 
-def test_a_disk_that_takes_nothing_is_told_of(echo: topology.Echo, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("refused", ["firewall", "connections"])
+def test_a_disk_that_takes_nothing_is_told_of_and_the_other_has_its_file(
+    echo: topology.Echo, tmp_path: pathlib.Path, refused: str
+) -> None:
     node = Node()
     node.sync(vips((frontend(), backend(SERVERS))))
-    made = keeper(tmp_path / "missing", node)
-    with topology.inside("cnf"), pytest.raises(errors.KeepError, match="firewall can't be written"):
-        made.keep()
+    folders = {"firewall": tmp_path, "connections": tmp_path, refused: tmp_path / "missing"}
+    with topology.inside("cnf"):
+        made = keeping.Keeping(node.plane, state_dir=folders["firewall"], run_dir=folders["connections"])
+        with pytest.raises(errors.KeepError, match=f"{refused} can't be written"):
+            made.keep()
+    assert [path.name for path in tmp_path.iterdir()] == [{"firewall": "connections", "connections": "firewall"}[refused]]

@@ -6,6 +6,7 @@ import sys
 from cnf import node, settings
 from cnf.attach import errors as attach_errors
 from cnf.netlink import errors as netlink_errors
+from cnf.vip import errors as vip_errors
 from fleetboard.observe import environment, logs, process
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ def main() -> int:
         environment.SettingRefusedError,
         attach_errors.AttachError,
         netlink_errors.NetlinkError,
+        vip_errors.VipError,
         OSError,  # a state folder that can't be written
     ) as err:
         log.error("%s", err)  # noqa: TRY400 - the sentence says all

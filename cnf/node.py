@@ -54,6 +54,7 @@ class Node:
 
         Raises:
             AttachError: the journal can't be read, or another cnf holds it.
+            VipError: the kernel takes no firewall.
         """
         # The CNI executable leaves DELs here while we are away; without the folder it takes us for uninstalled.
         (self._options.run_dir / "del").mkdir(parents=True, exist_ok=True, mode=0o700)

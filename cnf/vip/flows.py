@@ -76,7 +76,7 @@ def put_back(taken: bytes, *, age_s: float) -> int:
     Entries that ended meanwhile or that can't be read are left out. The translation has to be in force already.
 
     Raises:
-        ConntrackError: the kernel took none.
+        ConntrackError: the kernel tracks no connections, or doesn't answer.
     """
     messages = list(plan(taken, age_s=age_s))
     refused: netlink_errors.RefusedError | None = None

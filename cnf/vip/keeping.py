@@ -54,18 +54,18 @@ class Keeping:
         self._problem = ""
 
     def take_over(self) -> TakenOver:
-        """Put in force what the former pod left; never fails, for what isn't there the API will tell."""
+        """Put in force what the former pod left; what isn't there the API will tell.
+
+        Raises:
+            VipError: not even that nothing is forwarded can be put in force; no pod may be wired.
+        """
         rules = kept.read(self._rules)
-        try:
-            if (rules is not None and rules.origin == self._origin) or plane.table_exists():
-                return TakenOver(firewall=True, standing=True)
-            found = TakenOver(firewall=rules is not None and self._put(rules.content))
-            if not found.firewall:
-                nftables.apply(nftables.CLOSED)
-            return dataclasses.replace(found, connections=self._put_connections_back())
-        except errors.VipError as err:
-            _log.error("the kernel's tables are as empty as they were", extra={"error": str(err)})
-            return TakenOver()
+        if (rules is not None and rules.origin == self._origin) or plane.table_exists():
+            return TakenOver(firewall=True, standing=True)
+        stands = rules is not None and self._put(rules.content)
+        if not stands:
+            nftables.apply(nftables.CLOSED)
+        return TakenOver(firewall=stands, connections=self._put_connections_back())
 
     def run(self, stop: threading.Event) -> None:
         """Keep what a successor needs, every few seconds and at the end."""
@@ -108,8 +108,8 @@ class Keeping:
     def _put(self, content: bytes) -> bool:
         try:
             nftables.apply(zlib.decompress(content).decode())
-        except (errors.RulesetRefusedError, zlib.error, UnicodeError) as err:
-            # Of another version of cnf, or of another kernel.
+        except (errors.VipError, zlib.error, UnicodeError) as err:
+            # Of another version of cnf or of another kernel, or too much for nft's memory.
             _log.warning("the former firewall is not put back", extra={"error": str(err)})
             return False
         return True
@@ -118,4 +118,8 @@ class Keeping:
         taken = kept.read(self._flows)
         if taken is None or taken.origin.boot != self._origin.boot:
             return 0
-        return flows.put_back(taken.content, age_s=taken.age_s)
+        try:
+            return flows.put_back(taken.content, age_s=taken.age_s)
+        except errors.VipError as err:
+            _log.error("the former connections are not put back", extra={"error": str(err)})
+            return 0

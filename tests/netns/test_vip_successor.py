@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import pathlib
+import shutil
 import socket
 import struct
 import time
@@ -21,6 +23,7 @@ from cnf.vip.tracking import End, Flow
 pytestmark = pytest.mark.netns
 
 MANY = 40
+NFT = shutil.which("nft")
 
 
 @pytest.fixture
@@ -152,6 +155,50 @@ def test_a_restarted_process_changes_nothing_in_its_own_namespace(echo: topology
     assert take_over(tmp_path) == keeping.TakenOver(firewall=True, standing=True)
     (tmp_path / "firewall").unlink()
     assert take_over(tmp_path) == keeping.TakenOver(firewall=True, standing=True)
+
+
+def break_nft(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *, at: str) -> None:
+    """Have nft end as by the kernel's out-of-memory killer on rulesets that have ``at`` in them."""
+    folder.mkdir()
+    script = f'[ "$1" = -f ] || exec {NFT} "$@"\ntext=$(cat)\ncase $text in *"{at}"*) kill -9 $$ ;; esac\n'
+    (folder / "nft").write_text(f"#!/bin/sh\n{script}printf '%s\\n' \"$text\" | {NFT} \"$@\"\n")
+    (folder / "nft").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_where_nft_dies_of_the_former_firewall_nothing_is_forwarded(
+    echo: topology.Echo, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node()
+    node.sync(vips((frontend(), backend(SERVERS))))
+    echo.listen("servers", SERVERS[0], 8080)
+    keep(tmp_path, node)
+    topology.replace_cnf()
+    break_nft(tmp_path / "bin", monkeypatch, at="chain choose4")
+    assert take_over(tmp_path) == keeping.TakenOver()
+    topology.wire()
+    with pytest.raises(TimeoutError):
+        topology.ask(CLIENT, SERVERS[0], 8080, timeout_s=0.5)
+
+
+def test_where_nft_dies_of_everything_the_start_fails(
+    echo: topology.Echo, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_nft(tmp_path / "bin", monkeypatch, at="table")
+    with pytest.raises(errors.NftUnavailableError, match="ended by signal 9"):
+        take_over(tmp_path)
+
+
+def test_a_firewall_without_its_connections_is_taken_over(
+    echo: topology.Echo, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node()
+    node.sync(vips((frontend(), backend(SERVERS))))
+    with connections(1):
+        keep(tmp_path, node)
+    topology.replace_cnf()
+    monkeypatch.setattr(tracking, "_NETLINK_NETFILTER", 31)  # what a kernel without conntrack says
+    assert take_over(tmp_path) == keeping.TakenOver(firewall=True)
 
 
 @pytest.mark.parametrize("harm", ["gone", "torn", "foreign", "not ours"])

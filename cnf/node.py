@@ -45,7 +45,12 @@ class Node:
             on_call=self._called,
             outlook=self._outlook,
         )
-        self._keeping = keeping.Keeping(self.vips, state_dir=options.state_dir, run_dir=options.run_dir)
+        self._keeping = keeping.Keeping(
+            self.vips,
+            owner=f"{options.clusterset}/{options.cluster}/{options.node}",
+            state_dir=options.state_dir,
+            run_dir=options.run_dir,
+        )
         self._server = server.Server(options.run_dir / "cni.sock", self.plane.call)
         self._spool = spool.Spool(options.run_dir / "del", self.plane.call)
 

@@ -20,6 +20,7 @@ class Settings:
         node: Name of the Kubernetes node.
         pod_ip: Primary address of this pod: where other nodes reach its WireGuard.
         cluster: This cluster's name in the clusterset.
+        clusterset: Its name on the hub.
         namespace: Where our objects live.
         state_dir: Survives the pod: key, journal.
         run_dir: Survives the pod but not the node's reboot: socket, spooled DELs.
@@ -30,6 +31,7 @@ class Settings:
     node: str
     pod_ip: str
     cluster: str
+    clusterset: str
     namespace: str
     state_dir: pathlib.Path
     run_dir: pathlib.Path
@@ -48,6 +50,7 @@ def read() -> Settings:
         node=environment.read("NODE_NAME"),
         pod_ip=environment.read("POD_IP"),
         cluster=environment.read("CLUSTER", parse=names.parse_cluster_name),
+        clusterset=environment.read("CLUSTERSET", "default", parse=names.parse_clusterset_name),
         namespace=environment.read("NAMESPACE", names.NAMESPACE),
         state_dir=environment.read("STATE_DIR", pathlib.Path("/var/lib/fleetboard"), parse=pathlib.Path),
         run_dir=environment.read("RUN_DIR", pathlib.Path("/run/fleetboard"), parse=pathlib.Path),

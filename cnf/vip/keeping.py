@@ -42,14 +42,23 @@ class Keeping:
     """
 
     def __init__(
-        self, vips: plane.VipPlane, *, state_dir: pathlib.Path, run_dir: pathlib.Path, boot: str | None = None
+        self,
+        vips: plane.VipPlane,
+        *,
+        owner: str,
+        state_dir: pathlib.Path,
+        run_dir: pathlib.Path,
+        boot: str | None = None,
     ) -> None:
-        """``state_dir`` gets the firewall, which changes seldom; ``run_dir``, in memory, the connections."""
+        """``state_dir`` gets the firewall, which changes seldom; ``run_dir``, in memory, the connections.
+
+        ``owner`` names the node in its clusterset: what another one left is not taken over.
+        """
         self._rules, self._flows = state_dir / "firewall", run_dir / "connections"
         self._vips = vips
         boot = _BOOT_ID.read_text().strip() if boot is None else boot
         with Namespace.current() as current:
-            self._origin = kept.Origin(boot, current.cookie)
+            self._origin = kept.Origin(owner, boot, current.cookie)
         self._written = 0
         self._problem = ""
 
@@ -59,7 +68,7 @@ class Keeping:
         Raises:
             VipError: not even that nothing is forwarded can be put in force; no pod may be wired.
         """
-        rules = kept.read(self._rules)
+        rules = self._read(self._rules)
         if (rules is not None and rules.origin == self._origin) or plane.table_exists():
             return TakenOver(firewall=True, standing=True)
         stands = rules is not None and self._put(rules.content)
@@ -105,6 +114,14 @@ class Keeping:
         self._problem = problem
         return time.monotonic() - started
 
+    def _read(self, path: pathlib.Path) -> kept.Kept | None:
+        found = kept.read(path)
+        if found is not None and found.origin.owner != self._origin.owner:
+            extra = {"path": str(path), "of": found.origin.owner, "node": self._origin.owner}
+            _log.error("what is kept is another node's and is not used", extra=extra)
+            return None
+        return found
+
     def _put(self, content: bytes) -> bool:
         try:
             nftables.apply(zlib.decompress(content).decode())
@@ -115,7 +132,7 @@ class Keeping:
         return True
 
     def _put_connections_back(self) -> int:
-        taken = kept.read(self._flows)
+        taken = self._read(self._flows)
         if taken is None or taken.origin.boot != self._origin.boot:
             return 0
         try:

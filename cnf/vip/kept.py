@@ -14,7 +14,7 @@ import msgspec
 
 from cnf.vip import errors
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,10 +22,12 @@ class Origin:
     """Whose content it is.
 
     Attributes:
+        owner: Names the node in its clusterset: another one's firewall says nothing here.
         boot: The machine's boot id.
         netns: Cookie of the network namespace it was taken from.
     """
 
+    owner: str
     boot: str
     netns: int
 
@@ -41,6 +43,7 @@ class Kept:
 
 class _Head(msgspec.Struct, frozen=True):
     format: int
+    owner: str
     boot: str
     netns: int
     taken_s: float
@@ -59,7 +62,7 @@ def write(path: pathlib.Path, content: bytes, *, origin: Origin, taken_s: float)
     Raises:
         KeepError: the file can't be written.
     """
-    head = _Head(_FORMAT, origin.boot, origin.netns, taken_s, len(content), zlib.crc32(content))
+    head = _Head(_FORMAT, origin.owner, origin.boot, origin.netns, taken_s, len(content), zlib.crc32(content))
     draft = path.with_name(f".{path.name}.new")
     try:
         draft.write_bytes(msgspec.json.encode(head) + b"\n" + content)
@@ -79,4 +82,4 @@ def read(path: pathlib.Path) -> Kept | None:
     whole = head.length == len(content) and head.checksum == zlib.crc32(content)
     if head.format != _FORMAT or not whole:
         return None
-    return Kept(Origin(head.boot, head.netns), now_s() - head.taken_s, content)
+    return Kept(Origin(head.owner, head.boot, head.netns), now_s() - head.taken_s, content)

@@ -23,6 +23,7 @@ from cnf.vip.tracking import End, Flow
 pytestmark = pytest.mark.netns
 
 MANY = 40
+OWNER = "fleet/c1/n1"
 NFT = shutil.which("nft")
 
 
@@ -32,10 +33,17 @@ def echo() -> Iterator[topology.Echo]:
         yield echo
 
 
-def keeper(folder: pathlib.Path, node: Node | None = None, *, boot: str | None = None) -> keeping.Keeping:
+def keeper(
+    folder: pathlib.Path,
+    node: Node | None = None,
+    *,
+    owner: str = OWNER,
+    run_dir: pathlib.Path | None = None,
+    boot: str | None = None,
+) -> keeping.Keeping:
     with topology.inside("cnf"):
         vips = node.plane if node is not None else plane.VipPlane()
-        return keeping.Keeping(vips, state_dir=folder, run_dir=folder, boot=boot)
+        return keeping.Keeping(vips, owner=owner, state_dir=folder, run_dir=run_dir or folder, boot=boot)
 
 
 def keep(folder: pathlib.Path, node: Node) -> None:
@@ -44,8 +52,8 @@ def keep(folder: pathlib.Path, node: Node) -> None:
         made.keep()
 
 
-def take_over(folder: pathlib.Path, *, boot: str | None = None) -> keeping.TakenOver:
-    made = keeper(folder, boot=boot)
+def take_over(folder: pathlib.Path, *, owner: str = OWNER, boot: str | None = None) -> keeping.TakenOver:
+    made = keeper(folder, owner=owner, boot=boot)
     with topology.inside("cnf"):
         return made.take_over()
 
@@ -218,7 +226,7 @@ def test_without_a_firewall_to_take_over_nothing_is_forwarded_until_there_is_one
             rules.write_bytes(rules.read_bytes()[:-9])
             connections.write_bytes(connections.read_bytes()[:-1])
         case "foreign":
-            kept.write(rules, b"no zlib", origin=kept.Origin("x", 1), taken_s=0)
+            kept.write(rules, b"no zlib", origin=kept.Origin(OWNER, "x", 1), taken_s=0)
             connections.write_bytes(b"\0" * 4096)
         case "not ours":
             rules.write_bytes(b"{}\n")
@@ -244,6 +252,19 @@ def test_connections_of_a_former_boot_stay_away_and_its_firewall_does_not(
         keep(tmp_path, node)
     topology.replace_cnf()
     assert take_over(tmp_path, boot="another") == keeping.TakenOver(firewall=True)
+
+
+def test_what_another_node_left_stays_away(echo: topology.Echo, tmp_path: pathlib.Path) -> None:
+    node = Node()
+    node.sync(vips((frontend(), backend(SERVERS))))
+    echo.listen("servers", SERVERS[0], 8081)
+    with connections(1):
+        keep(tmp_path, node)
+    topology.replace_cnf()
+    assert take_over(tmp_path, owner="fleet/c2/n1") == keeping.TakenOver()
+    topology.wire()
+    with pytest.raises(TimeoutError):
+        topology.ask(CLIENT, SERVERS[0], 8081, timeout_s=0.5)
 
 
 def test_only_translated_connections_that_live_are_kept(echo: topology.Echo) -> None:
@@ -316,7 +337,7 @@ def test_a_disk_that_takes_nothing_is_told_of_and_the_other_has_its_file(
     node.sync(vips((frontend(), backend(SERVERS))))
     folders = {"firewall": tmp_path, "connections": tmp_path, refused: tmp_path / "missing"}
     with topology.inside("cnf"):
-        made = keeping.Keeping(node.plane, state_dir=folders["firewall"], run_dir=folders["connections"])
+        made = keeper(folders["firewall"], node, run_dir=folders["connections"])
         with pytest.raises(errors.KeepError, match=f"{refused} can't be written"):
             made.keep()
     assert [path.name for path in tmp_path.iterdir()] == [{"firewall": "connections", "connections": "firewall"}[refused]]

@@ -2,19 +2,21 @@
 
 A tracked flow keeps its endpoint whatever the maps say. TCP ends by itself (the dead endpoint's node resets it, or
 its retransmissions end); a UDP client that keeps its source port would be sent to nobody for as long as it sends. One
-invariant: only flows of the frontends named in a call are touched, and of those only the ones no target answers.
+invariant: only flows of the frontends and ranges named in a call are touched, and of those only the ones no target
+answers.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from cnf.netlink import connection, wire
 from cnf.netlink import errors as netlink_errors
 from cnf.vip import errors, tracking
 from cnf.vip.table import Backend, Frontend, Target, VipTable
+from fleetboard.model.addresses import Network
 
 _IS_UDP = tracking.protocol_bytes(socket.IPPROTO_UDP)
 
@@ -40,20 +42,23 @@ def udp_targets(table: VipTable) -> dict[Frontend, frozenset[Target]]:
     }
 
 
-def evict(answering: Mapping[Frontend, frozenset[Target]]) -> int:
+def evict(answering: Mapping[Frontend, frozenset[Target]], ranges: Sequence[Network] = ()) -> int:
     """Delete the UDP flows to ``answering``'s frontends whose endpoint isn't among the targets given; count them.
 
+    Within ``ranges``, to an address and port that are no frontend in ``answering`` nothing answers, and those go too.
     Works in the network namespace of the calling thread.
 
     Raises:
         ConntrackError: the kernel refused; what was deleted stays deleted.
     """
-    if not answering:
+    versions = {frontend.address.version for frontend in answering} | {network.version for network in ranges}
+    if not versions:
         return 0
-    versions = {frontend.address.version for frontend in answering}
     try:
         with tracking.connect() as link:
-            deletions = [message for version in sorted(versions) for message in _deletions(link, version, answering)]
+            deletions = [
+                message for version in sorted(versions) for message in _deletions(link, version, answering, ranges)
+            ]
             link.send(deletions)
     except (netlink_errors.NetlinkError, OSError) as err:
         raise errors.ConntrackError(f"stale UDP flows can't be deleted: {err}") from err
@@ -61,7 +66,10 @@ def evict(answering: Mapping[Frontend, frozenset[Target]]) -> int:
 
 
 def _deletions(
-    link: connection.Connection, version: int, answering: Mapping[Frontend, frozenset[Target]]
+    link: connection.Connection,
+    version: int,
+    answering: Mapping[Frontend, frozenset[Target]],
+    ranges: Sequence[Network],
 ) -> Iterator[wire.Message]:
     head = tracking.head(version)
     for answer in link.ask(tracking.dump(version)):
@@ -69,7 +77,7 @@ def _deletions(
             continue
         entry = wire.attributes(answer.body[len(head) :])
         flow = _flow(entry, version)
-        if flow is None or flow[1] in answering.get(flow[0], (flow[1],)):
+        if flow is None or not _is_stale(*flow, answering, ranges):
             continue
         # With the id the entry is that one, not a younger one of the same addresses.
         body = (
@@ -79,6 +87,15 @@ def _deletions(
         )
         action = "delete a tracked connection"
         yield wire.Message(tracking.DELETE, wire.Flag.REQUEST | wire.Flag.ACK, body, action, frozenset({errno.ENOENT}))
+
+
+def _is_stale(
+    frontend: Frontend, target: Target, answering: Mapping[Frontend, frozenset[Target]], ranges: Sequence[Network]
+) -> bool:
+    targets = answering.get(frontend)
+    if targets is not None:
+        return target not in targets
+    return any(frontend.address in network for network in ranges)
 
 
 def _flow(entry: Mapping[int, bytes], version: int) -> tuple[Frontend, Target] | None:

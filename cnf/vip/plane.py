@@ -11,11 +11,12 @@ import dataclasses
 import logging
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from cnf.vip import conntrack, errors, firewall, nftables, table
 from cnf.vip.firewall import Firewall
 from cnf.vip.table import Frontend, Target, VipTable
+from fleetboard.model.addresses import Network
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class VipPlane:
         self,
         *,
         apply: Callable[[str], None] = nftables.apply,
-        evict: Callable[[Mapping[Frontend, frozenset[Target]]], int] = conntrack.evict,
+        evict: Callable[[Mapping[Frontend, frozenset[Target]], Sequence[Network]], int] = conntrack.evict,
     ) -> None:
         self._apply = apply
         self._evict = evict
@@ -90,12 +91,14 @@ class VipPlane:
             self._replace(wanted)
         else:
             self._change(held, wanted)
-        known = held is not None and self._freed
-        self._freed = False
-        # A table we didn't write may have had any targets; nor is it known what a failed attempt left.
-        self._evict(
-            conntrack.stale_udp(held.vips, wanted.vips) if held and known else conntrack.udp_targets(wanted.vips)
-        )
+        if self._vips is None:
+            return  # a predecessor's flows go on until it is known what answers
+        freed, self._freed = self._freed, False
+        if held is not None and freed:
+            self._evict(conntrack.stale_udp(held.vips, wanted.vips), ())
+        else:
+            # A table we didn't write may have had any services and targets; nor is it known what a failed attempt left.
+            self._evict(conntrack.udp_targets(wanted.vips), wanted.wall.vips)
         self._freed = True
 
     def _change(self, held: _Held, wanted: _Held) -> None:

@@ -156,6 +156,34 @@ def test_udp_flows_come_back_as_they_were(echo: topology.Echo, tmp_path: pathlib
         assert topology.exchange(sock, VIP, 53).server == first
 
 
+@pytest.mark.parametrize("guarded", [False, True])
+@pytest.mark.parametrize("present", [{53: SERVERS[:1]}, {54: SERVERS}])
+def test_udp_flows_that_nothing_answers_any_more_end_once_the_services_are_known(
+    echo: topology.Echo, tmp_path: pathlib.Path, present: dict[int, list[str]], *, guarded: bool
+) -> None:
+    node = Node()
+    node.sync(vips((frontend(53, "udp"), backend(SERVERS[1:2], 8053))))
+    echo.listen("servers", SERVERS[1], 8053, udp=True)
+    with topology.udp_socket(CLIENT) as sock:
+        topology.exchange(sock, VIP, 53)
+        keep(tmp_path, node)
+        if guarded:
+            (tmp_path / "firewall").unlink()
+        topology.replace_cnf()
+        assert take_over(tmp_path) == keeping.TakenOver(firewall=not guarded, connections=1)
+        topology.wire()
+        successor = Node()
+        assert topology.exchange(sock, VIP, 53).server == SERVERS[1]
+        for server in SERVERS[:1]:
+            echo.listen("servers", server, 8053, udp=True)
+        successor.sync(vips(*((frontend(port, "udp"), backend(servers, 8053)) for port, servers in present.items())))
+        if 53 in present:
+            assert topology.exchange(sock, VIP, 53).server == SERVERS[0]
+        else:
+            with pytest.raises(ConnectionRefusedError):
+                topology.exchange(sock, VIP, 53)
+
+
 def test_a_restarted_process_changes_nothing_in_its_own_namespace(echo: topology.Echo, tmp_path: pathlib.Path) -> None:
     node = Node()
     node.sync(vips((frontend(), backend(SERVERS))))
@@ -169,7 +197,7 @@ def break_nft(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *, at: str)
     """Have nft end as by the kernel's out-of-memory killer on rulesets that have ``at`` in them."""
     folder.mkdir()
     script = f'[ "$1" = -f ] || exec {NFT} "$@"\ntext=$(cat)\ncase $text in *"{at}"*) kill -9 $$ ;; esac\n'
-    (folder / "nft").write_text(f"#!/bin/sh\n{script}printf '%s\\n' \"$text\" | {NFT} \"$@\"\n")
+    (folder / "nft").write_text(f'#!/bin/sh\n{script}printf \'%s\\n\' "$text" | {NFT} "$@"\n')
     (folder / "nft").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
@@ -340,4 +368,6 @@ def test_a_disk_that_takes_nothing_is_told_of_and_the_other_has_its_file(
         made = keeper(folders["firewall"], node, run_dir=folders["connections"])
         with pytest.raises(errors.KeepError, match=f"{refused} can't be written"):
             made.keep()
-    assert [path.name for path in tmp_path.iterdir()] == [{"firewall": "connections", "connections": "firewall"}[refused]]
+    assert [path.name for path in tmp_path.iterdir()] == [
+        {"firewall": "connections", "connections": "firewall"}[refused]
+    ]

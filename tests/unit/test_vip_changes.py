@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cnf.vip import conntrack, errors, nftables, plane, table
 from cnf.vip.firewall import HubFirewall, NodeFirewall
 from cnf.vip.table import Backend, ExportedPort, Frontend, Target, VipTable
+from fleetboard.model.addresses import Network
 
 FLEET = (ipaddress.ip_network("10.112.0.0/12"),)
 VIPS = (ipaddress.ip_network("10.112.0.0/16"),)
@@ -123,7 +124,7 @@ class Nft:
         if self.refuses(text):
             raise errors.RulesetRefusedError("refused")
 
-    def evict(self, answering: Mapping[Frontend, frozenset[Target]]) -> int:
+    def evict(self, answering: Mapping[Frontend, frozenset[Target]], ranges: Sequence[Network]) -> int:
         self.evicted.append(answering)
         if answering and self.refuses("evict"):
             raise errors.ConntrackError("refused")

@@ -1,0 +1,15 @@
+"""What cnf's pod says of its containers."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+CHARTS = pathlib.Path(__file__).parents[2] / "manifests/charts"
+POD = (CHARTS / "fleetboard-agent/templates/cnf.yaml").read_text()
+
+
+def test_the_tunnel_starts_before_the_container_whose_hook_kubelet_waits_for() -> None:
+    started = re.findall(r"^      - name: ([a-z]+)$", POD.partition("      containers:\n")[2], re.M)
+    assert started == ["wireguard", "cnf"]
+    assert "kubectl.kubernetes.io/default-container: cnf" in POD

@@ -15,21 +15,22 @@ log = logging.getLogger(__name__)
 def main() -> int:
     """Run until stopped; return the exit status."""
     logs.configure("cnf")
-    try:
-        options = settings.read()
-        logs.configure("cnf", options.log_level)
-        first = node.Node(options)
-        first.restore()
-    except (
-        environment.SettingRefusedError,
-        attach_errors.AttachError,
-        netlink_errors.NetlinkError,
-        vip_errors.VipError,
-        OSError,  # a state folder that can't be written
-    ) as err:
-        log.error("%s", err)  # noqa: TRY400 - the sentence says all
-        return 1
-    with process.Crew() as crew:
+    # First of all: the kernel drops signals that a container's process 1 has no handler for.
+    with process.Crew(grace_s=settings.GRACE_S) as crew:
+        try:
+            options = settings.read()
+            logs.configure("cnf", options.log_level)
+            first = node.Node(options)
+            first.restore()
+        except (
+            environment.SettingRefusedError,
+            attach_errors.AttachError,
+            netlink_errors.NetlinkError,
+            vip_errors.VipError,
+            OSError,  # a state folder that can't be written
+        ) as err:
+            log.error("%s", err)  # noqa: TRY400 - the sentence says all
+            return 1
         crew.start(first.threads())
         # Not above: pods are served while this loads.
         from cnf import daemon

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 import prometheus_client
 
 from cnf import hub_health, metrics
+from cnf import settings as cnf_settings
 from cnf.tunnel import endpoints, epochs, errors, key, mesh, parse, plan, probe, tunnel
 from cnf.tunnel.wanted import Wanted
 from cnf.vip import firewall
@@ -285,7 +286,7 @@ def main() -> int:
         hub = Hub(client, settings, carrier)
         registry.register(metrics.TunnelCollector(carrier, hub.prober.states))
         started.append(hub)
-        return process.run(hub.threads())
+        return process.run(hub.threads(), grace_s=cnf_settings.GRACE_S)
     except (kube_errors.KubeError, errors.TunnelError) as err:
         log.error("%s", err)  # noqa: TRY400 - the sentence says all
         return 1

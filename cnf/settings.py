@@ -11,6 +11,9 @@ import pathlib
 from fleetboard.model import names
 from fleetboard.observe import environment
 
+GRACE_S = 4.0
+"""How long threads have to end; kubelet gives cnf's pods 5 s, and then kills."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:

@@ -9,6 +9,7 @@ import ipaddress
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -41,8 +42,8 @@ class Cnf:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def start(self, hub: Net) -> None:
-        """Start one in a namespace, with a service account whose API server gives no answer."""
+    def start(self, hub: Net, *, path: str = "") -> None:
+        """Start one in a namespace, with a service account whose API server gives no answer; ``path`` comes first."""
         run = self.folder / "run"
         settings = {
             "NODE_NAME": "n1",
@@ -54,6 +55,7 @@ class Cnf:
             "OBSERVE_PORT": "19464",
             "KUBERNETES_SERVICE_HOST": "127.0.0.1",
             "KUBERNETES_SERVICE_PORT": "1",
+            "PATH": f"{path}:{os.environ['PATH']}",
         }
         mount = f'mount --bind "$0" {ACCOUNT} && exec "$@"'
         inside = ["sh", "-c", mount, str(self.folder / "account"), sys.executable, "-m", "cnf"]
@@ -153,3 +155,33 @@ def test_a_replaced_pod_and_a_killed_process_have_all_pods_as_they_were(
             f"\n{ADDRESSES} attachments: the first ADD is served {killed * 1000:.0f} ms after the start of a killed "
             f"process' successor, {replaced * 1000:.0f} ms after that of a replaced pod's"
         )
+
+
+def put_nft(folder: pathlib.Path, script: str) -> str:
+    """Put another nft in a folder for PATH."""
+    folder.mkdir()
+    (folder / "nft").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nft").chmod(0o755)
+    return str(folder)
+
+
+def test_a_signal_in_the_middle_of_the_start_ends_it_in_order(
+    nets: Nets, cnf: Cnf, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    begun = cnf.folder / "begun"
+    cnf.start(
+        nets.make("hub"), path=put_nft(cnf.folder / "bin", f'touch {begun}; sleep 1; exec {shutil.which("nft")} "$@"')
+    )
+    eventually(begun.exists)
+    assert cnf.process is not None
+    cnf.process.terminate()
+    assert cnf.process.wait(20) == 0
+    assert '"signal":"SIGTERM"' in cnf.log
+
+
+def test_without_a_firewall_there_is_no_start(nets: Nets, cnf: Cnf) -> None:
+    cnf.start(nets.make("hub"), path=put_nft(cnf.folder / "bin", "kill -9 $$"))
+    assert cnf.process is not None
+    assert cnf.process.wait(20) == 1
+    assert "nft was ended by signal 9" in cnf.log
+    assert not (cnf.folder / "run/cni.sock").exists()

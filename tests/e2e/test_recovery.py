@@ -237,20 +237,20 @@ def test_an_image_is_exchanged_in_place_without_loss(streams: Streams) -> None:
         set_image(name, image)
         lab.C2.node_exec(node, "ctr", "-n", "k8s.io", "images", "rm", TAG)
     streams.wait_going(since, within_s=5)
-    assert container_image(after) == TAG
+    assert container_image(after) == container_image(after, "install") == TAG
     assert after["status"]["podIP"] == before["status"]["podIP"]
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
 
 
-def container_image(pod: dict[str, object]) -> str:
+def container_image(pod: dict[str, object], name: str = "cnf") -> str:
     spec = json.loads(json.dumps(pod["spec"]))
-    return next(str(one["image"]) for one in spec["containers"] if one["name"] == "cnf")
+    return next(str(one["image"]) for one in spec["containers"] + spec["initContainers"] if one["name"] == name)
 
 
 def set_image(pod: str, image: str) -> None:
-    """Exchange the image of a pod's cnf and wait until that one runs."""
+    """Exchange the image of a pod's cnf as an upgrade does, and wait until that one runs."""
     restarts = restart_count(pod)
-    lab.C2.kubectl("-n", lab.SYSTEM, "set", "image", f"pod/{pod}", f"cnf={image}")
+    lab.C2.kubectl("-n", lab.SYSTEM, "set", "image", f"pod/{pod}", f"cnf={image}", f"install={image}")
     lab.eventually(lambda: restart_count(pod) > restarts and cnf_ready(lab.C2), within_s=60, every_s=0.2)
 
 

@@ -69,6 +69,11 @@ def test_damage_in_the_middle_costs_one_entry() -> None:
     assert journal.decode(bytes(broken)) == ([ENTRIES[0], *ENTRIES[2:]], 1)
 
 
+def test_a_line_that_reads_well_and_is_not_what_was_written_is_damaged() -> None:
+    broken = LINES[0].replace(b"10.112.4.1", b"10.112.4.9")
+    assert journal.decode(broken + LINES[2]) == ([ENTRIES[2]], 1)
+
+
 def test_entries_of_a_later_version_are_passed_over() -> None:
     body = b'{"entry":"hibernate","container_id":"x"}'
     line = f"{len(body):08x} {zlib.crc32(body):08x} ".encode() + body + b"\n"

@@ -85,6 +85,21 @@ def test_a_reservation_that_cannot_be_written_takes_nothing(tmp_path: pathlib.Pa
     book.close()
 
 
+def test_a_reservation_that_fills_the_disk_takes_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = make_ledger(tmp_path, Clock())
+
+    def write(file: int, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal, "_write_all", write)
+    with pytest.raises(errors.JournalError, match="No space left"):
+        book.reserve(draft(1))
+    assert book.usage() == ipam.Usage(used=0, free=7)
+    book.close()
+
+
 def test_a_release_happens_though_the_disk_is_full(tmp_path: pathlib.Path) -> None:
     failing: list[bool] = []
 

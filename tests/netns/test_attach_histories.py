@@ -452,6 +452,7 @@ def folder() -> Iterator[pathlib.Path]:
         yield pathlib.Path(path)
 
 
+@pytest.mark.timeout(900)  # 40 s of them on a quiet machine: each step hands over between threads
 def test_ten_thousand_steps_lose_nothing_and_give_nothing_twice(
     folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,9 +46,9 @@ def choose(surplus: demand.Surplus, *idle: Network, free: int) -> tuple[Network,
 def test_a_block_goes_back_when_it_was_empty_for_long_and_the_first_never() -> None:
     clock = Clock()
     surplus = demand.Surplus(idle_s=IDLE_S, clock=clock)
-    assert choose(surplus, FIRST, SECOND, THIRD, free=191) == ()
+    assert choose(surplus, FIRST, SECOND, THIRD, free=300) == ()
     clock.now = IDLE_S
-    assert choose(surplus, FIRST, SECOND, THIRD, free=191) == (THIRD, SECOND)
+    assert choose(surplus, FIRST, SECOND, THIRD, free=300) == (THIRD, SECOND)
 
 
 def test_a_block_that_was_used_in_between_begins_anew() -> None:

@@ -1,6 +1,6 @@
 """Puts the packed CNI executable into the node's CNI folder, and takes it away again (``cni.remove``).
 
-Runs as cnf's init container, and beside cnf. The bundle is a folder, so it is copied under a version of its own and
+Runs beside cnf whenever its container starts. The bundle is a folder, so it is copied under a version of its own and
 made current by renaming a relative symlink: relative, because Multus resolves it both inside its own container and on
 the host.
 

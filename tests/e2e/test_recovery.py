@@ -250,7 +250,7 @@ def container_image(pod: dict[str, object], name: str = "cnf") -> str:
 def set_image(pod: str, image: str) -> None:
     """Exchange the image of a pod's cnf as an upgrade does, and wait until that one runs."""
     restarts = restart_count(pod)
-    lab.C2.kubectl("-n", lab.SYSTEM, "set", "image", f"pod/{pod}", f"cnf={image}", f"install={image}")
+    lab.C2.kubectl("-n", lab.SYSTEM, "set", "image", f"pod/{pod}", f"cnf={image}")
     lab.eventually(lambda: restart_count(pod) > restarts and cnf_ready(lab.C2), within_s=60, every_s=0.2)
 
 

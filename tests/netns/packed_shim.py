@@ -54,7 +54,7 @@ def _pack(bundle: pathlib.Path) -> None:
 
 
 def install(bundle: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """Install a bundle as cnf's init container does; return the executable's path."""
+    """Install a bundle as cnf's container does when it starts; return the executable's path."""
     folder.mkdir(parents=True, exist_ok=True)
     installer.install(bundle, target=folder)
     return folder / installer.NAME

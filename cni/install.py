@@ -4,7 +4,8 @@ Runs beside cnf whenever its container starts. The bundle is a folder, so it is 
 made current by renaming a relative symlink: relative, because Multus resolves it both inside its own container and on
 the host.
 
-One invariant: at every moment the CNI folder holds either no ``fleetboard`` or a complete one.
+One invariant: at every moment, whatever dies or fills up, the CNI folder holds either no ``fleetboard`` or a complete
+one that is on the disk.
 """
 
 from __future__ import annotations
@@ -12,13 +13,19 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
-import shutil
 import sys
+import time
+
+from cni import versions
 
 NAME = "fleetboard"
 STORE = ".fleetboard"
-KEPT_VERSIONS = 2
-"""The current one, and the one before for calls that are under way."""
+DRAFT = ".fleetboard.new"
+"""Name that the link has before it is put in place."""
+CALLERS = ("multus-shim", "multus")
+"""Multus' executables, thick and thin: they lie where the runtime looks, and Multus calls us from there."""
+CALL_S = 5.0
+"""How long an uninstall waits for calls that are under way."""
 
 
 class InstallError(Exception):
@@ -35,78 +42,122 @@ def bundle_version(bundle: pathlib.Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def install(bundle: pathlib.Path, *, target: pathlib.Path) -> str:
-    """Install ``bundle`` into ``target``; return the version installed.
+def install(bundle: pathlib.Path, *, target: pathlib.Path, host_dir: str = "") -> str:
+    """Install ``bundle`` into ``target``, which the node knows as ``host_dir``; return the version installed.
 
     Raises:
         InstallError: the bundle is incomplete or the folder can't be written.
     """
     if not (bundle / NAME).is_file():
         raise InstallError(f"no CNI bundle in {str(bundle)!r}: expected {NAME}")
+    version = bundle_version(bundle)
+    store = target / STORE
     try:
-        version = bundle_version(bundle)
-        store = target / STORE
-        place = store / version
-        if not place.is_dir():
-            _copy(bundle, place)
-        _point(target / NAME, f"{STORE}/{version}/{NAME}")
-        _forget_old(store, version)
+        # First, so that a disk holds no more than what runs and what comes.
+        versions.remove_unused(store, NAME, keep=_current(target))
+        if not (store / version).is_dir():
+            _copy(bundle, store / version)
+        # What is there already is not written again: a node whose disk is full starts cnf too.
+        if _current(target) != version:
+            _point(target, version)
+        versions.remove_unused(store, NAME, keep=version)
     except OSError as err:
-        raise InstallError(f"can't install into the CNI folder {str(target)!r}: {err.strerror}") from err
+        folder = host_dir or str(target)
+        raise InstallError(f"can't install into the node's CNI folder {folder!r}: {err.strerror}") from err
     return version
 
 
-def remove(target: pathlib.Path) -> None:
-    """Take everything of ours out of the CNI folder; what isn't there is fine.
+def remove(target: pathlib.Path, *, wait_s: float = CALL_S) -> None:
+    """Take everything of ours out of the CNI folder, once no call runs from it; what isn't there is fine.
 
     Raises:
         InstallError: the folder can't be written.
     """
+    store = target / STORE
     try:
-        (target / NAME).unlink(missing_ok=True)
-        shutil.rmtree(target / STORE, ignore_errors=True)
+        for link in (target / NAME, target / DRAFT):
+            link.unlink(missing_ok=True)
+        deadline = time.monotonic() + wait_s
+        while any(versions.is_running(path) for path in store.glob(f"*/{NAME}")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        versions.remove(store)
     except OSError as err:
         raise InstallError(f"can't remove {NAME} from the CNI folder {str(target)!r}: {err.strerror}") from err
 
 
+def _current(target: pathlib.Path) -> str:
+    """Return the version that the link points to, or nothing."""
+    try:
+        return (target / NAME).readlink().parent.name
+    except OSError:
+        return ""
+
+
 def _copy(bundle: pathlib.Path, place: pathlib.Path) -> None:
     """Copy to a temporary folder, flush, and rename: a half copied version is never found under its name."""
-    temporary = place.with_name(f".{place.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(bundle, temporary, symlinks=True)
-    (temporary / NAME).chmod(0o755)
-    os.sync()
-    temporary.rename(place)
+    draft = place.with_name(f".{place.name}.new")
+    place.parent.mkdir(exist_ok=True)
+    versions.remove(draft)
+    try:
+        draft.mkdir()
+        for path in sorted(bundle.rglob("*")):
+            copy = draft / path.relative_to(bundle)
+            if path.is_dir():
+                copy.mkdir()
+            else:
+                _write(copy, path.read_bytes(), path.stat().st_mode & 0o777)
+        (draft / NAME).chmod(0o755)
+        for folder in (*filter(pathlib.Path.is_dir, draft.rglob("*")), draft):
+            _flush(folder)
+    except OSError:
+        # A full disk shall not stay full of it.
+        versions.remove(draft)
+        raise
+    draft.rename(place)
+    _flush(place.parent)
 
 
-def _point(link: pathlib.Path, destination: str) -> None:
-    """Make ``link`` point to ``destination`` in one step."""
-    temporary = link.with_name(f".{link.name}.new")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(destination)
-    temporary.rename(link)
+def _write(path: pathlib.Path, content: bytes, mode: int) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        os.fchmod(file.fileno(), mode)
 
 
-def _forget_old(store: pathlib.Path, current: str) -> None:
-    """Remove all but the current version and the newest ones before it."""
-    others = [path for path in store.iterdir() if path.is_dir() and path.name != current]
-    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in others[KEPT_VERSIONS - 1 :]:
-        shutil.rmtree(path, ignore_errors=True)
+def _flush(folder: pathlib.Path) -> None:
+    """Have a folder's entries on the disk before whatever comes next."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _point(target: pathlib.Path, version: str) -> None:
+    """Make the link point to a version in one step."""
+    draft = target / DRAFT
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(f"{STORE}/{version}/{NAME}")
+    draft.rename(target / NAME)
+    _flush(target)
 
 
 def main() -> int:
     """Install; return the exit status."""
     target = pathlib.Path(os.environ.get("CNI_BIN_DIR", "/host/cni-bin"))
+    host_dir = os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin")
     try:
-        host_dir = os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin")
         bundle = pathlib.Path(os.environ.get("BUNDLE", "/opt/fleetboard/cni"))
-        version = install(bundle, target=target)
+        version = install(bundle, target=target, host_dir=host_dir)
     except InstallError as err:
         sys.stderr.write(f"{err}\n")
         return 1
     sys.stderr.write(f"CNI executable {NAME} {version} is in {host_dir}\n")
+    if not any((target / caller).exists() for caller in CALLERS):
+        sys.stderr.write(
+            f"warning: {host_dir} holds no {' or '.join(CALLERS)}: is cni.binDir where this node's Multus looks?\n"
+        )
     return 0
 
 

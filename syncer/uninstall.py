@@ -25,6 +25,7 @@ from syncer import withdrawal
 log = logging.getLogger(__name__)
 
 CLEANUP = "fleetboard-cleanup"
+ATTACH = "fleetboard-attach"
 STEP_S = 60.0
 
 
@@ -118,6 +119,7 @@ def main() -> int:
     client = kube_client.Client.in_cluster(user_agent="fleetboard-uninstall")
     try:
         _list_attached(client, namespace)
+        _stop_attaching(client, os.environ.get("ATTACH_API", ""))
         _stop_part(client, resource.DEPLOYMENTS, "syncer", namespace)
         withdrawal.withdraw(client, namespace, forwards=os.environ.get("DNS_CONFIGURE") == "true")
         _stop_part(client, resource.DAEMON_SETS, "cnf", namespace)
@@ -136,6 +138,19 @@ def _list_attached(client: kube_client.Client, namespace: str) -> None:
     log.info("%d attached pods lose their second interface", len(lines))
     for line in lines:
         log.warning("loses its second interface: %s", line)
+
+
+def attach_binding(api_version: str) -> resource.Resource[core.Generic]:
+    """Return the kind that puts pods under the policy of attach by default, at the version that the chart made it."""
+    group, _, version = api_version.partition("/")
+    plural = "mutatingadmissionpolicybindings"
+    return resource.Resource(group, version, plural, "MutatingAdmissionPolicyBinding", core.Generic, namespaced=False)
+
+
+def _stop_attaching(client: kube_client.Client, api_version: str) -> None:
+    """Let new pods start without us: one that still got our annotation would wait for our network for ever."""
+    if api_version:
+        client.delete(attach_binding(api_version), ATTACH)
 
 
 def _stop_part(client: kube_client.Client, kind: resource.AnyResource, name: str, namespace: str) -> None:

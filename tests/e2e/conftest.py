@@ -13,7 +13,18 @@ import pytest
 HERE = pathlib.Path(__file__).parent
 
 
-ORDER = ("paths", "follow", "isolation", "metrics", "refusals", "full", "recovery", "survival", "install")
+ORDER = (
+    "paths",
+    "follow",
+    "isolation",
+    "attach_default",
+    "metrics",
+    "refusals",
+    "full",
+    "recovery",
+    "survival",
+    "install",
+)
 """What breaks nothing comes first: a fault is then found where it is, and not after a node was restarted."""
 
 

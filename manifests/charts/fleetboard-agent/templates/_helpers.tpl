@@ -61,3 +61,17 @@ securityContext:
 - {name: IMPORT_NAMESPACES, value: {{ join "," .Values.imports.namespaces | quote }}}
 - {name: IMPORT_NAMESPACES_REFUSED, value: {{ join "," .Values.imports.refused | quote }}}
 {{- end }}
+
+{{/* The version that the cluster serves MutatingAdmissionPolicy at: v1 from Kubernetes 1.36, v1beta1 before, where it is turned on. */}}
+{{- define "fleetboard.attachAPI" -}}
+{{- $group := "admissionregistration.k8s.io" }}
+{{- if .Values.attach.apiVersion }}
+{{- printf "%s/%s" $group .Values.attach.apiVersion }}
+{{- else if .Capabilities.APIVersions.Has (printf "%s/v1/MutatingAdmissionPolicy" $group) }}
+{{- printf "%s/v1" $group }}
+{{- else if .Capabilities.APIVersions.Has (printf "%s/v1beta1/MutatingAdmissionPolicy" $group) }}
+{{- printf "%s/v1beta1" $group }}
+{{- else }}
+{{- fail (printf "attach.default is %q, but this cluster serves no MutatingAdmissionPolicy (Kubernetes 1.36, or 1.34 with its feature gate and v1beta1 turned on): set attach.apiVersion where Helm can't ask the cluster, or use Multus' default networks (docs/attach.md)" .Values.attach.default) }}
+{{- end }}
+{{- end }}

@@ -28,6 +28,8 @@ class Settings:
         state_dir: Survives the pod: key, journal.
         run_dir: Survives the pod but not the node's reboot: socket, spooled DELs.
         netns_dir: The host's named network namespaces.
+        startup_taint: Whether this node's taint is kept in step with what can be attached here.
+        cni_conf_dir: The runtime's network configurations; read only with ``startup_taint``.
         observe_port: Of metrics and health.
     """
 
@@ -39,6 +41,8 @@ class Settings:
     state_dir: pathlib.Path
     run_dir: pathlib.Path
     netns_dir: pathlib.Path
+    startup_taint: bool
+    cni_conf_dir: pathlib.Path
     observe_port: int
     log_level: str
 
@@ -58,6 +62,8 @@ def read() -> Settings:
         state_dir=environment.read("STATE_DIR", pathlib.Path("/var/lib/fleetboard"), parse=pathlib.Path),
         run_dir=environment.read("RUN_DIR", pathlib.Path("/run/fleetboard"), parse=pathlib.Path),
         netns_dir=environment.read("NETNS_DIR", pathlib.Path("/run/netns"), parse=pathlib.Path),
+        startup_taint=environment.read("STARTUP_TAINT", False, parse=environment.flag),
+        cni_conf_dir=environment.read("CNI_CONF_DIR", pathlib.Path("/etc/cni/net.d"), parse=pathlib.Path),
         observe_port=environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port),
         log_level=environment.read("LOG_LEVEL", "info"),
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import errors
-from fleetboard.model import core, fleet, names, resource
+from fleetboard.model import core, fleet, names, resource, taints
 from fleetboard.observe import logs
 from syncer import withdrawal
 
@@ -124,6 +124,8 @@ def main() -> int:
         withdrawal.withdraw(client, namespace, forwards=os.environ.get("DNS_CONFIGURE") == "true")
         _stop_part(client, resource.DAEMON_SETS, "cnf", namespace)
         _clean_nodes(client, namespace)
+        if os.environ.get("STARTUP_TAINT") == "true":
+            wait_until(lambda: _untaint_nodes(client), what="taking the startup taint off the nodes")
         _forget_state(client, namespace)
     except (errors.KubeError, UninstallError) as err:
         log.error("uninstall stopped: %s", err)  # noqa: TRY400 - the sentence says all an operator needs
@@ -190,6 +192,15 @@ def _clean_nodes(client: kube_client.Client, namespace: str) -> None:
         with contextlib.suppress(errors.KubeError):
             client.delete(resource.DAEMON_SETS, CLEANUP, namespace)
     wait_until(lambda: not _living_pods(client, CLEANUP, namespace), what="stopping the cleanup")
+
+
+def _untaint_nodes(client: kube_client.Client) -> bool:
+    """Take the startup taint off, which cnf did until now; tell whether no node has it."""
+    tainted = [node for node in client.list(resource.NODES)[0] if taints.is_tainted(node)]
+    for node in tainted:
+        with contextlib.suppress(errors.ConflictError, errors.NotFoundError):
+            client.merge_patch(resource.NODES, node.metadata.name, "", taints.untainted(node) or {})
+    return not tainted
 
 
 def _forget_state(client: kube_client.Client, namespace: str) -> None:

@@ -151,10 +151,20 @@ class NodeAddress(_Wire, frozen=True, kw_only=True):
     address: str
 
 
+class Taint(_Wire, frozen=True, kw_only=True):
+    """corev1.Taint, whole: a list of them is written back."""
+
+    key: str
+    value: str = ""
+    effect: str = ""
+    time_added: str | None = None
+
+
 class NodeSpec(_Wire, frozen=True, kw_only=True):
     """corev1.NodeSpec."""
 
     pod_cidrs: list[str] = msgspec.field(default=[], name="podCIDRs")
+    taints: list[Taint] = []
 
 
 class NodeCondition(_Wire, frozen=True):

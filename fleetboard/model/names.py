@@ -41,6 +41,9 @@ ANNOTATION_NETWORKS = "k8s.v1.cni.cncf.io/networks"
 ANNOTATION_IMPORT_OWNER = "fleetboard.io/managed"
 """On a ServiceImport: "created" when syncer made it, "adopted" when a user did."""
 
+TAINT_NOT_READY = "fleetboard.io/cnf-not-ready"
+"""Key of the taint on a node where pods can't be attached yet."""
+
 TUNNEL_PORT = 31820
 """UDP port of WireGuard on every node and on the hub; inside the NodePort range on purpose."""
 PROBE_PORT = 31821

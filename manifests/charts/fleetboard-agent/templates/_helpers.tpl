@@ -50,6 +50,21 @@ securityContext:
 - {name: LOG_LEVEL, value: {{ .Values.logLevel | quote }}}
 {{- end }}
 
+{{/*
+What a cluster whose every node waits for cnf needs to come up: the parts that join it tolerate the taint, and ask the
+node's own resolver for the hub, for the cluster's DNS waits like all others.
+*/}}
+{{- define "fleetboard.startupTolerations" -}}
+{{- if .Values.cnf.startupTaint -}}
+- {key: fleetboard.io/cnf-not-ready, operator: Exists}
+{{- end }}
+{{- end }}
+{{- define "fleetboard.startupDNS" -}}
+{{- if .Values.cnf.startupTaint -}}
+dnsPolicy: Default
+{{- end }}
+{{- end }}
+
 {{- define "fleetboard.namespaceCheck" -}}
 {{- if ne .Release.Namespace "fleetboard-system" }}
 {{- fail (printf "namespace %q: Fleetboard's parts find each other in fleetboard-system; install with --namespace fleetboard-system --create-namespace" .Release.Namespace) }}

@@ -13,7 +13,7 @@ import time
 
 import prometheus_client
 
-from cnf import caches, granting, healing, metrics, node, publishing, sessions, settings, spreading, steering
+from cnf import caches, granting, healing, metrics, node, publishing, sessions, settings, spreading, startup, steering
 from cnf.attach import errors as attach_errors
 from cnf.attach import network
 from cnf.netlink import errors as netlink_errors
@@ -120,6 +120,7 @@ class Daemon:
             call=self._plane.call,
             recorder=self._recorder,
         )
+        self._taint = startup.StartupTaint(client, node=options.node, conf_dir=options.cni_conf_dir, ready=self.ready)
         self._guard_at = 0.0
         self._nodes: set[tuple[str, ...]] = set()
         known = self._known
@@ -148,6 +149,7 @@ class Daemon:
             "heal": self._heal.run,
             "publish node": self._publish.run,
             "publish attachments": self._attached.run,
+            **({"startup taint": self._taint.run} if self._options.startup_taint else {}),
         }
 
     def collectors(self) -> list[prometheus_client.registry.Collector]:

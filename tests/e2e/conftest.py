@@ -18,6 +18,7 @@ ORDER = (
     "follow",
     "isolation",
     "attach_default",
+    "multus_thin",
     "metrics",
     "refusals",
     "full",

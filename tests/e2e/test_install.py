@@ -21,6 +21,7 @@ NAMESPACE = "e2e-install"
 PORT = 8080
 LIMIT_S = 5.0
 RELEASE = "fleetboard-agent"
+TAINT = "fleetboard.io/cnf-not-ready"
 FLEET_PEERS = "peers.fleetboard.io"
 SERVE = ["socat", f"TCP-LISTEN:{PORT},fork,reuseaddr", "SYSTEM:hostname"]
 
@@ -107,7 +108,9 @@ def install(tag: str, *settings: str) -> None:
 
 def test_an_upgrade_with_a_changed_value_goes_by_unnoticed(world: World) -> None:
     began = time.time()
-    settings = ("--reset-then-reuse-values", "--set=logLevel=debug", "--wait", "--timeout=3m")
+    # What an uninstall has to take back besides: it goes on with these.
+    switches = ("--set=attach.default=namespaces", "--set=cnf.startupTaint=true")
+    settings = ("--reset-then-reuse-values", "--set=logLevel=debug", *switches, "--wait", "--timeout=3m")
     lab.C2.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(trial.ROOT / "manifests/crds"))
     lab.C2.helm("upgrade", RELEASE, trial.CHART, "--namespace", lab.SYSTEM, *settings)
     for part in ("deploy/syncer", "deploy/crossdns"):
@@ -144,6 +147,8 @@ def uninstalled(world: World) -> Uninstalled:
         for node in lab.C2.list("nodeattachments", lab.SYSTEM)
         for one in node["attachments"]
     }
+    for node in lab.C2.nodes():
+        lab.C2.kubectl("taint", "node", node, f"{TAINT}=:NoSchedule")
     began = time.time()
     # Helm shows what hooks say on stderr.
     command = f"helm --kube-context {lab.C2.context} uninstall {RELEASE} -n {lab.SYSTEM} --wait --timeout=4m 2>&1"
@@ -205,10 +210,13 @@ def test_the_cluster_holds_nothing_of_ours_but_the_definitions(uninstalled: Unin
         assert left <= {"default", "kube-root-ca.crt"}, kind
     for kind in ("peers", "peerreports", "fleetnodes", "nodeattachments", "claims", "fleetservices"):
         assert not lab.C2.list(f"{kind}.fleetboard.io"), kind
-    for kind in ("clusterroles", "clusterrolebindings"):
+    policies = [f"{verb}admissionpolic{end}" for verb in ("mutating", "validating") for end in ("ies", "ybindings")]
+    for kind in ("clusterroles", "clusterrolebindings", *policies):
         left = {item["metadata"]["name"] for item in lab.C2.list(kind)}
         assert not [name for name in left if "fleetboard" in name], kind
     assert not lab.C2.list("endpointslices", selector="endpointslice.kubernetes.io/managed-by=fleetboard.io")
+    for node in lab.C2.list("nodes"):
+        assert TAINT not in {taint["key"] for taint in node["spec"].get("taints", [])}
     for found in lab.C2.list("serviceimports"):
         assert not found["spec"].get("ips"), "only what users wrote by hand is left, emptied"
     assert lab.C2.list("serviceexports", NAMESPACE), "what users wrote stays"

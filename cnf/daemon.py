@@ -120,7 +120,13 @@ class Daemon:
             call=self._plane.call,
             recorder=self._recorder,
         )
-        self._taint = startup.StartupTaint(client, node=options.node, conf_dir=options.cni_conf_dir, ready=self.ready)
+        self._taint = startup.StartupTaint(
+            client,
+            node=options.node,
+            conf_dir=options.cni_conf_dir,
+            state_dir=options.state_dir,
+            ready=self.ready,
+        )
         self._guard_at = 0.0
         self._nodes: set[tuple[str, ...]] = set()
         known = self._known

@@ -1,11 +1,12 @@
 """Keeps new pods off this node while they would start without their interface (value ``cnf.startupTaint``).
 
-The taint is taken off once a pod can be attached and carried here. It is put on again while Multus is not what the
-container runtime calls: pods that start then run without their interface, and nobody refuses them. While cnf alone is
-away it isn't, for pods wait for cnf by themselves. NoSchedule and never NoExecute: Multus is away for seconds at each
-of its upgrades, which is no reason to evict a node's pods.
+The taint that a node was registered with is taken off once a pod can be attached and carried here. cnf puts one on
+while Multus is not what the container runtime calls: pods that start then run without their interface, and nobody
+refuses them. That one goes when Multus is back, whatever cnf's own state: pods wait for cnf by themselves. NoSchedule
+and never NoExecute: Multus is away for seconds at each of its upgrades, which is no reason to evict a node's pods.
 
-One invariant: a node is written only when its taint is not as it should be.
+One invariant: a node is written only when its taint is not as it should be, and never closed for want of a Multus that
+was not seen on it before: the folder may be the wrong one.
 """
 
 from __future__ import annotations
@@ -58,12 +59,15 @@ class StartupTaint:
         *,
         node: str,
         conf_dir: pathlib.Path,
+        state_dir: pathlib.Path,
         ready: Callable[[], str | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._node, self._conf_dir, self._ready = client, node, conf_dir, ready
+        self._seen = state_dir / "multus-seen"
+        self._warned = False
         self._clock = clock
-        self._settled: bool | None = None
+        self._settled: tuple[bool, bool] | None = None
         self._look_at = 0.0
         self._controller = controller.Controller("startup taint", self.reconcile)
 
@@ -74,19 +78,34 @@ class StartupTaint:
 
     def reconcile(self, node: str) -> float:
         """Put the taint on or take it off when something changed."""
-        wanted = self._wanted()
-        if wanted is None or (wanted is self._settled and self._clock() < self._look_at):
+        away = not self._multus_is_called()
+        if away and not self._seen.exists():
+            self._warn()
+            return PERIOD_S
+        state = (away, not away and self._ready() is None)
+        if state == self._settled and self._clock() < self._look_at:
             return PERIOD_S
         found = self._client.get(resource.NODES, node)
-        patch = taints.tainted(found) if wanted else taints.untainted(found)
+        patch = taints.tainted(found) if away else taints.untainted(found, registered=state[1])
         if patch is not None:
             self._client.merge_patch(resource.NODES, node, "", patch)
-            log.info("%s", "pods are kept off this node: Multus is away" if wanted else "pods may be scheduled here")
-        self._settled, self._look_at = wanted, self._clock() + AGAIN_S
+            log.info("%s", "pods are kept off this node: Multus is away" if away else "pods may be scheduled here")
+        self._settled, self._look_at = state, self._clock() + AGAIN_S
         return PERIOD_S
 
-    def _wanted(self) -> bool | None:
-        """Whether the taint shall be there; None to leave it as it is."""
-        if not calls_multus(self._conf_dir):
-            return True
-        return False if self._ready() is None else None
+    def _multus_is_called(self) -> bool:
+        called = calls_multus(self._conf_dir)
+        if called and not self._seen.exists():
+            try:
+                self._seen.touch()
+            except OSError as err:
+                log.warning("it can't be kept that Multus was seen here", extra={"error": str(err)})
+        return called
+
+    def _warn(self) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "cni.confDir holds no configuration of Multus and never did: the startup taint is left as it is",
+                extra={"folder": str(self._conf_dir)},
+            )

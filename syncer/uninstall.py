@@ -199,7 +199,7 @@ def _untaint_nodes(client: kube_client.Client) -> bool:
     tainted = [node for node in client.list(resource.NODES)[0] if taints.is_tainted(node)]
     for node in tainted:
         with contextlib.suppress(errors.ConflictError, errors.NotFoundError):
-            client.merge_patch(resource.NODES, node.metadata.name, "", taints.untainted(node) or {})
+            client.merge_patch(resource.NODES, node.metadata.name, "", taints.untainted(node, registered=True) or {})
     return not tainted
 
 

@@ -12,6 +12,9 @@ import msgspec
 
 from fleetboard.model import core, names
 
+MULTUS_AWAY = "multus-away"
+"""Value of the taint where we put it on, and not whoever registered the node."""
+
 
 def is_tainted(node: core.Node) -> bool:
     """Whether the node has our taint, with whichever effect somebody gave it."""
@@ -22,14 +25,23 @@ def tainted(node: core.Node) -> dict[str, Any] | None:
     """Return the merge patch that puts our taint on the node, None when it is there."""
     if is_tainted(node):
         return None
-    return _patch(node, [*node.spec.taints, core.Taint(key=names.TAINT_NOT_READY, effect="NoSchedule")])
+    ours = core.Taint(key=names.TAINT_NOT_READY, value=MULTUS_AWAY, effect="NoSchedule")
+    return _patch(node, [*node.spec.taints, ours])
 
 
-def untainted(node: core.Node) -> dict[str, Any] | None:
-    """Return the merge patch that takes our taint off the node, None when it isn't there."""
-    if not is_tainted(node):
-        return None
-    return _patch(node, [taint for taint in node.spec.taints if taint.key != names.TAINT_NOT_READY])
+def untainted(node: core.Node, *, registered: bool) -> dict[str, Any] | None:
+    """Return the merge patch that takes our taint off the node, None when there is nothing to take.
+
+    Args:
+        node: As it was read.
+        registered: Take it also where the node was registered with it.
+    """
+    kept = [taint for taint in node.spec.taints if not _is_over(taint, registered=registered)]
+    return _patch(node, kept) if len(kept) < len(node.spec.taints) else None
+
+
+def _is_over(taint: core.Taint, *, registered: bool) -> bool:
+    return taint.key == names.TAINT_NOT_READY and (registered or taint.value == MULTUS_AWAY)
 
 
 def _patch(node: core.Node, taints: list[core.Taint]) -> dict[str, Any]:

@@ -24,19 +24,20 @@ def make_node(*found: core.Taint, version: str = "7") -> core.Node:
 
 
 def test_the_taint_goes_and_every_other_stays_as_it_is() -> None:
-    patch = taints.untainted(make_node(THEIRS, OURS))
+    patch = taints.untainted(make_node(THEIRS, OURS), registered=True)
     assert patch == {
         "metadata": {"resourceVersion": "7"},
         "spec": {"taints": [{"key": "gpu", "value": "a", "effect": "NoExecute", "timeAdded": "2026-11-25T00:00:00Z"}]},
     }
-    assert taints.untainted(make_node(THEIRS)) is None
+    assert taints.untainted(make_node(THEIRS), registered=True) is None
 
 
 def test_whichever_effect_a_node_was_registered_with_it_goes_and_is_not_put_on_twice() -> None:
     registered = core.Taint(key=OURS.key, value="true", effect="NoExecute")
     node = make_node(registered)
     assert taints.tainted(node) is None
-    patch = taints.untainted(node)
+    assert taints.untainted(node, registered=False) is None
+    patch = taints.untainted(node, registered=True)
     assert patch is not None
     assert patch["spec"] == {"taints": []}
 
@@ -45,7 +46,11 @@ def test_the_taint_is_put_beside_others_and_evicts_nobody() -> None:
     patch = taints.tainted(make_node(THEIRS))
     assert patch is not None
     assert [taint["effect"] for taint in patch["spec"]["taints"]] == ["NoExecute", "NoSchedule"]
-    assert patch["spec"]["taints"][1] == {"key": "fleetboard.io/cnf-not-ready", "effect": "NoSchedule"}
+    assert patch["spec"]["taints"][1] == {
+        "key": "fleetboard.io/cnf-not-ready",
+        "value": "multus-away",
+        "effect": "NoSchedule",
+    }
 
 
 def conf(folder: pathlib.Path, name: str, content: object) -> None:
@@ -97,18 +102,21 @@ class OneNode:
 class World:
     """One node, its configurations, and cnf's own state."""
 
-    def __init__(self, folder: pathlib.Path, *found: core.Taint) -> None:
-        self.api, self.folder = OneNode(make_node(*found)), folder
+    def __init__(self, folder: pathlib.Path, *found: core.Taint, multus: bool = True) -> None:
+        self.api, self.folder = OneNode(make_node(*found)), folder / "net.d"
+        self.folder.mkdir()
         self.reason: str | None = "no block"
         self.now = 0.0
         self.taint = startup.StartupTaint(
             self.api,  # type: ignore[arg-type]
             node="n",
-            conf_dir=folder,
+            conf_dir=self.folder,
+            state_dir=folder,
             ready=lambda: self.reason,
             clock=lambda: self.now,
         )
-        self.multus(there=True)
+        if multus:
+            self.multus(there=True)
 
     def multus(self, *, there: bool) -> None:
         if there:
@@ -135,16 +143,28 @@ def test_a_registered_taint_stays_until_pods_can_be_attached(tmp_path: pathlib.P
 def test_it_comes_back_while_multus_is_away_and_not_while_cnf_is(tmp_path: pathlib.Path) -> None:
     world = World(tmp_path)
     assert not world.tainted_after_a_look()
+    world.multus(there=False)
+    assert world.tainted_after_a_look()
+    world.multus(there=True)
+    assert not world.tainted_after_a_look(), "a cluster that hasn't joined is not closed for ever by Multus' upgrade"
     world.reason = None
     assert not world.tainted_after_a_look()
     world.reason = "services not in place"
     assert not world.tainted_after_a_look()
+
+
+def test_a_folder_that_never_held_multus_closes_no_node(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(tmp_path, multus=False)
+    assert not world.tainted_after_a_look()
+    assert not world.tainted_after_a_look()
+    assert len(caplog.records) == 1
+    assert "cni.confDir" in caplog.text
+    world.multus(there=True)
+    assert not world.tainted_after_a_look()
     world.multus(there=False)
     assert world.tainted_after_a_look()
-    world.multus(there=True)
-    assert world.tainted_after_a_look()
-    world.reason = None
-    assert not world.tainted_after_a_look()
 
 
 def test_a_settled_node_is_read_once_a_minute_and_mended(tmp_path: pathlib.Path) -> None:

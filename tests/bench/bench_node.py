@@ -97,6 +97,7 @@ class Cnf:
 
     def resident_mb(self) -> float:
         """Return the process' resident memory."""
+        self.spent()  # answered once everything is loaded
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
         return int(kilobytes) / 1024

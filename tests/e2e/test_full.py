@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 import lab
+import pytest
 
 NAMESPACE = "e2e-full"
 PODS = int(os.environ.get("FLEETBOARD_PODS", "64"))
@@ -45,6 +46,7 @@ class Node:
         return {int(code): int(float(count)) for code, count in CALLS.findall(shown)}
 
 
+@pytest.mark.timeout(120 + 5 * PODS)
 def test_a_node_that_fills_gets_its_blocks_without_an_add_failing(namespaces: Callable[[str], str]) -> None:
     namespaces(NAMESPACE)
     node = Node(lab.C1.nodes()[-1])

@@ -91,9 +91,13 @@ class Ledger:
             return self._pool.free(version, now=self._clock())
 
     def withdraw(self, blocks: Collection[Network], *, excluded: Iterable[Address]) -> bool:
-        """Give no more addresses of these blocks; False, with nothing changed, when one is used or rests meanwhile."""
+        """Give no more addresses of these blocks.
+
+        False, with nothing changed, when an address is used or rests meanwhile, or while the journal can't be written:
+        it may name pods in them that are gone, and would make the blocks ours again at the next start.
+        """
         with self._lock:
-            if not set(blocks) <= set(self._pool.idle(now=self._clock())):
+            if not self.mend() or not set(blocks) <= set(self._pool.idle(now=self._clock())):
                 return False
             self._pool.set_blocks((b for b in self._pool.blocks if b not in blocks), excluded=excluded)
             return True

@@ -125,6 +125,30 @@ def test_a_release_happens_though_the_disk_is_full(tmp_path: pathlib.Path) -> No
     assert (set(records.fold(entries).records), damaged) == ({("c2", "net1")}, 0)
 
 
+def test_no_block_is_given_back_while_the_journal_may_name_pods_in_it(tmp_path: pathlib.Path) -> None:
+    full = False
+
+    def fsync(_file: int) -> None:
+        if full:
+            raise OSError(28, "No space left on device")
+
+    clock = Clock()
+    book = ledger.Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
+    book.load()
+    book.set_blocks([BLOCK], excluded=[])
+    record, mark = book.reserve(draft(1))
+    book.sync(mark)
+    full = True
+    with pytest.raises(errors.JournalError):
+        book.sync(book.commit(record.key, index=5))
+    book.release(record.key, rest=False)
+    assert book.idle_blocks() == (BLOCK,)
+    assert not book.withdraw([BLOCK], excluded=[])
+    full = False
+    assert book.withdraw([BLOCK], excluded=[])
+    book.close()
+
+
 def test_a_journal_that_grows_is_shortened(tmp_path: pathlib.Path) -> None:
     clock = Clock()
     book = make_ledger(tmp_path, clock)

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from cnf import caches, sessions
-from cnf.attach import network
+from cnf.attach import errors, network
+from cnf.netlink import errors as netlink_errors
 from cnf.tunnel import epochs, mesh, parse, plan, tunnel
 from fleetboard.kube import lease
 from fleetboard.model import names
@@ -53,6 +54,7 @@ class Steering:
         self._claims: Mapping[str, str] = {}
         self._refused: tuple[mesh.Refusal, ...] = ()
         self._network: network.NodeNetwork | None = None
+        self._not_taken_up = ""
         self.leadership: mesh.Leadership | None = None
 
     def reconcile(self, _key: str) -> float:
@@ -108,9 +110,17 @@ class Steering:
             mtu=hub.mtu,
             returned=parse.parse_networks(returned, field="blocksReturned"),
         )
-        if found != self._network:
+        if found == self._network:
+            return
+        try:
             self._on_network(found)
-            self._network = found
+        except (errors.AttachError, netlink_errors.NetlinkError) as err:
+            # A disk that takes nothing must not hold up the tunnel of all pods; the next round tries again.
+            if str(err) != self._not_taken_up:
+                log.error("the node's network is not taken up", extra={"error": str(err)})  # noqa: TRY400 - as it says
+            self._not_taken_up = str(err)
+            return
+        self._network, self._not_taken_up = found, ""
 
     def _session(self, identity: mesh.NodeIdentity, hub: mesh.HubPeer, *, keeps: bool) -> sessions.Session:
         address = identity.addresses[0]

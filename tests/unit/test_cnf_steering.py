@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from cnf import caches, sessions, steering
+from cnf.attach import errors, network
 from cnf.tunnel import key, tunnel
 from cnf.tunnel.wanted import Wanted
 from fleetboard.kube import lease
@@ -25,6 +26,8 @@ class World:
     now: float = 100.0
     public_key: str = OWN
     wanted: Wanted | None = None
+    fault: Exception | None = None
+    taken_up: list[network.NodeNetwork] = dataclasses.field(default_factory=list)
     nodes: tuple[fleet.FleetNode, ...] = (
         fleet.FleetNode(
             metadata=meta.ObjectMeta(name="n1"),
@@ -53,6 +56,11 @@ class World:
     def update(self, _session: sessions.Session) -> None:
         pass
 
+    def take_up(self, found: network.NodeNetwork) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.taken_up.append(found)
+
     def steer(self, *, standing: bool) -> steering.Steering:
         return steering.Steering(
             node="n1",
@@ -61,7 +69,7 @@ class World:
             carrier=cast("tunnel.Tunnel", self),
             keeper=cast("sessions.Sessions", self),
             elector=cast("lease.Elector", self),
-            on_network=lambda _network: None,
+            on_network=self.take_up,
             standing=standing,
             clock=lambda: self.now,
         )
@@ -97,6 +105,20 @@ def test_where_nobody_leads_the_nodes_are_joined_all_the_same() -> None:
     steered.reconcile("all")
     assert world.wanted is not None
     assert not carries(world)
+
+
+def test_a_disk_that_takes_nothing_does_not_hold_up_the_tunnel(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(holder="n1", fault=errors.JournalError("network.json can't be written: Read-only file system"))
+    steered = world.steer(standing=False)
+    for _ in range(2):
+        steered.reconcile("all")
+    assert carries(world)
+    assert steered.leadership is not None
+    assert [record.message for record in caplog.records] == ["the node's network is not taken up"]
+    world.fault = None
+    for _ in range(2):
+        steered.reconcile("all")
+    assert [str(found.node_address) for found in world.taken_up] == ["10.113.4.0"]
 
 
 def test_a_new_tunnel_waits_for_nobody() -> None:

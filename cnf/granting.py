@@ -1,16 +1,18 @@
 """The leader's duty to give nodes their blocks and to take back what they return.
 
 One invariant: a Claim is written before the FleetNode shows its block and released after it doesn't, each write at the
-version that was decided on, and only by the leader; a leader that died in between is finished by the next.
+version that was decided on, and only by the leader; a leader that died in between is finished by the next. Whose
+write comes too late decides again, and the other nodes don't wait for that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MANAGER = "cnf-leader"
 AGAIN_S = 30.0
+SOON_S = 0.05
 
 
 class Granting:
@@ -38,17 +41,22 @@ class Granting:
         *,
         leading: Callable[[], bool],
         recorder: events.Recorder,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """``clock`` dates releases, in seconds of the epoch."""
+        self._clock = clock
         self._client, self._namespace, self._cluster, self._known = client, namespace, cluster, known
         self._leading, self._recorder = leading, recorder
         self._looked = float("-inf")  # for nodes that are gone; on the monotonic clock
         self._refused: dict[str, str] = {}
+        self._late = False
 
     def reconcile(self, _key: str) -> float | None:
         """Take what is returned, grant what is wanted; return when to look again."""
         peer = self._known.peer(self._cluster)
         if not self._leading() or peer is None:
             return None
+        self._late = False
         # Every node is a large object, and every pod that starts somewhere is an event that brings us here.
         if time.monotonic() - self._looked >= AGAIN_S:
             self._forget_gone_nodes()
@@ -56,47 +64,57 @@ class Granting:
         cluster_blocks = parse.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
         nodes, claims = self._known.nodes, self._known.claims
         for name in blocks.plan_takes(nodes):
-            self._take(name)
+            with self._unless_late():
+                self._take(name)
         for claim in (*blocks.plan_mends(nodes, claims), *blocks.plan_loose(nodes, claims)):
-            self._settle(claim)
-        decision = blocks.plan_grants(nodes, claims, cluster_blocks, now=datetime.datetime.now(datetime.UTC))
+            with self._unless_late():
+                self._settle(claim)
+        now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
+        decision = blocks.plan_grants(nodes, claims, cluster_blocks, now=now)
         for name, grants in itertools.groupby(sorted(decision.grants, key=_node_of), key=_node_of):
-            self._grant(name, list(grants))
+            with self._unless_late():
+                self._grant(name, list(grants))
         for name, sentence in decision.refused.items():
             if self._refused.get(name) != sentence:
                 self._refuse(name, sentence)
         self._refused = decision.refused
-        return AGAIN_S
+        return SOON_S if self._late else AGAIN_S
+
+    @contextlib.contextmanager
+    def _unless_late(self) -> Iterator[None]:
+        """Leave alone, for now, what somebody else has changed since we decided."""
+        try:
+            yield
+        except (errors.ConflictError, errors.AlreadyExistsError, errors.NotFoundError) as err:
+            log.info("decided on what has changed meanwhile", extra={"error": str(err)})
+            self._late = True
 
     def _grant(self, name: str, grants: list[blocks.Grant]) -> None:
         """Give a node its next blocks: the Claims first."""
-        claimed = [str(grant.block) for grant in grants if self._claim(grant)]
+        for grant in grants:
+            self._claim(grant)
         node = self._client.find(resource.FLEET_NODES, name, self._namespace)
         if node is None:
             return
         # What it returned and has not seen taken yet is not given anew: it could not tell.
+        claimed = [str(grant.block) for grant in grants]
         new = [block for block in claimed if block not in (*node.spec.blocks, *node.status.blocks_returned)]
         if new:
             self._show(node, [*node.spec.blocks, *new])
             log.info("blocks given", extra={"blocks": new, "node": name})
 
-    def _claim(self, grant: blocks.Grant) -> bool:
+    def _claim(self, grant: blocks.Grant) -> None:
         spec = fleet.ClaimSpec(cidr=str(grant.block), purpose=blocks.PURPOSE, owner=grant.node)
         if grant.claim is not None:
             claim = grant.claim
             if claim.spec == spec:
                 # Written all the same, and changed, so that a leader which is about to release it finds it changed.
-                claim = self._put(claim, msgspec.structs.replace(spec, released=_now()))
+                claim = self._put(claim, msgspec.structs.replace(spec, released=self._now()))
             # Its own, or a tombstone: written with the version that was decided on, so that whoever was faster wins.
             self._put(claim, spec)
-            return True
+            return
         metadata = meta.ObjectMeta(name=addresses.claim_name(grant.block), namespace=self._namespace)
-        try:
-            self._client.create(resource.CLAIMS, fleet.Claim(metadata=metadata, spec=spec))
-        except errors.AlreadyExistsError:
-            log.info("block was taken in the meantime", extra={"block": str(grant.block), "node": grant.node})
-            return False
-        return True
+        self._client.create(resource.CLAIMS, fleet.Claim(metadata=metadata, spec=spec))
 
     def _take(self, name: str) -> None:
         """Take from a node what it has returned, and then mark the Claims."""
@@ -123,7 +141,7 @@ class Granting:
         elif not claim.spec.released:
             # Once the node has forgotten that it returned it, nobody can tell whether it was empty.
             returned = block in node.status.blocks_returned
-            spec = msgspec.structs.replace(claim.spec, released=_now(), returned=returned)
+            spec = msgspec.structs.replace(claim.spec, released=self._now(), returned=returned)
         else:
             return
         if spec != claim.spec:
@@ -164,7 +182,12 @@ class Granting:
                 self._client.delete(resource.NODE_ATTACHMENTS, node.metadata.name, self._namespace)
                 log.info("node is gone, its blocks are released", extra={"node": node.metadata.name})
         for claim in blocks.plan_releases(self._known.claims, live):
-            self._put(claim, msgspec.structs.replace(claim.spec, released=_now()))
+            with self._unless_late():
+                self._put(claim, msgspec.structs.replace(claim.spec, released=self._now()))
+
+    def _now(self) -> str:
+        now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
+        return now.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def outlook(known: caches.Caches, *, node: str, cluster: str) -> str:
@@ -179,7 +202,3 @@ def outlook(known: caches.Caches, *, node: str, cluster: str) -> str:
 
 def _node_of(grant: blocks.Grant) -> str:
     return grant.node
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

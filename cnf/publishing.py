@@ -16,12 +16,15 @@ import msgspec
 from cnf.attach import demand, ipam
 from cnf.attach import plane as attach_plane
 from fleetboard.kube import client as kube_client
+from fleetboard.kube import errors
 from fleetboard.model import fleet, meta, names, resource
 
 MANAGER = "cnf"
 AGAIN_S = 30.0
 WIREGUARD_OVERHEAD = {4: 60, 6: 80}
 """Bytes of IP, UDP and WireGuard headers around a packet, per family of the underlay."""
+CHANGED_S = 1.0
+"""When to look again at a FleetNode that has changed meanwhile, should nobody tell us."""
 COUNTS_S = 30.0
 """How old the count of addresses may be: every node's cnf hears of every change of any node."""
 
@@ -130,8 +133,13 @@ class Publishing:
         left_s = self._counted + COUNTS_S - self._clock()
         if status == known.status or (left_s > 0 and not is_pressing(status, known.status)):
             return AGAIN_S if status == known.status else left_s
-        body = fleet.FleetNode(metadata=self._meta(), status=status)
-        self._client.apply(resource.FLEET_NODES, body, manager=MANAGER, subresource="status")
+        # At the version it was made of: one that comes late would offer blocks that are in use again by then.
+        metadata = msgspec.structs.replace(self._meta(), resource_version=known.metadata.resource_version)
+        body = fleet.FleetNode(metadata=metadata, status=status)
+        try:
+            self._client.apply(resource.FLEET_NODES, body, manager=MANAGER, subresource="status", keep_version=True)
+        except errors.ConflictError:
+            return CHANGED_S
         self._counted = self._clock()
         return AGAIN_S
 

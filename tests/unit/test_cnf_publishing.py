@@ -20,6 +20,7 @@ class Node:
     def __init__(self, api: FakeApi) -> None:
         self.report, self.now = REPORT, 0.0
         self.attached: list[fleet.Attachment] = []
+        self.former: fleet.FleetNode | None = None
         self.api, self.client = api, api.client()
         self.publishing = publishing.Publishing(
             self.client,
@@ -33,7 +34,7 @@ class Node:
         )
 
     def find(self) -> fleet.FleetNode | None:
-        return self.client.find(resource.FLEET_NODES, "n", names.NAMESPACE)
+        return self.former or self.client.find(resource.FLEET_NODES, "n", names.NAMESPACE)
 
     def publish(self) -> bool:
         """Say whether it wrote."""
@@ -71,6 +72,19 @@ def test_a_returned_block_is_shown_and_forgotten() -> None:
         node.report = REPORT
         assert node.publish()
         assert "blocksReturned" not in api.objects["fleetnodes", names.NAMESPACE, "n"]["status"]
+
+
+def test_what_was_made_of_an_older_fleetnode_is_not_written() -> None:
+    with FakeApi() as api:
+        node = Node(api)
+        node.publish()
+        node.former = node.find()
+        api.put("fleetnodes", "n", names.NAMESPACE, spec={"blocks": ["10.113.4.0/26"]})
+        node.report = dataclasses.replace(REPORT, returned=["10.113.4.64/26"])
+        assert not node.publish()
+        assert node.again_s == publishing.CHANGED_S
+        node.former = None
+        assert node.publish()
 
 
 def test_an_exhausted_cluster_shows_as_a_condition_of_the_node() -> None:

@@ -2,7 +2,8 @@
 
 Pure. Two invariants: a block is granted only through a Claim named after it, so a decision made on stale knowledge
 fails at the API instead of giving one block to two nodes; and a block is taken from a node only after the node itself
-said that it is empty and out of use, and is another's only after it is taken.
+said that it is empty and out of use, and is another's only after it is taken. A FleetNode that was deleted and made
+anew gets what its node says it still holds.
 """
 
 from __future__ import annotations
@@ -63,14 +64,27 @@ class _Room:
         self._taken = {block for node in nodes for block in node.spec.blocks}
         # Until a node has seen that such a block was taken, getting it anew would look to it like nothing had happened.
         self._returned = {(node.metadata.name, block) for node in nodes for block in node.status.blocks_returned}
+        self._held = {(node.metadata.name, block) for node in nodes for block in node.status.blocks_missing}
+
+    def take_held(self, node: fleet.FleetNode) -> list[Grant]:
+        """Return the blocks that ``node`` holds and doesn't show, in its order, and count them as taken."""
+        found = {str(block): (block, claim) for block, claim in self._candidates(node.metadata.name)}
+        held = [found[block] for block in node.status.blocks_missing if block in found]
+        return [grant for block, claim in held if (grant := self._take(node.metadata.name, block, claim)) is not None]
 
     def take(self, node: str) -> Grant | None:
         """Return the next block for ``node`` and count it as taken."""
-        for block, claim in self._candidates(node):
-            if str(block) not in self._taken and (node, str(block)) not in self._returned:
-                self._taken.add(str(block))
-                return Grant(node, block, claim)
-        return None
+        grants = (self._take(node, block, claim) for block, claim in self._candidates(node))
+        return next((grant for grant in grants if grant is not None), None)
+
+    def _take(self, node: str, block: Network, claim: fleet.Claim | None) -> Grant | None:
+        name = str(block)
+        if name in self._taken or (node, name) in self._returned:
+            return None
+        if any(held == name and holder != node for holder, held in self._held):
+            return None
+        self._taken.add(name)
+        return Grant(node, block, claim)
 
     def _candidates(self, node: str) -> Iterator[tuple[Network, fleet.Claim | None]]:
         found = [(block, self._claims.get(addresses.claim_name(block))) for block in self._blocks()]
@@ -108,16 +122,22 @@ def plan_grants(
     room = _Room(nodes, claims, cluster_blocks, now)
     grants: list[Grant] = []
     refused: dict[str, str] = {}
-    missing = {node.metadata.name: count for node in nodes if (count := _missing(node)) > 0}
+    for node in nodes:
+        if _asks(node):
+            grants += room.take_held(node)
+    missing = {node.metadata.name: _missing(node) for node in nodes}
+    for grant in grants:
+        missing[grant.node] -= 1
+    missing = {name: count for name, count in missing.items() if count > 0}
     while missing:
         for name in list(missing):
-            grant = room.take(name)
-            if grant is None:
+            found = room.take(name)
+            if found is None:
                 refused[name] = f"no free block for node {name!r}: {room.explain()}"
             else:
-                grants.append(grant)
+                grants.append(found)
             missing[name] -= 1
-            if grant is None or not missing[name]:
+            if found is None or not missing[name]:
                 del missing[name]
     return Decision(tuple(grants), refused)
 
@@ -155,13 +175,14 @@ def plan_releases(claims: Iterable[fleet.Claim], live_nodes: Collection[str]) ->
 
 
 def plan_loose(nodes: Iterable[fleet.FleetNode], claims: Iterable[fleet.Claim]) -> list[fleet.Claim]:
-    """Return the Claims of nodes that neither show the block nor want one: what a leader that died left behind."""
+    """Return the Claims of nodes that neither show or hold the block nor want one: what a leader that died left."""
     known = {node.metadata.name: node for node in nodes}
     return [
         claim
         for claim in _held(claims)
         if (node := known.get(claim.spec.owner)) is not None
-        and claim.spec.cidr not in node.spec.blocks
+        and claim.spec.cidr not in (*node.spec.blocks, *node.status.blocks_missing)
+        and _asks(node)
         and _missing(node) <= 0
     ]
 
@@ -180,9 +201,14 @@ def _held(claims: Iterable[fleet.Claim]) -> Iterator[fleet.Claim]:
     return (claim for claim in claims if claim.spec.purpose == PURPOSE and not claim.spec.released)
 
 
+def _asks(node: fleet.FleetNode) -> bool:
+    """Say whether a node may be given blocks: it is not made anew a moment ago, its node still to say what it holds."""
+    return not node.metadata.deletion_timestamp and bool(node.spec.blocks or node.status.public_key)
+
+
 def _missing(node: fleet.FleetNode) -> int:
     """Count the blocks that a node wants besides those it has and gives addresses of."""
-    if node.metadata.deletion_timestamp:
+    if not _asks(node):
         return 0
     held = sum(1 for block in node.spec.blocks if block not in node.status.blocks_returned)
     return max(1, node.status.blocks_wanted) - held

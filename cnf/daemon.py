@@ -232,7 +232,7 @@ class Daemon:
                 log.error("dead attachments were not collected", extra={"error": str(err)})  # noqa: TRY400 - as it says
 
     def _report(self) -> publishing.Report:
-        usage, wanted, returned = publishing.read_addresses(self._plane)
+        usage, wanted, returned, held = publishing.read_addresses(self._plane)
         return publishing.Report(
             public_key=self._carrier.public_key,
             endpoint=publishing.endpoint(self._options.pod_ip),
@@ -241,6 +241,7 @@ class Daemon:
             free=usage.free,
             wanted=wanted,
             returned=returned,
+            held=held,
             ready=self.ready(),
             exhausted="" if usage.free else self._outlook(),
         )

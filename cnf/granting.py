@@ -63,6 +63,7 @@ class Granting:
             self._looked = time.monotonic()
         cluster_blocks = parse.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
         nodes, claims = self._known.nodes, self._known.claims
+        by_name = {node.metadata.name: node for node in nodes}
         for name in blocks.plan_takes(nodes):
             with self._unless_late():
                 self._take(name)
@@ -73,7 +74,7 @@ class Granting:
         decision = blocks.plan_grants(nodes, claims, cluster_blocks, now=now)
         for name, grants in itertools.groupby(sorted(decision.grants, key=_node_of), key=_node_of):
             with self._unless_late():
-                self._grant(name, list(grants))
+                self._grant(by_name[name], list(grants))
         for name, sentence in decision.refused.items():
             if self._refused.get(name) != sentence:
                 self._refuse(name, sentence)
@@ -89,12 +90,14 @@ class Granting:
             log.info("decided on what has changed meanwhile", extra={"error": str(err)})
             self._late = True
 
-    def _grant(self, name: str, grants: list[blocks.Grant]) -> None:
+    def _grant(self, decided_on: fleet.FleetNode, grants: list[blocks.Grant]) -> None:
         """Give a node its next blocks: the Claims first."""
+        name = decided_on.metadata.name
         for grant in grants:
             self._claim(grant)
         node = self._client.find(resource.FLEET_NODES, name, self._namespace)
-        if node is None:
+        # One made anew meanwhile has no first block yet, and its node may hold one.
+        if node is None or node.metadata.uid != decided_on.metadata.uid:
             return
         # What it returned and has not seen taken yet is not given anew: it could not tell.
         claimed = [str(grant.block) for grant in grants]

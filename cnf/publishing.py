@@ -41,22 +41,25 @@ class Report:
     wanted: int
     """How many blocks, those returned not counted."""
     returned: list[str]
+    held: list[str]
+    """The blocks that are the node's, whatever the API says, its first one first."""
     ready: str | None
     """None when all is well, else why not."""
     exhausted: str = ""
     """Why a block that is wanted can't come, else nothing."""
 
 
-def read_addresses(plane: attach_plane.Plane) -> tuple[ipam.Usage, int, list[str]]:
-    """Return the node's usage, how many blocks it wants, and which it has returned."""
+def read_addresses(plane: attach_plane.Plane) -> tuple[ipam.Usage, int, list[str], list[str]]:
+    """Return the node's usage, how many blocks it wants, which it has returned, and which it holds."""
     usage, known = plane.usage(), plane.network()
-    held = len(known.given) if known is not None else 0
+    given = len(known.given) if known is not None else 0
     returned = [str(block) for block in known.returned] if known is not None else []
-    return usage, demand.wanted_blocks(held=held, free=usage.free, waiting=plane.waiting), returned
+    wanted = demand.wanted_blocks(held=given, free=usage.free, waiting=plane.waiting)
+    return usage, wanted, returned, [str(block) for block in plane.held_blocks()]
 
 
-def render_status(report: Report, previous: list[meta.Condition], *, version: str, now: str) -> fleet.FleetNodeStatus:
-    """Render a FleetNode's status."""
+def render_status(report: Report, known: fleet.FleetNode, *, version: str, now: str) -> fleet.FleetNodeStatus:
+    """Render the status of the FleetNode ``known``."""
     ready = meta.Condition(
         type="Ready",
         status="True" if report.ready is None else "False",
@@ -77,8 +80,9 @@ def render_status(report: Report, previous: list[meta.Condition], *, version: st
         addresses_free=report.free,
         blocks_wanted=report.wanted,
         blocks_returned=report.returned,
+        blocks_missing=[block for block in report.held if block not in known.spec.blocks],
         version=version,
-        conditions=meta.set_condition(meta.set_condition(previous, ready, now=now), room, now=now),
+        conditions=meta.set_condition(meta.set_condition(known.status.conditions, ready, now=now), room, now=now),
     )
 
 
@@ -129,7 +133,7 @@ class Publishing:
             fresh = {"metadata": {"name": self._node, "namespace": self._namespace}}
             known = self._client.apply(resource.FLEET_NODES, fresh, manager=MANAGER)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        status = render_status(self._report(), known.status.conditions, version=self._version, now=now)
+        status = render_status(self._report(), known, version=self._version, now=now)
         left_s = self._counted + COUNTS_S - self._clock()
         if status == known.status or (left_s > 0 and not is_pressing(status, known.status)):
             return AGAIN_S if status == known.status else left_s

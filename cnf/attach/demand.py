@@ -6,10 +6,12 @@ One invariant: between asking for a block and giving it back lie at least ``HIGH
 
 from __future__ import annotations
 
+import ipaddress
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
-from fleetboard.model.addresses import NODE_BLOCK_PREFIX, Network
+from cnf.attach.network import NodeNetwork
+from fleetboard.model.addresses import NODE_BLOCK_PREFIX, Address, Network
 
 LOW_WATER = 16
 """With fewer free addresses than this a node asks for a further block: what starts while the leader gives it."""
@@ -25,6 +27,22 @@ def wanted_blocks(*, held: int, free: int, waiting: int = 0) -> int:
     """Return how many blocks a node wants that gives addresses of ``held``; ``waiting`` ADDs found none free."""
     missing = LOW_WATER + waiting - free
     return held + max(0, -(-missing // _SIZE))
+
+
+def held_blocks(known: NodeNetwork | None, addresses: Collection[Address]) -> tuple[Network, ...]:
+    """Return the blocks that a node gives addresses of, in their order, and then those its pods' addresses are of.
+
+    The API may have lost them, and where nothing is remembered the addresses say which block can't be the node's
+    first: that one's first address is the node's own.
+    """
+    known_blocks = known.blocks if known is not None else ()
+    found = {
+        ipaddress.ip_network((address, NODE_BLOCK_PREFIX[address.version]), strict=False)
+        for address in addresses
+        if not any(address in block for block in known_blocks)
+    }
+    others = sorted(found, key=lambda block: (block.network_address in addresses, block.version, block))
+    return (*(known.given if known is not None else ()), *others)
 
 
 class Surplus:

@@ -3,6 +3,7 @@
 AttachError
 ├── FrameError              bytes on the socket that are no request
 ├── JournalError            the journal can't be read or written
+├── NetworkRefusedError     a pod has what would be the node's own address
 └── CallRefusedError        the answer to one CNI call: code, message and details of the specification
     └── ExhaustedError      no free address now; further blocks or a released address may come
 
@@ -48,6 +49,10 @@ class FrameError(AttachError):
 
 class JournalError(AttachError):
     """The journal can't be read or written; the sentence names the file."""
+
+
+class NetworkRefusedError(AttachError):
+    """The node's part of the fleet can't be taken up; the sentence names the address."""
 
 
 class CallRefusedError(AttachError):

@@ -51,6 +51,7 @@ class Holding:
         Raises:
             NetlinkError: the node's address can't be put in place; nothing changed.
             JournalError: that a block was taken can't be written down; nothing changed.
+            NetworkRefusedError: a pod has what would be the node's own address; nothing changed.
         """
         with self._turn:
             old = self._supply.network
@@ -60,6 +61,7 @@ class Holding:
             if new == old:
                 return False
             new = self._count_returned(new)
+            self._refuse_pods_address(new, old)
             self._install(new)
             try:
                 network.write(self._path, new, node=self._node)
@@ -96,6 +98,15 @@ class Holding:
         """Count no block as returned that a pod has an address of: the file may be older than the journal."""
         kept = tuple(block for block in known.returned if not self._ledger.uses(block))
         return dataclasses.replace(known, returned=kept)
+
+    def _refuse_pods_address(self, new: NodeNetwork, old: NodeNetwork | None) -> None:
+        """Let the node have no address that a pod has: so it is where the API lost which block was its first."""
+        for address in new.gateways():
+            if self._ledger.holds(address) and (old is None or address not in old.gateways()):
+                blocks = ", ".join(str(block) for block in new.blocks)
+                raise errors.NetworkRefusedError(
+                    f"blocks {blocks}: the node's address would be {address}, which a pod of it has until it ends"
+                )
 
     def _install(self, known: NodeNetwork) -> None:
         self._put_node(known)

@@ -183,6 +183,11 @@ class Ledger:
         with self._lock:
             return str(address) in self._state.holders
 
+    def held(self) -> list[Address]:
+        """Return every address that an attachment has, ended or not."""
+        with self._lock:
+            return [ipaddress.ip_address(address) for address in self._state.holders]
+
     def uses(self, block: Network) -> bool:
         """Say whether an attachment has an address of that block."""
         with self._lock:

@@ -42,6 +42,7 @@ from cnf.attach.network import NodeNetwork
 from cnf.netlink import errors as netlink_errors
 from cnf.netlink.namespace import Namespace
 from fleetboard.model import fleet
+from fleetboard.model.addresses import Network
 
 _log = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ class Plane:
         Raises:
             NetlinkError: the node's address can't be put in place; nothing changed.
             JournalError: that a block was taken can't be written down; nothing changed.
+            NetworkRefusedError: a pod has what would be the node's own address; nothing changed.
         """
         old = self._supply.network
         if not self._holding.change(new):
@@ -193,6 +195,10 @@ class Plane:
             )
             for record in records.newest(self._ledger.attached())
         ]
+
+    def held_blocks(self) -> tuple[Network, ...]:
+        """Return the blocks that addresses are given of or pods have addresses of, the node's first one first."""
+        return demand.held_blocks(self._supply.network, self._ledger.held())
 
     def usage(self) -> ipam.Usage:
         """Count addresses; the daemon asks for a block when few are free."""

@@ -237,6 +237,8 @@ class FleetNodeStatus(_Wire, frozen=True, kw_only=True):
     """How many blocks the node wants, those it has returned not counted."""
     blocks_returned: list[str] = []
     """Blocks of ``spec.blocks`` that are empty and that the node uses no more: the leader may take them."""
+    blocks_missing: list[str] = []
+    """Blocks that the node gives addresses of, or has pods in, and that ``spec.blocks`` lacks: its first one first."""
     version: str = ""
     conditions: list[meta.Condition] = []
 

@@ -110,8 +110,8 @@ class Node:
         return 10
 
     def _report(self) -> publishing.Report:
-        usage, wanted, returned = publishing.read_addresses(self.plane)
-        return publishing.Report("k", "", 1360, usage.used, usage.free, wanted, returned, None)
+        usage, wanted, returned, held = publishing.read_addresses(self.plane)
+        return publishing.Report("k", "", 1360, usage.used, usage.free, wanted, returned, held, None)
 
     def call(self, verb: str, container: str, net: QuickNet) -> frames.Response:
         env = {

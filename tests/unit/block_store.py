@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -29,6 +30,8 @@ class Store:
         self.version = 0
         self.before_call: dict[int, Callable[[], None]] = {}
         self.calls = 0
+        self.clock: Callable[[], float] = time.time
+        self.present = set(NAMES)
 
     def all(self, kind: resource.Resource[Any]) -> list[Any]:
         return [obj for (plural, _), obj in self.objects.items() if plural == kind.plural]
@@ -39,27 +42,50 @@ class Store:
 
     def list(self, _kind: resource.Resource[Any]) -> tuple[list[Any], str]:
         self._count()
-        return [fleet.FleetNode(metadata=meta.ObjectMeta(name=name)) for name in NAMES], ""
+        return [fleet.FleetNode(metadata=meta.ObjectMeta(name=name)) for name in sorted(self.present)], ""
 
     def create(self, kind: resource.Resource[Any], obj: Any) -> Any:
         self._count()
         if (kind.plural, obj.metadata.name) in self.objects:
             raise kube_errors.AlreadyExistsError(409, "AlreadyExists", obj.metadata.name)
-        return self._put(kind, obj)
+        metadata = msgspec.structs.replace(obj.metadata, uid=f"uid-{self.version}")
+        return self._put(kind, msgspec.structs.replace(obj, metadata=metadata))
 
     def replace(self, kind: resource.Resource[Any], obj: Any) -> Any:
         self._count()
         self._check(kind, obj.metadata.name, obj.metadata.resource_version)
         return self._put(kind, obj)
 
-    def apply(self, kind: resource.Resource[Any], body: Any, *, manager: str, keep_version: bool, **_: Any) -> Any:
+    def apply(
+        self,
+        kind: resource.Resource[Any],
+        body: Any,
+        *,
+        manager: str,
+        keep_version: bool = False,
+        subresource: str = "",
+    ) -> Any:
         self._count()
-        body = encoding.encode(kind, body, keep_version=keep_version)
+        body = encoding.encode(kind, body, keep_version=keep_version, subresource=subresource)
         name = body["metadata"]["name"]
         if keep_version:
             self._check(kind, name, body["metadata"]["resourceVersion"])
-        spec = msgspec.convert(body["spec"], fleet.FleetNodeSpec)
-        return self._put(kind, msgspec.structs.replace(self.objects[(kind.plural, name)], spec=spec))
+        found = self.objects.get((kind.plural, name))
+        if found is None:
+            return self.create(kind, fleet.FleetNode(metadata=meta.ObjectMeta(name=name, creation_timestamp=name)))
+        if "spec" in body:
+            found = msgspec.structs.replace(found, spec=msgspec.convert(body["spec"], fleet.FleetNodeSpec))
+        if "status" in body:
+            found = msgspec.structs.replace(found, status=msgspec.convert(body["status"], fleet.FleetNodeStatus))
+        return self._put(kind, found)
+
+    def delete(self, kind: resource.Resource[Any], name: str, _namespace: str = "", *, uid: str = "") -> bool:
+        self._count()
+        found = self.objects.get((kind.plural, name))
+        if found is None or (uid and found.metadata.uid != uid):
+            return False
+        del self.objects[(kind.plural, name)]
+        return True
 
     def write_status(self, name: str, status: fleet.FleetNodeStatus) -> None:
         node = self.objects[(resource.FLEET_NODES.plural, name)]
@@ -67,7 +93,8 @@ class Store:
             self._put(resource.FLEET_NODES, msgspec.structs.replace(node, status=status))
 
     def _check(self, kind: resource.Resource[Any], name: str, version: str) -> None:
-        if self.objects[(kind.plural, name)].metadata.resource_version != version:
+        found = self.objects.get((kind.plural, name))
+        if found is None or found.metadata.resource_version != version:
             raise kube_errors.ConflictError(409, "Conflict", f"{name} has been modified")
 
     def _put(self, kind: resource.Resource[Any], obj: Any) -> Any:
@@ -127,5 +154,6 @@ def make_leader(store: Store) -> tuple[granting.Granting, View]:
         cast("caches.Caches", view),
         leading=lambda: True,
         recorder=cast("events.Recorder", view.told),
+        clock=store.clock,
     )
     return made, view

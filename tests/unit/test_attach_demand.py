@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnf.attach import demand
+from cnf.attach import demand, network
 from fleetboard.model.addresses import Network
 
 FIRST, SECOND, THIRD = (ipaddress.ip_network(f"10.113.4.{start}/26") for start in (0, 64, 128))
@@ -77,3 +77,11 @@ def test_whoever_has_given_a_block_back_does_not_ask_for_one(used: int, idle: se
     left = free - sum(block.num_addresses for block in given_back)
     held = 3 - len(given_back)
     assert not given_back or demand.wanted_blocks(held=held, free=left) == held
+
+
+def test_a_node_holds_what_it_gives_addresses_of_and_what_its_pods_live_in() -> None:
+    first, second, third, other = (ipaddress.ip_network(f"10.113.4.{start}/26") for start in (64, 0, 128, 192))
+    known = network.NodeNetwork(first[0], (first, second, third), (), 1360, returned=(third,))
+    assert demand.held_blocks(known, [first[5], other[9]]) == (first, second, other)
+    # Nothing is remembered: the first address of the second is a pod's, so it isn't the node's first.
+    assert demand.held_blocks(None, [second[0], first[5], second[1]]) == (first, second)

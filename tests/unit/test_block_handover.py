@@ -82,6 +82,7 @@ class Node:
         known = self.supply.network
         usage = self.book.usage()
         return fleet.FleetNodeStatus(
+            public_key="k",
             addresses_used=usage.used,
             blocks_wanted=demand.wanted_blocks(held=len(self.given), free=usage.free),
             blocks_returned=[str(block) for block in known.returned] if known is not None else [],

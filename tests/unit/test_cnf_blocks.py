@@ -13,11 +13,18 @@ NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
 CLUSTER = (ipaddress.ip_network("10.113.4.0/22"),)
 
 
-def make_node(name: str, *, held: list[str] | None = None, wanted: int = 1, created: str = "2026-01-01T00:00:00Z"):  # type: ignore[no-untyped-def]
+def make_node(
+    name: str,
+    *,
+    held: list[str] | None = None,
+    wanted: int = 1,
+    missing: list[str] | None = None,
+    created: str = "2026-01-01T00:00:00Z",
+) -> fleet.FleetNode:
     return fleet.FleetNode(
         metadata=meta.ObjectMeta(name=name, creation_timestamp=created),
         spec=fleet.FleetNodeSpec(blocks=held or []),
-        status=fleet.FleetNodeStatus(blocks_wanted=wanted),
+        status=fleet.FleetNodeStatus(public_key="k", blocks_wanted=wanted, blocks_missing=missing or []),
     )
 
 
@@ -69,6 +76,32 @@ def test_an_exhausted_cluster_says_which_blocks_are_full() -> None:
     decision = blocks.plan_grants([make_node("a")], claims, small, now=NOW)
     assert decision.grants == ()
     assert "10.113.4.0/24" in decision.refused["a"]
+
+
+def test_a_node_made_anew_gets_the_blocks_it_holds_in_its_order_and_nothing_before_it_has_said_so() -> None:
+    first, second = "10.113.4.64/26", "10.113.4.0/26"
+    claims = [make_claim(first, "a"), make_claim(second, "a")]
+    anew = fleet.FleetNode(metadata=meta.ObjectMeta(name="a"))
+    assert blocks.plan_grants([anew], claims, CLUSTER, now=NOW).grants == ()
+    assert blocks.plan_loose([anew], claims) == []
+    told = make_node("a", missing=[first, second])
+    assert [str(grant.block) for grant in blocks.plan_grants([told], claims, CLUSTER, now=NOW).grants] == [
+        first,
+        second,
+    ]
+    assert blocks.plan_loose([make_node("a", held=[first], missing=[second])], claims) == []
+
+
+def test_no_other_node_gets_a_block_that_one_says_it_holds() -> None:
+    nodes = [make_node("a", held=["10.113.4.64/26"], missing=["10.113.4.0/26"]), make_node("b")]
+    tombstone = make_claim("10.113.4.0/26", "old", released="2026-11-01T00:00:00Z")
+    grants = blocks.plan_grants(nodes, [tombstone], CLUSTER, now=NOW).grants
+    assert [(grant.node, str(grant.block)) for grant in grants] == [("a", "10.113.4.0/26"), ("b", "10.113.4.128/26")]
+
+
+def test_a_node_that_holds_what_is_not_the_clusters_asks_for_no_more_than_it_wants() -> None:
+    node = make_node("a", held=["10.113.4.0/26"], missing=["10.99.0.0/26"])
+    assert blocks.plan_grants([node], [], CLUSTER, now=NOW) == blocks.Decision((), {})
 
 
 def test_a_node_that_has_what_it_wants_gets_nothing() -> None:

@@ -33,7 +33,7 @@ def claim(store: Store, block: str, owner: str) -> None:
 
 
 def status(wanted: int = 1, *returned: str) -> fleet.FleetNodeStatus:
-    return fleet.FleetNodeStatus(blocks_wanted=wanted, blocks_returned=list(returned))
+    return fleet.FleetNodeStatus(public_key="k", blocks_wanted=wanted, blocks_returned=list(returned))
 
 
 def shown(store: Store, name: str) -> list[str]:
@@ -162,9 +162,18 @@ def test_what_was_given_back_goes_to_another_when_nothing_else_is_left() -> None
     for block in list(addresses.node_blocks([addresses.parse_cidr(CLUSTER, field="")]))[2:]:
         claim(store, str(block), "gone")
     metadata = meta.ObjectMeta(name="n1", creation_timestamp="n1")
-    store.create(resource.FLEET_NODES, fleet.FleetNode(metadata=metadata))
+    store.create(resource.FLEET_NODES, fleet.FleetNode(metadata=metadata, status=status()))
     lead(store)
     assert (shown(store, "n1"), claims(store)[SECOND]) == ([SECOND], ("n1", False, False))
+
+
+def test_a_node_made_anew_gets_nothing_that_was_decided_on_for_the_former_one() -> None:
+    store = make_store(n0=status(2))
+    leader, _ = make_leader(store)
+    del store.objects[(resource.FLEET_NODES.plural, "n0")]
+    store.create(resource.FLEET_NODES, fleet.FleetNode(metadata=meta.ObjectMeta(name="n0")))
+    leader.reconcile("all")
+    assert shown(store, "n0") == []
 
 
 def test_an_exhausted_cluster_is_told_in_an_event_on_the_node_once() -> None:

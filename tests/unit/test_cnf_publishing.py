@@ -10,7 +10,7 @@ from cnf import publishing
 from fleetboard.model import fleet, meta, names, resource
 
 REPORT = publishing.Report(
-    public_key="k", endpoint="192.0.2.1:31820", mtu=1420, used=1, free=62, wanted=1, returned=[], ready=None
+    public_key="k", endpoint="192.0.2.1:31820", mtu=1420, used=1, free=62, wanted=1, returned=[], held=[], ready=None
 )
 
 
@@ -74,6 +74,19 @@ def test_a_returned_block_is_shown_and_forgotten() -> None:
         assert "blocksReturned" not in api.objects["fleetnodes", names.NAMESPACE, "n"]["status"]
 
 
+def test_a_block_that_the_node_holds_and_its_fleetnode_lacks_is_shown_until_it_has_it() -> None:
+    with FakeApi() as api:
+        node = Node(api)
+        node.report = dataclasses.replace(REPORT, held=["10.113.4.64/26", "10.113.4.0/26"])
+        node.publish()
+        found = node.find()
+        assert found is not None
+        assert found.status.blocks_missing == ["10.113.4.64/26", "10.113.4.0/26"]
+        api.put("fleetnodes", "n", names.NAMESPACE, spec={"blocks": node.report.held}, status={"blocksMissing": ["x"]})
+        assert node.publish()
+        assert "blocksMissing" not in api.objects["fleetnodes", names.NAMESPACE, "n"]["status"]
+
+
 def test_what_was_made_of_an_older_fleetnode_is_not_written() -> None:
     with FakeApi() as api:
         node = Node(api)
@@ -89,7 +102,7 @@ def test_what_was_made_of_an_older_fleetnode_is_not_written() -> None:
 
 def test_an_exhausted_cluster_shows_as_a_condition_of_the_node() -> None:
     def condition(report: publishing.Report) -> meta.Condition | None:
-        status = publishing.render_status(report, [], version="1", now="2026-01-01T00:00:00Z")
+        status = publishing.render_status(report, fleet.FleetNode(), version="1", now="2026-01-01T00:00:00Z")
         return meta.find_condition(status.conditions, "AddressesAvailable")
 
     full = condition(dataclasses.replace(REPORT, exhausted="the cluster is full"))

@@ -1,26 +1,32 @@
 """Blocks move between nodes while leaders, nodes and the API stop at any step: no address is in two places.
 
-Real: what each node keeps (``Holding``, ledger and file) and the leader (``Granting``). The API is a store with the
-real one's rules of versions. Leaders act on copies of any age, two of them at once, and at any call of theirs the
-process may end, or a node or the other leader do something first.
+Real: what each node keeps (``Holding``, ledger and file) and says (``Publishing``), and the leader (``Granting``). The
+API is a store with the real one's rules of versions. Leaders act on copies of any age, two of them at once, and at any
+call of theirs the process may end, or a node or the other leader do something first. What a node writes may arrive
+when it has given up on it; FleetNodes are deleted, disks take nothing, and days pass.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime
 import ipaddress
 import itertools
 import os
 import pathlib
 import random
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import pytest
 from block_store import CLUSTER, NAMES, Ended, Store, make_leader
 
-from cnf import blocks, granting
-from cnf.attach import demand, errors, holding, journal, ledger, network, records, supply
-from fleetboard.model import fleet, meta, resource
+from cnf import blocks, granting, publishing
+from cnf.attach import demand, errors, holding, ipam, journal, ledger, network, plane, records, supply
+from fleetboard.kube import client as kube_client
+from fleetboard.kube import errors as kube_errors
+from fleetboard.model import addresses, fleet, meta, resource
 from fleetboard.model.addresses import Address, Network
 
 IDLE_S = 120.0
@@ -34,17 +40,55 @@ class Clock:
         return self.now
 
 
-class Node:
-    """A node's memory and disk."""
+class Journal(journal.Journal):
+    """One whose disk may be full."""
 
-    def __init__(self, name: str, folder: pathlib.Path, clock: Clock) -> None:
+    full = False
+
+    def rewrite(self, entries: Iterable[records.Entry]) -> None:
+        self._refuse()
+        super().rewrite(entries)
+
+    def append(self, entry: records.Entry) -> int:
+        self._refuse()
+        return super().append(entry)
+
+    def _refuse(self) -> None:
+        if self.full:
+            self.healthy = False
+            raise errors.JournalError("No space left on device")
+
+
+class Outbox:
+    """A node's way to the API, on which writes may be held up."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.stalled = store, False
+        self.late: list[Callable[[], Any]] = []
+
+    def apply(self, kind: resource.Resource[Any], body: Any, **options: Any) -> Any:
+        if not self.stalled or not options.get("subresource"):
+            return self.store.apply(kind, body, **options)
+        self.late.append(lambda: self.store.apply(kind, body, **options))
+        raise kube_errors.UnreachableError("no answer")
+
+
+class Node:
+    """A node's memory and disk, and what it says."""
+
+    waiting = 0
+
+    def __init__(self, name: str, folder: pathlib.Path, clock: Clock, store: Store) -> None:
         self.name, self.folder, self.clock = name, folder, clock
+        self.outbox = Outbox(store)
         self.count = itertools.count()
         self.start()
 
-    def start(self) -> None:
+    def start(self, *, full: bool = False) -> None:
+        self.journal = Journal(self.folder / "journal", fsync=lambda _: None)
+        self.journal.full = full
         self.book = ledger.Ledger(
-            journal.Journal(self.folder / "journal", fsync=lambda _: None),
+            self.journal,
             node=self.name,
             clock=self.clock,
             wall=self.clock,
@@ -62,13 +106,36 @@ class Node:
         known = self.held.recall()
         if known is not None:
             self.supply.change(known)
+        self.publishing = publishing.Publishing(
+            cast("kube_client.Client", self.outbox),
+            namespace="fleetboard-system",
+            node=self.name,
+            version="1",
+            report=self.report,
+            attachments=list,
+            known=lambda: self.outbox.store.objects.get((resource.FLEET_NODES.plural, self.name)),
+            clock=self.clock,
+        )
+
+    def set_disk(self, *, journal: bool, file: bool) -> None:
+        """Say what can't be written from now on."""
+        self.journal.full = journal
+        draft = self.folder / "network.new"
+        if file:
+            draft.mkdir(exist_ok=True)
+        elif draft.is_dir():
+            draft.rmdir()
 
     def add(self) -> None:
         draft = records.Record(
             container_id=f"{self.name}-{next(self.count)}", interface="net1", addresses=[], mac="", cookie=1, boot="b"
         )
         record, _ = self.book.reserve(draft)
-        self.book.commit(record.key, index=1)
+        try:
+            self.book.commit(record.key, index=1)
+        except errors.JournalError:
+            self.book.release(record.key, rest=False)
+            raise
 
     @property
     def used(self) -> set[Address]:
@@ -78,15 +145,18 @@ class Node:
     def given(self) -> tuple[Network, ...]:
         return self.supply.network.given if self.supply.network is not None else ()
 
-    def status(self) -> fleet.FleetNodeStatus:
-        known = self.supply.network
-        usage = self.book.usage()
-        return fleet.FleetNodeStatus(
-            public_key="k",
-            addresses_used=usage.used,
-            blocks_wanted=demand.wanted_blocks(held=len(self.given), free=usage.free),
-            blocks_returned=[str(block) for block in known.returned] if known is not None else [],
-        )
+    def usage(self) -> ipam.Usage:
+        return self.book.usage()
+
+    def network(self) -> network.NodeNetwork | None:
+        return self.supply.network
+
+    def held_blocks(self) -> tuple[Network, ...]:
+        return demand.held_blocks(self.supply.network, self.book.held())
+
+    def report(self) -> publishing.Report:
+        usage, wanted, returned, held = publishing.read_addresses(cast("plane.Plane", self))
+        return publishing.Report("k", "", 1360, usage.used, usage.free, wanted, returned, held, None)
 
 
 class HandOver:
@@ -96,30 +166,49 @@ class HandOver:
         self.choose = random.Random(seed)
         self.clock = Clock()
         self.store = Store()
+        self.store.clock = self.clock
         self.nodes: dict[str, Node] = {}
         for name in NAMES:
             path = folder / name
             path.mkdir()
-            self.nodes[name] = Node(name, path, self.clock)
-            metadata = meta.ObjectMeta(name=name, creation_timestamp=name)
-            self.store.create(resource.FLEET_NODES, fleet.FleetNode(metadata=metadata))
+            self.nodes[name] = Node(name, path, self.clock, self.store)
+        self.give_first_blocks()
         self.leaders = [make_leader(self.store) for _ in range(2)]
         self.first: dict[str, str] = {}
+        self.anew: set[str] = set()
         self.seen: collections.Counter[str] = collections.Counter()
         self.settle()
+
+    def give_first_blocks(self) -> None:
+        """Let the first blocks be any, as in a cluster that has seen nodes come and go."""
+        every = list(addresses.node_blocks([ipaddress.ip_network(CLUSTER)]))
+        for name, block in zip(NAMES, self.choose.sample(every, len(NAMES)), strict=True):
+            node = fleet.FleetNode(
+                metadata=meta.ObjectMeta(name=name, creation_timestamp=name),
+                spec=fleet.FleetNodeSpec(blocks=[str(block)]),
+            )
+            claim = fleet.Claim(
+                metadata=meta.ObjectMeta(name=addresses.claim_name(block)),
+                spec=fleet.ClaimSpec(cidr=str(block), purpose=blocks.PURPOSE, owner=name),
+            )
+            self.store.create(resource.FLEET_NODES, node)
+            self.store.create(resource.CLAIMS, claim)
 
     def step(self) -> None:
         """Let one thing happen anywhere."""
         (action,) = self.choose.choices(
-            [self.add, self.remove, self.empty, self.publish, self.see, self.restart, self.sync, self.lead],
-            [10, 4, 8, 14, 14, 4, 14, 34],
+            [
+                *(self.add, self.remove, self.empty, self.publish, self.see, self.restart, self.sync, self.lead),
+                *(self.stall, self.arrive, self.delete, self.forget, self.fill_disk, self.pass_a_day),
+            ],
+            [10, 4, 8, 14, 14, 6, 14, 34, 8, 8, 2, 2, 4, 1],
         )
         action()
         self.check()
 
     def shown(self, name: str) -> fleet.FleetNode:
-        found: fleet.FleetNode = self.store.objects[(resource.FLEET_NODES.plural, name)]
-        return found
+        found: fleet.FleetNode | None = self.store.objects.get((resource.FLEET_NODES.plural, name))
+        return found or fleet.FleetNode()
 
     def any_node(self) -> str:
         return self.choose.choice(NAMES)
@@ -132,15 +221,18 @@ class HandOver:
             except errors.ExhaustedError:
                 self.seen["exhausted"] += 1
                 return
+            except errors.JournalError:
+                self.seen["full"] += 1
+                return
 
     def remove(self) -> None:
         node = self.nodes[self.any_node()]
         for record in node.book.attached()[self.choose.choice([0, 1, 30, 60]) :]:
             node.book.release(record.key)
 
-    def empty(self) -> None:
+    def empty(self, name: str = "") -> None:
         """A node's pods go, time passes, and it finds blocks that have been empty for long."""
-        node = self.nodes[self.any_node()]
+        node = self.nodes[name or self.any_node()]
         for record in node.book.attached()[self.choose.choice([0, 1, 30, 60]) :]:
             node.book.release(record.key)
         for seconds in (61.0, IDLE_S):
@@ -148,8 +240,58 @@ class HandOver:
             self.seen["returned"] += node.held.give_back()
 
     def publish(self, name: str = "") -> None:
-        name = name or self.any_node()
-        self.store.write_status(name, self.nodes[name].status())
+        self.nodes[name or self.any_node()].publishing.reconcile_node("all")
+
+    def stall(self) -> None:
+        """A node writes and hears nothing."""
+        node = self.nodes[self.any_node()]
+        node.outbox.stalled = True
+        with contextlib.suppress(kube_errors.UnreachableError):
+            node.publishing.reconcile_node("all")
+        node.outbox.stalled = False
+
+    def arrive(self) -> None:
+        """What a node wrote some time ago comes to the API."""
+        late = self.nodes[self.any_node()].outbox.late
+        if late:
+            try:
+                late.pop(self.choose.randrange(len(late)))()
+            except kube_errors.ConflictError:
+                self.seen["late"] += 1
+
+    def delete(self) -> None:
+        """Somebody deletes a FleetNode that its node remembers."""
+        name = self.any_node()
+        if self.nodes[name].supply.network is not None:
+            self.store.delete(resource.FLEET_NODES, name)
+            self.anew.add(name)
+
+    def forget(self) -> None:
+        """The cluster loses a node for a moment, and a leader sees that."""
+        name, number = self.any_node(), self.choose.randrange(2)
+        if self.nodes[name].supply.network is not None:
+            self.store.present.discard(name)
+            self.leaders[number] = make_leader(self.store)
+            self.reconcile(number)
+            self.store.present.add(name)
+            self.anew.add(name)
+
+    def fill_disk(self) -> None:
+        """A node can't write, its pods go, and perhaps its process ends before it can."""
+        journal, file = self.choose.choice([(True, False), (True, False), (False, True)])
+        name = self.any_node()
+        self.nodes[name].set_disk(journal=journal, file=file)
+        self.empty(name)
+        if self.choose.random() < 0.5:
+            self.publish(name)
+            self.sync(0, "both")
+            self.reconcile(0)
+            self.see(name)
+            self.restart(name)
+
+    def pass_a_day(self) -> None:
+        self.settle()
+        self.clock.now += 25 * 3600
 
     def see(self, name: str = "") -> None:
         shown = self.shown(name or self.any_node())
@@ -157,16 +299,26 @@ class HandOver:
             return
         spec = tuple(ipaddress.ip_network(block) for block in shown.spec.blocks)
         returned = tuple(ipaddress.ip_network(block) for block in shown.status.blocks_returned)
-        self.nodes[shown.metadata.name].held.change(
-            network.NodeNetwork(spec[0].network_address, spec, (ipaddress.ip_network("10.112.0.0/12"),), 1360, returned)
-        )
+        try:
+            self.nodes[shown.metadata.name].held.change(
+                network.NodeNetwork(
+                    spec[0].network_address, spec, (ipaddress.ip_network("10.112.0.0/12"),), 1360, returned
+                )
+            )
+        except errors.JournalError:
+            self.seen["full"] += 1
 
-    def restart(self) -> None:
-        node = self.nodes[self.any_node()]
+    def restart(self, name: str = "") -> None:
+        node = self.nodes[name or self.any_node()]
+        file = node.folder / "network.json"
+        # A first block that neither API nor disk remember is another one afterwards.
+        if self.shown(node.name).spec.blocks:
+            if self.choose.random() < 0.3:
+                file.unlink(missing_ok=True)
+        elif not file.exists():
+            return
         node.book.close()
-        if self.choose.random() < 0.3:
-            (node.folder / "network.json").unlink(missing_ok=True)
-        node.start()
+        node.start(full=node.journal.full)
 
     def sync(self, number: int | None = None, what: str = "") -> None:
         """A leader's copies catch up, both or one."""
@@ -203,7 +355,10 @@ class HandOver:
         self.seen["taken"] += len(before - {block for name in NAMES for block in self.shown(name).spec.blocks})
 
     def settle(self) -> None:
-        """Everybody hears of everything, one leader leads: as it is all day."""
+        """Everybody hears of everything, disks work, one leader leads: as it is all day."""
+        for node in self.nodes.values():
+            node.set_disk(journal=False, file=False)
+            node.book.mend()
         for _ in range(30):
             before = self.store.version
             for name in NAMES:
@@ -212,6 +367,7 @@ class HandOver:
             self.sync(0, "both")
             self.reconcile(0)
             if self.store.version == before:
+                self.anew.clear()
                 return
         pytest.fail("leader and nodes never come to rest")
 
@@ -223,7 +379,11 @@ class HandOver:
             shown = self.shown(name).spec.blocks
             own = [ipaddress.ip_network(block) for block in shown]
             lost = [address for address in node.used if not any(address in block for block in own)]
-            assert not lost, f"a block in use was taken from {name}"
+            assert not lost or name in self.anew, f"a block in use was taken from {name}"
+            others = [
+                ipaddress.ip_network(block) for one in NAMES if one != name for block in self.shown(one).spec.blocks
+            ]
+            assert not [address for address in lost if any(address in block for block in others)], "given to another"
             assert not shown or self.first.setdefault(name, shown[0]) == shown[0], "a node's first block was taken"
             free_to_take = set(shown) & set(self.shown(name).status.blocks_returned)
             assert not free_to_take & set(map(str, node.given)), f"{name} gives of a block that may be taken"
@@ -239,8 +399,8 @@ class HandOver:
         shown = [(name, block) for name in NAMES for block in self.shown(name).spec.blocks]
         assert owned == collections.Counter(shown)
         assert len({block for _, block in shown}) == len(shown)
-        wanting = {name for name in NAMES if self.nodes[name].status().blocks_wanted > len(self.nodes[name].given)}
-        cluster, now = [ipaddress.ip_network(CLUSTER)], datetime.datetime.now(datetime.UTC)
+        wanting = {name for name in NAMES if self.nodes[name].report().wanted > len(self.nodes[name].given)}
+        cluster, now = [ipaddress.ip_network(CLUSTER)], datetime.datetime.fromtimestamp(self.clock(), datetime.UTC)
         decision = blocks.plan_grants(self.store.all(resource.FLEET_NODES), claims, cluster, now=now)
         assert set(decision.refused) == wanting
         assert not decision.grants
@@ -253,7 +413,7 @@ def test_no_address_is_in_two_places_whoever_stops_where(tmp_path: pathlib.Path)
     for number in [seed] if seed else [random.randrange(1, 1 << 32) for _ in range(6)]:
         (tmp_path / str(number)).mkdir()
         seen += play(number, tmp_path / str(number))
-    assert min(seen[event] for event in ("returned", "taken", "conflict", "end")) > 0, seen
+    assert min(seen[event] for event in ("returned", "taken", "conflict", "end", "late", "full")) > 0, seen
 
 
 def play(seed: int, folder: pathlib.Path) -> collections.Counter[str]:

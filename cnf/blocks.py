@@ -105,8 +105,8 @@ class _Room:
         noun = "block" if len(self._cluster_blocks) == 1 else "blocks"
         return (
             f"the cluster's {noun} {', '.join(map(str, self._cluster_blocks))} {'is' if noun == 'block' else 'are'} "
-            f"exhausted: nodes have {len(held)} of {sum(1 for _ in self._blocks())} node blocks, {resting} wait "
-            "24 h for nodes that are gone; the hub gives a further block unless the fleet CIDR is full"
+            f"exhausted: nodes have {len(held)} of {sum(1 for _ in self._blocks())} node blocks, {resting} rest "
+            "for 24 h before another node may have them; the hub gives a further block unless the fleet CIDR is full"
         )
 
 

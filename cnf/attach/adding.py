@@ -143,7 +143,10 @@ class Adder:
 
     def _explain(self) -> str:
         known = self.outlook()
-        return known or f"the cluster's leader gave no further block within {self.patience_s:.0f} s"
+        return known or (
+            f"no further block came within {self.patience_s:.0f} s: the cluster has no leader to give one, or this "
+            "node doesn't reach the API"
+        )
 
     def _draft(self, call: protocol.Call, pod: Namespace) -> records.Record:
         return records.Record(

@@ -300,7 +300,7 @@ class Plane:
             raise CallRefusedError(Code.NOT_AVAILABLE, "the node's address journal can't be written")
         if not self._ledger.usage().free:
             raise CallRefusedError(
-                Code.NOT_AVAILABLE, f"no free address in {', '.join(str(block) for block in known.blocks)}"
+                Code.NOT_AVAILABLE, f"no free address in {', '.join(str(block) for block in known.given)}"
             )
 
     def _collect_garbage(self, call: protocol.Call) -> None:

@@ -71,11 +71,13 @@ def test_a_released_block_rests_a_day_for_other_nodes_and_not_for_its_own() -> N
 
 
 def test_an_exhausted_cluster_says_which_blocks_are_full() -> None:
-    claims = [make_claim(f"10.113.4.{start}/26", "x") for start in (0, 64, 128, 192)]
+    claims = [make_claim(f"10.113.4.{start}/26", "x") for start in (0, 64, 128)]
+    claims.append(make_claim("10.113.4.192/26", "lives", released="2026-11-22T12:00:00Z"))
     small = (ipaddress.ip_network("10.113.4.0/24"),)
     decision = blocks.plan_grants([make_node("a")], claims, small, now=NOW)
     assert decision.grants == ()
     assert "10.113.4.0/24" in decision.refused["a"]
+    assert "nodes have 3 of 4 node blocks, 1 rest for 24 h before another node may have them" in decision.refused["a"]
 
 
 def test_a_node_made_anew_gets_the_blocks_it_holds_in_its_order_and_nothing_before_it_has_said_so() -> None:

@@ -34,11 +34,7 @@ def install_into(folder: str, name: str) -> None:
     text = trial.template(trial.CHART, values, "--show-only=templates/cnf.yaml")
     (cnf,) = (item for item in yaml.safe_load_all(text) if item and item["kind"] == "DaemonSet")
     spec = cnf["spec"]["template"]["spec"]
-    (container,) = (
-        one
-        for one in (*spec.get("initContainers", []), *spec["containers"])
-        if any(mount["name"] == "cni-bin" for mount in one["volumeMounts"])
-    )
+    (container,) = (one for one in spec["containers"] if any(m["name"] == "cni-bin" for m in one["volumeMounts"]))
     container = {key: container[key] for key in ("name", "image", "imagePullPolicy", "env", "securityContext")} | {
         "command": ["python", "-m", "cni.install"],
         "volumeMounts": [{"name": "cni-bin", "mountPath": "/host/cni-bin"}],

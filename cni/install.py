@@ -10,7 +10,9 @@ one that is on the disk.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import json
 import os
 import pathlib
 import sys
@@ -151,14 +153,19 @@ def main() -> int:
         bundle = pathlib.Path(os.environ.get("BUNDLE", "/opt/fleetboard/cni"))
         version = install(bundle, target=target, host_dir=host_dir)
     except InstallError as err:
-        sys.stderr.write(f"{err}\n")
+        _say("error", str(err))
         return 1
-    sys.stderr.write(f"CNI executable {NAME} {version} is in {host_dir}\n")
+    _say("info", f"CNI executable {NAME} {version} is in {host_dir}")
     if not any((target / caller).exists() for caller in CALLERS):
-        sys.stderr.write(
-            f"warning: {host_dir} holds no {' or '.join(CALLERS)}: is cni.binDir where this node's Multus looks?\n"
-        )
+        _say("warning", f"{host_dir} holds no {' or '.join(CALLERS)}: is cni.binDir where this node's Multus looks?")
     return 0
+
+
+def _say(level: str, sentence: str) -> None:
+    """Write a line of cnf's log, which this is part of (``fleetboard.observe.logs``, which nothing here imports)."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    line = {"ts": now, "level": level, "component": "cnf", "logger": "cni.install", "msg": sentence}
+    sys.stderr.write(f"{json.dumps(line)}\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -189,13 +190,17 @@ def main(monkeypatch: pytest.MonkeyPatch, bundle: pathlib.Path, target: pathlib.
     return install.main()
 
 
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
 def test_a_folder_that_is_not_there_is_one_sentence_with_the_nodes_name_of_it(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(monkeypatch, make_bundle(tmp_path), tmp_path / "none") == 1
-    assert (
-        capsys.readouterr().err == "can't install into the node's CNI folder '/node/bin': No such file or directory\n"
-    )
+    (said,) = lines(capsys)
+    assert {"component": "cnf", "logger": "cni.install", "level": "error"}.items() <= said.items()
+    assert said["msg"] == "can't install into the node's CNI folder '/node/bin': No such file or directory"
 
 
 def test_a_folder_that_multus_does_not_use_is_warned_of(
@@ -203,7 +208,9 @@ def test_a_folder_that_multus_does_not_use_is_warned_of(
 ) -> None:
     target = _made(tmp_path / "bin")
     assert main(monkeypatch, make_bundle(tmp_path), target) == 0
-    assert "warning: /node/bin holds no multus-shim or multus" in capsys.readouterr().err
+    warning = lines(capsys)[-1]
+    assert warning["level"] == "warning"
+    assert "/node/bin holds no multus-shim or multus" in warning["msg"]
     (target / "multus-shim").touch()
     assert main(monkeypatch, make_bundle(tmp_path, content=b"x"), target) == 0
-    assert "warning" not in capsys.readouterr().err
+    assert [line["level"] for line in lines(capsys)] == ["info"]

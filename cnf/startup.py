@@ -64,7 +64,8 @@ class StartupTaint:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._node, self._conf_dir, self._ready = client, node, conf_dir, ready
-        self._seen = state_dir / "multus-seen"
+        self._mark = state_dir / "multus-seen"
+        self._seen = self._mark.exists()
         self._warned = False
         self._clock = clock
         self._settled: tuple[bool, bool] | None = None
@@ -79,7 +80,7 @@ class StartupTaint:
     def reconcile(self, node: str) -> float:
         """Put the taint on or take it off when something changed."""
         away = not self._multus_is_called()
-        if away and not self._seen.exists():
+        if away and not self._seen:
             self._warn()
             return PERIOD_S
         state = (away, not away and self._ready() is None)
@@ -95,9 +96,10 @@ class StartupTaint:
 
     def _multus_is_called(self) -> bool:
         called = calls_multus(self._conf_dir)
-        if called and not self._seen.exists():
+        if called and not self._seen:
+            self._seen = True
             try:
-                self._seen.touch()
+                self._mark.touch()
             except OSError as err:
                 log.warning("it can't be kept that Multus was seen here", extra={"error": str(err)})
         return called

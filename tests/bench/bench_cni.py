@@ -120,10 +120,9 @@ def figures(samples: Samples, spent: bench_node.Spent) -> list[Figure]:
     return made
 
 
-def bench(work: pathlib.Path, *, shim: pathlib.Path, bridge: pathlib.Path) -> tuple[list[Figure], object]:
-    """Set up cnf and both plugins, and measure; return the figures and the samples."""
-    ours = {"cniVersion": "1.0.0", "name": "fleetboard", "type": "fleetboard"}
-    theirs = {
+def beside(**ipam: str) -> dict[str, object]:
+    """Return the configuration of ``bridge`` that everything is measured beside; ``ipam`` is more of host-local's."""
+    return {
         "cniVersion": "1.0.0",
         "name": "beside",
         "type": "bridge",
@@ -132,11 +131,17 @@ def bench(work: pathlib.Path, *, shim: pathlib.Path, bridge: pathlib.Path) -> tu
         "mtu": 1360,
         "ipam": {
             "type": "host-local",
-            "dataDir": str(work / "host-local"),
+            **ipam,
             "ranges": [[{"subnet": "10.128.0.0/16"}]],
             "routes": [{"dst": "10.112.0.0/12"}],
         },
     }
+
+
+def bench(work: pathlib.Path, *, shim: pathlib.Path, bridge: pathlib.Path) -> tuple[list[Figure], object]:
+    """Set up cnf and both plugins, and measure; return the figures and the samples."""
+    ours = {"cniVersion": "1.0.0", "name": "fleetboard", "type": "fleetboard"}
+    theirs = beside(dataDir=str(work / "host-local"))
     plugins = (
         Plugin("fleetboard", shim, _write(work / "fleetboard.conf", ours)),
         Plugin("bridge", bridge, _write(work / "bridge.conf", theirs)),

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import bench_cni
 import bench_figures
 from bench_figures import Figure
 
@@ -28,19 +29,6 @@ IMAGE = "fleetboard-tools:latest"
 ROUNDS = 12
 KINDS = {"none": "", "fleetboard": "default/fleetboard", "bridge": f"{NAMESPACE}/beside"}
 """What a pod's annotation asks for."""
-BRIDGE = {
-    "cniVersion": "1.0.0",
-    "name": "beside",
-    "type": "bridge",
-    "bridge": "beside0",
-    "isGateway": True,
-    "mtu": 1360,
-    "ipam": {
-        "type": "host-local",
-        "ranges": [[{"subnet": "10.128.0.0/16"}]],
-        "routes": [{"dst": "10.112.0.0/12"}],
-    },
-}
 _PATIENCE_S = 120
 
 
@@ -97,7 +85,7 @@ def prepared(bridge: pathlib.Path) -> Iterator[None]:
         "apiVersion": "k8s.cni.cncf.io/v1",
         "kind": "NetworkAttachmentDefinition",
         "metadata": {"name": "beside", "namespace": NAMESPACE},
-        "spec": {"config": json.dumps(BRIDGE)},
+        "spec": {"config": json.dumps(bench_cni.beside())},
     }
     try:
         apply(namespace, attachment)

@@ -47,6 +47,9 @@ class ServiceSpec(_Wire, frozen=True, kw_only=True):
     selector: dict[str, str] = {}
     session_affinity: str = "None"
     session_affinity_config: CoreSessionAffinityConfig | None = None
+    internal_traffic_policy: str = ""
+    traffic_distribution: str = ""
+    ip_families: list[str] = []
 
 
 class Service(_Wire, frozen=True, kw_only=True):
@@ -75,6 +78,18 @@ class EndpointConditions(_Wire, frozen=True, kw_only=True):
     terminating: bool | None = None
 
 
+class ForZone(_Wire, frozen=True, kw_only=True):
+    """discovery.k8s.io/v1 ForZone."""
+
+    name: str
+
+
+class EndpointHints(_Wire, frozen=True, kw_only=True):
+    """discovery.k8s.io/v1 EndpointHints: whose clients should prefer the endpoint."""
+
+    for_zones: list[ForZone] = []
+
+
 class Endpoint(_Wire, frozen=True, kw_only=True):
     """discovery.k8s.io/v1 Endpoint."""
 
@@ -84,6 +99,7 @@ class Endpoint(_Wire, frozen=True, kw_only=True):
     node_name: str | None = None
     target_ref: TargetRef | None = None
     zone: str | None = None
+    hints: EndpointHints | None = None
 
     @property
     def ready(self) -> bool:

@@ -132,6 +132,12 @@ class ExportedServiceSpec(_Wire, frozen=True, kw_only=True):
     ports: list[ServicePort] = []
     session_affinity: str = "None"
     session_affinity_timeout_s: int = 0
+    internal_traffic_policy: str = ""
+    """``Cluster`` or ``Local``; empty from an exporter that doesn't know the field, which means Cluster."""
+    traffic_distribution: str = ""
+    """``PreferClose``, ``PreferSameZone``, ``PreferSameNode``, or empty when the Service asks for none."""
+    ip_families: list[str] = []
+    """The Service's own; empty from an exporter that doesn't know the field."""
     exported_labels: dict[str, str] = {}
     exported_annotations: dict[str, str] = {}
     export_uid: str = ""
@@ -171,6 +177,12 @@ class FleetServiceSpec(_Wire, frozen=True, kw_only=True):
     ports: list[ServicePort] = []
     session_affinity: str = "None"
     session_affinity_timeout_s: int = 0
+    internal_traffic_policy: str = ""
+    """``Cluster`` or ``Local`` (only endpoints of the client's own node); empty is Cluster."""
+    traffic_distribution: str = ""
+    """Which endpoints to prefer: ``PreferClose``, ``PreferSameZone``, ``PreferSameNode``; empty is none."""
+    ip_families: list[str] = []
+    """``IPv4`` and ``IPv6`` in the order of ``vips``; empty from a hub that doesn't know the field."""
     exported_labels: dict[str, str] = {}
     exported_annotations: dict[str, str] = {}
     constituents: list[Constituent] = []

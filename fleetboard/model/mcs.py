@@ -70,6 +70,8 @@ class ServiceImportSpec(msgspec.Struct, frozen=True, rename="camel", kw_only=Tru
     ip_families: list[str] = []
     session_affinity: str = "None"
     session_affinity_config: SessionAffinityConfig | None = None
+    internal_traffic_policy: str | None = None
+    traffic_distribution: str | None = None
 
 
 class ImportCluster(_Wire, frozen=True, kw_only=True):

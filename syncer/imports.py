@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class Imports:
-    """Reconcile one imported service at a time; hand ``reconcile`` to a controller."""
+    """Reconcile one imported service at a time; hand ``reconcile`` to a controller.
+
+    ``slice_objects`` tells whether ServiceImports have the field ``status.endpointSliceObjects`` here.
+    """
 
     def __init__(
         self,
@@ -36,7 +39,9 @@ class Imports:
         cluster: str,
         accepted: importing.Namespaces,
         changed: Callable[[str], None],
+        slice_objects: bool = True,
     ) -> None:
+        self._slice_objects = slice_objects
         self._child, self._sources, self._clusterset = child, sources, clusterset
         self._cluster, self._accepted, self._changed = cluster, accepted, changed
         self.stopwatch = Stopwatch("import")
@@ -142,12 +147,18 @@ class Imports:
         ready = msgspec.structs.replace(planned.ready, observed_generation=current.metadata.generation)
         told = meta.set_condition(current.status.conditions, ready, now=rfc3339())
         clusters = [mcs.ImportCluster(cluster=cluster) for cluster in planned.clusters]
+        wanted = mcs.ServiceImportStatus(
+            clusters=clusters,
+            conditions=told,
+            endpoint_slice_objects=planned.slice_objects if self._slice_objects else "",
+        )
         old = current.status
-        if told == sorted(old.conditions, key=lambda condition: condition.type) and clusters == old.clusters:
+        there = sorted(old.conditions, key=lambda condition: condition.type)
+        if wanted == msgspec.structs.replace(old, conditions=there):
             return False
         ours = [condition for condition in told if condition.type == importing.READY]
         metadata = meta.ObjectMeta(name=current.metadata.name, namespace=current.metadata.namespace)
-        status = mcs.ServiceImportStatus(clusters=clusters, conditions=ours)
+        status = msgspec.structs.replace(wanted, conditions=ours)
         body = {"metadata": metadata, "status": status}
         self._child.apply(resource.SERVICE_IMPORTS, msgspec.to_builtins(body), manager=MANAGER, subresource="status")
         return True

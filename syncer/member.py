@@ -14,8 +14,9 @@ from collections.abc import Callable
 from fleetboard.kube.client import Client
 from fleetboard.kube.controller import Controller
 from fleetboard.kube.reflector import Reflector
+from fleetboard.model import resource
 from syncer import clusterset as clusterset_
-from syncer import exports, imports, mirror, networks, reporter, sources
+from syncer import exports, imports, mirror, networks, reporter, schema, sources
 from syncer.join import Credential
 from syncer.settings import Settings
 
@@ -63,6 +64,7 @@ class Member:
             cluster=cluster,
             accepted=settings.imports,
             changed=self._import_changed,
+            slice_objects=schema.has_field(child, resource.SERVICE_IMPORTS, "status", "endpointSliceObjects"),
         )
         self.mirror = mirror.Mirror(child, clusterset=self.clusterset, namespace=namespace)
         self.reporter = reporter.Reporter(

@@ -1,4 +1,4 @@
-"""Multi-Cluster Services API objects (KEP-1645, mcs-api v0.5.0), narrowed to what we use.
+"""Multi-Cluster Services API objects (KEP-1645, mcs-api v0.5.2), narrowed to what we use.
 
 One invariant: v1alpha1 and v1beta1 have one schema, so one struct serves both; we speak v1alpha1 because every
 released CRD serves it.
@@ -85,6 +85,8 @@ class ServiceImportStatus(_Wire, frozen=True, kw_only=True):
 
     clusters: list[ImportCluster] = []
     conditions: list[meta.Condition] = []
+    endpoint_slice_objects: str = ""
+    """``Present`` or ``Absent``; not in the schema before mcs-api v0.5.2."""
 
 
 class ServiceImport(_Wire, frozen=True, kw_only=True):

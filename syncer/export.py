@@ -8,6 +8,7 @@ shall hold comes out. One invariant: an address is published only when cnf says 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import ipaddress
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -87,10 +88,11 @@ def plan(source: Source, *, cluster: str, addresses_of: AddressesOf) -> ExportPl
     if service.spec.type not in _EXPORTABLE:
         return ExportPlan(valid="InvalidServiceType")
     published, left_out = _published(source.slices, addresses_of)
+    kept = _of_families(published, service.spec.ip_families)
     return ExportPlan(
         valid="Valid",
         exported=_exported(source, export, service),
-        slices=tuple(_slices(source, published, cluster=cluster)),
+        slices=tuple(_slices(source, kept, cluster=cluster)),
         left_out=left_out,
     )
 
@@ -116,6 +118,9 @@ def _exported(source: Source, export: mcs.ServiceExport, service: core.Service) 
         ports=ports,
         session_affinity=affinity,
         session_affinity_timeout_s=timeout_s,
+        internal_traffic_policy=service.spec.internal_traffic_policy,
+        traffic_distribution=service.spec.traffic_distribution,
+        ip_families=service.spec.ip_families,
         exported_labels=export.spec.exported_labels,
         exported_annotations=export.spec.exported_annotations,
         export_uid=export.metadata.uid,
@@ -169,28 +174,61 @@ def _ports(slice_: core.EndpointSlice) -> Ports:
     return tuple(sorted(slice_.ports or (), key=lambda p: (p.name, p.protocol, p.port or 0)))
 
 
-def _slices(source: Source, published: Iterable[_Published], *, cluster: str) -> Iterator[core.EndpointSlice]:
+def _of_families(published: Sequence[_Published], families: Sequence[str]) -> Sequence[_Published]:
+    """Keep the addresses of the Service's own families; all of them when the fleet has none of these.
+
+    A Service of one family promises nothing in the other. A cluster whose own network is of another family than the
+    fleet's says nothing about the fleet.
+    """
+    kept = [one for one in published if f"IPv{one.address.version}" in families]
+    return kept or published
+
+
+def _slices(source: Source, published: Sequence[_Published], *, cluster: str) -> Iterator[core.EndpointSlice]:
     """Yield EndpointSlices: one address family and one port set each, at most 1000 endpoints, in one order always."""
-    ordered = sorted(published, key=_slice_order)
-    if not ordered:
+    if not published:
         # An exporting cluster always has a slice: importers tell "no endpoint" from "not heard yet".
-        yield _slice(source, 4, (), [], number=0, cluster=cluster)
+        yield _slice(source, 4, (), [], part="", cluster=cluster)
         return
-    numbers = {4: itertools.count(), 6: itertools.count()}
-    for (family, ports), group in itertools.groupby(ordered, key=lambda p: (p.address.version, p.ports)):
-        members = list(group)
-        for start in range(0, len(members), ENDPOINTS_PER_SLICE):
-            chunk = members[start : start + ENDPOINTS_PER_SLICE]
-            yield _slice(source, family, ports, chunk, number=next(numbers[family]), cluster=cluster)
+    for (family, ports), group in itertools.groupby(sorted(published, key=_slice_order), key=_slice_kind):
+        for part, members in _parts(list(group)):
+            yield _slice(source, family, ports, members, part=part, cluster=cluster)
 
 
-def _slice_order(published: _Published) -> tuple[int, list[tuple[str, str, int]], int]:
-    ports = [(port.name, port.protocol, port.port or 0) for port in published.ports]
+def _parts(members: list[_Published], path: str = "") -> Iterator[tuple[str, list[_Published]]]:
+    """Cut endpoints into parts that fit a slice; each is named by the hash bits that its addresses share.
+
+    A part that is too large is halved by the next bit, and no other part notices: an endpoint that comes or goes
+    rewrites one slice of a service of thousands. (Cut by position, it would move one endpoint over each border
+    behind it.) Both halves have new names, so that they are there before the whole goes.
+    """
+    if len(members) <= ENDPOINTS_PER_SLICE:
+        yield path, members
+        return
+    bit = len(path)
+    halves: dict[str, list[_Published]] = {"0": [], "1": []}
+    for member in members:
+        halves[str(_hash(member.address) >> bit & 1)].append(member)
+    for name, half in halves.items():
+        if half:
+            yield from _parts(half, path + name)
+
+
+def _hash(address: Address) -> int:
+    return int.from_bytes(hashlib.blake2b(address.packed, digest_size=8).digest(), "big")
+
+
+def _slice_kind(published: _Published) -> tuple[int, Ports]:
+    return published.address.version, published.ports
+
+
+def _slice_order(published: _Published) -> tuple[int, list[tuple[str, str, int, str]], int]:
+    ports = [(port.name, port.protocol, port.port or 0, port.app_protocol or "") for port in published.ports]
     return published.address.version, ports, int(published.address)
 
 
 def _slice(
-    source: Source, family: int, ports: Ports, members: list[_Published], *, number: int, cluster: str
+    source: Source, family: int, ports: Ports, members: list[_Published], *, part: str, cluster: str
 ) -> core.EndpointSlice:
     labels = {
         names.LABEL_MANAGED_BY: names.MANAGER,
@@ -199,13 +237,20 @@ def _slice(
         names.LABEL_SERVICE_NAMESPACE: source.namespace,
         names.LABEL_SOURCE_CLUSTER: cluster,
     }
-    metadata = _metadata(source, name=f"{source.key}.ipv{family}.{number}")
+    # By what is in it and not by its place: another port set's coming renames nothing.
+    name = f"{source.key}.ipv{family}.{_digest(ports)}" + (f".{part}" if part else "")
+    metadata = _metadata(source, name=name)
     return core.EndpointSlice(
         metadata=msgspec.structs.replace(metadata, labels=labels),
         address_type=f"IPv{family}",
         endpoints=[_endpoint(member) for member in members],
         ports=list(ports),
     )
+
+
+def _digest(ports: Ports) -> str:
+    spelled = [f"{port.name}/{port.protocol}/{port.port}/{port.app_protocol}" for port in ports]
+    return hashlib.sha256(",".join(spelled).encode()).hexdigest()[:8]
 
 
 def _metadata(source: Source, *, name: str) -> meta.ObjectMeta:

@@ -23,6 +23,7 @@ MAX_BLOCKS = 6
 MAX_REPORTED_CIDRS = 64
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_WORD = re.compile(r"[A-Za-z0-9]{0,63}")
 _PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -125,6 +126,16 @@ def refuse_export(peer: fleet.Peer, exported: fleet.ExportedService) -> str | No
         return f"spec.sessionAffinity {spec.session_affinity!r} is not None or ClientIP"
     if not 0 <= spec.session_affinity_timeout_s <= 86400:
         return f"spec.sessionAffinityTimeoutS {spec.session_affinity_timeout_s} is not between 0 and 86400"
+    # Any word: a newer Kubernetes may know more of them than we do, and who doesn't know one does as without it.
+    for field, value in (
+        ("internalTrafficPolicy", spec.internal_traffic_policy),
+        ("trafficDistribution", spec.traffic_distribution),
+    ):
+        if not _WORD.fullmatch(value):
+            return f"spec.{field} {value[:63]!r} is not a word of at most 63 letters and digits"
+    unknown = [family for family in spec.ip_families if family not in ("IPv4", "IPv6")]
+    if unknown or len(set(spec.ip_families)) != len(spec.ip_families):
+        return f"spec.ipFamilies {spec.ip_families[:4]} is not IPv4, IPv6 or both, each once"
     return _refuse_ports(spec.ports)
 
 

@@ -124,9 +124,12 @@ class Clusterset:
         return self._blocks
 
     def families(self) -> tuple[str, ...]:
-        """Return the address families of the fleet."""
-        peer = self.peer(names.HUB) or self.peer(self._cluster)
-        cidrs = peer.status.fleet_cidrs if peer is not None else []
+        """Return the address families that this cluster's pods have in the fleet, or else those of the fleet."""
+        own = self.peer(self._cluster)
+        cidrs = own.status.cluster_cidrs if own is not None else []
+        if not cidrs:
+            hub = self.peer(names.HUB)
+            cidrs = hub.status.fleet_cidrs if hub is not None else []
         versions = [network.version for network in _parse(cidrs)]
         return tuple(f"IPv{version}" for version in dict.fromkeys(versions))
 

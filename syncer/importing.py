@@ -51,7 +51,7 @@ class Situation:
         local: What this cluster itself exports.
         remote: Other clusters' slices as the hub holds them; None while the hub was never heard.
         blocks: Each cluster's address blocks.
-        families: Address families of the fleet, for headless services, which have no virtual address.
+        families: Address families that this cluster's pods have in the fleet.
         current: The ServiceImport that is there.
     """
 
@@ -90,6 +90,11 @@ class ImportPlan:
     frozen: bool = False
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
+    @property
+    def slice_objects(self) -> str:
+        """``status.endpointSliceObjects``: whether there are EndpointSlices for the import."""
+        return "Present" if self.slices or self.frozen else "Absent"
+
 
 def plan(situation: Situation) -> ImportPlan:
     """Decide what becomes of one name in this cluster."""
@@ -106,7 +111,7 @@ def plan(situation: Situation) -> ImportPlan:
         labels=_foreign(merged.exported_labels),
         annotations={**_foreign(merged.exported_annotations), names.ANNOTATION_IMPORT_OWNER: owner},
         clusters=_clusters(situation, merged),
-        ready=_ready(spec, dropped),
+        ready=_ready(spec, situation.families, dropped),
         slices=(*_own(situation, merged), *remote),
         frozen=situation.remote is None,
         dropped=dropped,
@@ -119,7 +124,13 @@ def _own(situation: Situation, merged: fleet.FleetServiceSpec) -> list[core.Endp
     if local.exported is None:
         return []
     spec = local.exported.spec
-    return [slices.render_own(slice_, spec, merged, cluster=situation.cluster) for slice_ in local.slices]
+    served = [slice_ for slice_ in local.slices if _is_served(slice_, merged)]
+    return [slices.render_own(slice_, spec, merged, cluster=situation.cluster) for slice_ in served]
+
+
+def _is_served(slice_: core.EndpointSlice, merged: fleet.FleetServiceSpec) -> bool:
+    """Tell whether a slice is of a family that the service has; one without endpoints says that there are none."""
+    return not (slice_.endpoints and merged.ip_families) or slice_.address_type in merged.ip_families
 
 
 def _remote(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[list[core.EndpointSlice], Mapping[str, int]]:
@@ -129,7 +140,7 @@ def _remote(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[list[
     rendered = []
     for slice_ in situation.remote or ():
         cluster = slice_.metadata.labels.get(names.LABEL_SOURCE_CLUSTER, "")
-        if cluster not in constituents:
+        if cluster not in constituents or not _is_served(slice_, merged):
             continue
         checked = slices.render_remote(slice_, constituents[cluster], merged, situation.blocks.get(cluster, ()))
         rendered.append(checked.slice)
@@ -156,6 +167,8 @@ def _spec(spec: fleet.FleetServiceSpec, families: tuple[str, ...]) -> mcs.Servic
     """Render the ServiceImport's spec; addresses and families always go together (conformance reads both at once)."""
     headless = spec.type == "Headless"
     vips = [] if headless else [ipaddress.ip_address(vip) for vip in spec.vips]
+    # A headless service has no address to tell its families by, and a hub of the version before doesn't say them.
+    served = spec.ip_families or list(families)
     config = None
     if spec.session_affinity == "ClientIP" and spec.session_affinity_timeout_s:
         client_ip = mcs.ClientIPConfig(timeout_seconds=spec.session_affinity_timeout_s)
@@ -167,9 +180,11 @@ def _spec(spec: fleet.FleetServiceSpec, families: tuple[str, ...]) -> mcs.Servic
             for port in spec.ports
         ],
         ips=[str(vip) for vip in vips],
-        ip_families=list(families) if headless else [f"IPv{vip.version}" for vip in vips],
+        ip_families=served if headless else [f"IPv{vip.version}" for vip in vips],
         session_affinity=spec.session_affinity,
         session_affinity_config=config,
+        internal_traffic_policy=spec.internal_traffic_policy or None,
+        traffic_distribution=spec.traffic_distribution or None,
     )
 
 
@@ -189,7 +204,13 @@ def _clusters(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[str
     return tuple(sorted(others | own))
 
 
-def _ready(spec: mcs.ServiceImportSpec, dropped: Mapping[str, int]) -> meta.Condition:
+def _ready(spec: mcs.ServiceImportSpec, families: tuple[str, ...], dropped: Mapping[str, int]) -> meta.Condition:
+    if families and spec.ip_families and not set(families) & set(spec.ip_families):
+        message = (
+            f"The service is served by {' and '.join(spec.ip_families)}, and this cluster's pods have addresses of "
+            f"{' and '.join(families)} in the fleet."
+        )
+        return meta.Condition(type=READY, status="False", reason="IPFamilyNotSupported", message=message)
     if spec.type != "Headless" and not spec.ips:
         message = "The hub has not given the service a virtual address yet."
         return meta.Condition(type=READY, status="False", reason="Pending", message=message)

@@ -9,16 +9,23 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import ipaddress
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from fleetboard.model import core, fleet, mcs, meta, names
-from fleetboard.model.addresses import Address, Network
+from fleetboard.model.addresses import Network, is_endpoint
 
 Blocks = Mapping[str, tuple[Network, ...]]
 """Cluster name to the address blocks that the hub gave it."""
+
+
+TRAFFIC_DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")
+"""Wishes of a Service for near endpoints (corev1.ServiceSpec.trafficDistribution)."""
+
+# What the API server takes as a zone's name; a zone may be any text.
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,7 +40,7 @@ def render_own(
     source: core.EndpointSlice, exported: fleet.ExportedServiceSpec, merged: fleet.FleetServiceSpec, *, cluster: str
 ) -> core.EndpointSlice:
     """Render a slice of this cluster's own export plan: cnf's word needs no check."""
-    ports = _served_ports(exported.ports, merged)
+    ports = served_ports(exported.ports, merged)
     return _render(source, merged, cluster=cluster, ports=ports, endpoints=source.endpoints or [])
 
 
@@ -49,39 +56,29 @@ def render_remote(
     given = sum(len(endpoint.addresses) for endpoint in source.endpoints or ())
     kept = sum(len(endpoint.addresses) for endpoint in checked)
     endpoints = [endpoint for endpoint in checked if endpoint.addresses]
-    ports = _served_ports(constituent.ports, merged)
+    ports = served_ports(constituent.ports, merged)
     rendered = _render(source, merged, cluster=constituent.cluster, ports=ports, endpoints=endpoints)
-    return Checked(rendered, dropped=given - kept)
+    return Checked(rendered, dropped=given - kept + _refused_by_hub(source))
+
+
+def _refused_by_hub(slice_: core.EndpointSlice) -> int:
+    text = slice_.metadata.annotations.get(names.ANNOTATION_REFUSED, "")
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
 
 
 def _check(endpoint: core.Endpoint, blocks: Iterable[Network]) -> core.Endpoint:
     """Keep of a foreign endpoint what may be believed: addresses in its cluster's blocks, no node, no pod."""
-    kept = [text for text in endpoint.addresses if is_importable(text, blocks)]
+    kept = [text for text in endpoint.addresses if is_endpoint(text, blocks)]
     return core.Endpoint(addresses=kept, conditions=endpoint.conditions, hostname=endpoint.hostname, zone=endpoint.zone)
 
 
-def is_importable(text: str, blocks: Iterable[Network]) -> bool:
-    """Tell whether an address may be imported from a cluster that holds ``blocks``.
-
-    The classes are checked although a block never holds such addresses: a hub that was misled, or taken over, must
-    not make this cluster's clients talk to their own loopback or to a cloud's metadata service.
-    """
-    try:
-        address: Address = ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
-        return False
-    return any(address.version == block.version and address in block for block in blocks)
-
-
-def _served_ports(ports: Iterable[fleet.ServicePort], merged: fleet.FleetServiceSpec) -> frozenset[tuple[str, str]]:
-    """Name the ports whose traffic may go to a constituent: those that won the merge unchanged.
+def served_ports(ports: Iterable[fleet.ServicePort], merged: fleet.FleetServiceSpec) -> frozenset[tuple[str, str]]:
+    """Name the ports whose traffic may go to a constituent: those that it exposes as the merge does.
 
     Slices join a service by port name, so a port that lost under the same name would get the winner's traffic.
     """
-    won = frozenset(merged.ports)
-    return frozenset((port.name, port.protocol) for port in ports if port in won)
+    won = frozenset(port.identity for port in merged.ports)
+    return frozenset((port.name, port.protocol) for port in ports if port.identity in won)
 
 
 def _render(
@@ -100,6 +97,8 @@ def _render(
         names.LABEL_KUBE_SERVICE_NAME: derived_service(merged.namespace, merged.name),
     }
     name = slice_name(merged.name, cluster=cluster, source=source.metadata.name)
+    if merged.traffic_distribution in TRAFFIC_DISTRIBUTIONS:
+        endpoints = [_hint(endpoint) for endpoint in endpoints]
     kept = [port for port in source.ports or () if (port.name, port.protocol) in ports]
     return core.EndpointSlice(
         metadata=meta.ObjectMeta(name=name, labels=labels),
@@ -107,6 +106,16 @@ def _render(
         endpoints=endpoints,
         ports=kept,
     )
+
+
+def _hint(endpoint: core.Endpoint) -> core.Endpoint:
+    """Offer an endpoint to clients of its own zone, as Kubernetes' own controller does for all three wishes.
+
+    A zone of one name is taken for one zone in all clusters. Nodes are never hinted: their names may repeat.
+    """
+    if endpoint.zone is None or not _LABEL_VALUE.fullmatch(endpoint.zone):
+        return endpoint
+    return msgspec.structs.replace(endpoint, hints=core.EndpointHints(for_zones=[core.ForZone(name=endpoint.zone)]))
 
 
 def slice_name(service: str, *, cluster: str, source: str) -> str:

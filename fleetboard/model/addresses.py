@@ -93,3 +93,21 @@ def claim_name(network: Network) -> str:
     """Name the Claim of a block: an object name holds no ``/`` and no ``:``."""
     text = str(network.network_address).replace(":", "-").strip("-")
     return f"{text}-{network.prefixlen}"
+
+
+def is_endpoint(text: str, blocks: Iterable[Network]) -> bool:
+    """Tell whether ``text`` may be an endpoint of the cluster that holds ``blocks``.
+
+    The classes are checked although a block never holds such addresses: a hub that was misled, or taken over, must
+    not make a cluster's clients talk to their own loopback or to a cloud's metadata service.
+    """
+    try:
+        address: Address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+        return False
+    # Broadcast, IPv4 in IPv6's clothes; and a zone index, which may hold any text.
+    if address.is_reserved or getattr(address, "scope_id", None) is not None:
+        return False
+    return any(address.version == block.version and address in block for block in blocks)

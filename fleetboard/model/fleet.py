@@ -122,6 +122,15 @@ class ServicePort(_Wire, frozen=True, kw_only=True):
     protocol: str = "TCP"
     app_protocol: str = ""
 
+    @property
+    def identity(self) -> tuple[str, str, int]:
+        """What a client reaches it by: two ports that agree in it take each other's traffic.
+
+        Not the application protocol, which no packet shows: a cluster that begins to declare one must not take the
+        others' endpoints out of service (KEP-1645: a new conflict disturbs no traffic).
+        """
+        return self.name, self.protocol, self.port
+
 
 class ExportedServiceSpec(_Wire, frozen=True, kw_only=True):
     """Written by the child's syncer."""

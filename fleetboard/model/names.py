@@ -41,6 +41,9 @@ ANNOTATION_NETWORKS = "k8s.v1.cni.cncf.io/networks"
 ANNOTATION_IMPORT_OWNER = "fleetboard.io/managed"
 """On a ServiceImport: "created" when syncer made it, "adopted" when a user did."""
 
+ANNOTATION_REFUSED = "fleetboard.io/refused-addresses"
+"""On the hub's copy of an EndpointSlice: how many addresses of it the hub left out, as not the cluster's."""
+
 TAINT_NOT_READY = "fleetboard.io/cnf-not-ready"
 """Key of the taint on a node where pods can't be attached yet."""
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 from fleetboard.model import core, fleet, meta, names
-from fleetboard.model.addresses import Network
+from fleetboard.model.addresses import Network, is_endpoint
 from syncer import admission
 
 _NAME_LIMIT = 253
@@ -67,6 +67,8 @@ def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, c
         metadata=meta.ObjectMeta(
             name=copy_name(cluster, source.metadata.name),
             namespace=names.clusterset_namespace(clusterset),
+            # Importers see what is left, and would not know that anything was refused.
+            annotations={names.ANNOTATION_REFUSED: str(dropped)} if dropped else {},
             labels={
                 names.LABEL_SERVICE_NAME: service,
                 names.LABEL_SERVICE_NAMESPACE: namespace,
@@ -86,6 +88,7 @@ def same(wanted: core.EndpointSlice, found: core.EndpointSlice) -> bool:
     """Whether ``found`` needs no write; the API server shows no endpoints as null."""
     return (
         wanted.metadata.labels == found.metadata.labels
+        and wanted.metadata.annotations == found.metadata.annotations
         and wanted.address_type == found.address_type
         and (wanted.endpoints or []) == (found.endpoints or [])
         and (wanted.ports or []) == (found.ports or [])
@@ -98,17 +101,11 @@ def _keep(endpoints: Sequence[core.Endpoint], own: Sequence[Network]) -> tuple[l
     kept: list[core.Endpoint] = []
     dropped = 0
     for endpoint in endpoints:
-        usable = [text for text in endpoint.addresses if _inside(text, own)]
+        usable = [text for text in endpoint.addresses if is_endpoint(text, own)]
         dropped += len(endpoint.addresses) - len(usable)
         if usable:
             # Another cluster may have a node or a pod of the same name.
-            kept.append(msgspec.structs.replace(endpoint, addresses=usable, node_name=None, target_ref=None))
+            kept.append(
+                msgspec.structs.replace(endpoint, addresses=usable, node_name=None, target_ref=None, hints=None)
+            )
     return kept, dropped
-
-
-def _inside(text: str, own: Sequence[Network]) -> bool:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return any(address in block for block in own)

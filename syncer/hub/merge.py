@@ -8,6 +8,7 @@ cluster's name; what a member says of its own age plays no part.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 
 from fleetboard.model import fleet
@@ -27,21 +28,27 @@ class Export:
     spec: fleet.ExportedServiceSpec
 
 
-def merge(exports: Iterable[Export], *, vips: Sequence[str] = ()) -> fleet.FleetServiceSpec:
+def merge(
+    exports: Iterable[Export], *, vips: Sequence[str] = (), families: Sequence[str] = ("IPv4",)
+) -> fleet.FleetServiceSpec:
     """Merge at least one export of one service.
 
-    ``vips`` are the service's claimed addresses; a headless service has none.
+    ``vips`` are the service's claimed addresses; a headless service has none. ``families`` are the fleet's.
     """
     ordered = sorted(exports, key=lambda export: (export.first_seen, export.cluster))
     oldest = ordered[0].spec
+    served = served_families(oldest, families)
     return fleet.FleetServiceSpec(
         namespace=oldest.namespace,
         name=oldest.name,
         type=oldest.type,
-        vips=[] if oldest.type == HEADLESS else list(vips),
+        vips=[] if oldest.type == HEADLESS else _of_families(vips, served),
         ports=union_ports(export.spec.ports for export in ordered),
         session_affinity=oldest.session_affinity,
         session_affinity_timeout_s=oldest.session_affinity_timeout_s,
+        internal_traffic_policy=oldest.internal_traffic_policy,
+        traffic_distribution=oldest.traffic_distribution,
+        ip_families=list(served),
         exported_labels=oldest.exported_labels,
         exported_annotations=oldest.exported_annotations,
         constituents=[
@@ -53,7 +60,7 @@ def merge(exports: Iterable[Export], *, vips: Sequence[str] = ()) -> fleet.Fleet
             )
             for export in ordered
         ],
-        conflicts=find_conflicts(ordered),
+        conflicts=find_conflicts(ordered, families),
         merge_version=MERGE_VERSION,
     )
 
@@ -76,10 +83,32 @@ def union_ports(port_lists: Iterable[Sequence[fleet.ServicePort]]) -> list[fleet
     return united
 
 
-def find_conflicts(ordered: Sequence[Export]) -> dict[str, str]:
+def served_families(spec: fleet.ExportedServiceSpec, families: Sequence[str]) -> tuple[str, ...]:
+    """Name the fleet's families that an export serves, in its Service's order.
+
+    A Service that has none of them (its cluster's own network is of another family), or whose exporter doesn't know
+    the field, serves all: in the fleet its pods have an address of each.
+    """
+    shared = tuple(family for family in dict.fromkeys(spec.ip_families) if family in families)
+    return shared or tuple(families)
+
+
+def _of_families(vips: Sequence[str], families: Sequence[str]) -> list[str]:
+    by_family = {f"IPv{ipaddress.ip_address(vip).version}": vip for vip in vips}
+    return [by_family[family] for family in families if family in by_family]
+
+
+def find_conflicts(ordered: Sequence[Export], families: Sequence[str] = ("IPv4",)) -> dict[str, str]:
     """Say which fields the exports disagree on, whose value is used, and how many clusters want another."""
+    served: _Field = (
+        "IPFamilyConflict",
+        "address families",
+        # Their order is a wish about the addresses' order, and takes nobody's endpoints away.
+        lambda spec: frozenset(served_families(spec, families)),
+        lambda spec: ", ".join(served_families(spec, families)),
+    )
     found: dict[str, str] = {}
-    for reason, field, value_of, show in _FIELDS:
+    for reason, field, value_of, show in (*_FIELDS, served):
         winner = value_of(ordered[0].spec)
         others = sum(value_of(export.spec) != winner for export in ordered)
         if others:
@@ -105,8 +134,12 @@ def _show_ports(spec: fleet.ExportedServiceSpec) -> str:
     return f"the union of all ports and, where they clash, [{listed}]"
 
 
+_DEFAULT_POLICY = "Cluster"
+"""What an exporter of the version before, which sends none, means."""
+
 _Spec = fleet.ExportedServiceSpec
-_FIELDS: tuple[tuple[str, str, Callable[[_Spec], object], Callable[[_Spec], str]], ...] = (
+_Field = tuple[str, str, Callable[[_Spec], object], Callable[[_Spec], str]]
+_FIELDS: tuple[_Field, ...] = (
     ("PortConflict", "ports", _port_set, _show_ports),
     ("TypeConflict", "type", lambda spec: spec.type, lambda spec: f'"{spec.type}"'),
     (
@@ -120,6 +153,18 @@ _FIELDS: tuple[tuple[str, str, Callable[[_Spec], object], Callable[[_Spec], str]
         "session affinity time-out",
         _affinity_config,
         lambda spec: f"{spec.session_affinity_timeout_s} s",
+    ),
+    (
+        "InternalTrafficPolicyConflict",
+        "internal traffic policy",
+        lambda spec: spec.internal_traffic_policy or _DEFAULT_POLICY,
+        lambda spec: f'"{spec.internal_traffic_policy or _DEFAULT_POLICY}"',
+    ),
+    (
+        "TrafficDistributionConflict",
+        "traffic distribution",
+        lambda spec: spec.traffic_distribution,
+        lambda spec: f'"{spec.traffic_distribution}"' if spec.traffic_distribution else "none",
     ),
     ("LabelsConflict", "exported labels", lambda spec: spec.exported_labels, lambda _: "those"),
     ("AnnotationsConflict", "exported annotations", lambda spec: spec.exported_annotations, lambda _: "those"),

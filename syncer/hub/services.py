@@ -122,12 +122,14 @@ class Services:
         service: fleet.FleetService | None,
     ) -> None:
         exports = [merge.Export(cluster, first_seen[cluster], one.spec) for cluster, one in exported.items()]
-        spec = merge.merge(exports)
+        families = self._view.terms.families
+        spec = merge.merge(exports, families=families)
         if spec.type == merge.HEADLESS:
             self._view.claims.release(allocation.VIP, key)
         else:
             claimed = [self._view.claims.vip(plan, key) for plan in self._view.terms.plans]
-            spec = merge.merge(exports, vips=[str(unit.network_address) for unit in claimed])
+            vips = [str(unit.network_address) for unit in claimed]
+            spec = merge.merge(exports, vips=vips, families=families)
         if service is not None and service.spec == spec:
             return
         labels = {names.LABEL_CLUSTERSET: self._view.terms.clusterset}

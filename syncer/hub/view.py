@@ -42,6 +42,11 @@ class Terms:
     mtu: int
 
     @property
+    def families(self) -> tuple[str, ...]:
+        """The fleet's address families, ``IPv4`` and ``IPv6``, in the order they were given."""
+        return tuple(f"IPv{plan.fleet.version}" for plan in self.plans)
+
+    @property
     def namespace(self) -> str:
         """The clusterset's namespace."""
         return names.clusterset_namespace(self.clusterset)

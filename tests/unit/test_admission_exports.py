@@ -33,6 +33,10 @@ def test_a_good_export_is_taken() -> None:
         (make_exported(type="ExternalName"), "ExternalName"),
         (make_exported(session_affinity="Sticky"), "Sticky"),
         (make_exported(session_affinity_timeout_s=-1), "-1"),
+        (make_exported(internal_traffic_policy="no word"), "no word"),
+        (make_exported(traffic_distribution="x" * 64), "xxx"),
+        (make_exported(ip_families=["IPv5"]), "IPv5"),
+        (make_exported(ip_families=["IPv4", "IPv4"]), "each once"),
         (make_exported(ports=[make_port(0)]), "port 0"),
         (make_exported(ports=[make_port(80, protocol="QUIC")]), "QUIC"),
         (make_exported(ports=[make_port(80, name="A_B")]), "A_B"),
@@ -42,13 +46,13 @@ def test_a_bad_export_is_refused_naming_the_value(exported: fleet.ExportedServic
     assert part in (admission.refuse_export(PEER, exported) or "")
 
 
-def test_only_namespaces_that_the_hub_allows_are_exported() -> None:
+def test_r8_only_namespaces_that_the_hub_allows_are_exported() -> None:
     peer = make_peer(export_namespaces=["shop"])
     assert admission.refuse_service(peer, namespace="shop", name="web") is None
     assert "kube-system" in (admission.refuse_service(peer, namespace="kube-system", name="web") or "")
 
 
-def test_a_copy_is_of_the_cluster_it_was_found_in_whatever_it_says() -> None:
+def test_r26_a_copy_is_of_the_cluster_it_was_found_in_whatever_it_says() -> None:
     source = make_slice(["10.113.4.5"], multicluster_kubernetes_io="x", **{names.LABEL_SOURCE_CLUSTER: "c2"})
     copied = plan(source).slice
     assert copied is not None
@@ -79,6 +83,7 @@ def test_addresses_outside_the_clusters_blocks_are_dropped_and_counted() -> None
     assert planned.slice is not None
     assert [endpoint.addresses for endpoint in planned.slice.endpoints or []] == [["10.113.4.5"], ["10.113.7.255"]]
     assert planned.dropped == 4
+    assert planned.slice.metadata.annotations == {names.ANNOTATION_REFUSED: "4"}
 
 
 def test_addresses_of_the_other_family_are_dropped() -> None:
@@ -124,6 +129,9 @@ def test_an_unchanged_copy_needs_no_write() -> None:
     assert empty is not None
     assert copies.same(copied, copied)
     assert not copies.same(copied, empty)
+    noted = plan(make_slice(["10.113.4.5", "10.113.8.1"])).slice
+    assert noted is not None
+    assert not copies.same(copied, noted), "the number of refused addresses is part of it"
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65536, 70000])

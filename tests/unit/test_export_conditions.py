@@ -33,7 +33,7 @@ def told(
     return {condition.type: condition for condition in found}
 
 
-def test_an_export_that_the_hub_merged_is_valid_ready_and_without_conflict() -> None:
+def test_r9_r10_r11_an_export_that_the_hub_merged_is_valid_ready_and_without_conflict() -> None:
     found = told(planned(), merged=make_merged("c1", "c2"))
     summary = {type_: (one.status, one.reason) for type_, one in found.items()}
     assert summary == {
@@ -48,12 +48,12 @@ def test_endpoints_without_a_fleet_address_are_counted_in_the_message() -> None:
     assert "1 endpoint is left out" in told(planned(), merged=make_merged("c1"))["Ready"].message
 
 
-def test_valid_does_not_wait_for_the_hub() -> None:
+def test_r9_valid_does_not_wait_for_the_hub() -> None:
     found = told(planned(), delivery=conditions.Delivery(pending="The hub has not been reached yet."))
     assert (found["Valid"].status, found["Ready"].status, found["Ready"].reason) == ("True", "False", "Pending")
 
 
-def test_an_export_is_pending_until_the_merge_names_this_cluster() -> None:
+def test_r10_an_export_is_pending_until_the_merge_names_this_cluster() -> None:
     found = told(planned(), merged=make_merged("c2"))
     assert found["Ready"].reason == "Pending"
     assert "Conflict" not in found
@@ -65,12 +65,12 @@ def test_a_merged_export_stays_ready_while_the_hub_is_away() -> None:
     assert (ready.status, ready.reason) == ("True", "Exported")
 
 
-def test_a_refusal_by_the_hub_is_a_failure_with_its_sentence() -> None:
+def test_r10_a_refusal_by_the_hub_is_a_failure_with_its_sentence() -> None:
     ready = told(planned(), delivery=conditions.Delivery(refused="The hub says no."), merged=make_merged("c1"))["Ready"]
     assert (ready.status, ready.reason, ready.message) == ("False", "Failed", "The hub says no.")
 
 
-def test_a_missing_service_is_named_and_an_old_conflict_forgotten() -> None:
+def test_r9_a_missing_service_is_named_and_an_old_conflict_forgotten() -> None:
     before = [meta.Condition(type="Conflict", status="True", reason="PortConflict", message="m")]
     found = told(planned(service=None), merged=make_merged("c1"), before=before)
     assert {type_: (one.status, one.reason) for type_, one in found.items()} == {
@@ -79,7 +79,7 @@ def test_a_missing_service_is_named_and_an_old_conflict_forgotten() -> None:
     }
 
 
-def test_several_conflicts_are_joined_by_commas_in_one_order() -> None:
+def test_r11_several_conflicts_are_joined_by_commas_in_one_order() -> None:
     merged = make_merged("c1", "c2", conflicts={"TypeConflict": "T.", "PortConflict": "P."})
     conflict = told(planned(), merged=merged)["Conflict"]
     assert (conflict.status, conflict.reason, conflict.message) == ("True", "PortConflict,TypeConflict", "P. T.")
@@ -90,7 +90,7 @@ def test_several_conflicts_are_joined_by_commas_in_one_order() -> None:
     st.booleans(),
     st.sampled_from([WRITTEN, conditions.Delivery(pending="p"), conditions.Delivery(refused="r")]),
 )
-def test_an_unchanged_export_gives_unchanged_conditions_whenever_it_is_looked_at(
+def test_r12_an_unchanged_export_gives_unchanged_conditions_whenever_it_is_looked_at(
     valid: bool, member: bool, delivery: conditions.Delivery
 ) -> None:
     plan = planned() if valid else planned(service=None)
@@ -100,7 +100,7 @@ def test_an_unchanged_export_gives_unchanged_conditions_whenever_it_is_looked_at
     assert again == first
 
 
-def test_the_transition_time_moves_only_when_the_status_flips() -> None:
+def test_r12_the_transition_time_moves_only_when_the_status_flips() -> None:
     first = told(planned(), merged=make_merged("c2"))
     later = told(planned(), merged=make_merged("c1"), before=list(first.values()), now=LATER)
     assert (later["Ready"].last_transition_time, later["Valid"].last_transition_time) == (LATER, NOW)

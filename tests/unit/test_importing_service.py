@@ -16,7 +16,7 @@ def local(cluster: str = "c1") -> export.ExportPlan:
     return export.plan(source, cluster=cluster, addresses_of=addresses(u1="10.113.0.5"))
 
 
-def test_a_merged_service_becomes_an_import_with_addresses_and_families_together() -> None:
+def test_r2_r23_a_merged_service_becomes_an_import_with_addresses_and_families_together() -> None:
     plan = importing.plan(situation(merged=make_merged("c2", vips=["10.112.0.9", "fd00::9"])))
     assert plan.spec is not None
     assert (plan.spec.ips, plan.spec.ip_families) == (["10.112.0.9", "fd00::9"], ["IPv4", "IPv6"])
@@ -25,13 +25,13 @@ def test_a_merged_service_becomes_an_import_with_addresses_and_families_together
     assert (plan.ready.status, plan.ready.reason) == ("True", "Ready")
 
 
-def test_a_headless_import_has_families_and_never_an_address() -> None:
+def test_r21_r23_a_headless_import_has_families_and_never_an_address() -> None:
     plan = importing.plan(situation(merged=make_merged("c2", type="Headless", vips=["10.112.0.9"])))
     assert plan.spec is not None
     assert (plan.spec.ips, plan.spec.ip_families) == ([], ["IPv4"])
 
 
-def test_an_import_without_an_address_yet_is_pending_with_neither() -> None:
+def test_r13_an_import_without_an_address_yet_is_pending_with_neither() -> None:
     plan = importing.plan(situation(merged=make_merged("c2", vips=[])))
     assert plan.spec is not None
     assert plan.ready is not None
@@ -54,13 +54,13 @@ def test_another_cluster_can_not_set_our_own_annotations(key: str) -> None:
     assert plan.labels == {}
 
 
-def test_exporting_clusters_are_the_merges_and_this_one_by_its_own_word() -> None:
+def test_r22_exporting_clusters_are_the_merges_and_this_one_by_its_own_word() -> None:
     stale = importing.plan(situation(merged=make_merged("c1", "c2")))
     fresh = importing.plan(situation(merged=make_merged("c2"), local=local()))
     assert (stale.clusters, fresh.clusters) == (("c2",), ("c1", "c2"))
 
 
-def test_the_last_export_takes_an_import_of_ours_with_it() -> None:
+def test_r3_the_last_export_takes_an_import_of_ours_with_it() -> None:
     assert importing.plan(situation(current=make_import())).fate is Fate.REMOVE
 
 
@@ -81,7 +81,7 @@ def test_a_users_import_that_nobody_exports_is_told_so_and_not_changed() -> None
     assert plan.ready.status == "False"
 
 
-def test_kube_system_accepts_no_import_unless_the_user_says_so() -> None:
+def test_r8_kube_system_accepts_no_import_unless_the_user_says_so() -> None:
     assert not importing.Namespaces().accept("kube-system")
     assert importing.Namespaces().accept("shop")
     assert importing.Namespaces(refused=frozenset()).accept("kube-system")
@@ -120,3 +120,47 @@ def test_a_changed_address_or_port_is_written() -> None:
     plan = importing.plan(situation(merged=make_merged("c2")))
     moved = importing.plan(situation(merged=make_merged("c2", ports=[fleet.ServicePort(port=81, name="http")])))
     assert importing.needs_write(as_stored(plan), moved, written=importing.marks(plan))
+
+
+def test_r6_traffic_policy_and_distribution_reach_the_import_and_are_left_out_where_nobody_asks() -> None:
+    merged = make_merged("c2", internal_traffic_policy="Local", traffic_distribution="PreferClose")
+    asked, plain = (importing.plan(situation(merged=one)).spec for one in (merged, make_merged("c2")))
+    assert asked is not None
+    assert plain is not None
+    assert (asked.internal_traffic_policy, asked.traffic_distribution) == ("Local", "PreferClose")
+    assert (plain.internal_traffic_policy, plain.traffic_distribution) == (None, None)
+
+
+def test_r23_families_of_the_merge_are_the_imports_in_their_order() -> None:
+    merged = make_merged("c2", vips=["fd00::9", "10.112.0.9"], ip_families=["IPv6", "IPv4"])
+    spec = importing.plan(situation(merged=merged, families=("IPv4", "IPv6"))).spec
+    assert spec is not None
+    assert (spec.ips, spec.ip_families) == (["fd00::9", "10.112.0.9"], ["IPv6", "IPv4"])
+    headless = importing.plan(situation(merged=make_merged("c2", type="Headless", ip_families=["IPv6"]))).spec
+    assert headless is not None
+    assert headless.ip_families == ["IPv6"]
+
+
+@pytest.mark.parametrize("type_", ["ClusterSetIP", "Headless"])
+def test_r13_a_service_of_a_family_that_this_cluster_has_not_is_not_supported(type_: str) -> None:
+    merged = make_merged("c2", type=type_, vips=["fd00::9"], ip_families=["IPv6"])
+    ready = importing.plan(situation(merged=merged, families=("IPv4",))).ready
+    assert ready is not None
+    assert (ready.status, ready.reason) == ("False", "IPFamilyNotSupported")
+    assert "IPv6" in ready.message
+    both = importing.plan(situation(merged=merged, families=("IPv4", "IPv6"))).ready
+    assert both is not None
+    assert both.reason == "Ready"
+
+
+def test_r22_an_import_says_whether_there_are_slices_for_it() -> None:
+    with_slices = importing.plan(situation(merged=make_merged("c1"), local=local()))
+    unheard = importing.plan(situation(merged=make_merged("c2"), remote=None))
+    ended = importing.plan(situation(current=make_import(owner="adopted")))
+    assert [one.slice_objects for one in (with_slices, unheard, ended)] == ["Present", "Present", "Absent"]
+
+
+def test_r24_ports_are_there_though_there_are_none() -> None:
+    spec = importing.plan(situation(merged=make_merged("c2", ports=[]))).spec
+    assert spec is not None
+    assert msgspec.to_builtins(spec)["ports"] == []

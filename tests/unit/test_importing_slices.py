@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mcs_objects import (
@@ -20,6 +21,7 @@ from mcs_objects import (
 )
 
 from fleetboard.model import core, fleet, meta, names
+from fleetboard.model.addresses import is_endpoint
 from syncer import export, importing, slices
 
 SHOP = core.Namespace(metadata=meta.ObjectMeta(name="shop", uid="n1"))
@@ -39,7 +41,7 @@ def imported(plan: importing.ImportPlan) -> dict[str, list[str]]:
     return found
 
 
-def test_each_source_cluster_has_slices_of_its_own() -> None:
+def test_r25_each_source_cluster_has_slices_of_its_own() -> None:
     plan = importing.plan(situation(merged=make_merged("c1", "c2"), local=local(), remote=[remote_slice("10.113.4.7")]))
     assert imported(plan) == {"c1": ["10.113.0.5"], "c2": ["10.113.4.7"]}
 
@@ -74,23 +76,24 @@ def test_addresses_outside_the_source_clusters_blocks_are_dropped_and_counted() 
     assert "5 addresses of cluster c2 refused" in plan.ready.message
 
 
-def test_loopback_link_local_and_multicast_are_refused_even_inside_a_block() -> None:
+def test_loopback_link_local_multicast_and_broadcast_are_refused_even_inside_a_block() -> None:
     everything = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
-    refused = ["127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0", "::1", "::", "fe80::1", "ff02::1"]
-    assert [text for text in refused if slices.is_importable(text, everything)] == []
+    refused = ["127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0", "255.255.255.255", "240.0.0.1"]
+    refused += ["::1", "::", "fe80::1", "ff02::1", "::ffff:127.0.0.1", "fd00::1%lo"]
+    assert [text for text in refused if is_endpoint(text, everything)] == []
 
 
 @given(st.ip_addresses())
 def test_only_addresses_in_the_clusters_own_blocks_are_importable(address: ipaddress.IPv4Address) -> None:
     inside = any(address.version == block.version and address in block for block in BLOCKS["c2"])
-    assert slices.is_importable(str(address), BLOCKS["c2"]) == inside
+    assert is_endpoint(str(address), BLOCKS["c2"]) == inside
 
 
 @given(st.integers(0, 1023))
 def test_every_address_of_a_block_is_importable_from_its_cluster_alone(offset: int) -> None:
     text = str(ipaddress.ip_address("10.113.4.0") + offset)
-    assert slices.is_importable(text, BLOCKS["c2"])
-    assert not slices.is_importable(text, BLOCKS["c1"])
+    assert is_endpoint(text, BLOCKS["c2"])
+    assert not is_endpoint(text, BLOCKS["c1"])
 
 
 def test_a_cluster_without_a_peer_has_no_address_to_give() -> None:
@@ -98,7 +101,7 @@ def test_a_cluster_without_a_peer_has_no_address_to_give() -> None:
     assert imported(plan) == {"c2": []}
 
 
-def test_a_foreign_node_and_pod_are_stripped_and_conditions_and_hostname_kept() -> None:
+def test_r25_a_foreign_node_and_pod_are_stripped_and_conditions_and_hostname_kept() -> None:
     state = core.EndpointConditions(ready=False, serving=True)
     foreign = make_endpoint("u9", "10.113.4.7", hostname="db-0", zone="z", conditions=state)
     remote = make_slice(foreign, labels={names.LABEL_SOURCE_CLUSTER: "c2"})
@@ -106,7 +109,7 @@ def test_a_foreign_node_and_pod_are_stripped_and_conditions_and_hostname_kept() 
     assert slice_.endpoints == [core.Endpoint(addresses=["10.113.4.7"], hostname="db-0", zone="z", conditions=state)]
 
 
-def test_a_port_that_lost_its_conflict_is_not_served_by_its_cluster() -> None:
+def test_r17_a_port_that_lost_its_conflict_is_not_served_by_its_cluster() -> None:
     winner, loser = HTTP, fleet.ServicePort(port=8080, name="http")
     merged = make_merged(
         "c1",
@@ -126,7 +129,7 @@ def test_target_ports_stay_under_the_service_ports_name() -> None:
     assert [(port.name, port.port) for port in slice_.ports or []] == [("http", 9999)]
 
 
-def test_labels_bind_a_slice_to_its_service_and_hide_it_from_kube_proxy() -> None:
+def test_r7_r26_labels_bind_a_slice_to_its_service_and_hide_it_from_kube_proxy() -> None:
     [slice_] = importing.plan(situation(merged=make_merged("c2"), remote=[remote_slice("10.113.4.7")])).slices
     assert slice_.metadata.labels == {
         names.LABEL_MANAGED_BY: "fleetboard.io",
@@ -137,7 +140,7 @@ def test_labels_bind_a_slice_to_its_service_and_hide_it_from_kube_proxy() -> Non
     }
 
 
-def test_the_derived_service_follows_the_reference_rule_and_is_never_the_real_name() -> None:
+def test_r7_the_derived_service_follows_the_reference_rule_and_is_never_the_real_name() -> None:
     name = slices.derived_service("shop", "web")
     assert name.startswith("derived-")
     assert len(name) == len("derived-") + 10
@@ -157,7 +160,7 @@ def stored(plan: importing.ImportPlan) -> list[core.EndpointSlice]:
     return [slices.place(slice_, namespace="shop", owners=[make_import(), SHOP]) for slice_ in plan.slices]
 
 
-def test_surplus_slices_go_and_planned_ones_stay() -> None:
+def test_r3_surplus_slices_go_and_planned_ones_stay() -> None:
     before = importing.plan(
         situation(merged=make_merged("c1", "c2"), local=local(), remote=[remote_slice("10.113.4.7")])
     )
@@ -175,7 +178,7 @@ def test_other_clusters_slices_stay_while_the_hub_was_never_heard() -> None:
     assert [slice_.metadata.labels[names.LABEL_SOURCE_CLUSTER] for slice_ in surplus] == ["c1"]
 
 
-def test_an_ended_import_has_no_slice_left() -> None:
+def test_r3_an_ended_import_has_no_slice_left() -> None:
     before = importing.plan(situation(merged=make_merged("c2"), remote=[remote_slice("10.113.4.7")]))
     ended = importing.plan(situation(current=make_import()))
     assert importing.surplus(stored(before), ended, cluster="c1") == stored(before)
@@ -192,7 +195,7 @@ def test_a_slice_is_written_again_for_a_new_owner_and_for_nothing_else_that_the_
     assert not slices.is_same(served, reborn)
 
 
-def test_a_slice_outlives_a_deleted_import_because_the_namespace_owns_it_too() -> None:
+def test_r27_a_slice_is_owned_by_its_import_and_outlives_it_because_the_namespace_owns_it_too() -> None:
     [planned] = importing.plan(situation(merged=make_merged("c2"), remote=[remote_slice("10.113.4.7")])).slices
     placed = slices.place(planned, namespace="shop", owners=[make_import(), SHOP])
     owners = [(owner.api_version, owner.kind, owner.uid) for owner in placed.metadata.owner_references]
@@ -201,3 +204,61 @@ def test_a_slice_outlives_a_deleted_import_because_the_namespace_owns_it_too() -
         placed, metadata=msgspec.structs.replace(placed.metadata, owner_references=placed.metadata.owner_references[1:])
     )
     assert not slices.is_same(collected, placed), "what the garbage collector took is written again"
+
+
+def hints(plan: importing.ImportPlan) -> list[list[str]]:
+    """Return the zones each endpoint is hinted for."""
+    found = [endpoint.hints for slice_ in plan.slices for endpoint in slice_.endpoints or []]
+    return [[zone.name for zone in one.for_zones] if one is not None else [] for one in found]
+
+
+ZONED = make_slice(
+    make_endpoint("u1", "10.113.4.7", zone="z1"),
+    make_endpoint("u2", "10.113.4.8"),
+    make_endpoint("u3", "10.113.4.9", zone="no zone"),
+    labels={names.LABEL_SOURCE_CLUSTER: "c2"},
+)
+
+
+@pytest.mark.parametrize("wish", ["PreferClose", "PreferSameZone", "PreferSameNode"])
+def test_endpoints_are_hinted_for_their_zone_where_the_service_wishes_near_ones(wish: str) -> None:
+    merged = make_merged("c2", traffic_distribution=wish)
+    assert hints(importing.plan(situation(merged=merged, remote=[ZONED]))) == [["z1"], [], []]
+
+
+@pytest.mark.parametrize("wish", ["", "PreferTheMoon"])
+def test_endpoints_have_no_hint_where_no_wish_that_we_know_asks(wish: str) -> None:
+    merged = make_merged("c2", traffic_distribution=wish)
+    assert hints(importing.plan(situation(merged=merged, remote=[ZONED]))) == [[], [], []]
+
+
+def test_hints_of_another_cluster_are_not_believed() -> None:
+    hinted = core.EndpointHints(for_zones=[core.ForZone(name="ours")])
+    remote = make_slice(
+        make_endpoint("u1", "10.113.4.7", zone="z1", hints=hinted), labels={names.LABEL_SOURCE_CLUSTER: "c2"}
+    )
+    assert hints(importing.plan(situation(merged=make_merged("c2"), remote=[remote]))) == [[]]
+
+
+def test_r19_endpoints_of_a_family_that_the_service_has_not_are_not_imported() -> None:
+    v6 = remote_slice("fd00:1::7", name="c2.shop.web.ipv6.x")
+    remote = [remote_slice("10.113.4.7"), msgspec.structs.replace(v6, address_type="IPv6")]
+    only = importing.plan(situation(merged=make_merged("c2", ip_families=["IPv4"]), remote=remote))
+    before = importing.plan(situation(merged=make_merged("c2"), remote=remote))
+    assert imported(only) == {"c2": ["10.113.4.7"]}
+    assert imported(before) == {"c2": ["10.113.4.7", "fd00:1::7"]}, "a hub of the version before names no family"
+
+
+def test_r25_a_cluster_without_endpoints_has_a_slice_that_says_so() -> None:
+    none = core.EndpointSlice(metadata=remote_slice().metadata, address_type="IPv4")
+    plan = importing.plan(situation(merged=make_merged("c2", ip_families=["IPv6"]), remote=[none]))
+    assert imported(plan) == {"c2": []}
+
+
+def test_what_the_hub_refused_already_is_counted_too() -> None:
+    remote = remote_slice("10.113.4.7", "10.113.0.7")
+    noted = msgspec.structs.replace(remote.metadata, annotations={names.ANNOTATION_REFUSED: "3"})
+    plan = importing.plan(situation(merged=make_merged("c2"), remote=[msgspec.structs.replace(remote, metadata=noted)]))
+    assert plan.dropped == {"c2": 4}
+    assert plan.ready is not None
+    assert "4 addresses of cluster c2 refused" in plan.ready.message

@@ -17,7 +17,7 @@ def at(hours: float) -> datetime.datetime:
     return START + datetime.timedelta(hours=hours)
 
 
-def test_an_export_is_as_old_as_the_hub_says() -> None:
+def test_r14_an_export_is_as_old_as_the_hub_says() -> None:
     updated = ledger.update(ledger.Ledger({}, ()), {"c1": "2026-01-01T00:00:00Z"}, now=at(5))
     assert updated == ledger.Ledger({"c1": "2026-01-01T00:00:00Z"}, ())
 

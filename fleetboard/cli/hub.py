@@ -58,14 +58,26 @@ def connect(options: argparse.Namespace, environ: Mapping[str, str] = os.environ
         ConfigurationRefusedError: what there is can't be used.
     """
     namespace = environ.get("NAMESPACE", names.NAMESPACE)
+    otherwise = (
+        "no hub to talk to: run this in the hub's pod (kubectl exec deploy/syncer-hub -- fleetboard ...), "
+        "or give --kubeconfig and --context"
+    )
+    client, in_pod = reach(options, environ, otherwise=otherwise)
+    return Hub(client, namespace, in_pod)
+
+
+def reach(options: argparse.Namespace, environ: Mapping[str, str], *, otherwise: str) -> tuple[Client, bool]:
+    """Reach a cluster, and tell whether it is the one that we run in.
+
+    Raises:
+        CommandError: with ``otherwise``, neither in a pod nor with a kubeconfig.
+        ConfigurationRefusedError: what there is can't be used.
+    """
     path = options.kubeconfig or ("" if "KUBERNETES_SERVICE_HOST" in environ else environ.get("KUBECONFIG", ""))
     if not path and options.context:
         path = str(pathlib.Path.home() / ".kube" / "config")
     if path:
-        return Hub(Client.from_kubeconfig(path, options.context, user_agent=_USER_AGENT), namespace, in_pod=False)
+        return Client.from_kubeconfig(path, options.context, user_agent=_USER_AGENT), False
     if "KUBERNETES_SERVICE_HOST" not in environ:
-        raise CommandError(
-            "no hub to talk to: run this in the hub's pod (kubectl exec deploy/syncer-hub -- fleetboard ...), "
-            "or give --kubeconfig and --context"
-        )
-    return Hub(Client.in_cluster(user_agent=_USER_AGENT), namespace, in_pod=True)
+        raise CommandError(otherwise)
+    return Client.in_cluster(user_agent=_USER_AGENT), True

@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from fleetboard.cli import cluster, token
+from fleetboard.cli import cluster, crds, token
 from fleetboard.cli.errors import CommandError
 from fleetboard.kube import errors
 
@@ -35,6 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     token.add_parser(commands)
     cluster.add_parser(commands)
+    crds.add_parser(commands)
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=show_version)
     return parser

@@ -80,6 +80,14 @@ ROLES: Resource[core.Generic] = Resource("rbac.authorization.k8s.io", "v1", "rol
 ROLE_BINDINGS: Resource[core.Generic] = Resource(
     "rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", core.Generic
 )
+CRDS: Resource[core.Generic] = Resource(
+    "apiextensions.k8s.io",
+    "v1",
+    "customresourcedefinitions",
+    "CustomResourceDefinition",
+    core.Generic,
+    namespaced=False,
+)
 RESOURCE_QUOTAS: Resource[core.Generic] = Resource("", "v1", "resourcequotas", "ResourceQuota", core.Generic)
 
 AnyResource = Resource[Any]

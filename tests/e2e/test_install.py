@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -106,13 +107,36 @@ def install(tag: str, *settings: str) -> None:
     lab.C2.kubectl("-n", lab.SYSTEM, "wait", "--for=condition=Joined", "peerreport/c2", "--timeout=60s")
 
 
+EXPORTS, IMPORTS = "serviceexports.multicluster.x-k8s.io", "serviceimports.multicluster.x-k8s.io"
+RELEASE_LABEL = "multicluster.x-k8s.io/release-version"
+OURS = "v0.5.2"
+
+
+def release_of(crd: str) -> str:
+    return str(lab.C2.get("crd", crd)["metadata"]["labels"][RELEASE_LABEL])
+
+
+@contextlib.contextmanager
+def released(releases: dict[str, str]) -> Iterator[None]:
+    """Let c2's CRDs say that they are of other releases."""
+    try:
+        for crd, release in releases.items():
+            lab.C2.kubectl("label", "--overwrite", "crd", crd, f"{RELEASE_LABEL}={release}")
+        yield
+    finally:
+        for crd in releases:
+            lab.C2.kubectl("label", "--overwrite", "crd", crd, f"{RELEASE_LABEL}={OURS}")
+
+
 def test_an_upgrade_with_a_changed_value_goes_by_unnoticed(world: World) -> None:
     began = time.time()
     # What an uninstall has to take back besides: it goes on with these.
     switches = ("--set=attach.default=namespaces", "--set=cnf.startupTaint=true")
     settings = ("--reset-then-reuse-values", "--set=logLevel=debug", *switches, "--wait", "--timeout=3m")
-    lab.C2.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(trial.ROOT / "manifests/crds"))
-    lab.C2.helm("upgrade", RELEASE, trial.CHART, "--namespace", lab.SYSTEM, *settings)
+    # One that is older is exchanged by the upgrade's hook, and one that is newer stays.
+    with released({EXPORTS: "v99.0.0", IMPORTS: "v0.4.1"}):
+        lab.C2.helm("upgrade", RELEASE, trial.CHART, "--namespace", lab.SYSTEM, *settings)
+        assert {name: release_of(name) for name in (EXPORTS, IMPORTS)} == {EXPORTS: "v99.0.0", IMPORTS: OURS}
     for part in ("deploy/syncer", "deploy/crossdns"):
         lab.C2.kubectl("-n", lab.SYSTEM, "rollout", "status", part, "--timeout=2m", timeout_s=130)
         shown = lab.C2.kubectl("-n", lab.SYSTEM, "get", part, "-o", "jsonpath={.spec.template.spec.containers[0].env}")

@@ -57,6 +57,10 @@ def test_a_recreated_export_is_told_by_its_uid() -> None:
 
 
 def test_r6_traffic_policy_distribution_and_families_are_the_services() -> None:
-    fields: dict[str, Any] = {"internal_traffic_policy": "Local", "traffic_distribution": "PreferClose", "ip_families": ["IPv4"]}
+    fields: dict[str, Any] = {
+        "internal_traffic_policy": "Local",
+        "traffic_distribution": "PreferClose",
+        "ip_families": ["IPv4"],
+    }
     spec = exported(service=make_service(**fields))
     assert {name: getattr(spec, name) for name in fields} == fields

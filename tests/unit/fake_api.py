@@ -55,6 +55,7 @@ class Fault:
     method: str
     watch: bool | None
     headers: dict[str, str]
+    path: str = ""
 
 
 class FakeApi:
@@ -144,11 +145,12 @@ class FakeApi:
         message: str = "told to fail",
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
+        path: str = "",
     ) -> None:
-        """Answer the next ``times`` requests of that kind with ``status``."""
+        """Answer the next ``times`` requests of that kind, and with ``path`` in theirs, with ``status``."""
         status_body = {"kind": "Status", "code": status, "reason": reason, "message": message}
         answer = json.dumps(status_body).encode() if body is None else body
-        self.faults.append(Fault(status, answer, times, method, watch, headers or {}))
+        self.faults.append(Fault(status, answer, times, method, watch, headers or {}, path))
 
     def compact(self) -> None:
         """Forget the past: watches from before now get 410."""
@@ -175,9 +177,9 @@ class FakeApi:
         self.connections += 1
         self._sockets.append(sock)
 
-    def fault(self, method: str, *, watch: bool) -> Fault | None:
+    def fault(self, method: str, path: str, *, watch: bool) -> Fault | None:
         for fault in self.faults:
-            if fault.times and fault.method == method and fault.watch in (None, watch):
+            if fault.times and fault.method == method and fault.watch in (None, watch) and fault.path in path:
                 fault.times -= 1
                 return fault
         return None
@@ -230,7 +232,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         api.asked.append(Asked(method, path, query, headers, body))
         while api.stalled.is_set() and not api.closing:
             time.sleep(0.02)
-        fault = api.fault(method, watch="watch" in query)
+        fault = api.fault(method, path, watch="watch" in query)
         if fault is not None:
             self._answer(fault.status, fault.body, fault.headers)
             return
@@ -334,7 +336,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     continue
                 seen = api.version
             for _, type_, _, obj in news:
-                if _selected(obj, query):
+                if _selected(obj, query) and target.namespace in ("", obj["metadata"].get("namespace", "")):
                     yield _line(type_, obj)
             if marked:
                 yield _line("BOOKMARK", {"metadata": {"resourceVersion": str(seen)}})
@@ -370,9 +372,18 @@ def _within(key: tuple[str, str, str], target: Target) -> bool:
 def _selected(obj: Object, query: dict[str, str]) -> bool:
     labels = obj["metadata"].get("labels", {})
     terms = [term for term in query.get("labelSelector", "").split(",") if term]
-    absent = [term[1:] for term in terms if term.startswith("!")]
-    wanted = [term.split("=") for term in terms if not term.startswith("!")]
-    return not any(name in labels for name in absent) and all(labels.get(name) == value for name, value in wanted)
+    return all(_matches(labels, term) for term in terms)
+
+
+def _matches(labels: dict[str, str], term: str) -> bool:
+    """Tell whether labels match one term: ``a=b``, ``a!=b``, ``a`` or ``!a``."""
+    if "!=" in term:
+        name, value = term.split("!=")
+        return labels.get(name) != value
+    if "=" in term:
+        name, value = term.split("=")
+        return labels.get(name) == value
+    return term.removeprefix("!") not in labels if term.startswith("!") else term in labels
 
 
 def _merged(old: Any, patch: Any) -> Any:

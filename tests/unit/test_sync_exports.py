@@ -1,0 +1,154 @@
+"""What this cluster exports follows what happens to it, also to what happened while nobody looked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import joined_cluster
+import pytest
+from joined_cluster import EXPORTED, EXPORTS, MERGED, OWN, SERVICES, SET, SLICES, eventually, never
+
+
+@pytest.fixture
+def cluster() -> Iterator[joined_cluster.Cluster]:
+    with joined_cluster.make() as made:
+        yield made
+
+
+def exported(cluster: joined_cluster.Cluster) -> list[str]:
+    """Return the names of the ExportedServices at the hub."""
+    return sorted(name for kind, namespace, name in list(cluster.hub.objects) if (kind, namespace) == (EXPORTED, OWN))
+
+
+def test_r1_a_service_is_exported_when_there_is_an_export_of_its_name_and_not_before(
+    cluster: joined_cluster.Cluster,
+) -> None:
+    cluster.serve("u1=10.113.0.5")
+    # Another cluster's export of the same name exports nothing here.
+    cluster.merge("c2")
+    with cluster.running():
+        eventually(lambda: cluster.imported())
+        never(lambda: exported(cluster) or cluster.sent())
+        cluster.child.put(EXPORTS, "web", "shop")
+        eventually(lambda: cluster.sent() == ["10.113.0.5"])
+        assert exported(cluster) == ["shop.web"]
+
+
+def test_r3_a_deleted_export_takes_everything_off_the_hub(cluster: joined_cluster.Cluster) -> None:
+    cluster.export("u1=10.113.0.5")
+    with cluster.running():
+        eventually(lambda: cluster.sent() and exported(cluster))
+        cluster.child.remove(EXPORTS, "web", "shop")
+        eventually(lambda: not cluster.sent() and not exported(cluster))
+
+
+def test_r5_a_service_that_is_deleted_and_made_again_under_a_living_export_is_exported_again(
+    cluster: joined_cluster.Cluster,
+) -> None:
+    cluster.export("u1=10.113.0.5")
+    with cluster.running():
+        eventually(lambda: cluster.sent() == ["10.113.0.5"])
+        cluster.child.remove(SERVICES, "web", "shop")
+        eventually(lambda: not exported(cluster))
+        eventually(lambda: cluster.told()["Valid"] == ("False", "NoService"))
+        assert cluster.told()["Ready"] == ("False", "Pending")
+        cluster.serve("u2=10.113.0.6")
+        eventually(lambda: cluster.sent() == ["10.113.0.6"] and exported(cluster))
+        eventually(lambda: cluster.told()["Valid"] == ("True", "Valid"))
+
+
+def test_r10_r11_conditions_follow_the_hub(cluster: joined_cluster.Cluster) -> None:
+    cluster.export("u1=10.113.0.5")
+    with cluster.running():
+        eventually(lambda: cluster.told().get("Ready") == ("False", "Pending") and cluster.sent())
+        cluster.merge("c1", "c2")
+        eventually(lambda: cluster.told().get("Ready") == ("True", "Exported"))
+        assert cluster.told()["Conflict"] == ("False", "NoConflicts")
+
+
+def test_what_was_deleted_while_the_syncer_was_down_goes_when_it_is_back(cluster: joined_cluster.Cluster) -> None:
+    cluster.export("u1=10.113.0.5")
+    cluster.export("u1=10.113.0.5", name="api")
+    with cluster.running():
+        eventually(lambda: exported(cluster) == ["shop.api", "shop.web"] and len(cluster.sent()) == 2)
+    cluster.child.remove(EXPORTS, "web", "shop")
+    cluster.child.remove(SERVICES, "web", "shop")
+    cluster.child.remove(SLICES, "web-x1", "shop")
+    with cluster.running():
+        eventually(lambda: exported(cluster) == ["shop.api"] and cluster.sent() == ["10.113.0.5"])
+
+
+def test_a_slice_of_ours_that_nobody_remembers_is_deleted_at_the_hub(cluster: joined_cluster.Cluster) -> None:
+    labels = {"endpointslice.kubernetes.io/managed-by": "fleetboard.io"}
+    with cluster.hub.changed:
+        metadata = {"name": "shop.gone.ipv4.0", "namespace": OWN, "labels": labels}
+        cluster.hub.store((SLICES, OWN, "shop.gone.ipv4.0"), {"metadata": metadata, "addressType": "IPv4"})
+    with cluster.running():
+        eventually(lambda: (SLICES, OWN, "shop.gone.ipv4.0") not in cluster.hub.objects)
+
+
+def test_what_was_taken_from_the_hub_by_another_hand_is_put_back(cluster: joined_cluster.Cluster) -> None:
+    cluster.export("u1=10.113.0.5")
+    with cluster.running():
+        eventually(lambda: cluster.sent() and exported(cluster))
+        cluster.hub.remove(EXPORTED, "shop.web", OWN)
+        for kind, namespace, name in [key for key in cluster.hub.objects if key[:2] == (SLICES, OWN)]:
+            cluster.hub.remove(kind, name, namespace)
+        eventually(lambda: cluster.sent() == ["10.113.0.5"] and exported(cluster) == ["shop.web"])
+
+
+def test_a_child_whose_lists_fail_withdraws_nothing(cluster: joined_cluster.Cluster) -> None:
+    cluster.export("u1=10.113.0.5")
+    with cluster.running():
+        eventually(lambda: cluster.sent() and exported(cluster))
+    cluster.child.fail(403, times=1000, reason="Forbidden", path="/serviceexports")
+    with cluster.running():
+        never(lambda: not exported(cluster) or not cluster.sent(), for_s=1.5)
+
+
+def test_changes_during_a_relist_after_410_arrive(cluster: joined_cluster.Cluster) -> None:
+    cluster.export("u1=10.113.0.5")
+    cluster.merge("c1")
+    with cluster.running():
+        eventually(lambda: cluster.sent() == ["10.113.0.5"] and cluster.told().get("Ready") == ("True", "Exported"))
+        with cluster.child.changed:
+            # Nobody sees these events: the past is forgotten before the watches wake.
+            del cluster.child.objects[EXPORTS, "shop", "web"]
+            cluster.child.compact()
+        eventually(lambda: not exported(cluster) and not cluster.sent())
+
+
+def test_an_export_that_the_hub_refuses_says_so_and_is_tried_again(cluster: joined_cluster.Cluster) -> None:
+    refusal = {"method": "PATCH", "reason": "Forbidden", "message": "exceeded quota", "path": "/exportedservices"}
+    cluster.hub.fail(403, times=1000, **refusal)  # type: ignore[arg-type]
+    cluster.export("u1=10.113.0.5")
+    with cluster.running():
+        eventually(lambda: cluster.told().get("Ready") == ("False", "Failed"))
+        # Any news of it is a reason to try anew before the long pause is over.
+        cluster.hub.faults.clear()
+        cluster.endpoints("u1=10.113.0.5", "u2=10.113.0.6")
+        eventually(lambda: exported(cluster) and cluster.sent() == ["10.113.0.5", "10.113.0.6"])
+
+
+def test_a_namespace_that_the_hub_does_not_allow_is_refused_with_a_sentence(cluster: joined_cluster.Cluster) -> None:
+    peer = cluster.hub.objects["peers", SET, "c1"]
+    cluster.hub.put("peers", "c1", SET, spec={**peer["spec"], "exportNamespaces": ["other"]}, status=peer["status"])
+    cluster.export("u1=10.113.0.5")
+    with cluster.running():
+        eventually(lambda: cluster.told().get("Ready") == ("False", "Failed"))
+        assert not exported(cluster)
+
+
+def test_the_hub_away_keeps_a_merged_export_ready(cluster: joined_cluster.Cluster) -> None:
+    cluster.export("u1=10.113.0.5")
+    cluster.merge("c1")
+    with cluster.running():
+        eventually(lambda: cluster.told().get("Ready") == ("True", "Exported"))
+        eventually(lambda: (MERGED, "fleetboard-system", "shop.web") in cluster.child.objects)
+        cluster.hub.stalled.set()
+        cluster.hub.cut()
+        cluster.endpoints("u1=10.113.0.5", "u2=10.113.0.6")
+        eventually(lambda: "10.113.0.6" in cluster.received())
+        assert cluster.told()["Ready"] == ("True", "Exported")
+        cluster.hub.stalled.clear()
+        eventually(lambda: cluster.sent() == ["10.113.0.5", "10.113.0.6"])

@@ -16,6 +16,7 @@ HERE = pathlib.Path(__file__).parent
 ORDER = (
     "paths",
     "follow",
+    "protection",
     "isolation",
     "attach_default",
     "multus_thin",

@@ -100,7 +100,7 @@ def hub() -> Iterator[Hub]:
         yield Hub(api)
 
 
-def test_r2_exports_of_one_name_are_one_service_with_one_address(hub: Hub) -> None:
+def test_r2_r21_exports_of_one_name_are_one_service_with_one_address_for_its_life(hub: Hub) -> None:
     hub.export("c1", "10.113.0.5", ports=[make_port(80, "http")])
     with hub.running():
         eventually(lambda: (one := hub.merged()) is not None and one.vips)
@@ -110,7 +110,7 @@ def test_r2_exports_of_one_name_are_one_service_with_one_address(hub: Hub) -> No
         second = hub.merged()
         assert first is not None
         assert second is not None
-        assert second.vips == first.vips, "r21: the address lives as long as the service"
+        assert second.vips == first.vips
         assert second.conflicts == {}
         eventually(lambda: sorted(itertools.chain(*hub.copies().values())) == ["10.113.0.5", "10.113.4.5"])
 

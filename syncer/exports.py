@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import logging
 import random
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -17,7 +18,7 @@ from fleetboard.kube import backoff, errors
 from fleetboard.kube.client import Client
 from fleetboard.kube.reflector import Reflector
 from fleetboard.model import core, fleet, mcs, meta, names, resource
-from syncer import admission, conditions, export, index, report, slices
+from syncer import admission, conditions, export, index, report, schema, slices
 from syncer.clusterset import RETRY_CAP_S, Clusterset
 from syncer.sources import Sources
 from syncer.stopwatch import Stopwatch
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 MANAGER = "syncer"
 _AWAY_RETRY_S = (0.5, 1.5)
 _REFUSED_RETRY_S = 30.0
+_OLDER_HUB_RETRY_S = 600.0
+"""How often a hub whose schema lacks fields of ours is tried with them again."""
 
 
 class Exports:
@@ -64,6 +67,7 @@ class Exports:
             retry=backoff.Backoff(base_s=0.25, cap_s=RETRY_CAP_S),
         )
         self._by_service = index.Index(lambda: self.slices.store, _services_of)
+        self._older_until = -float("inf")
         self._endpoints: dict[str, int] = {}
 
     @property
@@ -111,7 +115,7 @@ class Exports:
             spec = planned.exported.spec
             refused = admission.refuse_service(peer, namespace=spec.namespace, name=spec.name) or ""
         try:
-            self._write(key, export.NOTHING if refused else planned)
+            whole = self._write(key, export.NOTHING if refused else planned)
         except errors.UnreachableError as err:
             return conditions.Delivery(pending=f"The hub can't be reached: {err}."), random.uniform(*_AWAY_RETRY_S)
         except (errors.ForbiddenError, errors.InvalidError) as err:
@@ -119,17 +123,18 @@ class Exports:
             return conditions.Delivery(refused=f"The hub refuses the export: {err}."), _REFUSED_RETRY_S
         if refused:
             return conditions.Delivery(refused=f"The hub refuses the export: {refused}."), None
-        return conditions.Delivery(written=True), None
+        return conditions.Delivery(written=True), None if whole else _OLDER_HUB_RETRY_S
 
-    def _write(self, key: str, planned: export.ExportPlan) -> None:
+    def _write(self, key: str, planned: export.ExportPlan) -> bool:
+        """Bring the hub to the plan; tell whether it took all of it."""
         name = key.replace("/", ".", 1)
         current = self.exported.get(f"{self._namespace}/{name}")
-        wrote = False
+        wrote, whole = False, True
         if planned.exported is None and current is not None:
             self._hub.delete(resource.EXPORTED_SERVICES, name, self._namespace)
             wrote = True
         elif planned.exported is not None and (current is None or current.spec != planned.exported.spec):
-            self._hub.apply(resource.EXPORTED_SERVICES, _placed(planned.exported, self._namespace), manager=MANAGER)
+            whole = self._send(_placed(planned.exported, self._namespace))
             wrote = True
         there = {slice_.metadata.name: slice_ for slice_ in self._by_service.find(key)}
         for wanted in planned.slices:
@@ -142,6 +147,26 @@ class Exports:
             self._hub.delete(resource.ENDPOINT_SLICES, left, self._namespace)
             wrote = True
         self.stopwatch.stop(key, wrote=wrote)
+        return whole
+
+    def _send(self, exported: fleet.ExportedService) -> bool:
+        """Write one export; tell whether the hub's schema has all its fields.
+
+        Server-side apply of a field that a hub of the version before lacks fails whole, with status 500.
+        """
+        if time.monotonic() >= self._older_until:
+            try:
+                self._hub.apply(resource.EXPORTED_SERVICES, exported, manager=MANAGER)
+            except errors.ServerError:
+                if schema.has_field(self._hub, resource.EXPORTED_SERVICES, "spec", "ipFamilies"):
+                    raise
+            else:
+                return True
+        self._hub.apply(resource.EXPORTED_SERVICES, export.for_older_hub(exported), manager=MANAGER)
+        if time.monotonic() >= self._older_until:
+            log.warning("the hub is of an older version: traffic policy and families are not sent")
+            self._older_until = time.monotonic() + _OLDER_HUB_RETRY_S
+        return False
 
     def _tell(self, key: str, planned: export.ExportPlan, delivery: conditions.Delivery) -> None:
         export_ = self._sources.exports.get(key)

@@ -92,7 +92,10 @@ class Cluster:
     def serve(self, *pods: str, name: str = "web") -> None:
         """Make a Service and what is behind it; pods are ``uid=fleet address``."""
         port = {"name": "http", "port": 80, "protocol": "TCP"}
-        self.child.put(SERVICES, name, "shop", spec={"type": "ClusterIP", "clusterIP": "10.96.0.9", "ports": [port]})
+        spec = {"type": "ClusterIP", "clusterIP": "10.96.0.9", "ports": [port]}
+        self.child.put(
+            SERVICES, name, "shop", spec={**spec, "internalTrafficPolicy": "Cluster", "ipFamilies": ["IPv4"]}
+        )
         self.endpoints(*pods, name=name)
 
     def endpoints(self, *pods: str, name: str = "web") -> None:

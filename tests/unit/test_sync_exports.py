@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import joined_cluster
@@ -152,3 +153,37 @@ def test_the_hub_away_keeps_a_merged_export_ready(cluster: joined_cluster.Cluste
         assert cluster.told()["Ready"] == ("True", "Exported")
         cluster.hub.stalled.clear()
         eventually(lambda: cluster.sent() == ["10.113.0.5", "10.113.0.6"])
+
+
+def schema_with(field: str) -> bytes:
+    """Return a hub's description of an ExportedService whose spec has one field."""
+    described = {
+        "properties": {"spec": {"properties": {field: {}}}},
+        "x-kubernetes-group-version-kind": [{"kind": "ExportedService"}],
+    }
+    return json.dumps({"components": {"schemas": {"x": described}}}).encode()
+
+
+def test_a_hub_of_the_version_before_gets_what_its_schema_has(cluster: joined_cluster.Cluster) -> None:
+    lacking = "failed to create typed patch object: .spec.ipFamilies: field not declared in schema"
+    cluster.hub.fail(500, method="PATCH", message=lacking, path="/exportedservices")
+    cluster.hub.fail(200, body=schema_with("ports"), path="/openapi/v3")
+    cluster.export("u1=10.113.0.5")
+    with cluster.running():
+        eventually(lambda: exported(cluster) and cluster.sent())
+        spec = cluster.hub.objects[EXPORTED, OWN, "shop.web"]["spec"]
+        assert spec["ports"]
+        assert not {"internalTrafficPolicy", "trafficDistribution", "ipFamilies"} & spec.keys()
+        # Nor is it asked again and again.
+        cluster.endpoints("u1=10.113.0.5", "u2=10.113.0.6")
+        eventually(lambda: cluster.sent() == ["10.113.0.5", "10.113.0.6"])
+        assert sum("/openapi/" in one.path for one in cluster.hub.asked) == 1
+
+
+def test_a_hub_that_fails_is_not_taken_for_an_older_one(cluster: joined_cluster.Cluster) -> None:
+    cluster.hub.fail(500, method="PATCH", message="etcd is away", path="/exportedservices")
+    cluster.hub.fail(200, body=schema_with("ipFamilies"), path="/openapi/v3")
+    cluster.export("u1=10.113.0.5")
+    with cluster.running():
+        eventually(lambda: exported(cluster) and cluster.sent())
+        assert cluster.hub.objects[EXPORTED, OWN, "shop.web"]["spec"]["ipFamilies"] == ["IPv4"]

@@ -70,6 +70,7 @@ def hub() -> Iterator[Hub]:
             if known is not None and known.status.cluster_cidrs:
                 break
             made.heard.wait(0.05)
+            made.heard.clear()
         yield made
         made.stop.set()
         api.cut()

@@ -53,6 +53,7 @@ class Situation:
         blocks: Each cluster's address blocks.
         families: Address families that this cluster's pods have in the fleet.
         current: The ServiceImport that is there.
+        accepted: Whether this cluster takes imports in the namespace.
     """
 
     cluster: str
@@ -62,6 +63,7 @@ class Situation:
     blocks: slices.Blocks
     families: tuple[str, ...]
     current: mcs.ServiceImport | None
+    accepted: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +100,7 @@ class ImportPlan:
 
 def plan(situation: Situation) -> ImportPlan:
     """Decide what becomes of one name in this cluster."""
-    if situation.merged is None:
+    if situation.merged is None or not situation.accepted:
         return _ended(situation)
     merged = situation.merged.spec
     remote, dropped = _remote(situation, merged)
@@ -149,10 +151,15 @@ def _remote(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[list[
 
 
 def _ended(situation: Situation) -> ImportPlan:
-    """Nobody exports the name: ours goes; a user's stays, emptied if we ever filled it."""
+    """Nobody exports the name, or not for us: ours goes; a user's stays, emptied if we ever filled it."""
     if situation.current is None:
         return ImportPlan(fate=Fate.REMOVE)
-    ready = meta.Condition(type=READY, status="False", reason="Pending", message="No cluster exports this service.")
+    message = "No cluster exports this service."
+    if not situation.accepted:
+        message = (
+            "This cluster takes no imports in this namespace (imports.namespaces and imports.refused of its agent)."
+        )
+    ready = meta.Condition(type=READY, status="False", reason="Pending", message=message)
     annotations = situation.current.metadata.annotations
     owner = annotations.get(names.ANNOTATION_IMPORT_OWNER)
     if owner == CREATED:

@@ -92,12 +92,13 @@ class Imports:
             return None
         situation = importing.Situation(
             cluster=self._cluster,
-            merged=merged if self._accepted.accept(namespace) else None,
+            merged=merged,
             local=self._sources.plan(key),
             remote=self._clusterset.remote(key),
             blocks=self._clusterset.blocks(),
             families=self._clusterset.families(),
             current=self.imports.get(key),
+            accepted=self._accepted.accept(namespace),
         )
         self._carry_out(key, importing.plan(situation), situation.current, place)
         return None

@@ -89,6 +89,15 @@ def test_r8_kube_system_accepts_no_import_unless_the_user_says_so() -> None:
     assert (only.accept("shop"), only.accept("other")) == (True, False)
 
 
+def test_r8_a_users_import_in_a_refused_namespace_is_told_why_it_stays_empty() -> None:
+    refused = {"merged": make_merged("c2"), "accepted": False}
+    assert importing.plan(situation(**refused)).fate is Fate.REMOVE
+    plan = importing.plan(situation(current=make_import(owner=None), **refused))
+    assert (plan.fate, plan.spec) == (Fate.WRITE, None)
+    assert plan.ready is not None
+    assert "imports.refused" in plan.ready.message
+
+
 def as_stored(plan: importing.ImportPlan) -> mcs.ServiceImport:
     stored = make_import(spec=plan.spec)
     metadata = msgspec.structs.replace(stored.metadata, labels=dict(plan.labels), annotations=dict(plan.annotations))

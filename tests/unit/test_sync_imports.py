@@ -233,9 +233,11 @@ def test_an_import_written_by_hand_is_adopted_and_emptied_after_the_last_export(
         eventually(lambda: addresses(cluster))
         cluster.hub.remove(MERGED, "shop.web", SET)
         eventually(lambda: not addresses(cluster))
-        found = cluster.imported()
-        assert found is not None
-        assert {one.type: (one.status, one.reason) for one in found.status.conditions} == {
-            "Ready": ("False", "Pending")
-        }
-        assert found.metadata.annotations == {"fleetboard.io/managed": "adopted"}
+
+        def told() -> dict[str, tuple[str, str]]:
+            found = cluster.imported()
+            assert found is not None
+            assert found.metadata.annotations == {"fleetboard.io/managed": "adopted"}
+            return {one.type: (one.status, one.reason) for one in found.status.conditions}
+
+        eventually(lambda: told() == {"Ready": ("False", "Pending")})

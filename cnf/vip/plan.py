@@ -201,10 +201,11 @@ def _backends(service: FleetService, candidates: Sequence[_Candidate], members: 
 
 def _exporters(service: FleetService, port: ServicePort) -> frozenset[str]:
     """Return the clusters that export exactly this port."""
+    wanted = (port.name, port.protocol, port.port)
     return frozenset(
         constituent.cluster
         for constituent in service.spec.constituents
-        if any(own.identity == port.identity for own in constituent.ports)
+        if any((own.name, own.protocol, own.port) == wanted for own in constituent.ports)
     )
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import gzip
 import http.server
 import json
+import re
 import socket
 import threading
 import time
@@ -371,19 +372,19 @@ def _within(key: tuple[str, str, str], target: Target) -> bool:
 
 def _selected(obj: Object, query: dict[str, str]) -> bool:
     labels = obj["metadata"].get("labels", {})
-    terms = [term for term in query.get("labelSelector", "").split(",") if term]
-    return all(_matches(labels, term) for term in terms)
+    terms = re.split(r",(?![^(]*\))", query.get("labelSelector", ""))
+    return all(_fits(labels, term) for term in terms if term)
 
 
-def _matches(labels: dict[str, str], term: str) -> bool:
-    """Tell whether labels match one term: ``a=b``, ``a!=b``, ``a`` or ``!a``."""
-    if "!=" in term:
-        name, value = term.split("!=")
-        return labels.get(name) != value
-    if "=" in term:
-        name, value = term.split("=")
-        return labels.get(name) == value
-    return term.removeprefix("!") not in labels if term.startswith("!") else term in labels
+def _fits(labels: dict[str, str], term: str) -> bool:
+    if term.startswith("!"):
+        return term[1:] not in labels
+    among = re.fullmatch(r"(\S+) in \((.*)\)", term)
+    if among:
+        return labels.get(among[1]) in among[2].split(",")
+    name, operator, value = re.fullmatch(r"([^!=]+)(!?=?)(.*)", term).groups()  # type: ignore[union-attr]
+    found = labels.get(name)
+    return found is not None if not operator else (found == value) is (operator == "=")
 
 
 def _merged(old: Any, patch: Any) -> Any:

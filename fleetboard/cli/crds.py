@@ -23,6 +23,8 @@ from fleetboard.model import core, crds, mcs, resource
 
 MANAGER = "fleetboard-crds"
 ESTABLISHED_S = 30.0
+REACHABLE_S = 60.0
+"""How long an API server is waited for: a Job of a hook is given few tries, and a node's proxy may be behind."""
 
 _CHECKOUT = pathlib.Path(__file__).parents[2] / "manifests/crds"
 _IMAGE = pathlib.Path("/opt/fleetboard/crds")
@@ -59,10 +61,31 @@ def install(options: argparse.Namespace) -> None:
     wanted = read_folder(pathlib.Path(options.folder))
     otherwise = "no cluster to talk to: give --kubeconfig and --context, or run this in a pod of it"
     client, _ = hub_.reach(options, os.environ, otherwise=otherwise)
+    wait_reachable(client)
     for one in wanted:
         sys.stdout.write(f"{one['metadata']['name']}: {bring(client, one)}\n")
     for one in wanted:
         wait_established(client, one["metadata"]["name"])
+
+
+def wait_reachable(client: Client, *, timeout_s: float = REACHABLE_S) -> None:
+    """Wait until the API server answers.
+
+    Raises:
+        UnreachableError: it doesn't in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            client.read("/version")
+        except errors.UnreachableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+        except errors.ApiError:
+            return
+        else:
+            return
 
 
 def read_folder(folder: pathlib.Path) -> list[dict[str, Any]]:

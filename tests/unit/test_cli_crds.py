@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from fleetboard.cli import crds as command
 from fleetboard.cli import main
 from fleetboard.cli.errors import CommandError
+from fleetboard.kube import errors
+from fleetboard.kube.client import Client
 from fleetboard.model import crds
 
 CRDS = pathlib.Path(__file__).parents[2] / "manifests/crds"
@@ -165,3 +167,12 @@ def test_the_whole_command_runs_by_a_kubeconfig(
 def test_a_folder_without_definitions_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(CommandError, match="expected a folder of CustomResourceDefinitions"):
         command.read_folder(tmp_path)
+
+
+def test_an_api_server_that_is_away_is_waited_for(api: fake_api.FakeApi) -> None:
+    client = api.client()
+    api.fail(200, body=b"{}", path="/version")
+    command.wait_reachable(client)
+    nobody = Client.from_token("http://127.0.0.1:9", ca_pem=b"", token=lambda: "t", user_agent="test/1")
+    with pytest.raises(errors.UnreachableError):
+        command.wait_reachable(nobody, timeout_s=0.1)

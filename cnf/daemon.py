@@ -23,6 +23,7 @@ from fleetboard.kube import client as kube_client
 from fleetboard.kube import controller, events, lease
 from fleetboard.kube import errors as kube_errors
 from fleetboard.kube import metrics as kube_metrics
+from fleetboard.model import fleet
 from fleetboard.observe import process, server
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Daemon:
         self._keeper = sessions.Sessions(
             self._carrier,
             outbid=lambda epoch: self._elector.outbid(epoch),
-            on_isolation=lambda: self._spread.enqueue(ALL),
+            on_isolation=self._isolation_changed,
         )
         self._elector = lease.Elector(
             client,
@@ -208,6 +209,10 @@ class Daemon:
         self._plane.set_network(found)
         self._publish.enqueue(ALL)
 
+    def _isolation_changed(self) -> None:
+        self._spread.enqueue(ALL)
+        self._publish.enqueue(ALL)
+
     def _attachments_changed(self) -> None:
         self._attached.enqueue(ALL)
         self._publish.enqueue(ALL)
@@ -244,7 +249,14 @@ class Daemon:
             held=held,
             ready=self.ready(),
             exhausted="" if usage.free else self._outlook(),
+            leading=self._leading(),
         )
+
+    def _leading(self) -> fleet.Leading | None:
+        """Say what this node sees of the hub while it leads: crossdns can't probe, and the hub can't tell it."""
+        if not self._elector.leading:
+            return None
+        return fleet.Leading(epoch=self._elector.epoch, hub_reachable=not self._keeper.isolated)
 
     def _outlook(self) -> str:
         return granting.outlook(self._known, node=self._options.node, cluster=self._options.cluster)

@@ -47,6 +47,8 @@ class Report:
     """None when all is well, else why not."""
     exhausted: str = ""
     """Why a block that is wanted can't come, else nothing."""
+    leading: fleet.Leading | None = None
+    """What the leader sees of the hub; None on every other node."""
 
 
 def read_addresses(plane: attach_plane.Plane) -> tuple[ipam.Usage, int, list[str], list[str]]:
@@ -81,6 +83,7 @@ def render_status(report: Report, known: fleet.FleetNode, *, version: str, now: 
         blocks_wanted=report.wanted,
         blocks_returned=report.returned,
         blocks_missing=[block for block in report.held if block not in known.spec.blocks],
+        leading=report.leading,
         version=version,
         conditions=meta.set_condition(meta.set_condition(known.status.conditions, ready, now=now), room, now=now),
     )

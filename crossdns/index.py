@@ -37,6 +37,7 @@ class Kind(enum.Enum):
     PEER = "peers"
     REPORT = "peerreports"
     NAMESPACE = "namespaces"
+    NODE = "fleetnodes"
 
 
 Event = tuple[Kind, str]
@@ -51,6 +52,7 @@ class Copies:
     peers: Copy[fleet.Peer]
     reports: Copy[fleet.PeerReport]
     namespaces: Copy[core.Namespace]
+    nodes: Copy[fleet.FleetNode]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Index:
                 found |= self._place(key)
             elif kind is Kind.NAMESPACE:
                 spaces.add(key)
-            elif kind in (Kind.PEER, Kind.REPORT):
+            elif kind in (Kind.PEER, Kind.REPORT, Kind.NODE):
                 reach = True
         if spaces:
             services = map(_service_key, list(self._copies.services.store))
@@ -128,11 +130,14 @@ class Index:
         return {service for service in (old, new) if service is not None}
 
     def _read_reach(self) -> zone.Reach:
-        peers, reports = self._copies.peers.store, self._copies.reports.store
-        return zone.read_reach(list(peers.values()), list(reports.values()))
+        peers, reports, nodes = self._copies.peers.store, self._copies.reports.store, self._copies.nodes.store
+        return zone.read_reach(list(peers.values()), list(reports.values()), list(nodes.values()))
 
     def _reach_changed(self) -> set[zone.ServiceKey]:
-        """Peers are written for every handshake; only who is reachable matters, and only to services with endpoints."""
+        """Return the services with endpoints if it changed who is reachable.
+
+        Peers are written for every handshake and nodes for every pod.
+        """
         fresh = self._read_reach()
         if fresh == self._reach:
             return set()

@@ -68,6 +68,9 @@ class Watch:
                 client, resource.PEER_REPORTS, namespace=namespace, notify=self._notify(index.Kind.REPORT)
             ),
             index.Kind.NAMESPACE: Reflector(client, resource.NAMESPACES, notify=self._notify(index.Kind.NAMESPACE)),
+            index.Kind.NODE: Reflector(
+                client, resource.FLEET_NODES, namespace=namespace, notify=self._notify(index.Kind.NODE)
+            ),
         }
         copies = index.Copies(*(self._reflectors[kind] for kind in index.Kind))
         self._index = index.Index(copies, namespace=namespace, imports=imports)

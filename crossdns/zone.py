@@ -67,15 +67,17 @@ class Reach:
     Attributes:
         own: Names this cluster has; its own endpoints are never withdrawn.
         unreachable: Clusters whose data path the hub's probe found dead.
+        isolated: Whether our own leader's probe of the hub gets no answer, which the hub can't tell us.
     """
 
     own: frozenset[str] = frozenset()
     unreachable: frozenset[str] = frozenset()
+    isolated: bool = False
 
     @property
     def cut_off(self) -> bool:
         """Whether it is we whom the hub can't reach: then the others are out of our reach, whatever it says of them."""
-        return bool(self.own & self.unreachable)
+        return self.isolated or bool(self.own & self.unreachable)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,10 +90,22 @@ class _Backend:
     ports: tuple[core.EndpointPort, ...]
 
 
-def read_reach(peers: Iterable[fleet.Peer], reports: Iterable[fleet.PeerReport]) -> Reach:
-    """Tell from the mirrored Peers who is unreachable, and from our own PeerReport who we are."""
+def read_reach(
+    peers: Iterable[fleet.Peer], reports: Iterable[fleet.PeerReport], nodes: Iterable[fleet.FleetNode] = ()
+) -> Reach:
+    """Tell who is unreachable (the mirrored Peers), who we are (our PeerReport) and whether the hub answers us.
+
+    The last is what the leader's FleetNode says.
+    """
     dead = frozenset(p.metadata.name for p in peers if p.status.health is not None and not p.status.health.reachable)
-    return Reach(own=frozenset(report.metadata.name for report in reports), unreachable=dead - {names.HUB})
+    leading = [node.status.leading for node in nodes if node.status.leading is not None]
+    # A leader that died goes on saying what it saw last, under a lower epoch.
+    last = max(leading, key=lambda seen: seen.epoch, default=fleet.Leading())
+    return Reach(
+        own=frozenset(report.metadata.name for report in reports),
+        unreachable=dead - {names.HUB},
+        isolated=not last.hub_reachable,
+    )
 
 
 def service_records(

@@ -244,6 +244,14 @@ class FleetNodeSpec(_Wire, frozen=True, kw_only=True):
     blocks: list[str] = []
 
 
+class Leading(_Wire, frozen=True, kw_only=True):
+    """What the node that carries the cluster's traffic sees of the hub, by its own probe inside the tunnel."""
+
+    epoch: int = 0
+    """Of its leadership: one that was replaced and could not say so is told by a lower one."""
+    hub_reachable: bool = True
+
+
 class FleetNodeStatus(_Wire, frozen=True, kw_only=True):
     """Written by that node's cnf."""
 
@@ -260,6 +268,8 @@ class FleetNodeStatus(_Wire, frozen=True, kw_only=True):
     """Blocks of ``spec.blocks`` that are empty and that the node uses no more: the leader may take them."""
     blocks_missing: list[str] = []
     """Blocks that the node gives addresses of, or has pods in, and that ``spec.blocks`` lacks: its first one first."""
+    leading: Leading | None = None
+    """Only while the node leads."""
     version: str = ""
     conditions: list[meta.Condition] = []
 

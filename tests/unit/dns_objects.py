@@ -64,6 +64,14 @@ def make_peer(cluster: str, *, reachable: bool = True) -> fleet.Peer:
     )
 
 
+def make_node(name: str, *, epoch: int | None = None, hub_reachable: bool = True) -> fleet.FleetNode:
+    """Make a node; one with an epoch leads, or did."""
+    leading = None if epoch is None else fleet.Leading(epoch=epoch, hub_reachable=hub_reachable)
+    return fleet.FleetNode(
+        metadata=meta.ObjectMeta(name=name, namespace=names.NAMESPACE), status=fleet.FleetNodeStatus(leading=leading)
+    )
+
+
 class Resolver:
     """Answers as a worker process does, from a table filled by the test."""
 

@@ -63,6 +63,20 @@ def test_counts_alone_are_written_seldom_and_all_else_at_once() -> None:
         assert node.publish()
 
 
+def test_what_the_leader_sees_of_the_hub_is_written_at_once_and_only_while_it_leads() -> None:
+    with FakeApi() as api:
+        node = Node(api)
+        node.report = dataclasses.replace(REPORT, leading=fleet.Leading(epoch=3))
+        assert node.publish()
+        node.report = dataclasses.replace(REPORT, leading=fleet.Leading(epoch=3, hub_reachable=False))
+        assert node.publish()
+        status = api.objects["fleetnodes", names.NAMESPACE, "n"]["status"]
+        assert status["leading"] == {"epoch": 3, "hubReachable": False}
+        node.report = REPORT
+        assert node.publish()
+        assert "leading" not in api.objects["fleetnodes", names.NAMESPACE, "n"]["status"]
+
+
 def test_a_returned_block_is_shown_and_forgotten() -> None:
     with FakeApi() as api:
         node = Node(api)

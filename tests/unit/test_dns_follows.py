@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from dns_objects import Resolver, contents, make_endpoint, make_peer, make_service, make_slice, rcode
+from dns_objects import Resolver, contents, make_endpoint, make_node, make_peer, make_service, make_slice, rcode
 from fake_api import FakeApi
 
 from crossdns import feed, index, saved, watch, zone
-from fleetboard.model import core, fleet, names
+from fleetboard.model import core, fleet, meta, names
 
 WEB = "web.shop.svc.hyperos.local"
 SYSTEM = names.NAMESPACE
@@ -69,6 +69,10 @@ def put(api: FakeApi, collection: str, obj: Any) -> None:
     metadata = fields.pop("metadata")
     with api.changed:
         api.store((collection, metadata["namespace"], metadata["name"]), {"metadata": metadata, **fields})
+
+
+def in_system(name: str) -> meta.ObjectMeta:
+    return meta.ObjectMeta(name=name, namespace=SYSTEM)
 
 
 def put_service(api: FakeApi, service: fleet.FleetService) -> None:
@@ -135,6 +139,24 @@ def test_an_unreachable_clusters_endpoints_leave_and_come_back(api: FakeApi, cro
     put(api, "peers", make_peer("c2", reachable=False))
     eventually(crossdns, ["10.112.4.2"])
     put(api, "peers", make_peer("c2"))
+    eventually(crossdns, ["10.112.4.2", "10.112.8.2"])
+
+
+def test_without_the_hub_local_endpoints_come_alone_and_names_stay(api: FakeApi, crossdns: Answering) -> None:
+    put(api, "peerreports", fleet.PeerReport(metadata=in_system("c1"), spec=fleet.PeerReportSpec(cluster="c1")))
+    put(api, "fleetnodes", make_node("left", epoch=3))
+    put(api, "fleetnodes", make_node("other"))
+    put_service(api, make_service(type_="Headless"))
+    put_slice(api, make_slice("c1", [make_endpoint("10.112.4.2")]))
+    put_slice(api, make_slice("c2", [make_endpoint("10.112.8.2")]))
+    remote = zone.ServiceKey("shop", "remote")
+    put_service(api, make_service(remote, type_="Headless"))
+    put_slice(api, make_slice("c2", [make_endpoint("10.112.8.3")], key=remote))
+    eventually(crossdns, ["10.112.4.2", "10.112.8.2"])
+    put(api, "fleetnodes", make_node("other", epoch=4, hub_reachable=False))
+    eventually(crossdns, ["10.112.4.2"])
+    assert contents(crossdns.ask("remote.shop.svc.hyperos.local")) == ["10.112.8.3"]
+    put(api, "fleetnodes", make_node("other", epoch=4))
     eventually(crossdns, ["10.112.4.2", "10.112.8.2"])
 
 

@@ -6,6 +6,7 @@ One invariant: owners are pointers into the question, so that the client's own s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import struct
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ CLASS_IN = 1
 _OWNER = b"\xc0\x0c"
 # What fits into one message of 65535 beside header, question and OPT.
 _ROOM = 65000
+_NAME_MAX = 255
 
 
 class NameTooLongError(ValueError):
@@ -48,8 +50,8 @@ def name(text: str) -> bytes:
     if any(len(label) > 63 for label in labels):
         raise NameTooLongError(f"a label of {text!r} is longer than 63 bytes")
     encoded = b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
-    if len(encoded) > 255:
-        raise NameTooLongError(f"{text!r} is longer than 255 bytes")
+    if len(encoded) > _NAME_MAX:
+        raise NameTooLongError(f"{text!r} is longer than {_NAME_MAX} bytes")
     return encoded
 
 
@@ -69,8 +71,9 @@ def answers(owner: bytes, records: zone.Records, *, apex: bytes) -> Iterator[tup
         found = records.of_version(version)
         if found:
             yield question(owner, type_), _address_answer(type_, found)
-    if records.targets:
-        yield question(owner, TYPE_SRV), _join(_service_records(records.targets, apex))
+    targets = _join(_service_records(records.targets, apex))
+    if targets.count:
+        yield question(owner, TYPE_SRV), targets
 
 
 def _address_answer(type_: int, found: tuple[addresses.Address, ...]) -> Answer:
@@ -82,8 +85,21 @@ def _address_answer(type_: int, found: tuple[addresses.Address, ...]) -> Answer:
 def _service_records(targets: Iterable[zone.Target], apex: bytes) -> Iterator[bytes]:
     for target in targets:
         # Priority 0 and equal weights; RFC 2782 forbids compression of the target.
-        content = struct.pack("!HHH", 0, 100, target.port) + name(target.host)[:-1] + apex
-        yield record(TYPE_SRV, zone.TTL_S, content)
+        with contextlib.suppress(NameTooLongError):
+            content = struct.pack("!HHH", 0, 100, target.port) + below(target.host, apex)
+            yield record(TYPE_SRV, zone.TTL_S, content)
+
+
+def below(relative: str, apex: bytes) -> bytes:
+    """Encode a name relative to the encoded ``apex``.
+
+    Raises:
+        NameTooLongError: it has none in this zone, though it may have one in a zone of a shorter name.
+    """
+    encoded = name(relative)[:-1] + apex
+    if len(encoded) > _NAME_MAX:
+        raise NameTooLongError(f"{relative!r} is longer than {_NAME_MAX} bytes below the zone")
+    return encoded
 
 
 def _join(encoded: Iterable[bytes]) -> Answer:

@@ -6,6 +6,7 @@ One invariant: a name exists as long as any service has it or a name below it, h
 from __future__ import annotations
 
 import collections
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -82,11 +83,11 @@ class Table:
 
     def _owners(self, name: str) -> dict[bytes, bytes]:
         """Encode a relative name under every zone: zone by name, without those where it would be too long."""
-        try:
-            prefix = encode.name(name)[:-1]
-        except encode.NameTooLongError:
-            return {}
-        return {prefix + apex: apex for apex in self._apexes if len(prefix + apex) <= 255}
+        found = {}
+        for apex in self._apexes:
+            with contextlib.suppress(encode.NameTooLongError):
+                found[encode.below(name, apex)] = apex
+        return found
 
     def _replace(self, name: str, records: zone.Records) -> Iterator[Entry]:
         for owner, apex in self._owners(name).items():

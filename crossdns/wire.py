@@ -6,6 +6,7 @@ the client's own id and spelling of the name. What is not one plain question goe
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -72,7 +73,7 @@ class Answerer:
         self.zone: LiveZone | None = None
         self._apexes = frozenset(apexes)
         self._depths = sorted({len(_label_offsets(apex) or ()) for apex in apexes})
-        self._turn = 0
+        self._turns: collections.Counter[int] = collections.Counter()
 
     def plain(self, data: bytes, *, udp: bool) -> bytes | None:
         """Answer one plain question; None when it is not one, which says nothing about whether it is well-formed."""
@@ -103,8 +104,9 @@ class Answerer:
             return self._negative(data, asked, live, opt)
         counts, records, step = stored
         if step:
-            self._turn = turn = self._turn + step
-            cut = turn % len(records)
+            # Counted by family: a client that asks for A and AAAA by turns would get every second turn of both.
+            self._turns[step] = turn = self._turns[step] + 1
+            cut = turn * step % len(records)
             records = records[cut:] + records[:cut]
         additional = b"\0\1" if opt else b"\0\0"
         reply = data[:2] + flags(data, NOERROR) + counts + additional + asked + records + opt

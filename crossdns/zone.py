@@ -8,6 +8,7 @@ Names here are relative to the zone: ``web.shop.svc`` is served under every zone
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import ipaddress
 import re
@@ -20,6 +21,8 @@ TTL_S = 5
 VERSION_NAME = "dns-version"
 VERSION = "1.0.0"
 VERSION_TTL_S = 28800
+ADDRESSES_MAX = {4: 4000, 6: 2300}
+"""Records of A and of AAAA, 16 and 28 bytes each, that one message holds."""
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 # "_" and the port's name share one label of 63.
@@ -137,7 +140,6 @@ def _headless(domain: str, backends: list[_Backend]) -> dict[str, Records]:
     targets: dict[str, set[Target]] = {}
     for backend in backends:
         hosts.setdefault(backend.host, set()).update(backend.addresses)
-        hosts.setdefault(domain, set()).update(backend.addresses)
         for port in backend.ports:
             if port.port is None or not _valid_port(port.port):
                 continue
@@ -146,6 +148,7 @@ def _headless(domain: str, backends: list[_Backend]) -> dict[str, Records]:
             name = _port_domain(port.name, port.protocol, domain)
             if name:
                 targets.setdefault(name, set()).add(target)
+    hosts[domain] = _common(hosts)
     return {
         name: Records(
             addresses=tuple(sorted(hosts.get(name, ()), key=_address_order)),
@@ -153,6 +156,18 @@ def _headless(domain: str, backends: list[_Backend]) -> dict[str, Records]:
         )
         for name in hosts.keys() | targets.keys()
     }
+
+
+def _common(hosts: Mapping[str, set[Address]]) -> set[Address]:
+    """Return the addresses of as many hosts as an answer holds, the same hosts for A as for AAAA."""
+    chosen: set[Address] = set()
+    counts: collections.Counter[int] = collections.Counter()
+    for host in sorted(hosts):
+        counts.update(address.version for address in hosts[host])
+        if any(counts[version] > most for version, most in ADDRESSES_MAX.items()):
+            break
+        chosen |= hosts[host]
+    return chosen
 
 
 def _reachable(backends: Iterable[_Backend], reach: Reach) -> list[_Backend]:

@@ -164,6 +164,20 @@ def test_several_addresses_are_given_in_turn() -> None:
     assert all(first.count(address) == 2 for address in first)
 
 
+def test_both_families_take_turns_and_stay_whole() -> None:
+    made = Resolver()
+    four = [make_endpoint(f"10.112.4.{n}", hostname=f"h{n}") for n in range(1, 4)]
+    six = [make_endpoint(f"fd00::{n}", hostname=f"h{n}") for n in range(1, 4)]
+    made.put(make_service(type_="Headless"), make_slice("c1", four), make_slice("c1", six))
+    first = set()
+    for _ in range(3):
+        answers = made.ask(WEB), made.ask(WEB, "AAAA")
+        assert contents(answers[0]) == [f"10.112.4.{n}" for n in range(1, 4)]
+        assert contents(answers[1]) == [f"fd00::{n}" for n in range(1, 4)]
+        first |= {str(answer.rr[0].rdata) for answer in answers}
+    assert len(first) == 6
+
+
 def mutate(data: bytes, chance: random.Random) -> bytes:
     mutated = bytearray(data)
     for _ in range(chance.randint(1, 6)):

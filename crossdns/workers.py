@@ -102,6 +102,10 @@ class Workers:
                 return f"answering process {worker.label} ended with status {status}"
         return None
 
+    def pids(self) -> list[int]:
+        """Return the processes' ids."""
+        return [worker.process.pid for worker in self._workers]
+
     def close(self) -> None:
         """End the processes by ending their feeds."""
         for worker in self._workers:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import random
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 
+import dns_processes
 import dnslib
 import pytest
 
-from crossdns import counters, encode, errors, feed, table, workers, zone
-from fleetboard.model import fleet, names
+from crossdns import counters, errors, workers, zone
+from fleetboard.model import fleet
 
 pytestmark = pytest.mark.netns
 
-NETNS = "dns-sockets"
-PORT = 5353
 WEB = "web.shop.svc.hyperos.local"
 LARGE = "large.shop.svc.hyperos.local"
 
@@ -28,60 +23,19 @@ LARGE = "large.shop.svc.hyperos.local"
 @pytest.fixture(scope="module", autouse=True)
 def netns() -> Iterator[None]:
     """Move this thread, and what it starts, into a namespace with nothing but loopback."""
-    subprocess.run(["ip", "netns", "add", NETNS], check=True)
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    inside = os.open(f"/run/netns/{NETNS}", os.O_RDONLY)
-    try:
-        _enter(inside)
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with dns_processes.inside("dns-sockets"):
         yield
-    finally:
-        _enter(before)
-        os.close(before)
-        os.close(inside)
-        subprocess.run(["ip", "netns", "del", NETNS], check=True)
-
-
-def _enter(fd: int) -> None:
-    # os.setns is Python 3.12's.
-    import ctypes
-
-    if ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000):
-        raise OSError(ctypes.get_errno(), "setns")
-
-
-def make_table() -> table.Table:
-    made = table.Table(names.ZONES, server="crossdns.fleetboard-system.svc.cluster.local")
-    spec = fleet.FleetServiceSpec(namespace="shop", name="web", vips=["10.112.0.9"])
-    key = zone.ServiceKey("shop", "web")
-    made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], zone.Reach()))
-    found = tuple(ipaddress.ip_address(f"10.112.{4 + n // 250}.{n % 250 + 1}") for n in range(600))
-    made.put(zone.ServiceKey("shop", "large"), {"large.shop.svc": zone.Records(addresses=found)})
-    return made
-
-
-def publish(answering: workers.Workers, change: table.Change, *, snapshot: bool = True) -> None:
-    soa = {encode.name(name): encode.soa_content(server="ns", zone_name=name, serial=1) for name in names.ZONES}
-    answering.publish(lambda generation: feed.frames(change, soa=soa, generation=generation, snapshot=snapshot))
 
 
 @pytest.fixture
 def answering(netns: None) -> Iterator[workers.Workers]:
-    made = workers.Workers(port=PORT, udp_processes=2)
-    try:
-        publish(made, make_table().snapshot())
-        deadline = time.monotonic() + 10
-        while not made.served():
-            assert time.monotonic() < deadline, "no zone after 10 s"
-            time.sleep(0.01)
+    with dns_processes.running(dns_processes.make_table(), udp_processes=2) as made:
         yield made
-    finally:
-        made.close()
 
 
 def ask(name: str, type_: str = "A", *, server: str = "127.0.0.1", tcp: bool = False) -> dnslib.DNSRecord:
     query = dnslib.DNSRecord.question(name, type_)
-    reply = query.send(server, PORT, tcp=tcp, timeout=5, ipv6=":" in server)
+    reply = query.send(server, dns_processes.PORT, tcp=tcp, timeout=5, ipv6=":" in server)
     return dnslib.DNSRecord.parse(reply)
 
 
@@ -109,7 +63,7 @@ def test_what_a_datagram_cuts_off_tcp_gives_whole(answering: workers.Workers) ->
 
 
 def test_servfail_before_the_first_zone(netns: None) -> None:
-    made = workers.Workers(port=PORT, udp_processes=1)
+    made = workers.Workers(port=dns_processes.PORT, udp_processes=1)
     try:
         deadline = time.monotonic() + 10
         while True:
@@ -125,7 +79,7 @@ def test_servfail_before_the_first_zone(netns: None) -> None:
 
 
 def test_an_update_loses_no_query(answering: workers.Workers) -> None:
-    made, stop = make_table(), threading.Event()
+    made, stop = dns_processes.make_table(), threading.Event()
     failures: list[str] = []
 
     def client() -> None:
@@ -139,9 +93,9 @@ def test_an_update_loses_no_query(answering: workers.Workers) -> None:
         key = zone.ServiceKey("shop", f"new-{n}")
         spec = fleet.FleetServiceSpec(namespace="shop", name=key.name, vips=["10.112.0.7"])
         change = made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], zone.Reach()))
-        publish(answering, change, snapshot=False)
+        dns_processes.publish(answering, change, snapshot=False)
         if n % 10 == 0:
-            publish(answering, made.snapshot())
+            dns_processes.publish(answering, made.snapshot())
     deadline = time.monotonic() + 5
     while not contents(ask("new-49.shop.svc.hyperos.local")):
         assert time.monotonic() < deadline
@@ -152,7 +106,7 @@ def test_an_update_loses_no_query(answering: workers.Workers) -> None:
 
 def test_many_queries_on_one_connection_are_answered_in_order(answering: workers.Workers) -> None:
     queries = [dnslib.DNSRecord.question(WEB if n % 2 else LARGE) for n in range(300)]
-    with socket.create_connection(("127.0.0.1", PORT), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", dns_processes.PORT), timeout=10) as sock:
         packed = [bytes(query.pack()) for query in queries]
         sending = threading.Thread(
             target=sock.sendall, args=(b"".join(len(data).to_bytes(2, "big") + data for data in packed),)
@@ -166,7 +120,7 @@ def test_many_queries_on_one_connection_are_answered_in_order(answering: workers
 
 
 def test_silent_connections_keep_nobody_out(answering: workers.Workers) -> None:
-    silent = [socket.create_connection(("127.0.0.1", PORT), timeout=5) for _ in range(600)]
+    silent = [socket.create_connection(("127.0.0.1", dns_processes.PORT), timeout=5) for _ in range(600)]
     try:
         assert contents(ask(WEB, tcp=True)) == ["10.112.0.9"]
         assert total(answering, "tcp", counters.REFUSED_CONNECTIONS) >= 600 - 512
@@ -175,30 +129,11 @@ def test_silent_connections_keep_nobody_out(answering: workers.Workers) -> None:
             sock.close()
 
 
-def test_hostile_streams_and_datagrams_do_no_harm(answering: workers.Workers) -> None:
-    chance = random.Random(7)
-    seed = bytes(dnslib.DNSRecord.question(WEB).pack())
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect(("127.0.0.1", PORT))
-        for _ in range(5000):
-            data = bytearray(seed)
-            for _ in range(chance.randint(1, 5)):
-                data[chance.randrange(len(data))] = chance.randrange(256)
-            sock.send(bytes(data[: chance.randint(0, len(data))]))
-    for _ in range(200):
-        with socket.create_connection(("127.0.0.1", PORT), timeout=5) as stream:
-            stream.sendall(chance.randbytes(chance.randint(1, 200)))
-    assert contents(ask(WEB)) == ["10.112.0.9"]
-    assert contents(ask(WEB, tcp=True)) == ["10.112.0.9"]
-    assert total(answering, "udp", counters.FAILED) == total(answering, "tcp", counters.FAILED) == 0
-    assert answering.gone() is None
-
-
 def test_a_taken_port_is_one_clear_error(netns: None) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("", PORT))
-        with pytest.raises(errors.ListenError, match=f"DNS_PORT {PORT} can't be bound"):
-            workers.Workers(port=PORT, udp_processes=1)
+        taken.bind(("", dns_processes.PORT))
+        with pytest.raises(errors.ListenError, match=f"DNS_PORT {dns_processes.PORT} can't be bound"):
+            workers.Workers(port=dns_processes.PORT, udp_processes=1)
 
 
 def test_a_dead_process_is_noticed(answering: workers.Workers) -> None:

@@ -1,0 +1,86 @@
+"""crossdns' answering processes, in a network namespace of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ipaddress
+import os
+import pathlib
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+
+from crossdns import encode, feed, table, workers, zone
+from fleetboard.model import fleet, names
+
+PORT = 5353
+SERVER = "crossdns.fleetboard-system.svc.cluster.local"
+
+
+@contextlib.contextmanager
+def inside(name: str) -> Iterator[None]:
+    """Move this thread, and what it starts, into a new namespace with nothing but loopback."""
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    entered = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    try:
+        _enter(entered)
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        yield
+    finally:
+        _enter(before)
+        os.close(before)
+        os.close(entered)
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def _enter(fd: int) -> None:
+    # os.setns is Python 3.12's.
+    if ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def make_table() -> table.Table:
+    """Make a zone of one virtual address, ``web``, and one name of 600 endpoints, ``large``."""
+    made = table.Table(names.ZONES, server=SERVER)
+    spec = fleet.FleetServiceSpec(namespace="shop", name="web", vips=["10.112.0.9"])
+    key = zone.ServiceKey("shop", "web")
+    made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], zone.Reach()))
+    found = tuple(ipaddress.ip_address(f"10.112.{4 + n // 250}.{n % 250 + 1}") for n in range(600))
+    made.put(zone.ServiceKey("shop", "large"), {"large.shop.svc": zone.Records(addresses=found)})
+    return made
+
+
+def publish(answering: workers.Workers, change: table.Change, *, snapshot: bool = True) -> None:
+    """Give the processes a zone, or a change to it."""
+    soa = {encode.name(name): encode.soa_content(server="ns", zone_name=name, serial=1) for name in names.ZONES}
+    answering.publish(lambda generation: feed.frames(change, soa=soa, generation=generation, snapshot=snapshot))
+
+
+@contextlib.contextmanager
+def running(served: table.Table, *, udp_processes: int = 1) -> Iterator[workers.Workers]:
+    """Run the processes and wait until they serve the zone."""
+    made = workers.Workers(port=PORT, udp_processes=udp_processes)
+    try:
+        publish(made, served.snapshot())
+        deadline = time.monotonic() + 20
+        while not made.served():
+            assert time.monotonic() < deadline, "no zone after 20 s"
+            time.sleep(0.01)
+        yield made
+    finally:
+        made.close()
+
+
+def resident_kb(pid: int) -> int:
+    """Return how much memory a process has, pages it shares with others counted in part."""
+    found = re.search(r"^Pss:\s+(\d+) kB", pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def descriptors(pid: int) -> int:
+    """Return how many files and sockets a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))

@@ -1,19 +1,21 @@
 """``python -m crossdns``: settings, processes, threads, and a stop that loses no query.
 
-One invariant: after SIGTERM queries are answered until the cluster's Service has had time to send them elsewhere.
+One invariant: after SIGTERM queries are answered, from a zone that goes on following the API, until they have gone
+elsewhere (``crossdns.drain``).
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import prometheus_client
 
-from crossdns import errors, index, metrics, saved, watch, workers
+from crossdns import drain, errors, index, metrics, saved, watch, workers
 from fleetboard.kube import errors as kube_errors
 from fleetboard.kube import metrics as kube_metrics
 from fleetboard.kube.client import Client
@@ -21,9 +23,6 @@ from fleetboard.model import names
 from fleetboard.observe import environment, logs, process, server
 
 log = logging.getLogger(__name__)
-
-# kube-proxy takes an endpoint out within a second or two of its pod's end beginning.
-DRAIN_S = 6.0
 
 
 def main() -> int:
@@ -42,7 +41,7 @@ def _run(level: str) -> int:
     udp_processes = environment.read("DNS_WORKERS", 1, parse=_worker_count)
     namespace = environment.read("NAMESPACE", names.NAMESPACE)
     observe_port = environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port)
-    drain_s = environment.read("DNS_DRAIN_S", DRAIN_S, parse=float)
+    drain_s = environment.read("DNS_DRAIN_S", drain.MOST_S, parse=float)
     folder = environment.read("STATE_DIR", "")
     imports = _imports()
     answering = workers.Workers(port=port, udp_processes=udp_processes, log_level=level)
@@ -59,27 +58,33 @@ def _serve(answering: workers.Workers, watching: watch.Watch, *, observe_port: i
     registry = prometheus_client.CollectorRegistry()
     metrics.register(registry, answering)
     kube_metrics.register(registry)
-    stop, draining = threading.Event(), threading.Event()
+    draining, ended = threading.Event(), threading.Event()
 
     def ready() -> str | None:
         if draining.is_set():
             return "stopping"
         return None if answering.served() else "no zone yet: not every collection has been listed from the API"
 
-    def drain(stopping: threading.Event) -> None:
+    def serve_the_last(stopping: threading.Event) -> None:
         stopping.wait()
         draining.set()
-        until = time.monotonic() + drain_s
+        draining_now = drain.Drain(answering.received, most_s=drain_s)
         # With a process gone, half of the queries go unanswered: the sooner the next start the better.
-        while time.monotonic() < until and answering.gone() is None:
-            time.sleep(0.1)
+        while answering.gone() is None and not draining_now.over():
+            ended.wait(0.1)
+        ended.set()
 
     observed = server.serve(port=observe_port, registry=registry, healthy=answering.stalled, ready=ready)
     try:
-        threads = {**watching.threads, "answering processes": answering.run, "drain": drain}
-        return process.run(threads, stop=stop, grace_s=drain_s + 4)
+        lasting = {**watching.threads, "answering processes": answering.run}
+        threads = {name: functools.partial(_until, ended, run) for name, run in lasting.items()}
+        return process.run({**threads, "drain": serve_the_last}, grace_s=drain_s + 4)
     finally:
         observed.close()
+
+
+def _until(ended: threading.Event, run: Callable[[threading.Event], None], _stop: threading.Event) -> None:
+    run(ended)
 
 
 def _imports() -> index.Namespaces:

@@ -122,6 +122,10 @@ class Workers:
         """Return the counters of one slot."""
         return self._board.slot(slot.index).tolist()
 
+    def received(self) -> int:
+        """Return how many messages came in so far, over all processes."""
+        return sum(sum(self.counts(slot)[: counters.TRUNCATED]) for slot in self.slots)
+
     def served(self) -> int:
         """Return the oldest generation that any process serves; 0 while one has none."""
         return min(self.counts(slot)[counters.GENERATION] for slot in self.slots)

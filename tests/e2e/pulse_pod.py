@@ -70,6 +70,9 @@ def watch(label: str, target: str, stop: threading.Event) -> None:
 
 def main() -> None:
     """Serve, and follow the file of targets: a line each, a label and where to."""
+    # Five connections may wait by default, a quarter of a second's: one pod that gets no processor for as long as
+    # others start would drop the next, and look like a network that does.
+    http.server.ThreadingHTTPServer.request_queue_size = 128
     server = http.server.ThreadingHTTPServer(("", PORT), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     known: dict[str, threading.Event] = {}

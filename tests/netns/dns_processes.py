@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import ipaddress
 import os
 import pathlib
 import re
+import signal
 import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 
 from crossdns import encode, feed, table, workers, zone
 from fleetboard.model import fleet, names
 
 PORT = 5353
+OBSERVE_PORT = 9464
 SERVER = "crossdns.fleetboard-system.svc.cluster.local"
 
 
@@ -84,3 +89,57 @@ def resident_kb(pid: int) -> int:
 def descriptors(pid: int) -> int:
     """Return how many files and sockets a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+@dataclasses.dataclass
+class Pod:
+    """crossdns as it runs in a pod, all its processes."""
+
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def start(cls, url: str, state: pathlib.Path, *, drain_s: float = 0) -> Pod:
+        """Start it with the API at ``url``."""
+        script = pathlib.Path(__file__).with_name("crossdns_pod.py")
+        env = {**os.environ, "DNS_PORT": str(PORT), "STATE_DIR": str(state), "DNS_DRAIN_S": str(drain_s)}
+        return cls(subprocess.Popen([sys.executable, str(script), url], env=env))
+
+    def wait_names(self, count: int) -> None:
+        """Wait until it is ready and has that many names below each zone."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if self.ready() and re.search(rf"^fleetboard_dns_names {count}\.0$", _read("metrics"), re.MULTILINE):
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"not {count} names after 60 s: {re.findall('fleetboard_dns_names.*', _read('metrics'))}")
+
+    def ready(self) -> bool:
+        """Tell what kubelet's probe is told."""
+        return bool(_read("readyz"))
+
+    def memory_mb(self) -> float:
+        """Return the memory of all its processes."""
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return sum(resident_kb(pid) for pid in (self.process.pid, *map(int, children))) / 1024
+
+    def kill(self) -> None:
+        """End it as the kernel does that is out of memory; the answering processes go with it."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def terminate(self) -> None:
+        """Tell it to end, as kubelet does."""
+        self.process.terminate()
+
+    def end(self) -> None:
+        """End it and wait for that."""
+        self.process.terminate()
+        assert self.process.wait(40) == 0
+
+
+def _read(page: str) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{OBSERVE_PORT}/{page}", timeout=5) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""

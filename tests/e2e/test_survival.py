@@ -9,9 +9,12 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import json
+import pathlib
 import re
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import lab
 import pulse
@@ -32,6 +35,12 @@ ISOLATED_S = 4.0
 """Until clients leave the endpoints of other clusters alone that they can't reach."""
 API_AWAY_S, HUB_AWAY_S = 60.0, 60.0
 READY_S = 90.0
+HEADLESS, FAR = "heads", "far"
+"""Headless services of both children, and of c2 alone."""
+SLOW_S = 0.8
+"""An attempt that took longer waited for something to be sent again."""
+QUERIES_S, ENOUGH_QUERIES = 90, 50
+"""For how long names are asked for while crossdns is rolled out, at most, and how often at least in each way."""
 
 AGENT, HUB_AGENT, WIREGUARD = "python -m cnf", "python -m cnf.hub", "wireguard-go -f fleet0"
 TO_HUB, FROM_HUB = ("-i", "fleet-site-+", "-o", "fleet-public"), ("-i", "fleet-public", "-o", "fleet-site-+")
@@ -71,6 +80,16 @@ class World:
             for label, seconds in pulse.wait_well(pod, since, within_s=max(1.0, deadline - time.time())).items()
         }
 
+    def explain(self, since: float) -> str:
+        """Say which attempts failed or took long since a blow, and when: seconds after it."""
+        lines = []
+        for node, pod in self.pods.items():
+            for note in pulse.notes(pod, since):
+                if not note.good or note.ended - note.began > SLOW_S:
+                    times = f"{note.began - since:+.2f} to {note.ended - since:+.2f}"
+                    lines.append(f"{node} {note.label} {times}: {note.answer}")
+        return "\n".join(lines)
+
     def failures(self, since: float, until: float) -> dict[tuple[str, str], list[pulse.Note]]:
         """Return the attempts that began in that time and failed."""
         found: dict[tuple[str, str], list[pulse.Note]] = {}
@@ -91,10 +110,25 @@ def world(namespaces: Callable[[str], str]) -> World:
             cluster.apply(pulse.deployment(f"{side}-{number}", NAMESPACE, node=node, side=side))
         for name in (side, "both"):
             cluster.apply(pulse.service(name, NAMESPACE, side=side), lab.make_export(name, NAMESPACE))
+    headless(lab.C1, HEADLESS)
+    headless(lab.C2, HEADLESS, FAR)
     for cluster, side in ((lab.C1, "east"), (lab.C2, "west")):
         for number, node in enumerate(cluster.nodes()):
             found[node] = cluster.wait_pods(NAMESPACE, f"{side}-{number}", 1)[0]
     return World(found)
+
+
+def headless(cluster: lab.Cluster, *services: str) -> None:
+    """Export headless services of the cluster's pulse pods."""
+    for name in services:
+        made = pulse.service(name, NAMESPACE, side="east" if cluster is lab.C1 else "west")
+        made["spec"]["clusterIP"] = "None"
+        cluster.apply(made, lab.make_export(name, NAMESPACE))
+
+
+def addresses(pod: lab.Pod, service: str) -> set[str]:
+    """Return what a pod gets for a name."""
+    return set(pod.sh(f"getent ahostsv4 {lab.dns_name(service, NAMESPACE)} | cut -d' ' -f1").split())
 
 
 @pytest.fixture(autouse=True)
@@ -181,8 +215,46 @@ def test_no_replica_of_crossdns_is_missed(world: World) -> None:
         for cluster in (lab.C1, lab.C2):
             delete(cluster, replicas[cluster][replica])
         gaps = world.gaps(since, within_s=2)
-        assert worst(gaps) == 0, gaps
+        assert worst(gaps) == 0, world.explain(since)
     lab.record("crossdns: a replica deleted", 0)
+
+
+def test_a_rollout_of_crossdns_loses_no_query(world: World) -> None:
+    with concurrent.futures.ThreadPoolExecutor() as workers:
+        asking = {cluster: workers.submit(ask_on, cluster, world) for cluster in (lab.C1, lab.C2)}
+        old = {cluster: pods_of(cluster, "crossdns") for cluster in asking}
+        for cluster in asking:
+            cluster.kubectl("-n", lab.SYSTEM, "rollout", "restart", "deployment/crossdns")
+        lab.eventually(lambda: all(not set(old[c]) & set(pods_of(c, "crossdns")) for c in asking), within_s=QUERIES_S)
+        lab.eventually(parts_ready, within_s=QUERIES_S, every_s=0.5)
+        assert not any(future.done() for future in asking.values()), "the rollout took longer than the queries"
+        for cluster in asking:
+            asker(cluster, world).sh("touch /tmp/enough")
+        found = {cluster.name: future.result() for cluster, future in asking.items()}
+    ways = [way for of_cluster in found.values() for way in of_cluster.values()]
+    lab.record("crossdns rolled out: queries", sum(way["asked"] for way in ways))
+    lab.record("crossdns rolled out: queries that had to be sent twice", sum(way["again"] for way in ways))
+    assert not [way["wrong"] for way in ways if way["wrong"]], found
+    assert min(way["asked"] for way in ways) > ENOUGH_QUERIES, found
+
+
+def asker(cluster: lab.Cluster, world: World) -> lab.Pod:
+    return next(pod for pod in world.pods.values() if pod.cluster == cluster)
+
+
+def ask_on(cluster: lab.Cluster, world: World) -> dict[str, dict[str, Any]]:
+    """Ask crossdns itself and the cluster's CoreDNS for as long as a rollout takes."""
+    pod = asker(cluster, world)
+    name = lab.dns_name("both", NAMESPACE)
+    address = pod.sh(f"getent ahostsv4 {name}").split()[0]
+    servers = [
+        cluster.get("service", service, namespace)["spec"]["clusterIP"]
+        for service, namespace in (("crossdns", lab.SYSTEM), ("kube-dns", "kube-system"))
+    ]
+    script = pathlib.Path(__file__).with_name("queries_pod.py").read_text()
+    command = ("python3", "-", str(QUERIES_S), name, address, *servers)
+    found: dict[str, dict[str, Any]] = json.loads(pod.exec(*command, stdin=script, timeout_s=QUERIES_S + 30))
+    return found
 
 
 def test_no_syncer_is_missed(world: World) -> None:
@@ -191,7 +263,7 @@ def test_no_syncer_is_missed(world: World) -> None:
         delete(cluster, *pods_of(cluster, part))
     gaps = world.gaps(since, within_s=2)
     lab.record("syncer and syncer-hub deleted", worst(gaps))
-    assert worst(gaps) == 0, gaps
+    assert worst(gaps) == 0, world.explain(since)
 
 
 def test_a_node_that_does_not_lead_is_back_soon_and_no_other_notices(world: World) -> None:
@@ -245,7 +317,7 @@ def test_an_agent_that_is_killed_loses_no_packet(world: World) -> None:
     assert not lost, (lost, [seen.get(number - 1, 0.0) - since for number in lost])
     gaps = world.gaps(since, within_s=2)
     lab.record("agents of the leader and of the hub killed", worst(gaps))
-    assert worst(gaps) == 0, gaps
+    assert worst(gaps) == 0, world.explain(since)
 
 
 def test_the_tunnel_is_back_when_wireguard_was_killed(world: World) -> None:
@@ -290,7 +362,14 @@ def answers_from(world: World, node: str, pod: str, since: float) -> bool:
 
 def test_a_minute_without_the_hub_stops_only_what_crosses_it(world: World) -> None:
     east, (west,) = lab.C1.nodes(), lab.C2.nodes()
+    every = {node: pod.fleet_address for node, pod in world.pods.items()}
+    mine, own = world.pods[east[0]], {every[node] for node in east}
+    lab.eventually(lambda: addresses(mine, HEADLESS) == set(every.values()), within_s=10)
     with cut(TO_HUB, FROM_HUB) as since:
+        # Nobody can tell crossdns, but the cluster's own leader sees it; a name without endpoints of ours stays.
+        lab.eventually(lambda: addresses(mine, HEADLESS) == own, within_s=10)
+        lab.record("the hub away: until a headless name gives the own cluster's endpoints alone", time.time() - since)
+        assert addresses(mine, FAR) == {every[west]}
         lab.eventually(lambda: time.time() - since >= HUB_AWAY_S, within_s=HUB_AWAY_S + 1)
         failed = world.failures(since, time.time() - pulse.TIMEOUT_S)
     back = time.time()
@@ -302,6 +381,7 @@ def test_a_minute_without_the_hub_stops_only_what_crosses_it(world: World) -> No
     lab.record("the hub away: until clients use their own cluster's endpoints alone", isolated)
     lab.record("the hub away for a minute: after it is back", worst(gaps))
     assert isolated <= ISOLATED_S, failed
+    lab.eventually(lambda: addresses(mine, HEADLESS) == set(every.values()), within_s=HUB_BACK_S)
     assert worst(gaps) <= HUB_BACK_S, gaps
 
 

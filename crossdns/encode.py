@@ -23,6 +23,9 @@ _OWNER = b"\xc0\x0c"
 # What fits into one message of 65535 beside header, question and OPT.
 _ROOM = 65000
 _NAME_MAX = 255
+# A SRV record up to its port, which stands in front of the target.
+_SRV = struct.Struct("!HHHIHHH")
+_SRV_HEAD = _SRV.size + 2
 
 
 class NameTooLongError(ValueError):
@@ -31,11 +34,11 @@ class NameTooLongError(ValueError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer section of one question.
+    """The answer section of one question, the same in every zone.
 
     Attributes:
-        count: Number of records.
-        records: The records, encoded.
+        count: Number of records; 0 where they name hosts of the zone, and ``expand`` has to make them.
+        records: The records, encoded; for ``expand`` the port, the length of the host's name and the name of each.
         step: Length of each when they may be rotated, else 0.
     """
 
@@ -55,8 +58,13 @@ def name(text: str) -> bytes:
     return encoded
 
 
+def relative(text: str) -> bytes:
+    """Encode a dotted name that is relative to a zone: its labels without an end."""
+    return name(text)[:-1]
+
+
 def question(owner: bytes, type_: int) -> bytes:
-    """Return the question section for an encoded name, as keys of the answers have it."""
+    """Return the question for a name relative to the zone, as keys of the answers have it: name, type and class."""
     return owner + struct.pack("!HH", type_, CLASS_IN)
 
 
@@ -65,15 +73,15 @@ def record(type_: int, ttl_s: int, content: bytes, *, owner: bytes = _OWNER) -> 
     return owner + struct.pack("!HHIH", type_, CLASS_IN, ttl_s, len(content)) + content
 
 
-def answers(owner: bytes, records: zone.Records, *, apex: bytes) -> Iterator[tuple[bytes, Answer]]:
+def answers(owner: bytes, records: zone.Records) -> Iterator[tuple[bytes, Answer]]:
     """Iterate over (question, answer) of one name: its A, AAAA and SRV as far as it has them."""
     for type_, version in ((TYPE_A, 4), (TYPE_AAAA, 6)):
         found = records.of_version(version)
         if found:
             yield question(owner, type_), _address_answer(type_, found)
-    targets = _join(_service_records(records.targets, apex))
-    if targets.count:
-        yield question(owner, TYPE_SRV), targets
+    targets = b"".join(_targets(records.targets))
+    if targets:
+        yield question(owner, TYPE_SRV), Answer(0, targets)
 
 
 def _address_answer(type_: int, found: tuple[addresses.Address, ...]) -> Answer:
@@ -82,24 +90,33 @@ def _address_answer(type_: int, found: tuple[addresses.Address, ...]) -> Answer:
     return dataclasses.replace(encoded, step=step)
 
 
-def _service_records(targets: Iterable[zone.Target], apex: bytes) -> Iterator[bytes]:
+def _targets(targets: Iterable[zone.Target]) -> Iterator[bytes]:
     for target in targets:
-        # Priority 0 and equal weights; RFC 2782 forbids compression of the target.
         with contextlib.suppress(NameTooLongError):
-            content = struct.pack("!HHH", 0, 100, target.port) + below(target.host, apex)
-            yield record(TYPE_SRV, zone.TTL_S, content)
+            host = relative(target.host)
+            yield struct.pack("!HB", target.port, len(host)) + host
 
 
-def below(relative: str, apex: bytes) -> bytes:
-    """Encode a name relative to the encoded ``apex``.
+def expand(targets: bytes, apex: bytes, *, room: int) -> tuple[int, bytes, bool]:
+    """Make SRV records in one zone: (how many, records, whether more would have needed more than ``room``).
 
-    Raises:
-        NameTooLongError: it has none in this zone, though it may have one in a zone of a shorter name.
+    A host whose name is too long for the zone has none in it.
     """
-    encoded = name(relative)[:-1] + apex
-    if len(encoded) > _NAME_MAX:
-        raise NameTooLongError(f"{relative!r} is longer than {_NAME_MAX} bytes below the zone")
-    return encoded
+    room = min(room, _ROOM)
+    made: list[bytes] = []
+    at = length = 0
+    while at < len(targets):
+        end = at + 3 + targets[at + 2]
+        host_length = end - at - 3 + len(apex)
+        if host_length <= _NAME_MAX:
+            length += _SRV_HEAD + host_length
+            if length > room:
+                return len(made), b"".join(made), True
+            # Priority 0 and equal weights; RFC 2782 forbids compression of the target.
+            fixed = _SRV.pack(0xC00C, TYPE_SRV, CLASS_IN, zone.TTL_S, 6 + host_length, 0, 100)
+            made.append(fixed + targets[at : at + 2] + targets[at + 3 : end] + apex)
+        at = end
+    return len(made), b"".join(made), False
 
 
 def _join(encoded: Iterable[bytes]) -> Answer:

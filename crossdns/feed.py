@@ -10,7 +10,7 @@ import dataclasses
 import enum
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -55,12 +55,15 @@ def pack(frame: Frame) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-def frames(change: table.Change, *, soa: dict[bytes, bytes], generation: int, snapshot: bool) -> Iterator[Frame]:
+def frames(
+    changes: Iterable[table.Change], *, soa: dict[bytes, bytes], generation: int, snapshot: bool
+) -> Iterator[Frame]:
     """Return the frames of one update."""
     if snapshot:
         yield Frame(Kind.BEGIN)
-    for part in table.parts(change):
-        yield Frame(Kind.PART, part)
+    for change in changes:
+        for part in table.parts(change):
+            yield Frame(Kind.PART, part)
     yield Frame(Kind.COMMIT, generation=generation, soa=soa)
 
 

@@ -1,11 +1,11 @@
-"""All answers of both zones, kept service by service, and what changes from one state to the next.
+"""All answers, kept service by service, and what changes from one state to the next.
 
-One invariant: a name exists as long as any service has it or a name below it, however services come and go.
+One invariant: a name exists as long as any service has it or a name below it, however services come and go. Names are
+relative to the zone: every zone holds the same, so each is kept and sent once.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from crossdns import encode, zone
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One answer to set; without records, one to remove."""
+    """One answer to set; without records, one to remove. Its fields are those of ``encode.Answer``."""
 
     question: bytes
     count: int = 0
@@ -25,7 +25,13 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Change(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Differences between two states of the table. To be applied in the order of the fields."""
+    """Differences between two states of the table. To be applied in the order of the fields.
+
+    Attributes:
+        appeared: Names that hold nothing and exist from now on, for there are names below them.
+        entries: Answers.
+        vanished: Names that no longer exist, or that hold something by now.
+    """
 
     appeared: list[bytes] = []
     entries: list[Entry] = []
@@ -35,19 +41,38 @@ class Change(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return bool(self.appeared or self.entries or self.vanished)
 
 
-class Table:
-    """The state that the answering processes are to have."""
+class _Service(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What one service has.
 
-    def __init__(self, zones: tuple[str, ...], *, server: str) -> None:
-        self._apexes = tuple(encode.name(zone_name) for zone_name in zones)
-        self._services: dict[zone.ServiceKey, dict[str, zone.Records]] = {}
-        self._answers: dict[bytes, encode.Answer] = {}
-        self._uses: collections.Counter[str] = collections.Counter()
-        for apex in self._apexes:
-            self._answers.update(_static_answers(apex, server))
+    Attributes:
+        names: How many names, with and without records.
+        bare: Those without.
+        entries: In the order of their questions.
+    """
+
+    names: int = 0
+    bare: list[bytes] = []
+    entries: list[Entry] = []
+
+
+_NONE = _Service()
+_decoder = msgspec.msgpack.Decoder(_Service)
+
+
+class Table:
+    """The state that the answering processes are to have.
+
+    Services are kept encoded: as objects they take ten times the memory, and one is looked at when it changes.
+    """
+
+    def __init__(self, *, server: str) -> None:
+        self._services: dict[zone.ServiceKey, bytes] = {}
+        self._namespaces: dict[str, int] = {}
+        self._names = 0
+        self._server = server
 
     def __len__(self) -> int:
-        return len(self._uses)
+        return self._names
 
     def services(self) -> set[zone.ServiceKey]:
         """Return the services that have names."""
@@ -55,75 +80,71 @@ class Table:
 
     def put(self, key: zone.ServiceKey, records: Mapping[str, zone.Records]) -> Change:
         """Replace the names of one service; without records it has none any more."""
-        old = self._services.get(key, {})
-        if old == records:
+        packed = self._services.get(key, b"")
+        new = _read_service(key, records) if records else _NONE
+        fresh = msgspec.msgpack.encode(new) if records else b""
+        if packed == fresh:
             return Change()
+        old = _decoder.decode(packed) if packed else _NONE
         if records:
-            self._services[key] = dict(records)
+            self._services[key] = fresh
         else:
-            self._services.pop(key, None)
-        appeared, vanished = self._count(zone.names_of(old), zone.names_of(records))
-        entries = [
-            entry
-            for name in old.keys() | records.keys()
-            if old.get(name) != records.get(name)
-            for entry in self._replace(name, records.get(name, zone.Records()))
-        ]
-        return Change(appeared, entries, vanished)
+            del self._services[key]
+        before = {*old.bare, *self._above(key.namespace)}
+        self._count(key.namespace, bool(records) - bool(packed))
+        after = {*new.bare, *self._above(key.namespace)}
+        self._names += new.names - len(new.bare) + len(after) - (old.names - len(old.bare) + len(before))
+        return Change(sorted(after - before), list(_differences(old.entries, new.entries)), sorted(before - after))
 
-    def _count(self, old: set[str], new: set[str]) -> tuple[list[bytes], list[bytes]]:
-        """Count the uses of every name; return the encoded names that begin and cease to exist."""
-        appeared = [name for name in new - old if not self._uses[name]]
-        self._uses.update(new - old)
-        self._uses.subtract(old - new)
-        vanished = [name for name in old - new if not self._uses[name]]
-        for name in vanished:
-            del self._uses[name]
-        return [o for n in appeared for o in self._owners(n)], [o for n in vanished for o in self._owners(n)]
+    def _count(self, namespace: str, more: int) -> None:
+        count = self._namespaces.pop(namespace, 0) + more
+        if count:
+            self._namespaces[namespace] = count
 
-    def _owners(self, name: str) -> dict[bytes, bytes]:
-        """Encode a relative name under every zone: zone by name, without those where it would be too long."""
-        found = {}
-        for apex in self._apexes:
-            with contextlib.suppress(encode.NameTooLongError):
-                found[encode.below(name, apex)] = apex
-        return found
+    def _above(self, namespace: str) -> list[bytes]:
+        """Return the names above a namespace's services, as far as they exist."""
+        texts = [zone.domain_of(namespace)] if namespace in self._namespaces else []
+        return [encode.relative(text) for text in (*texts, *([zone.SERVICES] if self._namespaces else []))]
 
-    def _replace(self, name: str, records: zone.Records) -> Iterator[Entry]:
-        for owner, apex in self._owners(name).items():
-            fresh = dict(encode.answers(owner, records, apex=apex))
-            for type_ in (encode.TYPE_A, encode.TYPE_AAAA, encode.TYPE_SRV):
-                asked = encode.question(owner, type_)
-                answer = fresh.get(asked)
-                if answer == self._answers.get(asked):
-                    continue
-                if answer is None:
-                    del self._answers[asked]
-                    yield Entry(asked)
-                else:
-                    self._answers[asked] = answer
-                    yield _entry(asked, answer)
-
-    def snapshot(self) -> Change:
-        """Return the whole state as a change from nothing."""
-        static = [*self._apexes, *(encode.name(zone.VERSION_NAME)[:-1] + apex for apex in self._apexes)]
-        owners = [owner for name in self._uses for owner in self._owners(name)]
-        return Change(static + owners, [_entry(asked, answer) for asked, answer in self._answers.items()], [])
+    def snapshot(self) -> Iterator[Change]:
+        """Iterate over the whole state, as changes from nothing."""
+        above = {name for namespace in self._namespaces for name in self._above(namespace)}
+        yield Change([b"", *sorted(above)], list(_static_entries(self._server)))
+        for packed in self._services.values():
+            of_service = _decoder.decode(packed)
+            yield Change(of_service.bare, of_service.entries)
 
 
-def _static_answers(apex: bytes, server: str) -> dict[bytes, encode.Answer]:
+def _read_service(key: zone.ServiceKey, records: Mapping[str, zone.Records]) -> _Service:
+    """Encode the names of a service; those that are too long for any zone are left out."""
+    entries: list[Entry] = []
+    bare: set[bytes] = set()
+    names = 0
+    for text in zone.names_of(key, records):
+        with contextlib.suppress(encode.NameTooLongError):
+            name = encode.relative(text)
+            answers = list(encode.answers(name, records.get(text, zone.Records())))
+            entries += [Entry(asked, answer.count, answer.records, answer.step) for asked, answer in answers]
+            bare.update([name] if not answers else [])
+            names += 1
+    return _Service(names, sorted(bare), sorted(entries, key=lambda entry: entry.question))
+
+
+def _differences(old: list[Entry], new: list[Entry]) -> Iterator[Entry]:
+    before, after = ({entry.question: entry for entry in entries} for entries in (old, new))
+    for question in before.keys() - after.keys():
+        yield Entry(question)
+    for question, entry in after.items():
+        if before.get(question) != entry:
+            yield entry
+
+
+def _static_entries(server: str) -> Iterator[Entry]:
     """Return what every zone holds whatever its services: NS and the version of the DNS schema."""
     version = encode.record(encode.TYPE_TXT, zone.VERSION_TTL_S, encode.text(zone.VERSION))
     server_record = encode.record(encode.TYPE_NS, zone.TTL_S, encode.name(server))
-    owner = encode.name(zone.VERSION_NAME)[:-1] + apex
-    return {
-        encode.question(owner, encode.TYPE_TXT): encode.Answer(1, version),
-        encode.question(apex, encode.TYPE_NS): encode.Answer(1, server_record),
-    }
-
-
-def _entry(asked: bytes, answer: encode.Answer) -> Entry:
-    return Entry(asked, answer.count, answer.records, answer.step)
+    yield Entry(encode.question(encode.relative(zone.VERSION_NAME), encode.TYPE_TXT), 1, version)
+    yield Entry(encode.question(b"", encode.TYPE_NS), 1, server_record)
 
 
 def merge(changes: list[Change]) -> Change:

@@ -50,7 +50,7 @@ class Watch:
         self._events: queue.SimpleQueue[tuple[index.Kind, str, float]] = queue.SimpleQueue()
         server = f"crossdns.{namespace}.svc.cluster.local"
         self._soa_server = server
-        self._table = table.Table(names.ZONES, server=server)
+        self._table = table.Table(server=server)
         self._reflectors: dict[index.Kind, Reflector[Any]] = {
             index.Kind.SERVICE: Reflector(
                 client, resource.FLEET_SERVICES, namespace=namespace, notify=self._notify(index.Kind.SERVICE)
@@ -113,7 +113,7 @@ class Watch:
         if snapshot is not None:
             self._publish(snapshot, whole=True)
             metrics.RESTORED.set(1)
-            log.info("serving the saved zone until the API answers", extra={"names": len(snapshot.appeared)})
+            log.info("serving the saved zone until the API answers", extra={"services": len(snapshot) - 1})
 
     def _first(self) -> None:
         # Events up to here are in the copies already; those that come while we read them are taken afterwards.
@@ -140,7 +140,7 @@ class Watch:
         ]
         change = table.merge(changes)
         if change:
-            self._publish(change, whole=False)
+            self._publish([change], whole=False)
             metrics.UPDATE_SECONDS.observe(time.monotonic() - min(at for _, _, at in events))
             self._unsaved = True
         self._save(at_once=False)
@@ -151,13 +151,13 @@ class Watch:
             events.append(self._events.get_nowait())
         return events
 
-    def _publish(self, change: table.Change, *, whole: bool) -> None:
+    def _publish(self, changes: Iterable[table.Change], *, whole: bool) -> None:
         serial = int(time.time())
         soa = {
             encode.name(zone_name): encode.soa_content(server=self._soa_server, zone_name=zone_name, serial=serial)
             for zone_name in names.ZONES
         }
-        self._answering.publish(lambda generation: feed.frames(change, soa=soa, generation=generation, snapshot=whole))
+        self._answering.publish(lambda generation: feed.frames(changes, soa=soa, generation=generation, snapshot=whole))
         metrics.UPDATES.inc()
         metrics.NAMES.set(len(self._table))
 

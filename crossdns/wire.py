@@ -30,15 +30,23 @@ _ONE_AUTHORITY = b"\0\1\0\0\0\1"
 _OPT_HEAD = b"\0\0\x29" + UDP_MAX.to_bytes(2, "big") + b"\0\0"
 OPT = _OPT_HEAD + b"\0\0\0\0"
 _OPT_DO = _OPT_HEAD + b"\x80\0\0\0"
+# Of everything that a name may hold, behind which the class stands.
+_TYPES = [
+    encode.question(b"", type_)
+    for type_ in (encode.TYPE_A, encode.TYPE_AAAA, encode.TYPE_SRV, encode.TYPE_TXT, encode.TYPE_NS)
+]
 _META_TYPES = frozenset({encode.TYPE_OPT, *range(249, 256)})
 
 Stored = tuple[bytes, bytes, int]
-"""Counts of the header up to authority, records, and length of each record if they may be rotated."""
+"""Counts of the header up to authority, records, and length of each record if they may be rotated.
+
+Without counts: what ``encode.expand`` makes records of.
+"""
 
 
 def store(answer: encode.Answer) -> Stored:
     """Bring an answer into the form that ``Answerer`` looks up."""
-    return _counts(answer.count), answer.records, answer.step
+    return _counts(answer.count) if answer.count else b"", answer.records, answer.step
 
 
 @functools.cache
@@ -49,11 +57,11 @@ def _counts(answers: int) -> bytes:
 
 @dataclasses.dataclass(slots=True)
 class LiveZone:
-    """What is served; replaced as a whole, or changed entry by entry in ways that each leave it right.
+    """What is served, the same in every zone; replaced as a whole, or changed in steps that each leave it right.
 
     Attributes:
-        answers: By question section in lower case.
-        names: Every name that exists, encoded, with those that hold no records.
+        answers: By question in lower case, its name relative to the zone.
+        names: Every name that exists and holds no records, relative to the zone.
         soa: Content of the SOA record by encoded zone name.
     """
 
@@ -72,6 +80,8 @@ class Answerer:
     def __init__(self, apexes: Sequence[bytes]) -> None:
         self.zone: LiveZone | None = None
         self._apexes = frozenset(apexes)
+        # Where the zone's name begins in a question, counted from its end.
+        self._tails = [(apex, -len(apex) - 4) for apex in apexes]
         self._depths = sorted({len(_label_offsets(apex) or ()) for apex in apexes})
         self._turns: collections.Counter[int] = collections.Counter()
 
@@ -95,14 +105,14 @@ class Answerer:
     def question(self, data: bytes, asked: bytes, *, opt: bytes, limit: int) -> bytes | None:
         """Answer the question section ``asked``; ``data`` is the message whose id and flags the reply takes on."""
         live = self.zone
-        stored = None
+        found = None
         if live is not None:
-            stored = live.answers.get(asked)
-            if stored is None:
-                stored = live.answers.get(asked[:-4].lower() + asked[-4:])
-        if stored is None:
+            found = self._find(live.answers, asked) or self._find(live.answers, asked[:-4].lower() + asked[-4:])
+        if found is None:
             return self._negative(data, asked, live, opt)
-        counts, records, step = stored
+        (counts, records, step), apex = found
+        if not counts:
+            return _targets(data, asked, records, apex, opt=opt, limit=limit)
         if step:
             # Counted by family: a client that asks for A and AAAA by turns would get every second turn of both.
             self._turns[step] = turn = self._turns[step] + 1
@@ -111,6 +121,13 @@ class Answerer:
         additional = b"\0\1" if opt else b"\0\0"
         reply = data[:2] + flags(data, NOERROR) + counts + additional + asked + records + opt
         return reply if len(reply) <= limit else truncate(data, asked, records, opt=opt, limit=limit)
+
+    def _find(self, answers: dict[bytes, Stored], asked: bytes) -> tuple[Stored, bytes] | None:
+        for apex, start in self._tails:
+            if asked[start:-4] == apex:
+                stored = answers.get(asked[:start] + asked[-4:])
+                return None if stored is None else (stored, apex)
+        return None
 
     def _negative(self, data: bytes, asked: bytes, live: LiveZone | None, opt: bytes) -> bytes | None:
         """Answer a question that no records answer: NODATA, NXDOMAIN, REFUSED or SERVFAIL."""
@@ -125,7 +142,8 @@ class Answerer:
             return _bare(data, asked, REFUSED, opt)
         if live is None:
             return _bare(data, asked, SERVFAIL, opt)
-        exists = name in live.names
+        relative = name[:apex]
+        exists = relative in live.names or any(relative + asked_type in live.answers for asked_type in _TYPES)
         if exists and type_ == encode.TYPE_ANY:
             return _any(data, asked, opt)
         owner = (0xC000 | (_HEADER + apex)).to_bytes(2, "big")
@@ -172,6 +190,15 @@ def truncate(data: bytes, asked: bytes, records: bytes, *, opt: bytes, limit: in
         end, count = after, count + 1
     counts = b"\0\1" + count.to_bytes(2, "big") + b"\0\0" + (b"\0\1" if opt else b"\0\0")
     return data[:2] + flags(data, NOERROR, truncated=True) + counts + asked + records[:end] + opt
+
+
+def _targets(data: bytes, asked: bytes, targets: bytes, apex: bytes, *, opt: bytes, limit: int) -> bytes:
+    """Answer with the SRV records that fit, and the TC flag when a datagram cuts some off."""
+    room = limit - _HEADER - len(asked) - len(opt)
+    count, records, cut = encode.expand(targets, apex, room=room)
+    counts = b"\0\1" + count.to_bytes(2, "big") + b"\0\0" + (b"\0\1" if opt else b"\0\0")
+    head = data[:2] + flags(data, NOERROR, truncated=cut and limit < TCP_MAX)
+    return head + counts + asked + records + opt
 
 
 def _bare(data: bytes, asked: bytes, rcode: int, opt: bytes) -> bytes:

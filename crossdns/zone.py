@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from fleetboard.model import core, fleet, names
 from fleetboard.model.addresses import Address
 
+SERVICES = "svc"
+"""The name that all services are below."""
 TTL_S = 5
 VERSION_NAME = "dns-version"
 VERSION = "1.0.0"
@@ -40,7 +42,7 @@ class ServiceKey:
     @property
     def domain(self) -> str:
         """The service's name relative to the zone."""
-        return f"{self.name}.{self.namespace}.svc"
+        return f"{self.name}.{domain_of(self.namespace)}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -231,16 +233,20 @@ def _address_order(address: Address) -> tuple[int, int]:
     return address.version, int(address)
 
 
-def ancestors(name: str) -> Iterator[str]:
-    """Iterate over ``name`` and the names above it up to the zone, the zone itself (the empty name) left out.
+def domain_of(namespace: str) -> str:
+    """Return the name that all services of a namespace are below."""
+    return f"{namespace}.{SERVICES}"
 
-    Those above exist as soon as the name does: they answer NODATA and not NXDOMAIN (RFC 8020).
+
+def names_of(key: ServiceKey, records: Mapping[str, Records]) -> set[str]:
+    """Return the names that exist because of a service's records, from its own downwards.
+
+    One above a name with records exists as soon as that does: it answers NODATA and not NXDOMAIN (RFC 8020).
     """
-    while name:
-        yield name
-        _, _, name = name.partition(".")
-
-
-def names_of(records: Mapping[str, Records]) -> set[str]:
-    """Return all names that exist because of ``records``."""
-    return {above for name in records for above in ancestors(name)}
+    found = set()
+    for name in records:
+        above = name
+        while above not in found:
+            found.add(above)
+            above = above if above == key.domain else above.partition(".")[2]
+    return found

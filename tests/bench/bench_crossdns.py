@@ -20,7 +20,7 @@ def address(number: int) -> ipaddress.IPv4Address:
 
 def main(port: int) -> None:
     """Serve until stdin ends."""
-    made = table.Table(names.ZONES, server=SERVER)
+    made = table.Table(server=SERVER)
     for number in range(SERVICES):
         key = zone.ServiceKey("shop", f"web{number}")
         spec = fleet.FleetServiceSpec(namespace=key.namespace, name=key.name, vips=[str(address(number))])

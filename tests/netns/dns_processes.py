@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from crossdns import encode, feed, table, workers, zone
 from fleetboard.model import fleet, names
@@ -49,7 +49,7 @@ def _enter(fd: int) -> None:
 
 def make_table() -> table.Table:
     """Make a zone of one virtual address, ``web``, and one name of 600 endpoints, ``large``."""
-    made = table.Table(names.ZONES, server=SERVER)
+    made = table.Table(server=SERVER)
     spec = fleet.FleetServiceSpec(namespace="shop", name="web", vips=["10.112.0.9"])
     key = zone.ServiceKey("shop", "web")
     made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], zone.Reach()))
@@ -58,10 +58,10 @@ def make_table() -> table.Table:
     return made
 
 
-def publish(answering: workers.Workers, change: table.Change, *, snapshot: bool = True) -> None:
+def publish(answering: workers.Workers, changes: Iterable[table.Change], *, snapshot: bool = True) -> None:
     """Give the processes a zone, or a change to it."""
     soa = {encode.name(name): encode.soa_content(server="ns", zone_name=name, serial=1) for name in names.ZONES}
-    answering.publish(lambda generation: feed.frames(change, soa=soa, generation=generation, snapshot=snapshot))
+    answering.publish(lambda generation: feed.frames(changes, soa=soa, generation=generation, snapshot=snapshot))
 
 
 @contextlib.contextmanager

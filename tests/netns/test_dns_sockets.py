@@ -93,7 +93,7 @@ def test_an_update_loses_no_query(answering: workers.Workers) -> None:
         key = zone.ServiceKey("shop", f"new-{n}")
         spec = fleet.FleetServiceSpec(namespace="shop", name=key.name, vips=["10.112.0.7"])
         change = made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], zone.Reach()))
-        dns_processes.publish(answering, change, snapshot=False)
+        dns_processes.publish(answering, [change], snapshot=False)
         if n % 10 == 0:
             dns_processes.publish(answering, made.snapshot())
     deadline = time.monotonic() + 5

@@ -76,20 +76,20 @@ class Resolver:
     """Answers as a worker process does, from a table filled by the test."""
 
     def __init__(self) -> None:
-        self.table = table.Table(names.ZONES, server=SERVER)
+        self.table = table.Table(server=SERVER)
         self.replica = feed.Replica(wire.Answerer([encode.name(zone_name) for zone_name in names.ZONES]))
         self.generation = 0
 
     def load(self) -> None:
         self.publish(self.table.snapshot(), snapshot=True)
 
-    def publish(self, change: table.Change, *, snapshot: bool = False) -> None:
+    def publish(self, changes: Iterable[table.Change], *, snapshot: bool = False) -> None:
         self.generation += 1
         soa = {
             encode.name(name): encode.soa_content(server=SERVER, zone_name=name, serial=self.generation)
             for name in names.ZONES
         }
-        for frame in feed.frames(change, soa=soa, generation=self.generation, snapshot=snapshot):
+        for frame in feed.frames(changes, soa=soa, generation=self.generation, snapshot=snapshot):
             self.replica.apply(frame)
 
     def put(

@@ -10,7 +10,6 @@ from dns_objects import KEY, SERVER, Resolver, contents, make_endpoint, make_ser
 from hypothesis import strategies
 
 from crossdns import errors, feed, saved, table, zone
-from fleetboard.model import names
 
 KEYS = [zone.ServiceKey(namespace, name) for namespace in ("a", "b") for name in ("x", "y")]
 
@@ -44,7 +43,7 @@ def test_changes_lead_where_a_snapshot_leads(steps: list[tuple[zone.ServiceKey, 
         for key, variant in steps[start : start + batch]:
             last[key] = variant
             changes.append(changed.table.put(key, make_records(key, variant)))
-        changed.publish(table.merge(changes))
+        changed.publish([table.merge(changes)])
     for key, variant in last.items():
         fresh.table.put(key, make_records(key, variant))
     fresh.load()
@@ -52,23 +51,23 @@ def test_changes_lead_where_a_snapshot_leads(steps: list[tuple[zone.ServiceKey, 
 
 
 def test_the_same_records_again_are_no_change() -> None:
-    one = table.Table(names.ZONES, server=SERVER)
+    one = table.Table(server=SERVER)
     assert one.put(KEY, make_records(KEY, 3))
     assert not one.put(KEY, make_records(KEY, 3))
 
 
 def test_one_more_endpoint_leaves_other_answers_alone() -> None:
-    one = table.Table(names.ZONES, server=SERVER)
+    one = table.Table(server=SERVER)
     one.put(KEY, make_records(KEY, 3))
     change = one.put(KEY, make_records(KEY, 4))
-    # The service's A, its two SRV names, and the new endpoint's A; in two zones.
-    assert len(change.entries) == 2 * 4
+    # The service's A, its two SRV names, and the new endpoint's A.
+    assert len(change.entries) == 4
 
 
 def test_the_old_zone_is_served_until_a_snapshot_is_whole() -> None:
     resolver = Resolver()
     resolver.put(make_service())
-    other = table.Table(names.ZONES, server=SERVER)
+    other = table.Table(server=SERVER)
     *parts, commit = feed.frames(other.snapshot(), soa={}, generation=9, snapshot=True)
     for frame in parts:
         assert not resolver.replica.apply(frame)
@@ -78,7 +77,7 @@ def test_the_old_zone_is_served_until_a_snapshot_is_whole() -> None:
 
 
 def test_frames_may_arrive_in_any_pieces() -> None:
-    one = table.Table(names.ZONES, server=SERVER)
+    one = table.Table(server=SERVER)
     one.put(KEY, make_records(KEY, 4))
     sent = list(feed.frames(one.snapshot(), soa={b"\0": b"x"}, generation=3, snapshot=True))
     stream = b"".join(map(feed.pack, sent))
@@ -113,7 +112,7 @@ def test_a_saved_zone_is_served_after_a_restart(tmp_path: Path) -> None:
 def test_a_damaged_or_missing_saved_zone_is_none(tmp_path: Path) -> None:
     store = saved.Store(tmp_path)
     assert store.load() is None
-    store.save(table.Table(names.ZONES, server=SERVER).snapshot())
+    store.save(table.Table(server=SERVER).snapshot())
     path = tmp_path / "zone.bin"
     content = path.read_bytes()
     for damaged in (content[:-1], content[:50] + b"x" + content[51:], b"", b"abc"):

@@ -119,6 +119,19 @@ def test_many_queries_on_one_connection_are_answered_in_order(answering: workers
         sending.join()
 
 
+def test_nothing_at_all_gets_no_answer(answering: workers.Workers) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("127.0.0.1", dns_processes.PORT))
+        sock.send(b"")
+        sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            sock.recv(512)
+    with socket.create_connection(("127.0.0.1", dns_processes.PORT), timeout=5) as stream:
+        stream.sendall(b"\0\0")
+        assert stream.recv(2) == b""
+    assert contents(ask(WEB)) == contents(ask(WEB, tcp=True)) == ["10.112.0.9"]
+
+
 def test_silent_connections_keep_nobody_out(answering: workers.Workers) -> None:
     silent = [socket.create_connection(("127.0.0.1", dns_processes.PORT), timeout=5) for _ in range(600)]
     try:

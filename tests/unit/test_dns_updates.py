@@ -11,20 +11,23 @@ from hypothesis import strategies
 
 from crossdns import errors, feed, saved, table, zone
 
+LAST = 5
 KEYS = [zone.ServiceKey(namespace, name) for namespace in ("a", "b") for name in ("x", "y")]
 
 
 def make_records(key: zone.ServiceKey, variant: int) -> dict[str, zone.Records]:
-    """Return one of several states of a service; 0 is none."""
+    """Return one of several states of a service; 0 is none, and the last has its name and nothing else."""
     if variant == 0:
         return {}
     if variant == 1:
         return zone.service_records(key, make_service(key), [], zone.Reach())
+    if variant == LAST:
+        return zone.service_records(key, make_service(key, vips=(), ports=()), [], zone.Reach())
     slices = [make_slice("c1", [make_endpoint(f"10.112.4.{n}") for n in range(1, variant)], key=key)]
     return zone.service_records(key, make_service(key, type_="Headless"), slices, zone.Reach())
 
 
-STEPS = strategies.lists(strategies.tuples(strategies.sampled_from(KEYS), strategies.integers(0, 4)), max_size=25)
+STEPS = strategies.lists(strategies.tuples(strategies.sampled_from(KEYS), strategies.integers(0, LAST)), max_size=25)
 
 
 def state(resolver: Resolver) -> tuple[dict[bytes, tuple[bytes, bytes, int]], set[bytes]]:

@@ -1,11 +1,13 @@
-"""Names: crossdns beside CoreDNS with its ``file`` plugin, the same names, one core for each and another for dnsperf.
+"""Names: crossdns beside CoreDNS with its ``kubernetes`` plugin, the same names from the same API.
 
-One invariant: the two are never asked at the same time, and take turns.
+Each has one core, all its processes and the reading of the API included; dnsperf and the API have the other. One
+invariant: the two are never asked at the same time, and take turns.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import re
 import statistics
@@ -14,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-import bench_crossdns
+import bench_api
 import bench_figures
 import dnslib
 from bench_figures import Figure
@@ -23,74 +25,103 @@ ROUNDS = 3
 SECONDS = 3
 STEADY_QPS = 2000
 """Far below what either can: the delay is that of answering, not of waiting in a queue."""
+CHANGES_S = 10.0
+"""For how long every one of the 3000 slices is written anew."""
 PORTS = {"crossdns": 5301, "CoreDNS": 5302}
+OBSERVE_PORT = 5303
 ZONE = "clusterset.local"
+LAST = f"pod-0.c2.heads{bench_api.HEADLESS - 1}.{bench_api.NAMESPACE}.svc.{ZONE}"
+"""Once it is there, everything is; CoreDNS has it without the cluster."""
 
 
-def names() -> list[str]:
-    """Return the names asked for."""
-    return [f"web{number}.shop.svc.{ZONE}" for number in range(bench_crossdns.SERVICES)]
+class Api:
+    """The API that both read."""
+
+    def __init__(self, core: int) -> None:
+        command = ["taskset", "-c", str(core), sys.executable, bench_api.__file__]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.url = self._read()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def change(self, seconds: float) -> None:
+        """Begin to write every slice anew."""
+        assert self._process.stdin is not None
+        print(f"change {seconds}", file=self._process.stdin, flush=True)
+
+    def changed(self) -> None:
+        """Wait until that is done."""
+        self._read()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait(20)
 
 
 @contextlib.contextmanager
-def crossdns(core: int) -> Iterator[None]:
-    """Run crossdns on one core."""
-    script = str(pathlib.Path(bench_crossdns.__file__))
-    command = ["taskset", "-c", str(core), sys.executable, script, str(PORTS["crossdns"])]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdout.readline()
-        wait_for(PORTS["crossdns"])
-        try:
-            yield
-        finally:
-            process.stdin.close()
-            process.wait(20)
+def crossdns(core: int, *, api: Api, work: pathlib.Path) -> Iterator[None]:
+    """Run crossdns as it runs in a pod, on one core."""
+    script = pathlib.Path(__file__).parents[1] / "netns" / "crossdns_pod.py"
+    settings = {"DNS_PORT": str(PORTS["crossdns"]), "OBSERVE_PORT": str(OBSERVE_PORT), "STATE_DIR": str(work)}
+    process = subprocess.Popen(
+        ["taskset", "-c", str(core), sys.executable, str(script), api.url],
+        env={**os.environ, **settings, "DNS_DRAIN_S": "0", "LOG_LEVEL": "error"},
+    )
+    with ending(process):
+        wait_for(PORTS["crossdns"], LAST)
+        yield
 
 
 @contextlib.contextmanager
-def coredns(core: int, *, executable: pathlib.Path, work: pathlib.Path) -> Iterator[None]:
+def coredns(core: int, *, executable: pathlib.Path, api: Api, work: pathlib.Path) -> Iterator[None]:
     """Run CoreDNS on one core."""
-    lines = ["@ 5 IN SOA ns admin 1 7200 1800 86400 5", "@ 5 IN NS ns", "ns 5 IN A 127.0.0.1"]
-    lines += [f"web{n}.shop.svc 5 IN A {bench_crossdns.address(n)}" for n in range(bench_crossdns.SERVICES)]
-    zone = work / "zone"
-    zone.write_text(f"$ORIGIN {ZONE}.\n" + "\n".join(lines) + "\n")
     corefile = work / "Corefile"
-    corefile.write_text(f"{ZONE}:{PORTS['CoreDNS']} {{\n  bind 127.0.0.1\n  file {zone}\n}}\n")
+    plugin = f"kubernetes {ZONE} {{\n    endpoint {api.url}\n    ttl 5\n  }}"
+    corefile.write_text(f"{ZONE}:{PORTS['CoreDNS']} {{\n  bind 127.0.0.1\n  {plugin}\n}}\n")
     command = ["taskset", "-c", str(core), str(executable), "-quiet", "-conf", str(corefile)]
     process = subprocess.Popen(command, env={"GOMAXPROCS": "1"}, stdout=subprocess.DEVNULL)
+    with ending(process):
+        wait_for(PORTS["CoreDNS"], LAST.replace(".c2.", "."))
+        yield
+
+
+@contextlib.contextmanager
+def ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End a process at the end."""
     try:
-        wait_for(PORTS["CoreDNS"])
         yield
     finally:
         process.terminate()
         process.wait(20)
 
 
-def wait_for(port: int) -> None:
-    """Wait until somebody answers at ``port``."""
-    query = dnslib.DNSRecord.question(names()[0])
-    deadline = time.monotonic() + 20
+def wait_for(port: int, name: str) -> None:
+    """Wait until ``name`` has an address at ``port``."""
+    query = dnslib.DNSRecord.question(name)
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
-            query.send("127.0.0.1", port, timeout=0.2)
-            return
-    raise SystemExit(f"bench: nobody answers at port {port}")
+            if dnslib.DNSRecord.parse(query.send("127.0.0.1", port, timeout=0.5)).rr:
+                return
+        time.sleep(0.2)
+    raise SystemExit(f"bench: port {port} has no answer for {name}")
 
 
-def ask(server: str, queries: pathlib.Path, core: int, *options: str) -> str:
+def ask(server: str, queries: pathlib.Path, core: int, *options: str, seconds: float = SECONDS) -> str:
     """Ask one server for some seconds; return what dnsperf says."""
-    where = ["-s", "127.0.0.1", "-p", str(PORTS[server]), "-d", str(queries), "-l", str(SECONDS)]
+    where = ["-s", "127.0.0.1", "-p", str(PORTS[server]), "-d", str(queries), "-l", str(round(seconds))]
     done = subprocess.run(
         ["taskset", "-c", str(core), "dnsperf", *where, *options],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     answered = re.search(r"NOERROR \d+ \((\d+\.\d+)%\)", done.stdout)
-    if answered is None or float(answered[1]) < 99:
+    if answered is None or float(answered[1]) < 99.9:
         raise SystemExit(f"bench: {server} does not answer: {done.stdout[-2000:]}{done.stderr}")
     return done.stdout
 
@@ -107,23 +138,62 @@ def delays(said: str) -> list[float]:
     return [float(seconds) * 1000 for seconds in re.findall(r"^> \S+ \S+ A ([\d.]+)", said, re.MULTILINE)]
 
 
+def steady(server: str, queries: pathlib.Path, *, seconds: float = SECONDS) -> list[float]:
+    """Ask at a steady rate and return the milliseconds of every answer."""
+    return delays(ask(server, queries, 1, "-Q", str(STEADY_QPS), "-v", seconds=seconds))
+
+
+def typical_p99(milliseconds: list[float]) -> float:
+    """Return the median of each second's p99: a second in which the machine did something else is not the server's."""
+    seconds = [milliseconds[at : at + STEADY_QPS] for at in range(0, len(milliseconds), STEADY_QPS)]
+    return statistics.median(bench_figures.percentile(second, 0.99) for second in seconds)
+
+
 def bench(work: pathlib.Path, *, executable: pathlib.Path) -> tuple[list[Figure], object]:
     """Run both and ask them by turns; return the figures and the samples."""
     queries = work / "queries"
-    queries.write_text("".join(f"{name} A\n" for name in names()))
+    order = sorted(range(bench_api.SERVICES), key=lambda number: number * 7919 % bench_api.SERVICES)
+    queries.write_text("".join(f"web{number}.{bench_api.NAMESPACE}.svc.{ZONE} A\n" for number in order))
     rates: dict[str, list[float]] = {server: [] for server in PORTS}
-    took: dict[str, list[float]] = {server: [] for server in PORTS}
-    with crossdns(0), coredns(0, executable=executable, work=work):
-        for number in range(ROUNDS + 1):
-            for server in PORTS if number % 2 else reversed(PORTS):
-                said = ask(server, queries, 1, "-q", "100")
-                # The first round is not counted.
-                rates[server] += [rate(said)] if number else []
-                said = ask(server, queries, 1, "-Q", str(STEADY_QPS), "-v") if number else ""
-                took[server] += delays(said)
+    rest: dict[str, list[float]] = {server: [] for server in PORTS}
+    busy: dict[str, list[float]] = {server: [] for server in PORTS}
+    api = Api(1)
+    try:
+        with crossdns(0, api=api, work=work):
+            # Both know the API's changes, also those that come while the other is asked.
+            with coredns(0, executable=executable, api=api, work=work):
+                for number in range(ROUNDS + 1):
+                    for server in PORTS if number % 2 else reversed(PORTS):
+                        said = ask(server, queries, 1, "-q", "100")
+                        # The first round is not counted: every name was asked for by then.
+                        rates[server] += [rate(said)] if number else []
+                        rest[server] += steady(server, queries) if number else []
+            rest["crossdns"] += steady("crossdns", queries, seconds=CHANGES_S)
+            api.change(CHANGES_S)
+            busy["crossdns"] += steady("crossdns", queries, seconds=CHANGES_S)
+            api.changed()
+        with coredns(0, executable=executable, api=api, work=work):
+            api.change(CHANGES_S)
+            busy["CoreDNS"] += steady("CoreDNS", queries, seconds=CHANGES_S)
+            api.changed()
+    finally:
+        api.close()
     ours, theirs = (statistics.median(rates[server]) for server in PORTS)
-    slow = [bench_figures.percentile(took[server], 0.99) for server in PORTS]
+    slow = [typical_p99(rest[server]) for server in PORTS]
+    slower = [typical_p99(busy[server]) for server in PORTS]
+    slices = bench_api.HEADLESS * len(bench_api.CLUSTERS)
     return [
         Figure("DNS, one core, answers a second", f"{ours:.0f}", f"{theirs:.0f}", ours / theirs),
         Figure(f"DNS, p99 at {STEADY_QPS} a second", f"{slow[0]:.2f} ms", f"{slow[1]:.2f} ms", slow[0] / slow[1]),
-    ], {"rates": rates, "p99": slow}
+        Figure(
+            f"DNS, p99 while {slices} slices change in {CHANGES_S:.0f} s",
+            f"{slower[0]:.2f} ms",
+            f"{slower[1]:.2f} ms",
+            slower[0] / slower[1],
+        ),
+        Figure(
+            "DNS, that p99 beside the one at rest",
+            f"x {slower[0] / slow[0]:.2f}",
+            f"x {slower[1] / slow[1]:.2f}",
+        ),
+    ], {"rates": rates, "p99": slow, "p99 while slices change": slower}

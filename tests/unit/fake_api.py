@@ -304,7 +304,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             meta = {"resourceVersion": version or str(api.version)}
             if end < len(items):
                 meta["continue"] = f"{end}/{meta['resourceVersion']}"
-            body = json.dumps({"kind": "List", "metadata": meta, "items": items[int(start) : end]}).encode()
+            kind = items[0].get("kind", "") if items else ""
+            body = json.dumps({"kind": f"{kind}List", "metadata": meta, "items": items[int(start) : end]}).encode()
         if "gzip" in self.headers.get("Accept-Encoding", ""):
             self._answer(200, gzip.compress(body), {"Content-Encoding": "gzip"})
         else:

@@ -16,7 +16,7 @@ Notify = Callable[[str], None]
 
 
 class Caches:
-    """Reflectors of what cnf needs; ``on_mesh`` hears of nodes and peers, ``on_services`` of services and slices."""
+    """Reflectors of what cnf needs; each ``on_`` hears the key of an object of its kind that may have changed."""
 
     def __init__(
         self,
@@ -24,26 +24,28 @@ class Caches:
         namespace: str,
         *,
         node: str,
-        on_mesh: Notify,
-        on_services: Notify,
+        on_node: Notify,
+        on_own_node: Notify,
+        on_peer: Notify,
+        on_service: Notify,
+        on_slice: Notify,
         on_claims: Notify,
         on_pods: Notify,
     ) -> None:
-        def on_peers(key: str) -> None:
-            on_mesh(key)
-            on_services(key)
-
         self._namespace = namespace
-        self._nodes = reflector.Reflector(client, resource.FLEET_NODES, namespace=namespace, notify=on_mesh)
-        self._peers = reflector.Reflector(client, resource.PEERS, namespace=namespace, notify=on_peers)
-        self._services = reflector.Reflector(client, resource.FLEET_SERVICES, namespace=namespace, notify=on_services)
+        self._nodes = reflector.Reflector(client, resource.FLEET_NODES, namespace=namespace, notify=on_node)
+        self._peers = reflector.Reflector(client, resource.PEERS, namespace=namespace, notify=on_peer)
+        self._own_node = reflector.Reflector(
+            client, resource.NODES, field_selector=f"metadata.name={node}", notify=on_own_node
+        )
+        self._services = reflector.Reflector(client, resource.FLEET_SERVICES, namespace=namespace, notify=on_service)
         self._claims = reflector.Reflector(client, resource.CLAIMS, namespace=namespace, notify=on_claims)
         self._pods = reflector.Reflector(client, resource.PODS, field_selector=f"spec.nodeName={node}", notify=on_pods)
         self._slices = reflector.Reflector(
             client,
             resource.ENDPOINT_SLICES,
             selector=names.IMPORTED_SLICES,
-            notify=on_services,
+            notify=on_slice,
         )
 
     def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
@@ -51,6 +53,7 @@ class Caches:
         return {
             "watch fleetnodes": self._nodes.run,
             "watch peers": self._peers.run,
+            "watch node": self._own_node.run,
             "watch fleetservices": self._services.run,
             "watch claims": self._claims.run,
             "watch endpointslices": self._slices.run,
@@ -64,8 +67,8 @@ class Caches:
 
     @property
     def services_synced(self) -> tuple[threading.Event, ...]:
-        """Set once services, their endpoints and the peers are known."""
-        return self._services.synced, self._slices.synced, self._peers.synced
+        """Set once services, their endpoints, the peers and this node's zone are known."""
+        return self._services.synced, self._slices.synced, self._peers.synced, self._own_node.synced
 
     @property
     def claims_synced(self) -> tuple[threading.Event, ...]:
@@ -93,9 +96,9 @@ class Caches:
         return list(self._peers.store.values())
 
     @property
-    def services(self) -> list[fleet.FleetService]:
-        """Every FleetService."""
-        return list(self._services.store.values())
+    def service_count(self) -> int:
+        """How many FleetServices there are."""
+        return len(self._services.store)
 
     @property
     def claims(self) -> list[fleet.Claim]:
@@ -103,9 +106,25 @@ class Caches:
         return list(self._claims.store.values())
 
     @property
-    def slices(self) -> list[core.EndpointSlice]:
-        """Every EndpointSlice of ours, in all namespaces."""
-        return list(self._slices.store.values())
+    def zone(self) -> str:
+        """This node's zone, empty when it is in none."""
+        return next((node.metadata.labels.get(names.LABEL_ZONE, "") for node in self._own_node.store.values()), "")
+
+    def service(self, key: str) -> fleet.FleetService | None:
+        """Return the FleetService of that key."""
+        return self._services.get(key)
+
+    def slice(self, key: str) -> core.EndpointSlice | None:
+        """Return that EndpointSlice of ours."""
+        return self._slices.get(key)
+
+    def fleet_node(self, key: str) -> fleet.FleetNode | None:
+        """Return the FleetNode of that key."""
+        return self._nodes.get(key)
+
+    def fleet_peer(self, key: str) -> fleet.Peer | None:
+        """Return the Peer of that key."""
+        return self._peers.get(key)
 
     def node(self, name: str) -> fleet.FleetNode | None:
         """Return that node's FleetNode."""

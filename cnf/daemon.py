@@ -13,7 +13,20 @@ import time
 
 import prometheus_client
 
-from cnf import caches, granting, healing, metrics, node, publishing, sessions, settings, spreading, startup, steering
+from cnf import (
+    caches,
+    granting,
+    healing,
+    metrics,
+    node,
+    noticing,
+    publishing,
+    sessions,
+    settings,
+    spreading,
+    startup,
+    steering,
+)
 from cnf.attach import errors as attach_errors
 from cnf.attach import network
 from cnf.netlink import errors as netlink_errors
@@ -35,7 +48,7 @@ COLLECT_S = 30.0
 COLLECT_FIRST_S = 2.0
 """After the start, which on a node that booted found everything dead once: what is freed now, others wait for."""
 REST = 2.0
-"""These plan everything anew at each change: with 10 000 services that is more than half a second."""
+"""What concerns all services or nodes is a plan of all of them: with 10 000 services that is half a second."""
 SOON_S = 0.05
 GUARD_S = 3.0
 """How long the first tunnel waits for the services; then the firewall is put up without them."""
@@ -75,8 +88,11 @@ class Daemon:
             client,
             options.namespace,
             node=options.node,
-            on_mesh=self._mesh_changed,
-            on_services=lambda _key: self._spread.enqueue(ALL),
+            on_node=self._node_changed,
+            on_own_node=self._own_node_changed,
+            on_peer=self._peer_changed,
+            on_service=self._service_changed,
+            on_slice=self._slice_changed,
             on_claims=lambda _key: self._grant.enqueue(ALL),
             on_pods=lambda _key: self._heal.enqueue(ALL),
         )
@@ -129,7 +145,9 @@ class Daemon:
             ready=self.ready,
         )
         self._guard_at = 0.0
-        self._nodes: set[tuple[str, ...]] = set()
+        self._nodes = noticing.Notice(noticing.node_essence)
+        self._peers = noticing.Notice(noticing.peer_essence)
+        self._zone = ""
         known = self._known
         self._heal = controller.Controller("latecomers", self._healing.reconcile, wait_for=known.pods_synced)
         self._steer = controller.Controller("tunnel", self._steer_guarded, wait_for=known.mesh_synced, rest=REST)
@@ -149,7 +167,7 @@ class Daemon:
             "session": self._keeper.run,
             **self._known.threads(),
             "leader": self._campaign,
-            "watch leader": lambda stop: self._steering.watch_leader(stop, notify=self._mesh_changed),
+            "watch leader": lambda stop: self._steering.watch_leader(stop, notify=lambda _key: self._replan()),
             "steer": self._steer.run,
             "spread": self._spread.run,
             "grant": self._grant.run,
@@ -186,15 +204,41 @@ class Daemon:
             return "the services of the clusterset are not in place yet"
         return None
 
+    def _node_changed(self, key: str) -> None:
+        if self._nodes.differs(key, self._known.fleet_node(key)):
+            self._mesh_changed(key)
+        elif key.endswith(f"/{self._options.node}"):
+            self._publish.enqueue(ALL)
+
+    def _peer_changed(self, key: str) -> None:
+        if self._peers.differs(key, self._known.fleet_peer(key)):
+            self._mesh_changed(key)
+
+    def _own_node_changed(self, _key: str) -> None:
+        if self._known.zone != self._zone:
+            self._zone = self._known.zone
+            self._spread_mesh()
+
+    def _service_changed(self, key: str) -> None:
+        self._spreading.note_service(key)
+        self._spread.enqueue(ALL)
+
+    def _slice_changed(self, key: str) -> None:
+        self._spreading.note_slice(key)
+        self._spread.enqueue(ALL)
+
     def _mesh_changed(self, _key: str) -> None:
+        self._replan()
+        self._spread_mesh()
+
+    def _replan(self) -> None:
         self._steer.enqueue(ALL)
         self._grant.enqueue(ALL)
         self._publish.enqueue(ALL)
-        # Every pod that starts anywhere is an event of a node; the firewall cares for keys and blocks alone.
-        nodes = {(node.metadata.name, node.status.public_key, *node.spec.blocks) for node in self._known.nodes}
-        if nodes != self._nodes:
-            self._nodes = nodes
-            self._spread.enqueue(ALL)
+
+    def _spread_mesh(self) -> None:
+        self._spreading.note_mesh()
+        self._spread.enqueue(ALL)
 
     def _steer_guarded(self, key: str) -> float:
         """Steer the tunnel once the firewall stands: a new pod's namespace forwards anything until then."""
@@ -221,10 +265,7 @@ class Daemon:
         self._publish.enqueue(ALL)
         self._attached.enqueue(ALL)
 
-        def changed() -> None:
-            self._mesh_changed("leader")
-
-        self._elector.run(stop, on_start=changed, on_stop=changed)
+        self._elector.run(stop, on_start=self._replan, on_stop=self._replan)
 
     def _collect(self, stop: threading.Event) -> None:
         pause_s = COLLECT_FIRST_S

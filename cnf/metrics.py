@@ -91,7 +91,7 @@ class FirewallCollector(Collector):
             "fleetboard_firewall_refused_packets", "Packets dropped or rejected, by rule.", labels=["rule"]
         )
         try:
-            seen = counters.read(timeout_s=3)
+            seen = counters.read()
         except vip_errors.VipError:
             seen = {}
         for name, count in sorted(seen.items()):

@@ -5,7 +5,9 @@ One invariant: until everything it depends on is known, the rules that a predece
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import threading
 from collections.abc import Callable
 
 from cnf import caches
@@ -13,16 +15,29 @@ from cnf.tunnel import parse
 from cnf.vip import firewall
 from cnf.vip import plan as vip_plan
 from cnf.vip import plane as vip_plane
+from cnf.vip import shares as vip_shares
 from fleetboard.model import names
-from fleetboard.model.addresses import Network
 
 log = logging.getLogger(__name__)
 
 AGAIN_S = 60.0
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Place:
+    """What nodes and peers say: the firewall, and where the node stands."""
+
+    wall: firewall.NodeFirewall
+    here: vip_plan.Standpoint
+    isolated: bool
+
+
 class Spreading:
-    """Reconciles ``VipPlane`` with the caches; ``isolated`` tells whether this node's own way to the hub is dead."""
+    """Reconciles ``VipPlane`` with the caches.
+
+    ``isolated`` tells whether this node's own way to the hub is dead. Whoever hears of a change notes it, and then asks
+    for ``reconcile``.
+    """
 
     def __init__(
         self,
@@ -35,11 +50,31 @@ class Spreading:
     ) -> None:
         self._node, self._cluster, self._known, self._plane = node, cluster, known, plane
         self._isolated = isolated
+        self._lock = threading.Lock()
+        self._services: set[str] = set()
+        self._slices: set[str] = set()
+        self._mesh_changed = True
+        self._place: _Place | None = None
+        self._planner = vip_shares.Planner()
         self.dropped: dict[str, int] = {}
         """Endpoints outside their cluster's blocks, by cluster, as of the last look."""
         self.services = 0
         self.ready = False
         self._guarded = False
+
+    def note_service(self, key: str) -> None:
+        """Remember that this FleetService may have changed."""
+        with self._lock:
+            self._services.add(key)
+
+    def note_slice(self, key: str) -> None:
+        """Remember that this EndpointSlice may have changed."""
+        with self._lock:
+            self._slices.add(key)
+
+    def note_mesh(self) -> None:
+        """Remember that nodes or peers may have changed, or this node's zone."""
+        self._mesh_changed = True
 
     def guard(self) -> None:
         """Put the firewall in force before the first packet may come, services known or not.
@@ -47,47 +82,64 @@ class Spreading:
         Raises:
             VipError: the kernel doesn't hold it; call again, and let nothing in before.
         """
-        found = self._find_wall()
+        found = self._find_place()
         if not self._guarded and found is not None:
-            self._plane.set_base(found[0])
+            self._plane.set_base(found.wall)
             self._guarded = True
 
     def reconcile(self, _key: str) -> float:
-        """Plan anew and write what changed."""
-        found = self._find_wall()
-        if found is None:
+        """Plan anew what changed and write that."""
+        place = self._look_around()
+        if place is None:
             return AGAIN_S
-        wall, blocks = found
         # First and by itself: whatever is wrong with a service, the firewall stands.
-        self._plane.set_base(wall)
-        services = self._known.services
-        table = vip_plan.plan_vips(
-            services,
-            self._known.slices,
-            self._known.peers,
-            cluster=self._cluster,
-            local=blocks,
-            isolated=self._isolated(),
-        )
-        self._plane.sync(table)
-        if dict(table.dropped) != self.dropped and table.dropped:
-            log.warning("endpoints outside their cluster's blocks are left out", extra={"dropped": dict(table.dropped)})
-        self.dropped, self.services, self.ready = dict(table.dropped), len(services), True
+        self._plane.set_base(place.wall)
+        with self._lock:
+            services, self._services = self._services, set()
+            slices, self._slices = self._slices, set()
+        for key in services:
+            self._planner.put_service(key, self._known.service(key))
+        for key in slices:
+            self._planner.put_slice(key, self._known.slice(key))
+        shares = self._planner.shares(place.here)
+        self._plane.sync(shares)
+        dropped = vip_shares.count_dropped(shares)
+        if dropped != self.dropped and dropped:
+            log.warning("endpoints outside their cluster's blocks are left out", extra={"dropped": dropped})
+        self.dropped, self.services, self.ready = dropped, self._known.service_count, True
         return AGAIN_S
 
-    def _find_wall(self) -> tuple[firewall.NodeFirewall, tuple[Network, ...]] | None:
-        """Return the firewall and this node's blocks, None while one of the objects that say so is not there."""
+    def _look_around(self) -> _Place | None:
+        """Return the place, read anew only when something about it changed: that costs all nodes and peers."""
+        place = self._place
+        if place is None or self._mesh_changed or place.isolated != self._isolated():
+            self._mesh_changed = False
+            self._place = self._find_place()
+        return self._place
+
+    def _find_place(self) -> _Place | None:
+        """Return None while one of the objects that say so is not there."""
         hub, own = self._known.peer(names.HUB), self._known.peer(self._cluster)
         node = self._known.node(self._node)
         if hub is None or own is None or node is None or not node.spec.blocks:
             return None
         blocks = parse.parse_networks(node.spec.blocks, field="blocks")
         nodes, _ = parse.parse_nodes(self._known.nodes)
+        isolated = self._isolated()
         wall = firewall.NodeFirewall(
             fleet=parse.parse_networks(hub.status.fleet_cidrs, field="fleetCIDRs"),
             vips=parse.parse_networks(hub.status.vip_cidrs, field="vipCIDRs"),
             own=parse.parse_networks(own.status.cluster_cidrs, field="clusterCIDRs"),
             node_addresses=tuple({block.version: block.network_address for block in reversed(blocks)}.values()),
-            other_nodes=tuple(address for other in nodes if other.name != self._node for address in other.addresses),
+            other_nodes=tuple(
+                # In one order: every other list of the nodes would be rules to write.
+                sorted(
+                    (address for other in nodes if other.name != self._node for address in other.addresses),
+                    key=lambda address: (address.version, int(address)),
+                )
+            ),
         )
-        return wall, blocks
+        here = vip_plan.stand(
+            self._known.peers, cluster=self._cluster, local=blocks, zone=self._known.zone, isolated=isolated
+        )
+        return _Place(wall, here, isolated)

@@ -1,5 +1,6 @@
 """Reads what the firewall dropped and rejected.
 
+Over netlink: nft reads every element of every map before it lists a counter, with 10 000 services 215 MB for 1.8 s.
 One invariant: a name that the ruleset has is always in the answer, so a metric never disappears while the table is
 there. Counters start from nought when the table is replaced, as Prometheus' counters may.
 """
@@ -7,13 +8,15 @@ there. Counters start from nought when the table is replaced, as Prometheus' cou
 from __future__ import annotations
 
 import dataclasses
-import subprocess
+import struct
 
-import msgspec
+from cnf.netlink import errors as netlink_errors
+from cnf.netlink import wire
+from cnf.vip import errors, firewall, transaction
 
-from cnf.vip import errors, firewall
-
-_LIST = ("nft", "-j", "list", "counters", "table", *firewall.TABLE.split())
+_OBJECT_TABLE, _OBJECT_NAME, _OBJECT_TYPE, _OBJECT_DATA = 1, 2, 3, 4
+_COUNTER_BYTES, _COUNTER_PACKETS = 1, 2
+_COUNTER = struct.pack(">I", 1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,45 +27,26 @@ class Count:
     bytes: int
 
 
-class _Counter(msgspec.Struct):
-    name: str
-    packets: int
-    bytes: int
-
-
-class _Object(msgspec.Struct):
-    counter: _Counter | None = None
-
-
-class _Answer(msgspec.Struct):
-    nftables: list[_Object]
-
-
-def read(*, timeout_s: float = 10.0) -> dict[str, Count]:
+def read() -> dict[str, Count]:
     """Return the counters by name, in the network namespace of the calling thread; none when there is no table.
 
     Raises:
-        NftUnavailableError: nft gave no answer.
+        NftUnavailableError: the kernel gave no answer.
     """
+    only = wire.text(_OBJECT_TABLE, firewall.NAME) + wire.attribute(_OBJECT_TYPE, _COUNTER)
+    flags = wire.Flag.REQUEST | wire.Flag.DUMP
+    question = wire.Message(transaction.GET_OBJECT, flags, transaction.HEAD + only, "list counters")
     try:
-        done = subprocess.run(_LIST, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except (subprocess.TimeoutExpired, OSError) as err:
-        raise errors.NftUnavailableError(f"nft can't list counters: {err}") from err
-    return parse(done.stdout) if done.returncode == 0 else {}
+        with transaction.connect() as link:
+            answers = link.ask(question)
+    except (netlink_errors.NetlinkError, OSError) as err:
+        raise errors.NftUnavailableError(f"counters can't be listed: {err}") from err
+    return dict(parse(answer.body) for answer in answers)
 
 
-def parse(text: str) -> dict[str, Count]:
-    """Parse nft's JSON.
-
-    Raises:
-        NftUnavailableError: it isn't what nft prints.
-    """
-    try:
-        answer = msgspec.json.decode(text, type=_Answer)
-    except msgspec.DecodeError as err:
-        raise errors.NftUnavailableError(f"nft's list of counters can't be read: {err}") from err
-    return {
-        seen.counter.name: Count(seen.counter.packets, seen.counter.bytes)
-        for seen in answer.nftables
-        if seen.counter is not None
-    }
+def parse(body: bytes) -> tuple[str, Count]:
+    """Parse the kernel's answer about one counter."""
+    found = wire.attributes(body[len(transaction.HEAD) :])
+    counts = wire.attributes(found.get(_OBJECT_DATA, b""))
+    packets, octets = (int.from_bytes(counts.get(kind, b""), "big") for kind in (_COUNTER_PACKETS, _COUNTER_BYTES))
+    return wire.parse_string(found.get(_OBJECT_NAME, b"")), Count(packets, octets)

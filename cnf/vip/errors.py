@@ -2,7 +2,7 @@
 
     VipError
     |-- RulesetRefusedError   nft or the kernel didn't take a ruleset; nothing of it is in force
-    |-- NftUnavailableError   nft can't be started, or gave no answer in time
+    |-- NftUnavailableError   nft or the kernel's nftables gave no answer in time
     |-- ConntrackError        the kernel didn't list, delete or take tracked connections
     `-- KeepError             what a successor needs can't be written down
 
@@ -21,7 +21,7 @@ class RulesetRefusedError(VipError):
 
 
 class NftUnavailableError(VipError):
-    """The nft command didn't run to its end."""
+    """The nft command didn't run to its end, or the kernel didn't answer."""
 
 
 class ConntrackError(VipError):

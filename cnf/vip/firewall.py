@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator
 from fleetboard.model import names
 from fleetboard.model.addresses import Address, Network
 
-TABLE = "inet fleetboard"
+NAME = "fleetboard"
+TABLE = f"inet {NAME}"
 
 COUNTERS = (
     "forward_interface",
@@ -95,6 +96,12 @@ def render(firewall: Firewall) -> str:
     lines += _node_forward(firewall) if isinstance(firewall, NodeFirewall) else _hub_forward(firewall)
     lines += [*_input(firewall), *_output(firewall)]
     return "\n".join(lines) + "\n"
+
+
+def address_sets(firewall: Firewall) -> list[str]:
+    """Name the sets whose members ``render`` writes."""
+    kinds = ("fleet", "vips", "own") if isinstance(firewall, NodeFirewall) else ("fleet", "vips")
+    return [f"{kind}{version}" for version in versions(firewall) for kind in kinds]
 
 
 def _address_set(name: str, networks: Iterable[Network], version: int) -> str:

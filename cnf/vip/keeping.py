@@ -14,7 +14,7 @@ import time
 import zlib
 
 from cnf.netlink.namespace import Namespace
-from cnf.vip import errors, flows, kept, nftables, plane
+from cnf.vip import errors, flows, kept, nftables, plane, transaction
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Keeping:
             VipError: not even that nothing is forwarded can be put in force; no pod may be wired.
         """
         rules = self._read(self._rules)
-        if (rules is not None and rules.origin == self._origin) or plane.table_exists():
+        if (rules is not None and rules.origin == self._origin) or transaction.table_exists():
             return TakenOver(firewall=True, standing=True)
         stands = rules is not None and self._put(rules.content)
         if not stands:
@@ -96,9 +96,12 @@ class Keeping:
             self._keep_firewall()
 
     def _keep_firewall(self) -> None:
-        version, rules = self._vips.version, self._vips.render()
-        if rules is not None and version != self._written:
-            content = zlib.compress(rules.encode(), 1)
+        version = self._vips.version
+        if version == self._written:
+            return
+        whole = self._vips.render()
+        if whole is not None:
+            content = zlib.compress(whole.rules.encode() + b"\0" + whole.elements.content, 1)
             kept.write(self._rules, content, origin=self._origin, taken_s=kept.now_s())
             self._written = version
 
@@ -124,7 +127,8 @@ class Keeping:
 
     def _put(self, content: bytes) -> bool:
         try:
-            nftables.apply(zlib.decompress(content).decode())
+            rules, _, filling = zlib.decompress(content).partition(b"\0")
+            plane.put(plane.Whole(rules.decode(), transaction.Batch(filling)))
         except (errors.VipError, zlib.error, UnicodeError) as err:
             # Of another version of cnf or of another kernel, or too much for nft's memory.
             _log.warning("the former firewall is not put back", extra={"error": str(err)})

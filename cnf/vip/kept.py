@@ -14,7 +14,7 @@ import msgspec
 
 from cnf.vip import errors
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

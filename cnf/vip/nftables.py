@@ -1,8 +1,8 @@
-"""Renders a VipTable as nftables maps, and the differences between two of them; hands text to nft.
+"""Renders chains, maps and sets as nft's text, and hands that to nft; what is in the maps is ``cnf.vip.elements``.
 
-A virtual address and port is in one map alone, by its size class and affinity. The rules try the maps in turn: a miss
-falls through to the next, so their number doesn't grow with the services. The slot comes as packet mark: one hash for
-all size classes, and map types without expressions in them (some releases of nft crash on reading those back).
+The rules try the maps in turn: a miss falls through to the next, so their number doesn't grow with the services. The
+slot comes as packet mark: one hash for all size classes, and map types without expressions in them (some releases of
+nft crash on reading those back).
 
 One invariant: one call of ``apply`` is one transaction. The kernel takes all of it or nothing.
 """
@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Iterator
 
-from cnf.vip import errors, firewall, slots
+from cnf.vip import elements, errors, firewall, slots
 from cnf.vip.firewall import Firewall, NodeFirewall
-from cnf.vip.table import Backend, Frontend, VipTable
 from fleetboard.model import names
 
 SEED = 0xF1EE7B0A
@@ -25,50 +24,54 @@ SEED = 0xF1EE7B0A
 TIMEOUT_S = 60.0
 NFT = ("nft", "-f", "-")
 
+CLOSED_TABLE = "fleetboard_closed"
+_DROP = "type filter hook forward priority filter; policy drop;"
+CLOSED = f"table inet {CLOSED_TABLE} {{ chain forward {{ {_DROP} }}; }}\n"
+"""Forwards nothing, until the table stands with all that belongs in its maps."""
 _TABLE = firewall.TABLE
-_CLOSED_TABLE = "inet fleetboard_closed"
-CLOSED = f"table {_CLOSED_TABLE} {{ chain forward {{ type filter hook forward priority filter; policy drop; }}; }}\n"
-"""Forwards nothing, until ``render_base`` is in force."""
 _LOCATION = re.compile(r"^\S*?:(\d+):\d+(?:-\d+)?: (?:Error: )?(.*)$", re.MULTILINE)
 _FAMILY = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
 
-Elements = Mapping[str, Mapping[str, str]]
-"""Elements by map or set: key to value, which is empty for sets."""
+_DECLARATION = re.compile(r"\s*(?:counter \w+ \{|set |map |chain |type \w+ hook )")
+_MEMBERS = re.compile(r" elements = \{[^}]*\};")
 
 
 def render_base(wall: Firewall) -> str:
-    """Render the whole table, in place of the one that may be there, with empty maps."""
-    parts = [f"{verb} table {name}" for name in (_CLOSED_TABLE, _TABLE) for verb in ("add", "delete")]
-    parts += [f"table {_TABLE} {{", firewall.render(wall).rstrip("\n")]
-    if isinstance(wall, NodeFirewall):
-        parts += _translation(wall)
-    return "\n".join([*parts, "}"]) + "\n"
+    """Render the whole table, with empty maps, in place of the one that may be there; nothing is forwarded by it yet.
 
-
-def render_changes(old: VipTable, new: VipTable) -> str:
-    """Render what turns ``old`` into ``new``; empty when nothing does.
-
-    Only the slots that change hands are written.
+    Whoever has put elements in the maps deletes ``CLOSED_TABLE``.
     """
-    changed = [
-        frontend
-        for frontend in old.backends.keys() | new.backends.keys()
-        if old.backends.get(frontend) != new.backends.get(frontend)
-    ]
-    before = _merge(_slot_elements(old.backends, changed), _set_elements(old, but=new))
-    after = _merge(_slot_elements(new.backends, changed), _set_elements(new, but=old))
-    gone = {name: _missing(elements, after.get(name, {})) for name, elements in before.items()}
-    come = {name: _missing(elements, before.get(name, {})) for name, elements in after.items()}
-    deletions = (
-        f"delete element {_TABLE} {name} {{ {', '.join(sorted(keys))} }}" for name, keys in gone.items() if keys
+    body = f"{_render_body(wall)}  chain {_layout(wall)} {{ }}\n"
+    return f"{CLOSED}add table {_TABLE}\ndelete table {_TABLE}\ntable {_TABLE} {{\n{body}}}\n"
+
+
+def render_rules(wall: Firewall) -> str:
+    """Render ``wall``'s rules in place of those that are there, and leave the maps' elements and the counts alone.
+
+    It is refused where there is no table of just this layout. ``CLOSED_TABLE`` is there afterwards, open if it wasn't.
+    """
+    return "".join(
+        (
+            f"flush chain {_TABLE} {_layout(wall)}\n",
+            f"add table inet {CLOSED_TABLE}\n",
+            f"flush table {_TABLE}\n",
+            *(f"flush set {_TABLE} {name}\n" for name in firewall.address_sets(wall)),
+            f"table {_TABLE} {{\n{_render_body(wall)}}}\n",
+        )
     )
-    additions = (
-        f"add element {_TABLE} {name} {{ {', '.join(_element(key, keys[key]) for key in sorted(keys))} }}"
-        for name, keys in come.items()
-        if keys
-    )
-    lines = [*deletions, *additions]
-    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _render_body(wall: Firewall) -> str:
+    lines = [firewall.render(wall).rstrip("\n")]
+    if isinstance(wall, NodeFirewall):
+        lines += _translation(wall)
+    return "\n".join(lines) + "\n"
+
+
+def _layout(wall: Firewall) -> str:
+    """Name the empty chain that tells a table of these chains, hooks, maps and types from those of other versions."""
+    declared = "\n".join(line for line in _render_body(wall).splitlines() if _DECLARATION.match(line))
+    return f"layout_{zlib.crc32(_MEMBERS.sub('', declared).encode()):08x}"
 
 
 def apply(text: str, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -99,10 +102,6 @@ def _refusal(stderr: str, text: str) -> str:
     lines = text.splitlines()
     line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
     return f"nft refused line {number} of the ruleset: {found[2].strip()[:300]}: {line[:200]}"
-
-
-def _map_name(version: int, size: int, *, sticky: bool) -> str:
-    return f"{'sticky' if sticky and size > 1 else 'spread'}{version}_{size}"
 
 
 def _translation(wall: NodeFirewall) -> Iterator[str]:
@@ -136,7 +135,7 @@ def _maps(version: int) -> Iterator[str]:
     for sticky in (False, True):
         for size in slots.SIZES[1:] if sticky else slots.SIZES:
             slot = " . mark" if size > 1 else ""
-            name = _map_name(version, size, sticky=sticky)
+            name = elements.map_name(version, size, sticky=sticky)
             yield f"  map {name} {{ type {kind} . inet_proto . inet_service{slot} : {kind} . inet_service; }}"
 
 
@@ -145,49 +144,11 @@ def _choices(version: int) -> Iterator[str]:
     ip, _ = _FAMILY[version]
     key = f"{ip} daddr . meta l4proto . th dport"
     largest = slots.SIZES[-1]
-    yield f"dnat {ip} to {key} map @{_map_name(version, 1, sticky=False)}"
+    yield f"dnat {ip} to {key} map @{elements.map_name(version, 1, sticky=False)}"
     for sticky in (False, True):
         hashed = f"{ip} saddr" if sticky else f"{ip} saddr . {ip} daddr . th sport . th dport"
         yield f"meta mark set jhash {hashed} mod {largest} seed {SEED:#x}"
         for size in reversed(slots.SIZES[1:]):
             if size != largest:
                 yield f"meta mark set meta mark & {size - 1:#x}"
-            yield f"dnat {ip} to {key} . meta mark map @{_map_name(version, size, sticky=sticky)}"
-
-
-def _slot_elements(backends: Mapping[Frontend, Backend], frontends: Iterable[Frontend]) -> dict[str, dict[str, str]]:
-    elements: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for frontend in frontends:
-        backend = backends.get(frontend)
-        if backend is None or not backend.targets:
-            continue
-        owners = slots.assign(tuple(sorted(f"{target.address} . {target.port}" for target in backend.targets)))
-        name = _map_name(frontend.address.version, len(owners), sticky=backend.sticky)
-        key = f"{frontend.address} . {frontend.protocol} . {frontend.port}"
-        if len(owners) == 1:
-            elements[name][key] = owners[0]
-        else:
-            elements[name].update((f"{key} . {slot}", owner) for slot, owner in enumerate(owners))
-    return elements
-
-
-def _set_elements(table: VipTable, *, but: VipTable) -> dict[str, dict[str, str]]:
-    elements: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for port in table.exported - but.exported:
-        elements[f"exported{port.address.version}"][f"{port.address} . {port.protocol} . {port.port}"] = ""
-    for address in table.hairpin - but.hairpin:
-        elements[f"hairpin{address.version}"][f"{address} . {address}"] = ""
-    return elements
-
-
-def _merge(first: dict[str, dict[str, str]], second: dict[str, dict[str, str]]) -> Elements:
-    return {**first, **second}
-
-
-def _missing(elements: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
-    """Return the elements that ``others`` lacks or has with another value."""
-    return {key: value for key, value in elements.items() if others.get(key) != value}
-
-
-def _element(key: str, value: str) -> str:
-    return f"{key} : {value}" if value else key
+            yield f"dnat {ip} to {key} . meta mark map @{elements.map_name(version, size, sticky=sticky)}"

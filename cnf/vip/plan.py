@@ -1,4 +1,4 @@
-"""Decides which endpoints answer for which virtual address: pure, from the objects the API holds.
+"""Decides which endpoints answer for a service's virtual address: pure, from the objects the API holds.
 
 An endpoint is trusted no further than its source cluster: an address outside the blocks the hub gave to that cluster
 is dropped and counted. One invariant: a client reaches only endpoints of clusters that export exactly the port it
@@ -9,57 +9,54 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from collections import Counter, defaultdict
+import socket
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from cnf.vip import table
-from cnf.vip.table import Backend, ExportedPort, Frontend, Protocol, ServiceVips, Target, VipTable
+from cnf.vip import nearness, table
+from cnf.vip.table import Backend, ExportedPort, Frontend, Target, VipTable
 from fleetboard.model import names
 from fleetboard.model.addresses import Address, Network
 from fleetboard.model.core import EndpointSlice
 from fleetboard.model.fleet import FleetService, Peer, ServicePort
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Members:
-    """What the clusterset's peers say about where endpoints may be.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Standpoint:
+    """What one node sees of the clusterset: where endpoints may be, and which are near.
 
     Attributes:
-        own: Name of this cluster.
+        cluster: Name of this cluster.
         blocks: Networks of each cluster's pods, as the hub allocated them.
         unreachable: Clusters whose data path is down, seen from here.
+        local: Blocks of this node.
+        zone: Zone of this node, empty when it is in none.
     """
 
-    own: str
-    blocks: Mapping[str, tuple[Network, ...]]
-    unreachable: frozenset[str]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Candidate:
-    """One endpoint address of one slice port that lies where its cluster may be."""
-
     cluster: str
-    name: str
-    protocol: Protocol
-    target: Target
-    ready: bool
-    serving: bool
+    blocks: Mapping[str, tuple[Network, ...]]
+    unreachable: frozenset[str] = frozenset()
+    local: tuple[Network, ...] = ()
+    zone: str = ""
 
 
-def read_members(peers: Iterable[Peer], *, cluster: str, isolated: bool = False) -> Members:
-    """Sum up the peers.
+def stand(
+    peers: Iterable[Peer], *, cluster: str, local: Sequence[Network] = (), zone: str = "", isolated: bool = False
+) -> Standpoint:
+    """Sum up the peers as this node sees them.
 
     Args:
         peers: The clusterset's peers, this cluster and the hub among them.
         cluster: Name of this cluster.
+        local: Blocks of this node.
+        zone: Zone of this node.
         isolated: Whether our own probe says that the tunnel is down; then all others are out of reach.
     """
     clusters = {peer.spec.cluster: peer for peer in peers if peer.metadata.name != names.HUB}
     own = clusters.get(cluster)
     cut_off = isolated or (own is not None and _withdrawn(own))
-    return Members(
-        own=cluster,
+    return Standpoint(
+        cluster=cluster,
         blocks={
             name: tuple(ipaddress.ip_network(cidr) for cidr in peer.status.cluster_cidrs)
             for name, peer in clusters.items()
@@ -67,41 +64,14 @@ def read_members(peers: Iterable[Peer], *, cluster: str, isolated: bool = False)
         unreachable=frozenset(
             name for name, peer in clusters.items() if name != cluster and (cut_off or _withdrawn(peer))
         ),
+        local=tuple(local),
+        zone=zone,
     )
 
 
-def plan_vips(
-    services: Iterable[FleetService],
-    slices: Iterable[EndpointSlice],
-    peers: Iterable[Peer],
-    *,
-    cluster: str,
-    local: Sequence[Network] = (),
-    isolated: bool = False,
-) -> VipTable:
-    """Plan the whole table.
-
-    Args:
-        services: All FleetServices of the clusterset.
-        slices: EndpointSlices of this cluster's API; those that aren't ours are left out.
-        peers: The clusterset's peers, this cluster and the hub among them.
-        cluster: Name of this cluster.
-        local: Blocks of this node.
-        isolated: Whether our own probe says that the tunnel is down.
-    """
-    members = read_members(peers, cluster=cluster, isolated=isolated)
-    by_service: defaultdict[str, list[EndpointSlice]] = defaultdict(list)
-    for endpoint_slice in slices:
-        key = slice_key(endpoint_slice)
-        if key is not None:
-            by_service[key].append(endpoint_slice)
-    by_key = {names.service_key(service.spec.namespace, service.spec.name): service for service in services}
-    return table.combine(
-        {
-            key: plan_service(by_key.get(key), by_service.get(key, ()), members, local=local)
-            for key in by_key.keys() | by_service.keys()
-        }
-    )
+def service_key(service: FleetService) -> str:
+    """Return the key of a service."""
+    return names.service_key(service.spec.namespace, service.spec.name)
 
 
 def slice_key(endpoint_slice: EndpointSlice) -> str | None:
@@ -113,31 +83,30 @@ def slice_key(endpoint_slice: EndpointSlice) -> str | None:
     return names.service_key(endpoint_slice.metadata.namespace, service)
 
 
-def plan_service(
-    service: FleetService | None, slices: Iterable[EndpointSlice], members: Members, *, local: Sequence[Network] = ()
-) -> ServiceVips:
-    """Plan one service's share: callers that keep the shares re-plan only what changed.
+def plan_service(service: FleetService | None, slices: Iterable[EndpointSlice], here: Standpoint) -> VipTable:
+    """Plan one service's share, from all slices of that service.
 
     Without ``service`` (not merged yet, or no longer) nothing answers, yet what this cluster's own slices name stays
     open to others: their connections outlive the merge.
     """
-    candidates: list[_Candidate] = []
+    candidates: list[nearness.Candidate] = []
     exported: set[ExportedPort] = set()
     dropped: Counter[str] = Counter()
     for endpoint_slice in slices:
-        trusted = list(_trusted(endpoint_slice, members, dropped))
+        trusted = list(_trusted(endpoint_slice, here, dropped))
         candidates += trusted
-        if endpoint_slice.metadata.labels[names.LABEL_SOURCE_CLUSTER] == members.own:
+        if endpoint_slice.metadata.labels[names.LABEL_SOURCE_CLUSTER] == here.cluster:
             exported.update(ExportedPort(seen.target.address, seen.protocol, seen.target.port) for seen in trusted)
-    backends = {} if service is None else _backends(service, candidates, members)
-    return ServiceVips(
+    backends = {} if service is None else _backends(service, candidates, here)
+    here_alone = {seen.target.address for seen in candidates if seen.on_node}
+    return VipTable(
         backends=backends,
         exported=frozenset(exported),
         hairpin=frozenset(
             target.address
             for backend in backends.values()
-            for target in backend.targets
-            if _inside(target.address, local)
+            for target in (backend.targets if here_alone else ())
+            if target.address in here_alone
         ),
         dropped=dict(dropped),
     )
@@ -151,14 +120,14 @@ def _inside(address: Address, networks: Iterable[Network]) -> bool:
     return any(address.version == network.version and address in network for network in networks)
 
 
-def _trusted(endpoint_slice: EndpointSlice, members: Members, dropped: Counter[str]) -> Iterator[_Candidate]:
+def _trusted(endpoint_slice: EndpointSlice, here: Standpoint, dropped: Counter[str]) -> Iterator[nearness.Candidate]:
     """Yield a slice's endpoints by port, counting in ``dropped`` those that lie outside their cluster's blocks."""
     cluster = endpoint_slice.metadata.labels[names.LABEL_SOURCE_CLUSTER]
-    blocks = members.blocks.get(cluster, ())
+    blocks, own = here.blocks.get(cluster, ()), cluster == here.cluster
     ports = [
         (port.name, table.PROTOCOLS[port.protocol], port.port)
         for port in endpoint_slice.ports or ()
-        # The API server takes any number here, and nft refuses a whole transaction for one that is none.
+        # The API server takes any number here, and the kernel refuses a whole transaction for one that is none.
         if port.port and 0 < port.port < 65536 and port.protocol in table.PROTOCOLS
     ]
     for endpoint in endpoint_slice.endpoints or ():
@@ -170,32 +139,55 @@ def _trusted(endpoint_slice: EndpointSlice, members: Members, dropped: Counter[s
         conditions = endpoint.conditions
         serving = endpoint.ready if conditions.serving is None else conditions.serving
         for name, protocol, port in ports:
-            target = Target(address, port)
-            yield _Candidate(cluster, name, protocol, target, ready=endpoint.ready, serving=serving)
+            yield nearness.Candidate(
+                cluster=cluster,
+                name=name,
+                protocol=protocol,
+                target=Target(address, port),
+                ready=endpoint.ready,
+                serving=serving,
+                on_node=own and _inside(address, here.local),
+                # Zones of two clusters may have one name and be far from each other.
+                in_zone=own and bool(here.zone) and endpoint.zone == here.zone,
+                in_cluster=own,
+            )
 
 
 def _parse_address(text: str) -> Address | None:
-    if "%" in text:  # a zone may hold any text, and addresses are printed into rules
-        return None
     try:
-        return ipaddress.ip_address(text)
-    except ValueError:
+        # Takes no zone ("fe80::1%eth0"), which may hold any text, and nothing but the one way to write each part.
+        return ipaddress.ip_address(socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text))
+    except (OSError, ValueError):
         return None
 
 
-def _backends(service: FleetService, candidates: Sequence[_Candidate], members: Members) -> dict[Frontend, Backend]:
+def _backends(
+    service: FleetService, candidates: Sequence[nearness.Candidate], here: Standpoint
+) -> dict[Frontend, Backend]:
     """Join the service's ports with the endpoints behind them; a headless service has no virtual address."""
-    if service.spec.type != "ClusterSetIP":
+    spec = service.spec
+    if spec.type != "ClusterSetIP":
         return {}
-    sticky = service.spec.session_affinity == "ClientIP"
     backends = {}
-    for vip in map(ipaddress.ip_address, service.spec.vips):
-        for port in service.spec.ports:
+    for vip in map(ipaddress.ip_address, spec.vips):
+        for port in spec.ports:
             protocol = table.PROTOCOLS.get(port.protocol)
             if protocol is None:
                 continue
-            targets = _targets(_exporters(service, port) - members.unreachable, port, candidates, version=vip.version)
-            backends[Frontend(vip, protocol, port.port)] = Backend(targets, sticky=sticky)
+            clusters = _exporters(service, port) - here.unreachable
+            behind = [
+                seen
+                for seen in candidates
+                if seen.cluster in clusters
+                and seen.name == port.name
+                and seen.protocol == protocol
+                and seen.target.address.version == vip.version
+            ]
+            chosen = nearness.choose(
+                behind, policy=spec.internal_traffic_policy, distribution=spec.traffic_distribution
+            )
+            targets = tuple(sorted({seen.target for seen in chosen}))
+            backends[Frontend(vip, protocol, port.port)] = Backend(targets, sticky=spec.session_affinity == "ClientIP")
     return backends
 
 
@@ -207,19 +199,3 @@ def _exporters(service: FleetService, port: ServicePort) -> frozenset[str]:
         for constituent in service.spec.constituents
         if any((own.name, own.protocol, own.port) == wanted for own in constituent.ports)
     )
-
-
-def _targets(
-    clusters: frozenset[str], port: ServicePort, candidates: Sequence[_Candidate], *, version: int
-) -> tuple[Target, ...]:
-    """Return who answers: the ready, else those that still serve while they terminate."""
-    behind = [
-        seen
-        for seen in candidates
-        if seen.cluster in clusters
-        and seen.name == port.name
-        and seen.protocol == table.PROTOCOLS[port.protocol]
-        and seen.target.address.version == version
-    ]
-    ready = {seen.target for seen in behind if seen.ready}
-    return tuple(sorted(ready or {seen.target for seen in behind if seen.serving}))

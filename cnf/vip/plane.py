@@ -1,30 +1,43 @@
 """Keeps the kernel's table in step with what is wanted: the thin shell around the plans.
 
-One invariant: ``_held`` is what the kernel holds, or None when that isn't known; then the next step replaces the
-whole table in one transaction, so that packets meet the old rules or the new, never none. Nothing is taken away on
-stop, and tracked connections are in no table: they outlive both a replacement and this process.
+One invariant: ``_held`` is what the kernel holds, or None when that isn't known; then the next step writes all rules
+and all elements anew. Packets meet the old rules or the new, never none, and the old elements or the new. Nothing is
+taken away on stop, and tracked connections are in no table: they outlive both a replacement and this process.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from cnf.vip import conntrack, errors, firewall, nftables, table
+from cnf.netlink import wire
+from cnf.vip import conntrack, elements, errors, firewall, nftables, table, transaction
 from cnf.vip.firewall import Firewall
-from cnf.vip.table import Frontend, Target, VipTable
+from cnf.vip.table import Frontend, Shares, Target, VipTable
 from fleetboard.model.addresses import Network
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Whole:
+    """All that a table holds, for a namespace that has none.
+
+    Attributes:
+        rules: Transaction of nft.
+        elements: Transaction that fills the maps, and only then lets anything be forwarded.
+    """
+
+    rules: str
+    elements: transaction.Batch
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Held:
     wall: Firewall
-    vips: VipTable
+    shares: Shares
 
 
 class VipPlane:
@@ -37,17 +50,19 @@ class VipPlane:
         self,
         *,
         apply: Callable[[str], None] = nftables.apply,
+        write: Callable[[transaction.Batch], None] = transaction.apply,
         evict: Callable[[Mapping[Frontend, frozenset[Target]], Sequence[Network]], int] = conntrack.evict,
     ) -> None:
         self._apply = apply
+        self._write_elements = write
         self._evict = evict
         self._lock = threading.Lock()
         self._wall: Firewall | None = None
-        self._vips: VipTable | None = None
+        self._shares: Shares | None = None
         self._held: _Held | None = None
         self._freed = False
         self.replacements = 0
-        """How often the whole table was written."""
+        """How often all elements were written."""
         self.version = 0
         """Counts what was put in force."""
 
@@ -62,51 +77,61 @@ class VipPlane:
         """
         with self._lock:
             self._wall = wall
-            if self._vips is None and isinstance(wall, firewall.NodeFirewall) and table_exists():
+            if self._shares is None and isinstance(wall, firewall.NodeFirewall) and transaction.table_exists():
                 return
             self._write()
 
-    def sync(self, vips: VipTable) -> None:
-        """Put ``vips`` in force, writing only what changed; before the first ``set_base``, remember them for it.
+    def sync(self, shares: Shares) -> None:
+        """Put ``shares`` in force, writing only what changed; before the first ``set_base``, remember them for it.
+
+        A share that is the same object as last time is taken for unchanged.
 
         Raises:
             VipError: the kernel refused the changes and the whole table as well, or UDP flows couldn't be freed;
                 call again.
         """
         with self._lock:
-            self._vips = vips
+            self._shares = shares
             if self._wall is not None:
                 self._write()
 
-    def render(self) -> str | None:
-        """Render what is in force as one transaction for an empty namespace; None while that isn't known."""
+    def render(self) -> Whole | None:
+        """Render what is in force for an empty namespace; None while that isn't known."""
         held = self._held
-        return None if held is None else _render(held)
+        if held is None:
+            return None
+        return Whole(nftables.render_base(held.wall), transaction.encode(_fill(held, flush=False)))
 
     def _write(self) -> None:
         assert self._wall is not None
-        wanted = _Held(self._wall, self._vips or table.EMPTY)
+        wanted = _Held(self._wall, self._shares or {})
         held = self._held
-        if held is None or held.wall != wanted.wall:
+        changed = None if held is None else table.difference(held.shares, wanted.shares)
+        if held is None or changed is None:
             self._replace(wanted)
         else:
-            self._change(held, wanted)
-        if self._vips is None:
+            self._change(held, wanted, *changed)
+        if self._shares is None:
             return  # a predecessor's flows go on until it is known what answers
         freed, self._freed = self._freed, False
-        if held is not None and freed:
-            self._evict(conntrack.stale_udp(held.vips, wanted.vips), ())
+        if changed is not None and freed:
+            self._evict(conntrack.stale_udp(*changed), ())
         else:
             # A table we didn't write may have had any services and targets; nor is it known what a failed attempt left.
-            self._evict(conntrack.udp_targets(wanted.vips), wanted.wall.vips)
+            self._evict(conntrack.udp_targets(table.combine(wanted.shares)), wanted.wall.vips)
         self._freed = True
 
-    def _change(self, held: _Held, wanted: _Held) -> None:
-        changes = nftables.render_changes(held.vips, wanted.vips)
+    def _change(self, held: _Held, wanted: _Held, before: VipTable, after: VipTable) -> None:
+        made = elements.changes(before, after)
         self._held = None
         try:
-            if changes:
-                self._apply(changes)
+            if held.wall != wanted.wall:
+                self._apply(nftables.render_rules(wanted.wall))
+                messages = [*elements.messages(made, table=firewall.NAME), elements.deletion(nftables.CLOSED_TABLE)]
+                self._write_elements(transaction.encode(messages))
+                self.version += 1
+            elif made:
+                self._write_elements(transaction.encode(elements.messages(made, table=firewall.NAME)))
                 self.version += 1
         except errors.VipError as err:
             # Somebody else changed the table, or a write of ours was cut short.
@@ -117,24 +142,33 @@ class VipPlane:
 
     def _replace(self, wanted: _Held) -> None:
         self._held = None
-        self._apply(_render(wanted))
+        filling = transaction.encode(_fill(wanted, flush=True))  # now: new connections wait between rules and elements
+        try:
+            self._apply(nftables.render_rules(wanted.wall))
+            self._write_elements(filling)
+        except errors.RulesetRefusedError:
+            # There is none yet, or it is another version's.
+            self._apply(nftables.render_base(wanted.wall))
+            self._write_elements(filling)
         self._held = wanted
         self.replacements += 1
         self.version += 1
 
 
-def _render(held: _Held) -> str:
-    text = nftables.render_base(held.wall)
+def put(whole: Whole) -> None:
+    """Put a whole table in force in the calling thread's namespace.
+
+    Raises:
+        VipError: it isn't, and as long as another hasn't been put nothing may be forwarded.
+    """
+    nftables.apply(whole.rules)
+    transaction.apply(whole.elements)
+
+
+def _fill(held: _Held, *, flush: bool) -> Iterable[wire.Message]:
+    """Frame all elements, in place of those there may be, and then the opening of the table."""
     if isinstance(held.wall, firewall.NodeFirewall):
-        text += nftables.render_changes(table.EMPTY, held.vips)
-    return text
-
-
-def table_exists() -> bool:
-    """Whether the calling thread's network namespace has a table of ours."""
-    command = ("nft", "list", "tables")
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=nftables.TIMEOUT_S, check=False)
-    except (subprocess.TimeoutExpired, OSError) as err:
-        raise errors.NftUnavailableError(f"nft can't list tables: {err}") from err
-    return f"table {firewall.TABLE}" in done.stdout.splitlines()
+        if flush:
+            yield from elements.flushes(firewall.versions(held.wall), table=firewall.NAME)
+        yield from elements.messages(elements.changes(table.EMPTY, table.combine(held.shares)), table=firewall.NAME)
+    yield elements.deletion(nftables.CLOSED_TABLE)

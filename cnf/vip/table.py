@@ -1,14 +1,14 @@
 """What the kernel is to hold: every clusterset virtual address and port with the endpoints behind it.
 
-One invariant: a VipTable is a value without reference to API objects, so two tables compared by ``==`` say exactly
-which maps have to change.
+One invariant: a VipTable is a value without reference to API objects, so two tables say exactly which elements have to
+change.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from fleetboard.model.addresses import Address
@@ -56,12 +56,12 @@ class Backend:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ServiceVips:
-    """One service's share of the table.
+class VipTable:
+    """What one node's kernel is to hold: for one service, or for many combined.
 
     Attributes:
         backends: By frontend; a headless service has none.
-        exported: Ports of this cluster's own pods that the service's export names.
+        exported: Ports of this cluster's own pods that exports name.
         hairpin: Endpoints on this node, which may be clients of themselves.
         dropped: Endpoints outside their source cluster's blocks, by that cluster.
     """
@@ -72,33 +72,64 @@ class ServiceVips:
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class VipTable:
-    """All services of the clusterset as one node's kernel is to hold them."""
-
-    backends: Mapping[Frontend, Backend] = dataclasses.field(default_factory=dict)
-    exported: frozenset[ExportedPort] = frozenset()
-    hairpin: frozenset[Address] = frozenset()
-    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
+Shares = Mapping[str, VipTable]
+"""Each service's part of the table, by the service's key. A share is replaced by another, never changed."""
 
 EMPTY = VipTable()
 
 
-def combine(services: Mapping[str, ServiceVips]) -> VipTable:
-    """Combine services, by key, into one table.
+def combine(shares: Shares) -> VipTable:
+    """Combine services into one table.
 
     The hub claims a virtual address for one service alone. Should two name the same all the same, the first by key
     keeps it: a map with two answers for one key would be refused by the kernel, and every other service with it.
     """
     backends: dict[Frontend, Backend] = {}
     dropped: Counter[str] = Counter()
-    for key in sorted(services, reverse=True):
-        backends.update(services[key].backends)
-        dropped.update(services[key].dropped)
+    for key in sorted(shares, reverse=True):
+        backends.update(shares[key].backends)
+        dropped.update(shares[key].dropped)
     return VipTable(
         backends=backends,
-        exported=frozenset[ExportedPort]().union(*(service.exported for service in services.values())),
-        hairpin=frozenset[Address]().union(*(service.hairpin for service in services.values())),
+        exported=frozenset[ExportedPort]().union(*(share.exported for share in shares.values())),
+        hairpin=frozenset[Address]().union(*(share.hairpin for share in shares.values())),
         dropped=dict(dropped),
     )
+
+
+def difference(old: Shares, new: Shares) -> tuple[VipTable, VipTable]:
+    """Return parts of ``combine(old)`` and of ``combine(new)`` that hold everything in which the two differ.
+
+    They cost what the shares that were replaced cost, and a glance at each of the others.
+    """
+    changed = {key for key in old.keys() | new.keys() if old.get(key) is not new.get(key)}
+    if not changed:
+        return EMPTY, EMPTY
+    before, after = _some(old, changed), _some(new, changed)
+    frontends = before.backends.keys() | after.backends.keys()
+    exported, hairpin = before.exported | after.exported, before.hairpin | after.hairpin
+    stays: list[VipTable] = []
+    rivals = set()
+    for key, share in new.items():
+        if key in changed:
+            continue
+        if not share.backends.keys().isdisjoint(frontends):
+            rivals.add(key)
+        if not (exported.isdisjoint(share.exported) and hairpin.isdisjoint(share.hairpin)):
+            stays.append(share)
+    if rivals:
+        before, after = _some(old, changed | rivals), _some(new, changed | rivals)
+    return _without(before, stays), _without(after, stays)
+
+
+def _some(shares: Shares, keys: Iterable[str]) -> VipTable:
+    return combine({key: shares[key] for key in keys if key in shares})
+
+
+def _without(table: VipTable, others: Iterable[VipTable]) -> VipTable:
+    """Leave out the elements of sets that ``others`` have as well."""
+    exported, hairpin = set(table.exported), set(table.hairpin)
+    for other in others:
+        exported -= other.exported
+        hairpin -= other.hairpin
+    return dataclasses.replace(table, exported=frozenset(exported), hairpin=frozenset(hairpin))

@@ -23,6 +23,7 @@ LABEL_SOURCE_CLUSTER = "multicluster.kubernetes.io/source-cluster"
 # Kubernetes' own labels.
 LABEL_MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 LABEL_PROXY_NAME = "service.kubernetes.io/service-proxy-name"
+LABEL_ZONE = "topology.kubernetes.io/zone"
 LABEL_KUBE_SERVICE_NAME = "kubernetes.io/service-name"
 # Ours.
 LABEL_SERVICE_NAMESPACE = "fleetboard.io/service-namespace"

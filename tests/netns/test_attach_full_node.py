@@ -57,8 +57,11 @@ class Node:
             client,
             SPACE,
             node=NODE,
-            on_mesh=self._mesh_changed,
-            on_services=lambda _: None,
+            on_node=self._mesh_changed,
+            on_own_node=lambda _: None,
+            on_peer=self._mesh_changed,
+            on_service=lambda _: None,
+            on_slice=lambda _: None,
             on_claims=lambda _: self.grant.enqueue(ALL),
             on_pods=lambda _: None,
         )

@@ -28,6 +28,7 @@ SIBLING = "10.113.0.130"
 """A pod on another node of the cluster."""
 FOREIGN = "10.114.0.2"
 """A pod of another cluster."""
+FOREIGN_BLOCK = ipaddress.IPv4Network("10.114.0.0/22")
 THIRD = "10.115.0.2"
 """A pod of a third cluster."""
 VIP = "10.112.0.7"
@@ -292,7 +293,7 @@ class Node:
 
     def sync(self, table: VipTable) -> None:
         with inside("cnf"):
-            self.plane.sync(table)
+            self.plane.sync({"": table})
 
     def counters(self) -> dict[str, int]:
         with inside("cnf"):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnf.vip import conntrack, errors, nftables, plane, table
+from cnf.vip import conntrack, elements, errors, nftables, plane, table, transaction
 from cnf.vip.firewall import HubFirewall, NodeFirewall
 from cnf.vip.table import Backend, ExportedPort, Frontend, Target, VipTable
 from fleetboard.model.addresses import Network
@@ -35,29 +35,34 @@ def wall(*own: str) -> NodeFirewall:
 
 
 class Kernel:
-    """What nft would make of rendered changes: refuses what the kernel refuses."""
+    """What the kernel would make of changes: refuses what it refuses."""
 
     def __init__(self) -> None:
-        self.elements: dict[tuple[str, str], str] = {}
+        self.elements: dict[tuple[str, bytes], bytes] = {}
         self.written: Counter[str] = Counter()
 
-    def take(self, text: str) -> None:
-        for verb, name, body in re.findall(r"^(add|delete) element inet fleetboard (\w+) \{ (.*) \}$", text, re.M):
-            for element in body.split(", "):
-                key, _, value = element.partition(" : ")
-                self.written[verb] += 1
-                if verb == "delete":
-                    del self.elements[name, key]
-                else:
-                    assert self.elements.setdefault((name, key), value) == value, f"{element} is there already"
+    def take(self, made: elements.Changes) -> None:
+        for name, gone in made.gone.items():
+            for key in gone:
+                self.written["gone"] += 1
+                del self.elements[name, key]
+        for name, come in made.come.items():
+            for key, value in come.items():
+                self.written["come"] += 1
+                assert (name, key) not in self.elements, f"{key.hex()} is there already"
+                self.elements[name, key] = value
 
 
 backends = st.builds(
     lambda numbers, sticky: back(*numbers, sticky=sticky), st.sets(st.integers(1, 9), max_size=8), st.booleans()
 )
-exports = st.sets(st.integers(1, 5)).map(
-    lambda numbers: frozenset(ExportedPort(ipaddress.ip_address(f"10.113.0.{n}"), "tcp", 80) for n in numbers)
-)
+
+
+def exports_of(*numbers: int) -> frozenset[ExportedPort]:
+    return frozenset(ExportedPort(ipaddress.ip_address(f"10.113.0.{n}"), "tcp", 80) for n in numbers)
+
+
+exports = st.sets(st.integers(1, 5)).map(lambda numbers: exports_of(*numbers))
 tables = st.builds(VipTable, backends=st.dictionaries(st.integers(1, 4).map(front), backends), exported=exports)
 
 
@@ -65,34 +70,80 @@ tables = st.builds(VipTable, backends=st.dictionaries(st.integers(1, 4).map(fron
 def test_changes_in_turn_lead_where_a_fresh_start_does(steps: list[VipTable]) -> None:
     kernel, fresh = Kernel(), Kernel()
     for old, new in zip([table.EMPTY, *steps], steps, strict=False):
-        kernel.take(nftables.render_changes(old, new))
-    fresh.take(nftables.render_changes(table.EMPTY, steps[-1]))
+        kernel.take(elements.changes(old, new))
+    fresh.take(elements.changes(table.EMPTY, steps[-1]))
 
     assert kernel.elements == fresh.elements
 
 
 @given(tables)
-def test_no_difference_is_no_text(one: VipTable) -> None:
-    assert nftables.render_changes(one, VipTable(dict(one.backends), one.exported, one.hairpin)) == ""
+def test_no_difference_is_no_change(one: VipTable) -> None:
+    assert not elements.changes(one, VipTable(dict(one.backends), one.exported, one.hairpin))
+
+
+services = st.dictionaries(st.sampled_from("abcd"), tables, max_size=4)
+
+
+@given(st.lists(services, min_size=2, max_size=4), st.randoms())
+def test_replaced_shares_lead_where_all_of_them_do(steps: list[dict[str, VipTable]], random: Random) -> None:
+    """Services that claim one address or export one port among them, as they come, go and stay."""
+    kernel, fresh = Kernel(), Kernel()
+    held: Mapping[str, VipTable] = {}
+    for step in steps:
+        kept = {key: held[key] for key in held if key in step and random.random() < 0.5}
+        wanted = {**step, **kept}
+        kernel.take(elements.changes(*table.difference(held, wanted)))
+        held = wanted
+    fresh.take(elements.changes(table.EMPTY, table.combine(held)))
+
+    assert kernel.elements == fresh.elements
+
+
+def test_one_services_change_costs_nothing_of_the_others() -> None:
+    shares = {f"s{n}": VipTable({front(n): back(n, n + 1)}, exports_of(n)) for n in range(1, 200)}
+    changed = {**shares, "s7": VipTable({front(7): back(7)}, exports_of(7))}
+
+    before, after = table.difference(shares, changed)
+
+    assert (set(before.backends), set(after.backends)) == ({front(7)}, {front(7)})
+    assert (before.exported, after.exported) == (exports_of(7), exports_of(7))
 
 
 def test_one_endpoint_more_writes_its_slots_alone() -> None:
     old = VipTable({front(1): back(1, 2, 3), front(2): back(4, 5)})
-    new = VipTable({front(1): back(1, 2, 3, 4), front(2): back(4, 5)})
+    new = VipTable({front(1): back(1, 2, 3, 6), front(2): back(4, 5)})
     kernel = Kernel()
-    kernel.take(nftables.render_changes(table.EMPTY, old))
+    kernel.take(elements.changes(table.EMPTY, old))
     kernel.written.clear()
 
-    kernel.take(nftables.render_changes(old, new))
+    kernel.take(elements.changes(old, new))
 
-    assert kernel.written["add"] == kernel.written["delete"] <= 8
-    assert all(key.startswith("10.112.0.1 ") for _, key in set(kernel.elements) if "10.113.0.4" in key)
+    assert kernel.written["come"] == kernel.written["gone"] <= 8
+    sixth = ipaddress.ip_address("10.113.0.6").packed
+    held = [key for (_, key), value in kernel.elements.items() if value.startswith(sixth)]
+    assert held
+    assert all(key.startswith(ipaddress.ip_address("10.112.0.1").packed) for key in held)
+
+
+def test_affinity_moves_a_service_to_other_maps() -> None:
+    made = elements.changes(VipTable({front(1): back(1, 2)}), VipTable({front(1): back(1, 2, sticky=True)}))
+
+    assert (list(made.gone), list(made.come)) == (["spread4_16"], ["sticky4_16"])
+
+
+def test_the_layout_is_the_same_whatever_the_clusters_blocks_are() -> None:
+    """Or each block more would replace the table, and a table of other chains would pass for ours."""
+    rules = nftables.render_rules(wall()).splitlines()[0]
+
+    assert rules == nftables.render_rules(wall("10.113.0.0/22", "10.113.4.0/22")).splitlines()[0]
+    assert rules != nftables.render_rules(HUB).splitlines()[0]
+    assert f"{rules.split()[-1]} {{ }}" in nftables.render_base(wall())
 
 
 @pytest.mark.parametrize("firewall", [wall(), HUB])
 def test_the_interfaces_are_judged_before_anything_is_accepted(firewall: NodeFirewall | HubFirewall) -> None:
     text = nftables.render_base(firewall)
-    chain = text[text.index("chain forward {") :].split("}")[0]
+    chain = text[text.rindex("  chain forward {") :].split("}")[0]
 
     rules = [line.strip() for line in chain.splitlines()[1:]]
     assert rules[0].endswith("policy drop;")
@@ -112,17 +163,30 @@ def test_nfts_complaint_is_cut_to_the_first_reason_and_its_line() -> None:
 
 
 class Nft:
-    """Counts transactions, and refuses those that a predicate says."""
+    """Counts transactions, and refuses those that a predicate says.
+
+    Each is "base", "rules" or "elements".
+    """
 
     def __init__(self) -> None:
         self.transactions: list[str] = []
         self.refuses: Callable[[str], bool] = lambda _: False
         self.evicted: list[Mapping[Frontend, frozenset[Target]]] = []
+        self.batches: list[bytes] = []
+        self.texts: list[str] = []
+
+    def _take(self, kind: str) -> None:
+        self.transactions.append(kind)
+        if self.refuses(kind):
+            raise errors.RulesetRefusedError("refused")
 
     def apply(self, text: str) -> None:
-        self.transactions.append(text)
-        if self.refuses(text):
-            raise errors.RulesetRefusedError("refused")
+        self.texts.append(text)
+        self._take("base" if "delete table" in text else "rules")
+
+    def write(self, batch: transaction.Batch) -> None:
+        self.batches.append(batch.content)
+        self._take("elements")
 
     def evict(self, answering: Mapping[Frontend, frozenset[Target]], ranges: Sequence[Network]) -> int:
         self.evicted.append(answering)
@@ -131,25 +195,37 @@ class Nft:
         return len(answering)
 
     def plane(self) -> plane.VipPlane:
-        made = plane.VipPlane(apply=self.apply, evict=self.evict)
-        made.sync(table.EMPTY)
+        made = plane.VipPlane(apply=self.apply, write=self.write, evict=self.evict)
+        made.sync({})
         made.set_base(wall())
+        self.transactions.clear()
         return made
 
 
-def is_whole(text: str) -> bool:
-    return "delete table" in text
+ONE = {"a": VipTable({front(1): back(1)})}
 
 
-def test_a_refused_change_is_made_good_by_the_whole_table() -> None:
+def test_a_refused_change_is_made_good_by_all_elements() -> None:
     nft = Nft()
     made = nft.plane()
-    nft.refuses = lambda text: not is_whole(text)
+    refusals = iter([True])
+    nft.refuses = lambda _: next(refusals, False)
 
-    made.sync(VipTable({front(1): back(1)}))
+    made.sync(ONE)
 
-    assert [is_whole(text) for text in nft.transactions] == [True, False, True]
-    assert "10.113.0.1 . 8080" in nft.transactions[-1]
+    assert nft.transactions == ["elements", "rules", "elements"]
+    assert ipaddress.ip_address("10.113.0.1").packed in nft.batches[-1]
+
+
+def test_where_there_is_no_table_of_ours_all_of_it_is_written() -> None:
+    nft = Nft()
+    nft.refuses = lambda kind: kind == "rules"
+    made = plane.VipPlane(apply=nft.apply, write=nft.write, evict=nft.evict)
+    made.sync(ONE)
+
+    made.set_base(wall())
+
+    assert nft.transactions == ["rules", "base", "elements"]
 
 
 def test_when_the_whole_table_is_refused_too_the_caller_learns_it_and_the_next_try_is_whole() -> None:
@@ -157,41 +233,49 @@ def test_when_the_whole_table_is_refused_too_the_caller_learns_it_and_the_next_t
     made = nft.plane()
     nft.refuses = lambda _: True
     with pytest.raises(errors.RulesetRefusedError):
-        made.sync(VipTable({front(1): back(1)}))
+        made.sync(ONE)
+    assert made.render() is None
+    nft.transactions.clear()
 
     nft.refuses = lambda _: False
-    made.sync(VipTable({front(1): back(1)}))
+    made.sync(ONE)
 
-    assert [is_whole(text) for text in nft.transactions] == [True, False, True, True]
+    assert nft.transactions == ["rules", "elements"]
 
 
 def test_the_same_again_writes_nothing() -> None:
     nft = Nft()
     made = nft.plane()
-    made.sync(VipTable({front(1): back(1)}))
-    made.sync(VipTable({front(1): back(1)}))
+    made.sync(ONE)
+    made.sync(ONE)
+    made.sync({"a": VipTable({front(1): back(1)})})
     made.set_base(wall())
 
-    assert len(nft.transactions) == 2
+    assert nft.transactions == ["elements"]
 
 
-def test_other_blocks_of_the_cluster_replace_the_table_with_its_addresses() -> None:
+def test_other_blocks_of_the_cluster_are_rules_alone() -> None:
     nft = Nft()
     made = nft.plane()
-    made.sync(VipTable({front(1): back(1)}))
+    made.sync(ONE)
+    nft.transactions.clear()
 
     made.set_base(wall("10.113.0.0/22", "10.113.4.0/22"))
 
-    assert is_whole(nft.transactions[-1])
-    assert "10.113.4.0/22" in nft.transactions[-1]
-    assert "10.113.0.1 . 8080" in nft.transactions[-1]
+    assert nft.transactions == ["rules", "elements"]
+    assert "10.113.4.0/22" in nft.texts[-1]
+    assert ipaddress.ip_address("10.113.0.1").packed not in nft.batches[-1]
+    whole = made.render()
+    assert whole is not None
+    assert "10.113.4.0/22" in whole.rules
+    assert ipaddress.ip_address("10.113.0.1").packed in whole.elements.content
 
 
 def test_flows_that_couldnt_be_freed_are_tried_again() -> None:
     nft = Nft()
     made = nft.plane()
-    old = VipTable({front(1, "udp"): back(1, 2)})
-    new = VipTable({front(1, "udp"): back(2)})
+    old = {"a": VipTable({front(1, "udp"): back(1, 2)})}
+    new = {"a": VipTable({front(1, "udp"): back(2)})}
     made.sync(old)
     nft.refuses = lambda text: text == "evict"
     with pytest.raises(errors.ConntrackError):

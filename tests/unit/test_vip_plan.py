@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from cnf.vip import plan
+from cnf.vip import plan, shares, table
 from cnf.vip.table import Backend, ExportedPort, Frontend, Protocol, Target, VipTable
 from fleetboard.model import names
 from fleetboard.model.core import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
@@ -87,14 +87,21 @@ def plan_from_c1(
     *,
     peers: list[Peer] = PEERS,
     local: str = "10.113.0.0/26",
+    zone: str = "",
     isolated: bool = False,
 ) -> VipTable:
     network = ipaddress.ip_network(local)
-    return plan.plan_vips(services, slices, peers, cluster="c1", local=[network], isolated=isolated)
+    planner = shares.Planner()
+    for number, one in enumerate(services):
+        planner.put_service(str(number), one)
+    for number, one_slice in enumerate(slices):
+        planner.put_slice(str(number), one_slice)
+    here = plan.stand(peers, cluster="c1", local=[network], zone=zone, isolated=isolated)
+    return table.combine(planner.shares(here))
 
 
-def answering(table: VipTable, port: int = 80, protocol: Protocol = "tcp") -> list[str]:
-    backend = table.backends[Frontend(ipaddress.ip_address(VIP), protocol, port)]
+def answering(planned: VipTable, port: int = 80, protocol: Protocol = "tcp") -> list[str]:
+    backend = planned.backends[Frontend(ipaddress.ip_address(VIP), protocol, port)]
     return [f"{target.address}:{target.port}" for target in backend.targets]
 
 
@@ -110,10 +117,10 @@ def test_ports_are_joined_by_name_and_protocol() -> None:
     targets = [EndpointPort(name="dns", protocol="UDP", port=5300), EndpointPort(name="dns-tcp", port=5301)]
     slices = [slice_of("c2", endpoint("10.114.0.2"), ports=targets)]
 
-    table = plan_from_c1([service(ports=ports, exporters={"c2": ports})], slices)
+    planned = plan_from_c1([service(ports=ports, exporters={"c2": ports})], slices)
 
-    assert answering(table, 53, "udp") == ["10.114.0.2:5300"]
-    assert answering(table, 53) == ["10.114.0.2:5301"]
+    assert answering(planned, 53, "udp") == ["10.114.0.2:5300"]
+    assert answering(planned, 53) == ["10.114.0.2:5301"]
 
 
 @pytest.mark.parametrize(
@@ -152,26 +159,26 @@ def test_a_cluster_that_is_cut_off_keeps_its_own_endpoints_alone(seen: bool, iso
 
 @pytest.mark.parametrize("address", ["10.115.0.2", "127.0.0.1", "169.254.1.1", "224.0.0.1", "8.8.8.8", "nonsense"])
 def test_an_endpoint_outside_its_clusters_blocks_is_dropped_and_counted(address: str) -> None:
-    table = plan_from_c1([service()], [slice_of("c2", endpoint(address), endpoint("10.114.0.2"))])
+    planned = plan_from_c1([service()], [slice_of("c2", endpoint(address), endpoint("10.114.0.2"))])
 
-    assert answering(table) == ["10.114.0.2:8080"]
-    assert table.dropped == {"c2": 1}
+    assert answering(planned) == ["10.114.0.2:8080"]
+    assert planned.dropped == {"c2": 1}
 
 
 def test_endpoints_of_an_unknown_cluster_are_dropped() -> None:
-    table = plan_from_c1([service()], [slice_of("c2", endpoint("10.114.0.2"))], peers=[peer("c1")])
+    planned = plan_from_c1([service()], [slice_of("c2", endpoint("10.114.0.2"))], peers=[peer("c1")])
 
-    assert answering(table) == []
-    assert table.dropped == {"c2": 1}
+    assert answering(planned) == []
+    assert planned.dropped == {"c2": 1}
 
 
 def test_slices_of_other_managers_count_for_nothing() -> None:
     slices = [slice_of("c1", endpoint("10.113.0.2"), manager="endpointslice-controller.k8s.io")]
 
-    table = plan_from_c1([service()], slices)
+    planned = plan_from_c1([service()], slices)
 
-    assert answering(table) == []
-    assert table.exported == frozenset()
+    assert answering(planned) == []
+    assert planned.exported == frozenset()
 
 
 def test_terminating_endpoints_that_serve_answer_only_when_none_is_ready() -> None:
@@ -184,10 +191,10 @@ def test_terminating_endpoints_that_serve_answer_only_when_none_is_ready() -> No
 
 
 def test_a_headless_service_has_no_virtual_address_yet_its_ports_are_open() -> None:
-    table = plan_from_c1([service(type_="Headless")], [slice_of("c1", endpoint("10.113.0.2"))])
+    planned = plan_from_c1([service(type_="Headless")], [slice_of("c1", endpoint("10.113.0.2"))])
 
-    assert table.backends == {}
-    assert table.exported == {ExportedPort(ipaddress.ip_address("10.113.0.2"), "tcp", 8080)}
+    assert planned.backends == {}
+    assert planned.exported == {ExportedPort(ipaddress.ip_address("10.113.0.2"), "tcp", 8080)}
 
 
 def test_a_service_without_endpoints_is_known_and_empty() -> None:
@@ -195,10 +202,10 @@ def test_a_service_without_endpoints_is_known_and_empty() -> None:
 
 
 def test_affinity_is_passed_on() -> None:
-    table = plan_from_c1([service(affinity="ClientIP")], [slice_of("c1", endpoint("10.113.0.2"))])
+    planned = plan_from_c1([service(affinity="ClientIP")], [slice_of("c1", endpoint("10.113.0.2"))])
 
     target = Target(ipaddress.ip_address("10.113.0.2"), 8080)
-    assert list(table.backends.values()) == [Backend((target,), sticky=True)]
+    assert list(planned.backends.values()) == [Backend((target,), sticky=True)]
 
 
 def test_only_own_endpoints_are_open_to_other_clusters_ready_or_not_merged_or_not() -> None:
@@ -230,22 +237,22 @@ def test_sctp_is_a_protocol_like_others() -> None:
     targets = [EndpointPort(name="diameter", protocol="SCTP", port=3868)]
     slices = [slice_of("c2", endpoint("10.114.0.2"), ports=targets)]
 
-    table = plan_from_c1([service(ports=sctp, exporters={"c2": sctp})], slices)
+    planned = plan_from_c1([service(ports=sctp, exporters={"c2": sctp})], slices)
 
-    assert answering(table, 3868, "sctp") == ["10.114.0.2:3868"]
+    assert answering(planned, 3868, "sctp") == ["10.114.0.2:3868"]
 
 
 def test_a_port_that_is_none_is_left_out_and_the_others_answer() -> None:
     ports = [EndpointPort(name="http", port=8080), EndpointPort(name="x", port=70000), EndpointPort(name="y", port=-5)]
-    table = plan_from_c1([service()], [slice_of("c1", endpoint("10.113.0.2"), ports=ports)])
+    planned = plan_from_c1([service()], [slice_of("c1", endpoint("10.113.0.2"), ports=ports)])
 
-    assert answering(table) == ["10.113.0.2:8080"]
-    assert {exported.port for exported in table.exported} == {8080}
+    assert answering(planned) == ["10.113.0.2:8080"]
+    assert {exported.port for exported in planned.exported} == {8080}
 
 
 def test_an_address_with_a_zone_is_none() -> None:
     peers = [Peer(spec=PeerSpec(cluster="c1"), status=PeerStatus(cluster_cidrs=["fd00:1::/64"]))]
-    table = plan_from_c1([service()], [slice_of("c1", endpoint("fd00:1::5%x }"))], peers=peers)
+    planned = plan_from_c1([service()], [slice_of("c1", endpoint("fd00:1::5%x }"))], peers=peers)
 
-    assert table.exported == frozenset()
-    assert table.dropped == {"c1": 1}
+    assert planned.exported == frozenset()
+    assert planned.dropped == {"c1": 1}

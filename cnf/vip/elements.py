@@ -1,0 +1,154 @@
+"""A VipTable as elements of nftables' maps and sets, as netlink has them (nf_tables.h), and the differences of two.
+
+A virtual address and port is in one map alone, by its size class and affinity; the key ends in the slot, except where
+there is but one. nft would take 2.6 kB and 17 us for each element and a process of its own for each change; 10 000
+services have 100 000 elements.
+
+One invariant: nothing here does I/O, and an element's key is in ``changes`` once as gone and once as come at most.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import struct
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from cnf.netlink import wire
+from cnf.vip import slots, transaction
+from cnf.vip.table import Backend, Frontend, Protocol, Target, VipTable
+
+Elements = Mapping[str, Mapping[bytes, bytes]]
+"""By map or set: key to value, which is empty for sets."""
+
+_PROTOCOLS: Mapping[Protocol, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
+
+# Each part of a concatenation fills registers of four bytes: ports in the network's byte order, the mark in the host's.
+_PORT = struct.Struct("!H2x")
+_PROTOCOL_PORT = struct.Struct("!B3xH2x")
+_SLOTS = [struct.pack("=I", slot) for slot in range(slots.SIZES[-1])]
+
+_SET, _ELEMENTS = 2, 3
+_ITEM, _KEY, _DATA, _VALUE = 1, 1, 2, 1
+_NESTED = 0x8000
+_MESSAGE_ELEMENTS = 800
+"""An attribute ends at 64 KiB, and an element of IPv6 has 76 bytes."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Changes:
+    """What has to leave the kernel's maps and sets, and then to come; both empty when nothing differs."""
+
+    gone: Elements
+    come: Elements
+
+    def __bool__(self) -> bool:
+        return bool(self.gone or self.come)
+
+
+def map_name(version: int, size: int, *, sticky: bool) -> str:
+    """Name the map of a size class."""
+    return f"{'sticky' if sticky and size > 1 else 'spread'}{version}_{size}"
+
+
+def names(versions: Iterable[int]) -> Iterator[str]:
+    """Name every map and set that has elements."""
+    for version in versions:
+        yield map_name(version, 1, sticky=False)
+        yield from (map_name(version, size, sticky=sticky) for sticky in (False, True) for size in slots.SIZES[1:])
+        yield from (f"exported{version}", f"hairpin{version}")
+
+
+def changes(old: VipTable, new: VipTable) -> Changes:
+    """Return what turns ``old`` into ``new``: only the slots that change hands."""
+    before: dict[str, dict[bytes, bytes]] = defaultdict(dict)
+    after: dict[str, dict[bytes, bytes]] = defaultdict(dict)
+    for frontend in old.backends.keys() | new.backends.keys():
+        left, right = old.backends.get(frontend), new.backends.get(frontend)
+        if left != right:
+            _put_slots(before, frontend, left)
+            _put_slots(after, frontend, right)
+    _put_sets(before, old, but=new)
+    _put_sets(after, new, but=old)
+    return Changes(_missing(before, after), _missing(after, before))
+
+
+def messages(made: Changes, *, table: str) -> Iterator[wire.Message]:
+    """Frame changes: deletions first, for a slot's next owner has the same key."""
+    for kind, verb, elements in (
+        (transaction.DELETE_ELEMENT, "delete from", made.gone),
+        (transaction.NEW_ELEMENT, "add to", made.come),
+    ):
+        for name, found in elements.items():
+            encoded = _encode(found)
+            for start in range(0, len(encoded), _MESSAGE_ELEMENTS):
+                part = wire.attribute(_ELEMENTS | _NESTED, b"".join(encoded[start : start + _MESSAGE_ELEMENTS]))
+                yield wire.Message(kind, wire.Flag.CREATE, _set_head(table, name) + part, f"{verb} {name}")
+
+
+def flushes(versions: Iterable[int], *, table: str) -> Iterator[wire.Message]:
+    """Frame the deletion of all elements there may be."""
+    for name in names(versions):
+        yield wire.Message(transaction.DELETE_ELEMENT, wire.Flag(0), _set_head(table, name), f"empty {name}")
+
+
+def deletion(table: str) -> wire.Message:
+    """Frame the deletion of a table."""
+    body = transaction.HEAD + wire.text(transaction.TABLE_NAME, table)
+    return wire.Message(transaction.DELETE_TABLE, wire.Flag(0), body, f"delete table {table}")
+
+
+def _set_head(table: str, name: str) -> bytes:
+    return transaction.HEAD + wire.text(transaction.TABLE_NAME, table) + wire.text(_SET, name)
+
+
+def _encode(elements: Mapping[bytes, bytes]) -> list[bytes]:
+    """Encode elements of one map or set, whose keys are all of one length and their values too."""
+    key, value = next(iter(elements.items()))
+    data_head = _nest(_DATA, wire.attribute(_VALUE, value)) if value else b""
+    item_size = 4 + len(_nest(_KEY, wire.attribute(_VALUE, key))) + len(data_head)
+    head = struct.pack("=HHHHHH", item_size, _ITEM | _NESTED, len(key) + 8, _KEY | _NESTED, len(key) + 4, _VALUE)
+    middle = data_head[: len(data_head) - len(value)]
+    return [b"".join((head, key, middle, value)) for key, value in elements.items()]
+
+
+def _nest(kind: int, member: bytes) -> bytes:
+    return wire.attribute(kind | _NESTED, member)
+
+
+def _put_slots(elements: dict[str, dict[bytes, bytes]], frontend: Frontend, backend: Backend | None) -> None:
+    if backend is None or not backend.targets:
+        return
+    by_name = {f"{target.address} . {target.port}": _value(target) for target in backend.targets}
+    # The names decide who gets which slot: never change them, nodes of two versions must agree.
+    owners = slots.assign(tuple(sorted(by_name)))
+    found = elements[map_name(frontend.address.version, len(owners), sticky=backend.sticky)]
+    key = frontend.address.packed + _PROTOCOL_PORT.pack(_PROTOCOLS[frontend.protocol], frontend.port)
+    if len(owners) == 1:
+        found[key] = by_name[owners[0]]
+    else:
+        found.update((key + slot, by_name[owner]) for slot, owner in zip(_SLOTS, owners, strict=False))
+
+
+def _value(target: Target) -> bytes:
+    return target.address.packed + _PORT.pack(target.port)
+
+
+def _put_sets(elements: dict[str, dict[bytes, bytes]], table: VipTable, *, but: VipTable) -> None:
+    for port in table.exported - but.exported:
+        key = port.address.packed + _PROTOCOL_PORT.pack(_PROTOCOLS[port.protocol], port.port)
+        elements[f"exported{port.address.version}"][key] = b""
+    for address in table.hairpin - but.hairpin:
+        elements[f"hairpin{address.version}"][address.packed * 2] = b""
+
+
+def _missing(elements: Elements, others: Elements) -> Elements:
+    """Return the elements that ``others`` lacks or has with another value."""
+    found = {}
+    for name, members in elements.items():
+        counterpart = others.get(name, {})
+        left = {key: value for key, value in members.items() if counterpart.get(key) != value}
+        if left:
+            found[name] = left
+    return found

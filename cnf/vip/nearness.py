@@ -1,0 +1,79 @@
+"""Chooses among the endpoints behind a port: those that may answer, and of those the near ones where a service asks.
+
+internalTrafficPolicy and trafficDistribution are the Service's own (KEP-2086, KEP-4444, KEP-3015). Their "near" is
+this node, then the node's zone within this cluster, then this cluster. One invariant: a preference never refuses a
+client that any endpoint could serve; the policy Local does, as kube-proxy does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from cnf.vip.table import Protocol, Target
+
+
+class Candidate(NamedTuple):
+    """One endpoint address of one slice port that lies where its cluster may be.
+
+    Attributes:
+        cluster: That it is of.
+        name: Of the port.
+        protocol: Of the port.
+        target: Where it answers.
+        ready: Whether new traffic may go there.
+        serving: Whether it answers, though it may be on its way out.
+        on_node: Whether it is on this node.
+        in_zone: Whether it is of this cluster and in this node's zone, as far as that is known.
+        in_cluster: Whether it is of this cluster.
+    """
+
+    cluster: str
+    name: str
+    protocol: Protocol
+    target: Target
+    ready: bool = True
+    serving: bool = True
+    on_node: bool = False
+    in_zone: bool = False
+    in_cluster: bool = False
+
+
+_Rings = tuple[Callable[[Candidate], bool], ...]
+
+
+def _on_node(seen: Candidate) -> bool:
+    return seen.on_node
+
+
+def _in_zone(seen: Candidate) -> bool:
+    return seen.in_zone
+
+
+def _in_cluster(seen: Candidate) -> bool:
+    return seen.in_cluster
+
+
+_RINGS: Mapping[str, _Rings] = {
+    "PreferClose": (_in_zone, _in_cluster),
+    "PreferSameZone": (_in_zone, _in_cluster),
+    "PreferSameNode": (_on_node, _in_zone, _in_cluster),
+}
+"""What each trafficDistribution tries before all endpoints."""
+
+
+def choose(behind: Sequence[Candidate], *, policy: str = "", distribution: str = "") -> list[Candidate]:
+    """Return who answers: the ready, else those that still serve while they terminate; and the near ones of them.
+
+    Args:
+        behind: Every endpoint of the port.
+        policy: The service's internalTrafficPolicy.
+        distribution: Its trafficDistribution; one that isn't known prefers nothing.
+    """
+    allowed = [seen for seen in behind if seen.on_node] if policy == "Local" else behind
+    answering = [seen for seen in allowed if seen.ready] or [seen for seen in allowed if seen.serving]
+    for is_near in _RINGS.get(distribution, ()):
+        near = [seen for seen in answering if is_near(seen)]
+        if near:
+            return near
+    return answering

@@ -1,0 +1,95 @@
+"""Keeps every service's share of the table, and plans anew only those that something happened to.
+
+With 10 000 services a plan of all takes half a second; one endpoint's change concerns one. One invariant: a share
+stays the same object until it says something else, so what compares shares by identity misses nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+from cnf.vip import plan
+from cnf.vip.table import Shares, VipTable
+from fleetboard.model.core import EndpointSlice
+from fleetboard.model.fleet import FleetService
+
+T = TypeVar("T")
+
+
+class Planner:
+    """Plans from the objects it was given last; of one thread."""
+
+    def __init__(self) -> None:
+        self._services = _Index(plan.service_key)
+        self._slices = _Index(plan.slice_key)
+        self._concerned: set[str] = set()
+        self._here: plan.Standpoint | None = None
+        self._shares: Shares = {}
+
+    def put_service(self, name: str, service: FleetService | None) -> None:
+        """Take up the FleetService of that object name, or that it is gone."""
+        self._concerned.update(self._services.put(name, service))
+
+    def put_slice(self, name: str, endpoint_slice: EndpointSlice | None) -> None:
+        """Take up the EndpointSlice of that object name, or that it is gone; one that isn't ours counts for nothing."""
+        self._concerned.update(self._slices.put(name, endpoint_slice))
+
+    def shares(self, here: plan.Standpoint) -> Shares:
+        """Plan every service's share, as seen from ``here``; from elsewhere than last time all are planned anew."""
+        concerned = self._concerned if here == self._here else {*self._services.keys, *self._slices.keys, *self._shares}
+        shares = dict(self._shares)
+        for key in concerned:
+            share = self._plan(key, here)
+            if share is None:
+                shares.pop(key, None)
+            elif shares.get(key) != share:
+                shares[key] = share
+        self._shares, self._here, self._concerned = shares, here, set()
+        return shares
+
+    def _plan(self, key: str, here: plan.Standpoint) -> VipTable | None:
+        services, slices = self._services.members(key), self._slices.members(key)
+        if not services and not slices:
+            return None
+        return plan.plan_service(next(iter(services), None), slices, here)
+
+
+def count_dropped(shares: Shares) -> dict[str, int]:
+    """Sum up the endpoints outside their cluster's blocks, by that cluster."""
+    dropped: Counter[str] = Counter()
+    for share in shares.values():
+        if share.dropped:
+            dropped.update(share.dropped)
+    return dict(dropped)
+
+
+class _Index(Generic[T]):
+    """Objects by the service they belong to."""
+
+    def __init__(self, key_of: Callable[[T], str | None]) -> None:
+        self._key_of = key_of
+        self._key_by_name: dict[str, str] = {}
+        self._members: defaultdict[str, dict[str, T]] = defaultdict(dict)
+
+    @property
+    def keys(self) -> Iterable[str]:
+        return self._members.keys()
+
+    def members(self, key: str) -> list[T]:
+        found = self._members.get(key)
+        return list(found.values()) if found else []
+
+    def put(self, name: str, member: T | None) -> set[str]:
+        """Replace the object of that name, and return the services that are concerned."""
+        key = None if member is None else self._key_of(member)
+        before = self._key_by_name.pop(name, None)
+        if before is not None and before != key:
+            del self._members[before][name]
+            if not self._members[before]:
+                del self._members[before]
+        if member is not None and key is not None:
+            self._key_by_name[name] = key
+            self._members[key][name] = member
+        return {found for found in (before, key) if found is not None}

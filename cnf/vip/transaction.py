@@ -1,0 +1,117 @@
+"""Asks the kernel's nftables over netlink, and hands it transactions (nfnetlink batches).
+
+One invariant: the kernel takes all of a batch or nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import struct
+from collections.abc import Iterable
+
+from cnf.netlink import connection, wire
+from cnf.netlink import errors as netlink_errors
+from cnf.vip import errors, firewall
+
+_SUBSYSTEM = 10
+DELETE_TABLE, NEW_ELEMENT, DELETE_ELEMENT, GET_TABLE, GET_OBJECT = ((_SUBSYSTEM << 8) | n for n in (2, 12, 14, 1, 19))
+"""Types of messages (nf_tables.h)."""
+HEAD = struct.pack("!BBH", 1, 0, 0)
+"""How every body begins (struct nfgenmsg): family inet, version, resource."""
+TABLE_NAME = 1
+"""First attribute of whatever concerns a table."""
+
+_NETLINK_NETFILTER = 12
+_SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
+_SNDBUFFORCE = 32
+_BEGIN, _END = 0x10, 0x11
+_BATCH_HEAD = struct.pack("!BBH", 0, 0, _SUBSYSTEM)
+_RECEIVE = 1 << 16
+_SPARE = 1 << 16
+_TIMEOUT_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """A transaction as the kernel reads it.
+
+    Attributes:
+        content: Its messages, numbered from 0: the first begins it, the last ends it.
+        actions: What each is about, as far as that is known.
+    """
+
+    content: bytes
+    actions: tuple[str, ...] = ()
+
+
+def encode(messages: Iterable[wire.Message]) -> Batch:
+    """Frame messages, one at least."""
+    framed = [wire.Message(_BEGIN, wire.Flag(0), _BATCH_HEAD, "begin a transaction"), *messages]
+    # The acknowledgement of the last says that the kernel is through: without it silence would have to mean success.
+    framed[-1] = dataclasses.replace(framed[-1], flags=framed[-1].flags | wire.Flag.ACK)
+    framed.append(wire.Message(_END, wire.Flag(0), _BATCH_HEAD, "end a transaction"))
+    content = b"".join(message.encode(number) for number, message in enumerate(framed))
+    return Batch(content, tuple(message.action for message in framed))
+
+
+def apply(batch: Batch) -> None:
+    """Carry out a batch in the network namespace of the calling thread.
+
+    Raises:
+        RulesetRefusedError: nothing of it is in force.
+        NftUnavailableError: the kernel gave no answer; whether the transaction took place is unknown.
+    """
+    last = sum(1 for _ in wire.answers(batch.content)) - 2
+    try:
+        with _open_socket() as sock:
+            sock.settimeout(_TIMEOUT_S)
+            # A transaction is one datagram.
+            sock.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, len(batch.content) + _SPARE)
+            sock.send(batch.content)
+            failure = _read_failure(sock, last)
+    except OSError as err:
+        raise errors.NftUnavailableError(f"no answer from the kernel's nftables: {err}") from err
+    if failure is not None:
+        action = batch.actions[failure.sequence] if failure.sequence < len(batch.actions) else "a transaction"
+        raise errors.RulesetRefusedError(str(netlink_errors.refused(failure.code, action, failure.detail)))
+
+
+def connect() -> connection.Connection:
+    """Open a connection for questions to the network namespace of the calling thread."""
+    return connection.Connection(_open_socket())
+
+
+def table_exists() -> bool:
+    """Say whether the network namespace of the calling thread has a table of ours.
+
+    Raises:
+        NftUnavailableError: the kernel gave no answer.
+    """
+    body = HEAD + wire.text(TABLE_NAME, firewall.NAME)
+    try:
+        with connect() as link:
+            link.ask(wire.Message(GET_TABLE, wire.Flag.REQUEST, body, "look for a table"))
+    except netlink_errors.AbsentError:
+        return False
+    except (netlink_errors.NetlinkError, OSError) as err:
+        raise errors.NftUnavailableError(f"tables can't be listed: {err}") from err
+    return True
+
+
+def _open_socket() -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+    for option in (_CAP_ACK, _EXT_ACK):
+        sock.setsockopt(_SOL_NETLINK, option, 1)
+    return sock
+
+
+def _read_failure(sock: socket.socket, last: int) -> wire.Answer | None:
+    """Return the first thing that the kernel refused, None when it took all."""
+    failure: wire.Answer | None = None
+    while True:
+        for answer in wire.answers(sock.recv(_RECEIVE)):
+            if answer.code and failure is None:
+                failure = answer
+            if answer.sequence == last:
+                return failure

@@ -101,6 +101,10 @@ def exported(address: str, port: int, protocol: Protocol = "tcp") -> frozenset[E
     return frozenset([ExportedPort(ipaddress.ip_address(address), protocol, port)])
 
 
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """Who answered a request, and whom it saw as the client."""
@@ -126,7 +130,7 @@ class Echo:
 
     def listen(self, namespace: str, address: str, port: int, *, udp: bool = False) -> None:
         with inside(namespace):
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
+            sock = socket.socket(_family(address), socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
         if not udp:
@@ -159,7 +163,7 @@ class Echo:
 def ask(source: str, target: str, port: int = 80, *, namespace: str = "pods", timeout_s: float = 5) -> Answer:
     """Connect by TCP and return the answer."""
     with inside(namespace):
-        sock = socket.socket()
+        sock = socket.socket(_family(source))
     with sock:
         sock.settimeout(timeout_s)
         sock.bind((source, 0))
@@ -169,7 +173,7 @@ def ask(source: str, target: str, port: int = 80, *, namespace: str = "pods", ti
 
 def udp_socket(source: str, *, namespace: str = "pods", timeout_s: float = 3) -> socket.socket:
     with inside(namespace):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock = socket.socket(_family(source), socket.SOCK_DGRAM)
     sock.settimeout(timeout_s)
     sock.bind((source, 0))
     return sock

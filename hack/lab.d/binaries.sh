@@ -83,6 +83,8 @@ kubernetes_compile() {
   go -C "$work" build -trimpath -ldflags "$ldflags" -o "$PARTS/" "${@/#/$module/cmd/}"
 }
 
+kube_proxy_build() { kubernetes_compile kube-proxy; }
+
 # For people: the same file, under a name on the PATH.
 tool_publish() { ln -sfn "../parts/$1" "$BIN/$1"; }
 

@@ -8,7 +8,8 @@ lab_tool() {
     bridge | host-local) [ -x "$PARTS/$1" ] || tool_make "$1" built plugins "$CNI_PLUGINS" plugins_build ;;
     cnitool) [ -x "$PARTS/$1" ] || tool_make "$1" built cnitool "$CNITOOL" cnitool_build ;;
     coredns) [ -x "$PARTS/$1" ] || tool_make "$1" built coredns "$COREDNS" coredns_build ;;
-    *) die "no tool \"$1\"; expected kubectl, helm, kind, bridge, host-local, cnitool or coredns" ;;
+    kube-proxy) [ -x "$PARTS/$1" ] || tool_make "$1" built kube-proxy "$KUBERNETES" kube_proxy_build ;;
+    *) die "no tool \"$1\"; expected kubectl, helm, kind, bridge, host-local, cnitool, coredns or kube-proxy" ;;
   esac
   if [ -x "$BIN/$1" ]; then echo "$BIN/$1"; else echo "$PARTS/$1"; fi
 }

@@ -17,9 +17,10 @@ import bench_figures
 import bench_kubelet
 import bench_memory
 import bench_node
+import bench_vips
 import packed_shim
 
-PARTS = ("kubelet", "cni", "dns", "memory")
+PARTS = ("kubelet", "cni", "dns", "memory", "vip")
 FOLDER = pathlib.Path(__file__).parents[2] / "build" / "bench"
 
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="hack/bench")
     parser.add_argument("--bridge", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--coredns", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--kube-proxy", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--part", action="append", choices=PARTS)
     asked = parser.parse_args()
     parts = asked.part or list(PARTS)
@@ -65,6 +67,8 @@ def measure(part: str, asked: argparse.Namespace) -> None:
                 figures, samples = bench_cni.bench(work, shim=shim, bridge=asked.bridge)
             case "dns":
                 figures, samples = bench_dns.bench(work, executable=asked.coredns)
+            case "vip":
+                figures, samples = bench_vips.bench(work, kube_proxy=asked.kube_proxy)
             case _:
                 shim = packed_shim.install(packed_shim.pack(), work / "bin")
                 figures, samples = bench_memory.bench(work, shim=shim)

@@ -38,7 +38,8 @@ class Packet:
         content = packet[(packet[0] & 15) * 4 :]
         assert struct.unpack_from("<I", content, 8)[0] == crc32c(content[:8] + bytes(4) + content[12:])
         kind, _, length = struct.unpack_from("!BBH", content, 12)
-        return cls(socket.inet_ntoa(packet[12:16]), *_HEADER.unpack_from(content), kind, content[16 : 12 + length])
+        source_port, port, tag = _HEADER.unpack_from(content)
+        return cls(socket.inet_ntoa(packet[12:16]), source_port, port, tag, kind, content[16 : 12 + length])
 
 
 def init(tag: int) -> bytes:

@@ -55,12 +55,19 @@ def echo() -> Iterator[topology.Echo]:
 class Web:
     """One service whose slices change, as a node sees it."""
 
-    def __init__(self, **asked: str) -> None:
+    def __init__(self, *, distribution: str = "", policy: str = "", affinity: str = "None") -> None:
         self.node = Node()
         self._planner = shares.Planner()
         constituents = [Constituent(cluster=cluster, ports=[HTTP, DNS]) for cluster in ("c1", "c2")]
         spec = FleetServiceSpec(
-            namespace="default", name="web", vips=[VIP], ports=[HTTP, DNS], constituents=constituents, **asked
+            namespace="default",
+            name="web",
+            vips=[VIP],
+            ports=[HTTP, DNS],
+            constituents=constituents,
+            traffic_distribution=distribution,
+            internal_traffic_policy=policy,
+            session_affinity=affinity,
         )
         self._planner.put_service("web", FleetService(spec=spec))
 
@@ -157,7 +164,7 @@ def test_a_connection_to_a_terminating_endpoint_goes_on_and_new_ones_go_elsewher
 def test_near_endpoints_get_the_connections_where_the_service_prefers_them(
     echo: topology.Echo, distribution: str, present: list[str], answering: list[str]
 ) -> None:
-    web = Web(traffic_distribution=distribution)
+    web = Web(distribution=distribution)
     web.show("c1", *(endpoint(address) for address in present if address != FOREIGN))
     web.show("c2", *(endpoint(address) for address in present if address == FOREIGN))
 
@@ -165,7 +172,7 @@ def test_near_endpoints_get_the_connections_where_the_service_prefers_them(
 
 
 def test_the_policy_local_refuses_where_the_node_has_no_endpoint(echo: topology.Echo) -> None:
-    web = Web(internal_traffic_policy="Local")
+    web = Web(policy="Local")
     web.show("c1", endpoint(SERVERS[0]), endpoint(SIBLING))
     web.show("c2", endpoint(FOREIGN))
     assert {topology.ask(CLIENT, VIP).server for _ in range(20)} == {SERVERS[0]}
@@ -176,7 +183,7 @@ def test_the_policy_local_refuses_where_the_node_has_no_endpoint(echo: topology.
 
 
 def test_affinity_holds_when_other_endpoints_come_and_go(echo: topology.Echo) -> None:
-    web = Web(session_affinity="ClientIP")
+    web = Web(affinity="ClientIP")
 
     def answering(*servers: str) -> dict[str, str]:
         web.show("c1", *map(endpoint, servers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import select
 import socket
 import struct
 
@@ -11,6 +12,10 @@ import vip_topology as topology
 
 PROTOCOL = 132
 DATA, INIT, INIT_ACK, COOKIE_ECHO, COOKIE_ACK = 0, 1, 2, 10, 11
+
+CLIENT_TAG, SERVER_TAG = 0x11111111, 0x22222222
+PAYLOAD = bytes((0, 0, 0, 1, *bytes(8))) + b"ping"
+"""Body of DATA: number, stream, its number, protocol, and what is sent."""
 
 _HEADER = struct.Struct("!HHI")
 _INIT = struct.Struct("!IIHHI")
@@ -94,3 +99,31 @@ class End:
             found = Packet.parse(self.socket.recv(2000))
             if found.port == self.port:
                 return found
+
+
+def heard(servers: dict[str, End]) -> tuple[str, Packet]:
+    """Return the server that hears something, and what."""
+    ready, _, _ = select.select([end.socket for end in servers.values()], [], [], 2)
+    assert ready, "no server heard anything"
+    server = next(server for server, end in servers.items() if end.socket in ready)
+    return server, servers[server].receive()
+
+
+def associate(client: End, servers: dict[str, End], vip: str, port: int) -> str:
+    """Open an association through a virtual address, send data both ways, and return who answered."""
+    client.send(vip, port, INIT, init(CLIENT_TAG))
+    server, first = heard(servers)
+    end = servers[server]
+    assert (first.chunk, first.source, first.source_port) == (INIT, client.address, client.port)
+    for chunk, answer, body in (
+        (None, INIT_ACK, init(SERVER_TAG)),
+        (COOKIE_ECHO, COOKIE_ACK, b""),
+        (DATA, DATA, PAYLOAD),
+    ):
+        if chunk is not None:
+            client.send(vip, port, chunk, PAYLOAD, tag=SERVER_TAG)
+            assert end.receive().chunk == chunk
+        end.send(client.address, client.port, answer, body, tag=CLIENT_TAG)
+        found = client.receive()
+        assert (found.source, found.source_port, found.chunk) == (vip, port, answer)
+    return server

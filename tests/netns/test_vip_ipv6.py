@@ -55,6 +55,7 @@ def echo() -> Iterator[topology.Echo]:
             echo.listen("servers", server, 8080)
             echo.listen("servers", server, 8053, udp=True)
         echo.listen("servers", topology.SERVERS[0], 8080)
+        echo.listen("pods", CLIENT, 8080)
         yield echo
 
 
@@ -77,3 +78,12 @@ def test_no_endpoint_is_a_refusal_at_once(echo: topology.Echo) -> None:
         topology.ask(CLIENT, VIP, timeout_s=0.5)
     with topology.udp_socket(CLIENT, timeout_s=0.5) as sock, pytest.raises(ConnectionRefusedError):
         topology.exchange(sock, VIP, 53)
+
+
+def test_a_client_that_is_its_own_endpoint_is_answered(echo: topology.Echo) -> None:
+    node = Node(dual_stack_firewall())
+    node.sync(vips((TCP, backend(8080, CLIENT)), hairpin=CLIENT))
+
+    answer = topology.ask(CLIENT, VIP)
+
+    assert (answer.server, answer.client) == (CLIENT, NODE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 from collections.abc import Iterator
 
@@ -14,7 +13,6 @@ from sctp import End
 from vip_topology import CLIENT, FOREIGN, NODE, SERVERS, VIP, Node, backend, frontend, vips
 
 PORT, TARGET_PORT = 3868, 38680
-CLIENT_TAG, SERVER_TAG = 0x11111111, 0x22222222
 
 pytestmark = pytest.mark.netns
 
@@ -42,34 +40,6 @@ def sctp_servers() -> Iterator[dict[str, End]]:
         yield {server: opened.enter_context(End("servers", server, TARGET_PORT)) for server in SERVERS}
 
 
-def heard(servers: dict[str, End]) -> tuple[str, sctp.Packet]:
-    """Return the server that hears something, and what."""
-    ready, _, _ = select.select([end.socket for end in servers.values()], [], [], 2)
-    assert ready, "no server heard anything"
-    server = next(server for server, end in servers.items() if end.socket in ready)
-    return server, servers[server].receive()
-
-
-def associate(client: End, servers: dict[str, End]) -> str:
-    """Open an association through the VIP, send data both ways, and return who answered."""
-    client.send(VIP, PORT, sctp.INIT, sctp.init(CLIENT_TAG))
-    server, first = heard(servers)
-    end = servers[server]
-    assert (first.chunk, first.source, first.source_port) == (sctp.INIT, client.address, client.port)
-    for chunk, answer, body in (
-        (None, sctp.INIT_ACK, sctp.init(SERVER_TAG)),
-        (sctp.COOKIE_ECHO, sctp.COOKIE_ACK, b""),
-        (sctp.DATA, sctp.DATA, b"\0\0\0\1\0\0\0\0\0\0\0\0pong"),
-    ):
-        if chunk is not None:
-            client.send(VIP, PORT, chunk, b"\0\0\0\1\0\0\0\0\0\0\0\0ping", tag=SERVER_TAG)
-            assert (end.receive().chunk, server) == (chunk, server)
-        end.send(client.address, client.port, answer, body, tag=CLIENT_TAG)
-        found = client.receive()
-        assert (found.source, found.source_port, found.chunk) == (VIP, PORT, answer)
-    return server
-
-
 def test_sctp_associations_spread_and_are_answered_from_the_virtual_address(node: Node) -> None:
     node.sync(vips((frontend(PORT, "sctp"), backend(SERVERS, TARGET_PORT))))
 
@@ -77,7 +47,7 @@ def test_sctp_associations_spread_and_are_answered_from_the_virtual_address(node
         seen = set()
         for number in range(24):
             with End("pods", CLIENT, 40000 + number) as client:
-                seen.add(associate(client, servers))
+                seen.add(sctp.associate(client, servers, VIP, PORT))
 
     assert seen == set(SERVERS)
 
@@ -87,7 +57,7 @@ def test_sctp_without_an_endpoint_is_refused_at_once(node: Node) -> None:
 
     with End("pods", CLIENT, 41000) as client:
         client.connect(VIP)
-        client.send(VIP, PORT, sctp.INIT, sctp.init(CLIENT_TAG))
+        client.send(VIP, PORT, sctp.INIT, sctp.init(sctp.CLIENT_TAG))
         with pytest.raises(ConnectionRefusedError):
             client.receive()
     assert node.counters()["no_endpoint"] > 0
@@ -104,12 +74,12 @@ def test_other_clusters_reach_exported_sctp_and_udp_ports_alone(node: Node) -> N
     with pytest.raises(OSError, match="No route to host"):
         topology.ask(FOREIGN, SERVERS[0], 8080, namespace="far", timeout_s=0.5)
     with sctp_servers() as servers, End("far", FOREIGN, 42000) as client:
-        client.send(SERVERS[0], TARGET_PORT, sctp.INIT, sctp.init(CLIENT_TAG))
-        assert heard(servers)[0] == SERVERS[0]
-        servers[SERVERS[0]].send(FOREIGN, 42000, sctp.INIT_ACK, sctp.init(SERVER_TAG), tag=CLIENT_TAG)
+        client.send(SERVERS[0], TARGET_PORT, sctp.INIT, sctp.init(sctp.CLIENT_TAG))
+        assert sctp.heard(servers)[0] == SERVERS[0]
+        servers[SERVERS[0]].send(FOREIGN, 42000, sctp.INIT_ACK, sctp.init(sctp.SERVER_TAG), tag=sctp.CLIENT_TAG)
         assert client.receive().chunk == sctp.INIT_ACK
         client.connect(SERVERS[1])
-        client.send(SERVERS[1], TARGET_PORT, sctp.INIT, sctp.init(CLIENT_TAG))
+        client.send(SERVERS[1], TARGET_PORT, sctp.INIT, sctp.init(sctp.CLIENT_TAG))
         with pytest.raises(OSError, match="No route to host"):
             client.receive()
     assert node.counters()["not_exported"] == 3
@@ -128,7 +98,7 @@ def test_one_port_number_is_another_service_for_each_protocol(node: Node) -> Non
     with topology.udp_socket(CLIENT) as sock:
         assert topology.exchange(sock, VIP, PORT).server == SERVERS[1]
     with sctp_servers() as servers, End("pods", CLIENT, 43000) as client:
-        assert associate(client, servers) == SERVERS[2]
+        assert sctp.associate(client, servers, VIP, PORT) == SERVERS[2]
 
 
 def test_a_udp_client_that_is_its_own_endpoint_is_answered(node: Node) -> None:

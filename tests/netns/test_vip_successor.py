@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import sctp
 import vip_topology as topology
 from vip_topology import CLIENT, FOREIGN, NODE, SERVERS, VIP, Node, backend, frontend, vips
 
@@ -154,6 +155,22 @@ def test_udp_flows_come_back_as_they_were(echo: topology.Echo, tmp_path: pathlib
         assert take_over(tmp_path).connections == 1
         topology.wire()
         assert topology.exchange(sock, VIP, 53).server == first
+
+
+def test_an_sctp_association_goes_on_though_its_endpoint_sends_first(
+    echo: topology.Echo, tmp_path: pathlib.Path
+) -> None:
+    node = Node()
+    node.sync(vips((frontend(3868, "sctp"), backend(SERVERS[:1], 38680))))
+    with sctp.End("pods", CLIENT, 40000) as client, sctp.End("servers", SERVERS[0], 38680) as server:
+        sctp.associate(client, {SERVERS[0]: server}, VIP, 3868)
+        keep(tmp_path, node)
+        topology.replace_cnf()
+        assert take_over(tmp_path).connections == 1
+        topology.wire()
+        server.send(CLIENT, 40000, sctp.DATA, sctp.PAYLOAD, tag=sctp.CLIENT_TAG)
+        found = client.receive()
+    assert (found.source, found.source_port, found.chunk) == (VIP, 3868, sctp.DATA)
 
 
 @pytest.mark.parametrize("guarded", [False, True])

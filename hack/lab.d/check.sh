@@ -61,7 +61,7 @@ check_manifest() {
   cat <<YAML
 apiVersion: v1
 kind: Namespace
-metadata: {name: $CHECK}
+metadata: {name: $CHECK, labels: {fleetboard.io/attach: "false"}}
 YAML
   if [ "$1" != hub ]; then
     annotations='{k8s.v1.cni.cncf.io/networks: second}'

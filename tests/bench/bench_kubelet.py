@@ -80,7 +80,9 @@ def prepared(bridge: pathlib.Path) -> Iterator[None]:
     there = subprocess.run(["docker", "exec", NODE, "test", "-x", "/opt/cni/bin/bridge"], check=False).returncode == 0
     if not there:
         subprocess.run(["docker", "cp", "--quiet", str(bridge), target], check=True, timeout=60)
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    # Only what a pod asks for is measured, where the lab attaches all others.
+    alone = {"fleetboard.io/attach": "false"}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": alone}}
     attachment = {
         "apiVersion": "k8s.cni.cncf.io/v1",
         "kind": "NetworkAttachmentDefinition",

@@ -20,6 +20,8 @@ TOOLS = "fleetboard-tools:latest"
 """nginx, curl, python3, ip, ping, socat and tcpdump; on every node."""
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 ATTACHED = {NETWORKS: "default/fleetboard"}
+ALONE = {"fleetboard.io/attach": "false"}
+"""The label of a namespace or a pod that takes no part: every other pod of the lab's children is attached."""
 
 
 class CommandError(Exception):
@@ -221,7 +223,8 @@ def make_deployment(
     spec: dict[str, Any] = {"terminationGracePeriodSeconds": 1, "containers": [container]}
     if node:
         spec |= {"nodeName": node}
-    metadata = {"labels": {"app": name}, "annotations": ATTACHED if attached else {}}
+    labels = {"app": name} | ({} if attached else ALONE)
+    metadata = {"labels": labels, "annotations": ATTACHED if attached else {}}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

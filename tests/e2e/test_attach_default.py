@@ -1,6 +1,6 @@
 """Pods that never asked for it are attached, by namespace or all of them, and the others are left alone.
 
-In c2, whose release is upgraded from one value of ``attach.default`` to the next and left as it was found.
+In c2, whose release is upgraded from one value of ``attach.default`` to the next and left as it was found: ``all``.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def _lab_is_left_as_it_was() -> Iterator[None]:
             "spec": {"config": json.dumps(network)},
         }
     )
+    found = json.loads(lab.C2.helm("get", "values", RELEASE, "--namespace", lab.SYSTEM, "--output", "json"))
     yield
-    upgrade("none")
+    upgrade(found["attach"]["default"])
     for name in NAMESPACES:
         lab.C2.delete("namespace", name, wait=False)
 

@@ -97,7 +97,7 @@ def install(tag: str, *settings: str) -> None:
     file = pathlib.Path(__file__).parents[2] / "build/e2e/c2-values.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch(mode=0o600)
-    file.write_text(json.dumps({"hub": values, "image": {"tag": tag}}))
+    file.write_text(json.dumps({"hub": values, "image": {"tag": tag}, "attach": {"default": "all"}}))
     try:
         where = ("--namespace", lab.SYSTEM, "--create-namespace", "--wait", "--timeout=2m")
         lab.C2.helm("install", RELEASE, trial.CHART, f"--values={file}", *where, *settings)

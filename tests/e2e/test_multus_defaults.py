@@ -1,6 +1,7 @@
 """The other way to attach every pod: Multus' own default networks (docs/attach.md), in c2.
 
-Multus' configuration is put back as it was, whatever happens.
+Multus' configuration is put back as it was, whatever happens. The policy that attaches every pod of the lab is told to
+leave the namespace alone: a second interface of ours would be refused.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def configured(**changes: Any) -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def _namespace() -> Iterator[None]:
     lab.C2.delete("namespace", NAMESPACE)
-    lab.C2.apply(lab.make_namespace(NAMESPACE))
+    namespace = lab.make_namespace(NAMESPACE)
+    namespace["metadata"]["labels"] = lab.ALONE
+    lab.C2.apply(namespace)
     yield
     lab.C2.delete("namespace", NAMESPACE, wait=False)
 

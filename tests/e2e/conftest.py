@@ -15,6 +15,7 @@ HERE = pathlib.Path(__file__).parent
 
 ORDER = (
     "paths",
+    "mcs",
     "follow",
     "protection",
     "isolation",

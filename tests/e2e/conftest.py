@@ -29,6 +29,7 @@ ORDER = (
     "multus_defaults",
     "recovery",
     "survival",
+    "hub_away",
     "install",
 )
 """What breaks nothing comes first: a fault is then found where it is, and not after a node was restarted."""

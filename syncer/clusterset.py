@@ -10,7 +10,7 @@ import ipaddress
 import logging
 from collections.abc import Callable
 
-from fleetboard.kube import backoff
+from fleetboard.kube import backoff, selective
 from fleetboard.kube.client import Client
 from fleetboard.kube.reflector import Reflector
 from fleetboard.model import core, fleet, names, resource
@@ -59,12 +59,14 @@ class Clusterset:
         self.services = Reflector(
             hub, resource.FLEET_SERVICES, notify=self._merge_changed, namespace=self._hub_namespace, retry=_retry()
         )
-        self.slices = Reflector(
+        self.slices = selective.Selective(
             hub,
             resource.ENDPOINT_SLICES,
+            label=names.LABEL_SERVICE_NAMESPACE,
+            covered=self._covered,
             notify=self._slice_changed,
             namespace=self._hub_namespace,
-            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER},{names.LABEL_SOURCE_CLUSTER}!={cluster}",
+            selector=slice_selector(cluster),
             retry=_retry(),
         )
         self.peer_copies = Reflector(child, resource.PEERS, notify=self._peer_changed, namespace=namespace)
@@ -114,10 +116,14 @@ class Clusterset:
         return list(dict.fromkeys(key for key in found if key is not None))
 
     def remote(self, key: str) -> list[core.EndpointSlice] | None:
-        """Return other clusters' slices of ``namespace/name``; None while the hub was never heard."""
-        if not (self.heard and self.slices.synced.is_set()):
+        """Return other clusters' slices of ``namespace/name``; None while the hub was never heard of its namespace."""
+        if not (self.heard and self.slices.covers(key.partition("/")[0])):
             return None
         return self._by_service.find(key)
+
+    def follow(self, namespaces: frozenset[str]) -> None:
+        """Watch other clusters' slices of these namespaces: one member of many then costs the hub what it needs."""
+        self.slices.select(namespaces)
 
     def blocks(self) -> slices.Blocks:
         """Return the address blocks of every member."""
@@ -159,9 +165,19 @@ class Clusterset:
         if service is not None:
             self._service_changed(service)
 
+    def _covered(self, namespaces: frozenset[str] | None) -> None:
+        for service in self.service_keys():
+            if namespaces is None or service.partition("/")[0] in namespaces:
+                self._service_changed(service)
+
     def _slice_changed(self, key: str) -> None:
         for service in self._by_service.update(key):
             self._service_changed(service)
+
+
+def slice_selector(cluster: str) -> str:
+    """Select the slices of the clusterset that come from other members."""
+    return f"{names.LABEL_MANAGED_BY}={names.MANAGER},{names.LABEL_SOURCE_CLUSTER}!={cluster}"
 
 
 def _retry() -> backoff.Backoff:

@@ -190,6 +190,8 @@ class Imports:
             self._changed(service)
 
     def _namespace_changed(self, key: str) -> None:
+        there = list(self.namespaces.store)
+        self._clusterset.follow(frozenset(name for name in there if self._accepted.accept(name)))
         for service in self.known():
             if service.startswith(f"{key}/"):
                 self._changed(service)

@@ -130,7 +130,7 @@ class Reflector(Generic[T]):
                 field_selector=self._field_selector,
             )
             self.last_contact = time.monotonic()
-            if stop.is_set():  # set while we were connecting: the waker saw no watch to interrupt
+            if stop.is_set() or self._outdated():  # while we were connecting: nobody saw a watch to interrupt
                 self._watch.interrupt()
             for event in self._watch:
                 self.last_contact = time.monotonic()
@@ -142,10 +142,14 @@ class Reflector(Generic[T]):
             raise
         except errors.KubeError as err:
             raise _Cut(version, err) from err
-        if not events and time.monotonic() - began < _SHORT_S and not stop.is_set():
+        if not events and time.monotonic() - began < _SHORT_S and not stop.is_set() and not self._outdated():
             # Something between us and the server ends watches at once: don't spin.
             raise _Cut(version, errors.UnreachableError(f"{self._client.server}: the watch ended at once"))
         return version
+
+    def _outdated(self) -> bool:
+        """Tell whether another watch than the one under way is wanted."""
+        return False
 
     def _apply(self, event: watch.Event[T]) -> None:
         if event.change is watch.Change.BOOKMARK:

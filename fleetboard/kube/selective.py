@@ -1,0 +1,158 @@
+"""Keep a copy of those objects of a collection whose label has one of some values, which may change meanwhile.
+
+One invariant: of a value that is covered the copy holds what the API server held, and a change of the values loses no
+event of those that stay: what is new is listed, and the watch goes on for all of them from where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from fleetboard.kube import errors, watch
+from fleetboard.kube.client import Client
+from fleetboard.kube.reflector import Reflector
+from fleetboard.model.resource import Resource
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Values = frozenset[str]
+
+SELECTOR_LIMIT = 48 * 1024
+"""Bytes of a selector in a URL, enough for 500 names of 63 characters. API servers take 1 MiB (Go's limit for a
+request's head); a proxy before them may take less, and says so."""
+_TOO_LONG = (413, 414, 431)
+
+
+def render(label: str, values: Iterable[str]) -> str:
+    """Return the selector of objects whose ``label`` has one of ``values``."""
+    listed = ",".join(sorted(values))
+    return f"{label} in ({listed})" if listed else f"{label},!{label}"
+
+
+class Selective(Reflector[T]):
+    """Mirror what is selected; it begins with the first ``select``.
+
+    Args:
+        client: Client of the API.
+        resource: The collection.
+        label: Label that values are of.
+        covered: Is told of values that are covered from now on; None stands for any value.
+        selector: What every object has to fit besides.
+        options: As the reflector's.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource[T],
+        *,
+        label: str,
+        covered: Callable[[Values | None], None],
+        selector: str = "",
+        **options: Any,
+    ) -> None:
+        super().__init__(client, resource, **options)
+        self._label, self._base, self._on_covered = label, selector, covered
+        self._chosen = threading.Event()
+        # None stands for every value, because they don't fit into a URL.
+        self._wanted: Values | None = frozenset()
+        self._covered: Values | None = frozenset()
+        self._floors: dict[str, int] = {}
+        self._limit = SELECTOR_LIMIT
+
+    def select(self, values: Values) -> None:
+        """Cover these values from now on, and no other."""
+        fits = len(urllib.parse.quote(render(self._label, values))) <= self._limit
+        self._wanted = values if fits else None
+        self._chosen.set()
+        current = self._watch
+        if current is not None and self._outdated():
+            current.interrupt()
+
+    def covers(self, value: str) -> bool:
+        """Tell whether what the copy holds of ``value`` is all there is."""
+        return self.synced.is_set() and (self._covered is None or value in self._covered)
+
+    def run(self, stop: threading.Event) -> None:
+        """Mirror until ``stop``."""
+        while not self._chosen.wait(0.1):
+            if stop.is_set():
+                return
+        super().run(stop)
+
+    def _outdated(self) -> bool:
+        return self._wanted != self._covered
+
+    def _pause(self, err: errors.KubeError, stop: threading.Event, *, spread_s: float = 0.0) -> None:
+        if isinstance(err, errors.ApiError) and err.status in _TOO_LONG and self._wanted is not None:
+            log.warning("the selector is too long for this API: everything is watched", extra={"error": str(err)})
+            self._limit, self._wanted = 0, None
+        super()._pause(err, stop, spread_s=spread_s)
+
+    def _relist(self) -> str:
+        wanted = self._wanted
+        self._narrow(wanted)
+        self._selector = self._full_selector(wanted)
+        version = super()._relist()
+        self._floors.clear()
+        self._cover(wanted)
+        return version
+
+    def _follow(self, version: str, stop: threading.Event) -> str:
+        if self._outdated():
+            version = self._reselect(version)
+        return super()._follow(version, stop)
+
+    def _reselect(self, version: str) -> str:
+        """Bring the copy to what is wanted; return the version to follow from."""
+        wanted, covered = self._wanted, self._covered
+        if wanted is None or covered is None:
+            return self._relist()
+        added = wanted - covered
+        if added:
+            selector = self._full_selector(added)
+            items, listed = self._client.list(self._resource, self._namespace, selector=selector)
+            # The watch goes on from an earlier version, of which the list is the outcome.
+            self._floors |= dict.fromkeys(added, int(listed))
+            for obj in items:
+                key = _labelled(obj).key
+                self._store[key] = obj
+                self._notify(key)
+        self._narrow(wanted)
+        for key, obj in list(self._store.items()):
+            if self._value(obj) not in wanted:
+                del self._store[key]
+                self._notify(key)
+        self._selector = self._full_selector(wanted)
+        self._cover(wanted)
+        return version
+
+    def _apply(self, event: watch.Event[T]) -> None:
+        if event.obj is not None and int(event.version) <= self._floors.get(self._value(event.obj), 0):
+            return
+        super()._apply(event)
+
+    def _narrow(self, wanted: Values | None) -> None:
+        """Cover no longer what is about to leave the copy: its absence there will say nothing."""
+        if wanted is not None and self._covered is not None:
+            self._covered &= wanted
+
+    def _cover(self, wanted: Values | None) -> None:
+        before, self._covered = self._covered, wanted
+        self._on_covered(None if wanted is None or before is None else wanted - before)
+
+    def _full_selector(self, values: Values | None) -> str:
+        chosen = [] if values is None else [render(self._label, values)]
+        return ",".join([part for part in (self._base, *chosen) if part])
+
+    def _value(self, obj: T) -> str:
+        labels: Mapping[str, str] = _labelled(obj).labels
+        return labels.get(self._label, "")
+
+
+def _labelled(obj: Any) -> Any:
+    return obj.metadata

@@ -1,0 +1,106 @@
+"""What a member knows of other clusters' endpoints while its namespaces come and go."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import fake_api
+import pytest
+
+from fleetboard.model import names
+from syncer import clusterset
+
+HUB = names.clusterset_namespace("default")
+
+
+def wait_until(condition: Callable[[], object], *, within_s: float = 5.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.01)
+
+
+class Running:
+    """A member's view of the hub, and the services that it said may have changed."""
+
+    def __init__(self, hub: fake_api.FakeApi, child: fake_api.FakeApi) -> None:
+        self.changed: list[str] = []
+        self.view = clusterset.Clusterset(
+            hub.client(),
+            child.client(),
+            clusterset="default",
+            cluster="c1",
+            namespace=names.NAMESPACE,
+            service_changed=self.changed.append,
+            original_changed=lambda _: None,
+            peer_changed=lambda _: None,
+        )
+        self.stop = threading.Event()
+        reflectors = [*self.view.remote_reflectors, *self.view.local_reflectors]
+        self.threads = [threading.Thread(target=one.run, args=(self.stop,), daemon=True) for one in reflectors]
+        for thread in self.threads:
+            thread.start()
+
+    def found(self, key: str) -> list[str] | None:
+        remote = self.view.remote(key)
+        return None if remote is None else [one.metadata.name for one in remote]
+
+
+@pytest.fixture
+def hub() -> Iterator[fake_api.FakeApi]:
+    with fake_api.FakeApi() as api:
+        yield api
+
+
+@pytest.fixture
+def running(hub: fake_api.FakeApi) -> Iterator[Running]:
+    with fake_api.FakeApi() as child:
+        begun = Running(hub, child)
+        wait_until(lambda: begun.view.heard)
+        yield begun
+        begun.stop.set()
+        for thread in begun.threads:
+            thread.join(10)
+
+
+def put_slice(hub: fake_api.FakeApi, namespace: str, *, source: str = "c2") -> None:
+    labels = {
+        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_SOURCE_CLUSTER: source,
+        names.LABEL_SERVICE_NAMESPACE: namespace,
+        names.LABEL_SERVICE_NAME: "web",
+    }
+    name = f"{source}.{namespace}.web"
+    with hub.changed:
+        metadata = {"name": name, "namespace": HUB, "labels": labels}
+        hub.store(("endpointslices", HUB, name), {"metadata": metadata, "addressType": "IPv4"})
+
+
+def test_endpoints_are_unknown_until_their_namespace_is_watched(hub: fake_api.FakeApi, running: Running) -> None:
+    put_slice(hub, "shop")
+    assert running.found("shop/web") is None
+    running.view.follow(frozenset({"shop"}))
+    wait_until(lambda: running.found("shop/web") == ["c2.shop.web"])
+    assert running.found("late/web") is None, "unknown is not the same as none"
+
+
+def test_services_of_a_namespace_made_later_are_decided_anew(hub: fake_api.FakeApi, running: Running) -> None:
+    hub.put("fleetservices", "late.web", HUB, spec={"namespace": "late", "name": "web"})
+    running.view.follow(frozenset({"shop"}))
+    wait_until(lambda: running.view.service("late/web") is not None)
+    wait_until(lambda: running.found("shop/web") == [])
+    running.changed.clear()
+    running.view.follow(frozenset({"shop", "late"}))
+    wait_until(lambda: "late/web" in running.changed)
+    assert running.found("late/web") == []
+
+
+def test_own_slices_and_other_namespaces_are_not_asked_for(hub: fake_api.FakeApi, running: Running) -> None:
+    put_slice(hub, "shop", source="c1")
+    put_slice(hub, "shop", source="c2")
+    put_slice(hub, "other", source="c2")
+    running.view.follow(frozenset({"shop"}))
+    wait_until(lambda: running.found("shop/web") == ["c2.shop.web"])
+    assert list(running.view.slices.store) == [f"{HUB}/c2.shop.web"]

@@ -56,6 +56,8 @@ class Reflector(Generic[T]):
         self._store: dict[str, T] = {}
         self._backoff = retry or backoff.Backoff()
         self._watch: watch.Watch[T] | None = None
+        self._writing = threading.Lock()
+        self._seen = 0
         self.synced = threading.Event()
         self.last_contact = time.monotonic()
 
@@ -67,6 +69,18 @@ class Reflector(Generic[T]):
     def get(self, key: str) -> T | None:
         """Return the object of that key, if there is one."""
         return self._store.get(key)
+
+    def remember(self, obj: T) -> None:
+        """Take note of what a write of ours returned, so that what is decided before the watch tells of it knows it.
+
+        Only for objects that the selector selects. Where the watch is past it already, the copy knows better.
+        """
+        key = _meta(obj).key
+        with self._writing:
+            if _version(obj) <= max(self._seen, _version(self._store.get(key))):
+                return
+            self._store[key] = obj
+        self._notify(key)
 
     def run(self, stop: threading.Event) -> None:
         """Mirror until ``stop``; errors of the API are logged and retried for ever."""
@@ -109,7 +123,8 @@ class Reflector(Generic[T]):
         self.last_contact = time.monotonic()
         fresh = {_meta(obj).key: obj for obj in items}
         # Readers see the old or the new dict, never a mix.
-        stale, self._store = self._store, fresh
+        with self._writing:
+            stale, self._store, self._seen = self._store, fresh, int(version or 0)
         for key in stale.keys() | fresh.keys():
             if _version(stale.get(key)) != _version(fresh.get(key)):
                 self._notify(key)
@@ -152,12 +167,15 @@ class Reflector(Generic[T]):
         return False
 
     def _apply(self, event: watch.Event[T]) -> None:
-        if event.change is watch.Change.BOOKMARK:
-            return
-        if event.change is watch.Change.DELETED or event.obj is None:
-            self._store.pop(event.key, None)
-        else:
-            self._store[event.key] = event.obj
+        with self._writing:
+            at = int(event.version or 0)
+            self._seen = max(self._seen, at)
+            if event.change is watch.Change.BOOKMARK or 0 < at <= _version(self._store.get(event.key)):
+                return  # nothing changed, or a write of ours told of it
+            if event.change is watch.Change.DELETED or event.obj is None:
+                self._store.pop(event.key, None)
+            else:
+                self._store[event.key] = event.obj
         self._notify(event.key)
 
     def _pause(self, err: errors.KubeError, stop: threading.Event, *, spread_s: float = 0.0) -> None:
@@ -182,5 +200,6 @@ def _meta(obj: Any) -> Any:
     return obj.metadata
 
 
-def _version(obj: Any) -> str | None:
-    return None if obj is None else obj.metadata.resource_version
+def _version(obj: Any) -> int:
+    """Return an object's version, 0 of none: comparable within one collection (KEP-5504)."""
+    return 0 if obj is None else int(obj.metadata.resource_version or 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import fake_api
 import pytest
 
-from fleetboard.kube import backoff, reflector
+from fleetboard.kube import backoff, encoding, reflector
 from fleetboard.model import fleet, resource
 
 SPEC: dict[str, Any] = {"cidr": "10.112.0.0/22", "purpose": "vip", "owner": "c1"}
@@ -236,3 +237,51 @@ def test_the_selector_decides_what_is_mirrored(api: fake_api.FakeApi, start: Sta
     running = start(selector="x=y")
     assert running.names() == {"a"}
     assert isinstance(running.reflector.get("default/a"), fleet.Claim)
+
+
+def remember(running: Running, obj: fake_api.Object) -> None:
+    running.reflector.remember(encoding.decode(resource.CLAIMS, json.dumps(obj).encode()))
+
+
+def test_a_write_of_ours_is_known_before_the_watch_tells_of_it_and_told_once(
+    api: fake_api.FakeApi, start: Start
+) -> None:
+    api.put("claims", "a", spec=SPEC)
+    running = start()
+    wait_until(api.watches)
+    with api.changed:  # while we hold this, no watch says anything
+        fresh = api.store(("claims", "default", "b"), {"metadata": {"name": "b", "namespace": "default"}, "spec": SPEC})
+        remember(running, fresh)
+        remember(running, fresh)  # a write that changed nothing is no news
+        assert running.names() == {"a", "b"}
+    api.put("claims", "c", spec=SPEC)
+    wait_until(lambda: "c" in running.names())
+    assert running.told == ["default/a", "default/b", "default/c"]
+
+
+def test_what_the_watch_said_is_not_undone_by_an_older_write_of_ours(api: fake_api.FakeApi, start: Start) -> None:
+    mine = api.put("claims", "a", spec=SPEC | {"owner": "me"})
+    gone = api.put("claims", "b", spec=SPEC)
+    running = start()
+    wait_until(api.watches)
+    api.put("claims", "a", spec=SPEC | {"owner": "another"})
+    api.remove("claims", "b")
+    wait_until(lambda: running.names() == {"a"} and running.owner("a") == "another")
+    remember(running, mine)
+    remember(running, gone)
+    assert running.names() == {"a"}
+    assert running.owner("a") == "another"
+
+
+def test_an_older_event_does_not_undo_a_write_of_ours(api: fake_api.FakeApi, start: Start) -> None:
+    api.put("claims", "a", spec=SPEC)
+    running = start()
+    wait_until(api.watches)
+    with api.changed:
+        api.put("claims", "a", spec=SPEC | {"owner": "another"})
+        mine = api.put("claims", "a", spec=SPEC | {"owner": "me"})
+        remember(running, mine)
+    api.put("claims", "last", spec=SPEC)
+    wait_until(lambda: "last" in running.names())
+    assert running.owner("a") == "me"
+    assert running.told == ["default/a", "default/a", "default/last"]

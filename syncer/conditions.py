@@ -54,7 +54,7 @@ def plan(
             _condition(READY, "False", "Pending", "Nothing is exported: " + _inline(message), generation=generation),
         ]
     else:
-        member = merged is not None and any(one.cluster == cluster for one in merged.spec.constituents)
+        member = is_member(merged, cluster)
         wanted = [
             _condition(VALID, "True", "Valid", _VALID_MESSAGES["Valid"], generation=generation),
             _ready(planned, delivery, member=member, generation=generation),
@@ -65,6 +65,11 @@ def plan(
     for condition in wanted:
         conditions = meta.set_condition(conditions, condition, now=now)
     return conditions
+
+
+def is_member(merged: fleet.FleetService | None, cluster: str) -> bool:
+    """Tell whether the hub's merge holds the export of ``cluster``."""
+    return merged is not None and any(one.cluster == cluster for one in merged.spec.constituents)
 
 
 def _ready(planned: export.ExportPlan, delivery: Delivery, *, member: bool, generation: int) -> meta.Condition:

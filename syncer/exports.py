@@ -26,6 +26,8 @@ from syncer.stopwatch import Stopwatch
 log = logging.getLogger(__name__)
 
 MANAGER = "syncer"
+MERGE_S = 1.0
+"""How long an export says nothing of itself while the hub merges it, which takes a tenth of that."""
 _AWAY_RETRY_S = (0.5, 1.5)
 _REFUSED_RETRY_S = 30.0
 _OLDER_HUB_RETRY_S = 600.0
@@ -33,7 +35,10 @@ _OLDER_HUB_RETRY_S = 600.0
 
 
 class Exports:
-    """Reconcile one service's export at a time; hand ``reconcile`` to a controller."""
+    """Reconcile one service's export at a time; hand ``reconcile`` to a controller, and ``tell`` to another.
+
+    What is told to users waits for what carries their traffic: ``delivered`` gets the key that ``tell`` shall look at.
+    """
 
     def __init__(
         self,
@@ -45,11 +50,14 @@ class Exports:
         cluster: str,
         member_namespace: str,
         changed: Callable[[str], None],
+        delivered: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._child, self._hub = child, hub
         self._sources, self._clusterset = sources, clusterset
         self._cluster, self._namespace = cluster, member_namespace
-        self._changed = changed
+        self._changed, self._delivered, self._clock = changed, delivered, clock
+        self._deliveries: dict[str, tuple[conditions.Delivery, float]] = {}
         self.stopwatch = Stopwatch("export")
         self.exported = Reflector(
             hub,
@@ -91,15 +99,45 @@ class Exports:
         return [*there, *(key for slice_ in list(self.slices.store.values()) for key in _services_of(slice_))]
 
     def reconcile(self, key: str) -> float | None:
-        """Bring the hub and the ServiceExport's status to what the export plan of ``namespace/name`` says."""
+        """Bring the hub to what the export plan of ``namespace/name`` says."""
         planned = self._sources.plan(key)
         if planned.exported is not None:
             self._endpoints[key] = planned.endpoints
         else:
             self._endpoints.pop(key, None)
         delivery, again_s = self._deliver(key, planned)
-        self._tell(key, planned, delivery)
+        if planned.valid:
+            known = self._deliveries.get(key)
+            since = known[1] if known is not None and known[0] == delivery else self._clock()
+            self._deliveries[key] = delivery, since
+        else:
+            self._deliveries.pop(key, None)
+        self._delivered(key)
         return again_s
+
+    def tell(self, key: str) -> float | None:
+        """Bring the status of the ServiceExport ``namespace/name`` to what became of it."""
+        planned, export_ = self._sources.plan(key), self._sources.exports.get(key)
+        delivery, since = self._deliveries.get(key, (None, 0.0))
+        if export_ is None or not planned.valid or delivery is None:
+            return None
+        merged = self._clusterset.service(key)
+        left_s = since + MERGE_S - self._clock()
+        if delivery.written and planned.exported and not conditions.is_member(merged, self._cluster) and left_s > 0:
+            return left_s
+        told = conditions.plan(export_, planned, delivery=delivery, merged=merged, cluster=self._cluster, now=rfc3339())
+        if told == sorted(export_.status.conditions, key=lambda condition: condition.type):
+            return None
+        status = mcs.ServiceExportStatus(conditions=told)
+        metadata = meta.ObjectMeta(name=export_.metadata.name, namespace=export_.metadata.namespace)
+        body = msgspec.to_builtins(mcs.ServiceExport(metadata=metadata, status=status))
+        try:
+            written = self._child.apply(resource.SERVICE_EXPORTS, body, manager=MANAGER, subresource="status")
+        except errors.NotFoundError:
+            # Deleted meanwhile; its event brings the key again.
+            return None
+        self._sources.exports.remember(written)
+        return None
 
     def _deliver(self, key: str, planned: export.ExportPlan) -> tuple[conditions.Delivery, float | None]:
         if not all(reflector.synced.is_set() for reflector in self.reflectors):
@@ -140,8 +178,8 @@ class Exports:
         for wanted in planned.slices:
             found = there.pop(wanted.metadata.name, None)
             if found is None or not slices.is_same(found, wanted):
-                placed = slices.place(wanted, namespace=self._namespace)
-                self._hub.apply(resource.ENDPOINT_SLICES, placed, manager=MANAGER)
+                beside = slices.place(wanted, namespace=self._namespace)
+                self.slices.remember(self._hub.apply(resource.ENDPOINT_SLICES, beside, manager=MANAGER))
                 wrote = True
         for left in there:
             self._hub.delete(resource.ENDPOINT_SLICES, left, self._namespace)
@@ -156,40 +194,18 @@ class Exports:
         """
         if time.monotonic() >= self._older_until:
             try:
-                self._hub.apply(resource.EXPORTED_SERVICES, exported, manager=MANAGER)
+                self.exported.remember(self._hub.apply(resource.EXPORTED_SERVICES, exported, manager=MANAGER))
             except errors.ServerError:
                 if schema.has_field(self._hub, resource.EXPORTED_SERVICES, "spec", "ipFamilies"):
                     raise
             else:
                 return True
-        self._hub.apply(resource.EXPORTED_SERVICES, export.for_older_hub(exported), manager=MANAGER)
+        older = export.for_older_hub(exported)
+        self.exported.remember(self._hub.apply(resource.EXPORTED_SERVICES, older, manager=MANAGER))
         if time.monotonic() >= self._older_until:
             log.warning("the hub is of an older version: traffic policy and families are not sent")
             self._older_until = time.monotonic() + _OLDER_HUB_RETRY_S
         return False
-
-    def _tell(self, key: str, planned: export.ExportPlan, delivery: conditions.Delivery) -> None:
-        export_ = self._sources.exports.get(key)
-        if export_ is None or not planned.valid:
-            return
-        told = conditions.plan(
-            export_,
-            planned,
-            delivery=delivery,
-            merged=self._clusterset.service(key),
-            cluster=self._cluster,
-            now=rfc3339(),
-        )
-        if told == sorted(export_.status.conditions, key=lambda condition: condition.type):
-            return
-        status = mcs.ServiceExportStatus(conditions=told)
-        metadata = meta.ObjectMeta(name=export_.metadata.name, namespace=export_.metadata.namespace)
-        body = msgspec.to_builtins(mcs.ServiceExport(metadata=metadata, status=status))
-        try:
-            self._child.apply(resource.SERVICE_EXPORTS, body, manager=MANAGER, subresource="status")
-        except errors.NotFoundError:
-            # Deleted meanwhile; its event brings the key again.
-            return
 
     def _exported_changed(self, key: str) -> None:
         try:

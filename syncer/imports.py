@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from fleetboard.kube import errors
 from fleetboard.kube.client import Client
 from fleetboard.kube.reflector import Reflector
 from fleetboard.model import core, mcs, meta, names, resource
@@ -25,9 +26,11 @@ log = logging.getLogger(__name__)
 
 
 class Imports:
-    """Reconcile one imported service at a time; hand ``reconcile`` to a controller.
+    """Reconcile one imported service at a time; hand ``reconcile`` to a controller, and ``tell`` to another.
 
-    ``slice_objects`` tells whether ServiceImports have the field ``status.endpointSliceObjects`` here.
+    Names and clients wait for imports and their endpoints, and nobody for the status: ``carried_out`` gets the key that
+    ``tell`` shall look at. ``slice_objects`` tells whether ServiceImports have the field ``status.endpointSliceObjects``
+    here.
     """
 
     def __init__(
@@ -39,9 +42,11 @@ class Imports:
         cluster: str,
         accepted: importing.Namespaces,
         changed: Callable[[str], None],
+        carried_out: Callable[[str], None],
         slice_objects: bool = True,
     ) -> None:
-        self._slice_objects = slice_objects
+        self._carried_out, self._slice_objects = carried_out, slice_objects
+        self._untold: dict[str, importing.ImportPlan] = {}
         self._child, self._sources, self._clusterset = child, sources, clusterset
         self._cluster, self._accepted, self._changed = cluster, accepted, changed
         self.stopwatch = Stopwatch("import")
@@ -124,7 +129,23 @@ class Imports:
                 wrote |= self._write_slices(planned, there, owners=(current, place))
         for left in importing.surplus(there, planned, cluster=self._cluster):
             wrote |= self._child.delete(resource.ENDPOINT_SLICES, left.metadata.name, namespace, uid=left.metadata.uid)
+        if planned.fate is not importing.Fate.REMOVE:
+            self._untold[key] = planned
+            self._carried_out(key)
         self.stopwatch.stop(key, wrote=wrote)
+
+    def tell(self, key: str) -> None:
+        """Say in the ServiceImport's status what it was last brought to."""
+        planned, current = self._untold.pop(key, None), self.imports.get(key)
+        if planned is None or current is None:
+            return
+        try:
+            self._write_status(planned, current)
+        except errors.NotFoundError:
+            return  # deleted meanwhile; its event brings the key again
+        except errors.KubeError:
+            self._untold.setdefault(key, planned)
+            raise
 
     def _write_import(
         self, key: str, planned: importing.ImportPlan, current: mcs.ServiceImport | None
@@ -137,13 +158,12 @@ class Imports:
             spec = {field: value for field, value in msgspec.to_builtins(planned.spec).items() if value is not None}
             body = {"metadata": metadata, "spec": spec}
             current = self._child.apply(resource.SERVICE_IMPORTS, body, manager=MANAGER)
+            self.imports.remember(current)
             self._written[key] = importing.marks(planned)
             wrote = True
-        if current is not None:
-            wrote |= self._write_status(planned, current)
         return current, wrote
 
-    def _write_status(self, planned: importing.ImportPlan, current: mcs.ServiceImport) -> bool:
+    def _write_status(self, planned: importing.ImportPlan, current: mcs.ServiceImport) -> None:
         assert planned.ready is not None, "a plan that writes says whether the import is ready"
         ready = msgspec.structs.replace(planned.ready, observed_generation=current.metadata.generation)
         told = meta.set_condition(current.status.conditions, ready, now=rfc3339())
@@ -156,13 +176,12 @@ class Imports:
         old = current.status
         there = sorted(old.conditions, key=lambda condition: condition.type)
         if wanted == msgspec.structs.replace(old, conditions=there):
-            return False
+            return
         ours = [condition for condition in told if condition.type == importing.READY]
         metadata = meta.ObjectMeta(name=current.metadata.name, namespace=current.metadata.namespace)
         status = msgspec.structs.replace(wanted, conditions=ours)
-        body = {"metadata": metadata, "status": status}
-        self._child.apply(resource.SERVICE_IMPORTS, msgspec.to_builtins(body), manager=MANAGER, subresource="status")
-        return True
+        body = msgspec.to_builtins({"metadata": metadata, "status": status})
+        self.imports.remember(self._child.apply(resource.SERVICE_IMPORTS, body, manager=MANAGER, subresource="status"))
 
     def _write_slices(
         self,
@@ -177,11 +196,12 @@ class Imports:
             placed = slices.place(wanted, namespace=owners[0].metadata.namespace, owners=owners)
             found = known.get(wanted.metadata.name)
             if found is None or not slices.is_same(found, placed):
-                self._child.apply(resource.ENDPOINT_SLICES, placed, manager=MANAGER)
+                self.slices.remember(self._child.apply(resource.ENDPOINT_SLICES, placed, manager=MANAGER))
                 wrote = True
         return wrote
 
     def _forget(self, key: str) -> None:
+        self._untold.pop(key, None)
         self._dropped.pop(key, None)
         self._written.pop(key, None)
 

@@ -21,6 +21,9 @@ from syncer.join import Credential
 from syncer.settings import Settings
 
 WORKERS = 4
+"""Writes to the hub, which may be far away, that are under way at once."""
+LOCAL_WORKERS = 2
+"""The same of this cluster's API: more would only wait for each other."""
 
 
 class Member:
@@ -56,6 +59,7 @@ class Member:
             cluster=cluster,
             member_namespace=joined.member.namespace,
             changed=lambda key: self._export_controller.enqueue(key),
+            delivered=lambda key: self._condition_controller.enqueue(key),
         )
         self.imports = imports.Imports(
             child,
@@ -64,6 +68,7 @@ class Member:
             cluster=cluster,
             accepted=settings.imports,
             changed=self._import_changed,
+            carried_out=lambda key: self._status_controller.enqueue(key),
             slice_objects=schema.has_field(child, resource.SERVICE_IMPORTS, "status", "endpointSliceObjects"),
         )
         self.mirror = mirror.Mirror(child, clusterset=self.clusterset, namespace=namespace)
@@ -88,8 +93,11 @@ class Member:
         self._export_controller = Controller(
             "exports", self.exports.reconcile, workers=WORKERS, wait_for=[*own, *copies]
         )
+        # One worker each, which rests: what is said of a service waits for whatever carries traffic.
+        self._condition_controller = Controller("conditions", self.exports.tell, wait_for=[*own, *copies], rest=1)
+        self._status_controller = Controller("import status", self.imports.tell, wait_for=there, rest=1)
         self._import_controller = Controller(
-            "imports", self.imports.reconcile, workers=WORKERS, wait_for=[*own, *copies, *there]
+            "imports", self.imports.reconcile, workers=LOCAL_WORKERS, wait_for=[*own, *copies, *there]
         )
         self._mirror_controller = Controller(
             "copies", self.mirror.reconcile, workers=WORKERS, wait_for=[*copies, *heard]
@@ -118,6 +126,8 @@ class Member:
             **local,
             **remote,
             "exports": self._export_controller.run,
+            "conditions": self._condition_controller.run,
+            "import status": self._status_controller.run,
             "imports": self._import_controller.run,
             "copies": self._mirror_controller.run,
             "report": self.reporter.run,
@@ -155,7 +165,7 @@ class Member:
         self._import_controller.enqueue(key)
 
     def _service_changed(self, key: str) -> None:
-        self._export_controller.enqueue(key)
+        self._condition_controller.enqueue(key)
         self._import_changed(key)
 
     def _original_changed(self, key: str) -> None:

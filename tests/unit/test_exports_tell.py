@@ -1,0 +1,133 @@
+"""What a ServiceExport says of itself, and when: after what carries its traffic."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fake_api
+import pytest
+
+from fleetboard.kube.reflector import Reflector
+from fleetboard.model import names
+from syncer import clusterset, exports, sources
+
+HUB, MEMBER = names.clusterset_namespace("default"), names.member_namespace("default", "c1")
+KEY = "shop/web"
+
+
+def wait_until(condition: Callable[[], object], *, within_s: float = 5.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.01)
+
+
+@dataclasses.dataclass
+class World:
+    """One export of an admitted cluster, and a clock that stands still."""
+
+    child: fake_api.FakeApi
+    hub: fake_api.FakeApi
+    exports: exports.Exports
+    delivered: list[str]
+    now: list[float]
+
+    def told(self) -> dict[str, str]:
+        """Return the conditions by type."""
+        status = self.child.objects["serviceexports", "shop", "web"].get("status", {})
+        return {one["type"]: f"{one['status']} {one['reason']}" for one in status.get("conditions", [])}
+
+    def writes(self, api: fake_api.FakeApi) -> list[str]:
+        return [asked.path.rpartition("/apis/")[2] for asked in api.asked if asked.method == "PATCH"]
+
+    def merge(self) -> None:
+        """Merge the export, as the hub does."""
+        spec: dict[str, Any] = {"namespace": "shop", "name": "web", "constituents": [{"cluster": "c1"}]}
+        self.hub.put("fleetservices", "shop.web", HUB, spec=spec)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with fake_api.FakeApi() as child, fake_api.FakeApi() as hub:
+        child.put("serviceexports", "web", "shop")
+        child.put("services", "web", "shop", spec={"clusterIP": "None", "ports": [{"port": 80}]})
+        condition = {"type": "Admitted", "status": "True", "reason": "Admitted", "message": "welcome"}
+        hub.put("peers", "c1", HUB, spec={"cluster": "c1"}, status={"conditions": [condition]})
+        source = sources.Sources(child.client(), namespace=names.NAMESPACE, cluster="c1", notify=lambda _: None)
+        view = clusterset.Clusterset(
+            hub.client(),
+            child.client(),
+            clusterset="default",
+            cluster="c1",
+            namespace=names.NAMESPACE,
+            service_changed=lambda _: None,
+            original_changed=lambda _: None,
+            peer_changed=lambda _: None,
+        )
+        delivered: list[str] = []
+        now = [1000.0]
+        made = exports.Exports(
+            child.client(),
+            hub.client(),
+            sources=source,
+            clusterset=view,
+            cluster="c1",
+            member_namespace=MEMBER,
+            changed=lambda _: None,
+            delivered=delivered.append,
+            clock=lambda: now[0],
+        )
+        built = World(child, hub, made, delivered, now)
+        stop = threading.Event()
+        reflectors: list[Reflector[Any]] = [*source.reflectors, view.peers, view.services, *made.reflectors]
+        threads = [threading.Thread(target=one.run, args=(stop,), daemon=True) for one in reflectors]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: all(one.synced.is_set() for one in reflectors))
+        yield built
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+
+
+def test_the_hub_is_written_before_anything_is_told(world: World) -> None:
+    world.exports.reconcile(KEY)
+    assert world.delivered == [KEY]
+    assert ("exportedservices", MEMBER, "shop.web") in world.hub.objects
+    assert world.writes(world.child) == []
+
+
+def test_an_export_that_is_merged_soon_is_told_once(world: World) -> None:
+    world.exports.reconcile(KEY)
+    assert world.exports.tell(KEY) == pytest.approx(exports.MERGE_S)
+    assert world.told() == {}
+    world.merge()
+    wait_until(lambda: world.exports.tell(KEY) is None)
+    assert world.told() == {"Valid": "True Valid", "Ready": "True Exported", "Conflict": "False NoConflicts"}
+    assert world.exports.tell(KEY) is None
+    assert len(world.writes(world.child)) == 1, "what was written is known before the watch tells of it"
+
+
+def test_an_export_that_the_hub_does_not_merge_says_so(world: World) -> None:
+    world.exports.reconcile(KEY)
+    world.now[0] += exports.MERGE_S
+    world.exports.reconcile(KEY)  # the same again: it waits no longer for it
+    assert world.exports.tell(KEY) is None
+    assert world.told() == {"Valid": "True Valid", "Ready": "False Pending"}
+
+
+def test_an_export_without_its_service_says_so_at_once(world: World) -> None:
+    world.child.remove("services", "web", "shop")
+    wait_until(lambda: world.exports.reconcile(KEY) is None and world.exports.tell(KEY) is None and world.told())
+    assert world.told() == {"Valid": "False NoService", "Ready": "False Pending"}
+
+
+def test_what_the_hub_holds_is_not_written_again(world: World) -> None:
+    world.exports.reconcile(KEY)
+    world.exports.reconcile(KEY)
+    world.exports.reconcile(KEY)
+    assert len(world.writes(world.hub)) == 2, "one ExportedService, one slice"

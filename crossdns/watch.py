@@ -20,7 +20,8 @@ from fleetboard.model import names, resource
 
 log = logging.getLogger(__name__)
 
-# An export makes several objects; one update for all of them costs less than it delays.
+# The first change goes out at once. What follows it this soon is gathered: an export makes several objects, and one
+# update for all of them costs less than it delays.
 COALESCE_S = 0.02
 _SAVE_EVERY_S = 5.0
 _POLL_S = 0.2
@@ -75,6 +76,7 @@ class Watch:
         copies = index.Copies(*(self._reflectors[kind] for kind in index.Kind))
         self._index = index.Index(copies, namespace=namespace, imports=imports)
         self._unsaved, self._saved_at = False, 0.0
+        self._published_at = 0.0
 
     @property
     def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
@@ -132,7 +134,7 @@ class Watch:
         except queue.Empty:
             self._save(at_once=False)
             return
-        stop.wait(COALESCE_S)
+        stop.wait(max(0.0, self._published_at + COALESCE_S - time.monotonic()))
         events = [first, *self._drain()]
         changes = [
             self._table.put(service, self._index.records(service))
@@ -141,6 +143,7 @@ class Watch:
         change = table.merge(changes)
         if change:
             self._publish([change], whole=False)
+            self._published_at = time.monotonic()
             metrics.UPDATE_SECONDS.observe(time.monotonic() - min(at for _, _, at in events))
             self._unsaved = True
         self._save(at_once=False)

@@ -115,7 +115,7 @@ class Namespace:
         Raises:
             NamespaceError: it can't be entered (CAP_SYS_ADMIN).
         """
-        return self._open_inside(connection.open_socket)
+        return self.open_inside(connection.open_socket)
 
     def holds(self, address: Address) -> bool:
         """Say whether ``address`` is one of the namespace's own: only then can a socket be bound to it.
@@ -128,14 +128,19 @@ class Namespace:
 
     def _binds(self, address: Address) -> bool:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        with self._open_inside(lambda: socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)) as sock:
+        with self.open_inside(lambda: socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)) as sock:
             try:
                 sock.bind((str(address), 0))
             except OSError:
                 return False
             return True
 
-    def _open_inside(self, opener: Callable[[], socket.socket]) -> socket.socket:
+    def open_inside(self, opener: Callable[[], socket.socket]) -> socket.socket:
+        """Return the socket that ``opener`` makes inside.
+
+        Raises:
+            NamespaceError: it can't be entered (CAP_SYS_ADMIN).
+        """
         box: list[socket.socket | OSError] = []
 
         def enter() -> None:

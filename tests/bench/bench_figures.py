@@ -38,14 +38,15 @@ def percentile(samples: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def compare(what: str, ours: Sequence[float], theirs: Sequence[float]) -> Figure:
+def compare(what: str, ours: Sequence[float], theirs: Sequence[float], *, tail: float = 0.9) -> Figure:
     """Compare two sets of milliseconds by their medians."""
-    return Figure(what, shown(ours), shown(theirs), statistics.median(ours) / statistics.median(theirs))
+    ratio = statistics.median(ours) / statistics.median(theirs)
+    return Figure(what, shown(ours, tail=tail), shown(theirs, tail=tail), ratio)
 
 
-def shown(samples: Sequence[float]) -> str:
-    """Render median and 90th percentile of milliseconds."""
-    return f"{statistics.median(samples):.1f} / {percentile(samples, 0.9):.1f} ms"
+def shown(samples: Sequence[float], *, tail: float = 0.9) -> str:
+    """Render median and 90th, or another, percentile of milliseconds."""
+    return f"{statistics.median(samples):.1f} / {percentile(samples, tail):.1f} ms"
 
 
 def warm_up() -> None:

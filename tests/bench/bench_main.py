@@ -13,14 +13,17 @@ import tempfile
 
 import bench_cni
 import bench_dns
+import bench_fanout
 import bench_figures
 import bench_kubelet
+import bench_latency
 import bench_memory
 import bench_node
 import bench_vips
 import packed_shim
 
-PARTS = ("kubelet", "cni", "dns", "memory", "vip")
+ON_LAB = ("kubelet", "latency", "fanout")
+PARTS = (*ON_LAB, "cni", "dns", "memory", "vip")
 FOLDER = pathlib.Path(__file__).parents[2] / "build" / "bench"
 
 
@@ -35,15 +38,16 @@ def main() -> None:
     parts = asked.part or list(PARTS)
     before = os.environ.setdefault("FLEETBOARD_BENCH_BEFORE", bench_figures.machine())
     if not bench_node.isolated():
-        if "kubelet" in parts:
-            measure("kubelet", asked)
-        if parts != ["kubelet"]:
+        for part in ON_LAB:
+            if part in parts:
+                measure(part, asked)
+        if not set(parts) <= set(ON_LAB):
             packed_shim.pack()  # here: there is no way to the registries from inside
             bench_node.isolate()
     else:
         bench_node.prepare()
         for part in PARTS:
-            if part in parts and part != "kubelet":
+            if part in parts and part not in ON_LAB:
                 measure(part, asked)
     print(f"{before} before, {bench_figures.load()} after")
     print(bench_figures.render([figure for part in parts for figure in bench_figures.saved(FOLDER, part)]))
@@ -62,6 +66,10 @@ def measure(part: str, asked: argparse.Namespace) -> None:
                     figures, samples = bench_kubelet.bench(asked.bridge)
                 except bench_kubelet.NoLabError as err:
                     raise SystemExit(f"bench: the lab with Fleetboard on it is needed: {err}") from err
+            case "latency":
+                figures, samples = bench_latency.bench()
+            case "fanout":
+                figures, samples = bench_fanout.bench()
             case "cni":
                 shim = packed_shim.install(packed_shim.pack(), work / "bin")
                 figures, samples = bench_cni.bench(work, shim=shim, bridge=asked.bridge)

@@ -27,6 +27,7 @@ ORDER = (
     "full",
     "startup_taint",
     "multus_defaults",
+    "scale",
     "recovery",
     "survival",
     "hub_away",

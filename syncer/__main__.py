@@ -16,7 +16,7 @@ from fleetboard.kube import metrics as kube_metrics
 from fleetboard.kube.client import Client
 from fleetboard.model import names
 from fleetboard.observe import logs, process, server
-from syncer import daemon, metrics, settings
+from syncer import daemon, metrics, probing, settings
 from syncer.dns import forwarding
 from syncer.member import Member
 
@@ -77,6 +77,7 @@ def _register(registry: CollectorRegistry, part: daemon.Daemon) -> None:
     ]
     kube_metrics.register(registry)
     forwarding.register(registry)
+    probing.register(registry)
     metrics.register(registry, gauges, lambda: part.member.imports.dropped() if part.member is not None else {})
 
 

@@ -16,7 +16,7 @@ from fleetboard.kube.controller import Controller
 from fleetboard.kube.reflector import Reflector
 from fleetboard.model import resource
 from syncer import clusterset as clusterset_
-from syncer import exports, imports, mirror, networks, reporter, schema, sources
+from syncer import exports, imports, mirror, networks, probing, reporter, schema, sources
 from syncer.join import Credential
 from syncer.settings import Settings
 
@@ -83,6 +83,15 @@ class Member:
             version=importlib.metadata.version("fleetboard"),
             problem=lambda: credential.problem,
         )
+        self._probing: probing.Probing | None = None
+        if settings.probe_interval_s:
+            self._probing = probing.Probing(
+                child,
+                clusterset=self.clusterset,
+                cluster=cluster,
+                namespace=namespace,
+                interval_s=settings.probe_interval_s,
+            )
         self._controllers()
 
     def _controllers(self) -> None:
@@ -122,9 +131,11 @@ class Member:
         """Name everything that has to run."""
         local = {f"reflector {number}": one.run for number, one in enumerate(self.local_reflectors)}
         remote = {f"hub reflector {number}": one.run for number, one in enumerate(self.remote_reflectors)}
+        probes = {"probe": self._probing.run, "probe echoes": self._probing.answer} if self._probing else {}
         return {
             **local,
             **remote,
+            **probes,
             "exports": self._export_controller.run,
             "conditions": self._condition_controller.run,
             "import status": self._status_controller.run,
@@ -167,6 +178,8 @@ class Member:
     def _service_changed(self, key: str) -> None:
         self._condition_controller.enqueue(key)
         self._import_changed(key)
+        if self._probing is not None:
+            self._probing.notice(key)
 
     def _original_changed(self, key: str) -> None:
         self.mirror.stopwatch.start(key)

@@ -27,6 +27,7 @@ class Settings:
         dns_configure: Whether CoreDNS' forwarding is ours to set up.
         networks: This cluster's pod, service and node networks, as far as the user named them.
         imports: Namespaces that accept imports.
+        probe_interval_s: Seconds from one latency probe to the next; 0 is none.
     """
 
     namespace: str
@@ -36,6 +37,7 @@ class Settings:
     dns_configure: bool
     networks: tuple[Network, ...]
     imports: importing.Namespaces
+    probe_interval_s: float = 0.0
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -57,4 +59,11 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         dns_configure=environment.read("DNS_CONFIGURE", False, parse=environment.flag, environ=environ),
         networks=environment.read("NETWORK_CIDRS", nothing, parse=environment.networks, environ=environ),
         imports=importing.Namespaces(accepted=frozenset(accepted), refused=frozenset(refused)),
+        probe_interval_s=environment.read("PROBE_INTERVAL_S", 0.0, parse=_interval, environ=environ),
     )
+
+
+def _interval(text: str) -> float:
+    if not text.isdecimal() or int(text) > 3600:
+        raise ValueError("expected whole seconds, 0 to 3600")
+    return float(text)

@@ -23,6 +23,7 @@ ORDER = (
     "multus_thin",
     "cni_folder",
     "metrics",
+    "latency_probe",
     "refusals",
     "full",
     "startup_taint",

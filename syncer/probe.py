@@ -1,0 +1,79 @@
+"""What the latency probe says through the road that it measures: a Service's ports.
+
+Pure. One invariant: a number travels as a port of the cluster's own probe Service and is read from DNS alone, so that
+what is timed is what clients of an export wait for: export, merge, copy, answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from fleetboard.model import fleet, names
+
+PREFIX = "fleet-probe-"
+NUMBERS = (1024, 65535)
+ECHOES = 16
+"""Echoes that are kept: one is read within a second, and clusters that ask at once are few."""
+
+
+def service_name(cluster: str) -> str:
+    """Name the probe Service of a cluster."""
+    return f"{PREFIX}{cluster}"
+
+
+def cluster_of(key: str, *, namespace: str) -> str | None:
+    """Return whose probe Service ``namespace/name`` is; None when it is none."""
+    space, _, name = key.partition("/")
+    return name.removeprefix(PREFIX) if space == namespace and name.startswith(PREFIX) else None
+
+
+def ping_domain(asker: str, asked: str, *, namespace: str) -> str:
+    """Name the SRV record that holds what ``asker`` last asked ``asked``."""
+    return f"_ping-{asked}._tcp.{service_name(asker)}.{namespace}.svc.{names.ZONES[0]}"
+
+
+def pong_domain(asker: str, asked: str, *, namespace: str) -> str:
+    """Name the SRV record that holds what ``asked`` last heard of ``asker``."""
+    return f"_pong-{asker}._udp.{service_name(asked)}.{namespace}.svc.{names.ZONES[0]}"
+
+
+def asked_number(spec: fleet.FleetServiceSpec, own: str) -> int | None:
+    """Return the number that the cluster of this probe Service asks ``own`` to echo, if it asks."""
+    return next((port.port for port in spec.ports if (port.name, port.protocol) == (f"ping-{own}", "TCP")), None)
+
+
+def following(number: int) -> int:
+    """Return the number after ``number``, and the first after the last."""
+    first, last = NUMBERS
+    return number + 1 if number < last else first
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Said:
+    """What this cluster's probe Service says: one question at a time, and the last echoes, oldest first."""
+
+    asked: str = ""
+    number: int = 0
+    echoes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def ask(self, cluster: str, number: int) -> Said:
+        """Ask ``cluster`` to echo ``number``."""
+        return dataclasses.replace(self, asked=cluster, number=number)
+
+    def echo(self, cluster: str, number: int) -> Said:
+        """Echo the number of ``cluster``; another of the same number goes, a Service can't hold a port twice."""
+        kept = {name: old for name, old in self.echoes.items() if name != cluster and old != number}
+        newest = list(kept.items())[-(ECHOES - 1) :]
+        return dataclasses.replace(self, echoes={**dict(newest), cluster: number})
+
+    def render(self, cluster: str, *, namespace: str) -> dict[str, Any]:
+        """Render the ports of the probe Service that the chart made."""
+        asked = [_port(f"ping-{self.asked}", "TCP", self.number)] if self.asked else []
+        ports = [*asked, *(_port(f"pong-{name}", "UDP", number) for name, number in self.echoes.items())]
+        return {"metadata": {"name": service_name(cluster), "namespace": namespace}, "spec": {"ports": ports}}
+
+
+def _port(name: str, protocol: str, number: int) -> dict[str, Any]:
+    return {"name": name, "protocol": protocol, "port": number}

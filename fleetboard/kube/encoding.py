@@ -177,5 +177,10 @@ def _constants(obj: Any) -> dict[str, str]:
     """
     if not isinstance(obj, msgspec.Struct):
         return {}
-    values = {field.encode_name: getattr(obj, field.name) for field in msgspec.structs.fields(obj)}
+    values = {encoded: getattr(obj, name) for name, encoded in _field_names(type(obj))}
     return {name: value for name, value in values.items() if isinstance(value, str) and value}
+
+
+@functools.cache
+def _field_names(type_: type[msgspec.Struct]) -> tuple[tuple[str, str], ...]:
+    return tuple((field.name, field.encode_name) for field in msgspec.structs.fields(type_))

@@ -21,9 +21,8 @@ from syncer.join import Credential
 from syncer.settings import Settings
 
 WORKERS = 4
-"""Writes to the hub, which may be far away, that are under way at once."""
-LOCAL_WORKERS = 2
-"""The same of this cluster's API: more would only wait for each other."""
+HUB_WORKERS = 8
+"""Exports that are written to the hub at once: each needs two round trips, and the hub may be far away."""
 
 
 class Member:
@@ -100,13 +99,13 @@ class Member:
         there = [one.synced for one in self.imports.reflectors]
         heard = [self.clusterset.peers.synced, self.clusterset.services.synced]
         self._export_controller = Controller(
-            "exports", self.exports.reconcile, workers=WORKERS, wait_for=[*own, *copies]
+            "exports", self.exports.reconcile, workers=HUB_WORKERS, wait_for=[*own, *copies]
         )
         # One worker each, which rests: what is said of a service waits for whatever carries traffic.
         self._condition_controller = Controller("conditions", self.exports.tell, wait_for=[*own, *copies], rest=1)
         self._status_controller = Controller("import status", self.imports.tell, wait_for=there, rest=1)
         self._import_controller = Controller(
-            "imports", self.imports.reconcile, workers=LOCAL_WORKERS, wait_for=[*own, *copies, *there]
+            "imports", self.imports.reconcile, workers=WORKERS, wait_for=[*own, *copies, *there]
         )
         self._mirror_controller = Controller(
             "copies", self.mirror.reconcile, workers=WORKERS, wait_for=[*copies, *heard]

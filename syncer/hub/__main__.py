@@ -171,7 +171,7 @@ class Hub:
         controllers = {
             "members": Controller("members", self._members.reconcile),
             "slices": Controller("slices", self._slices.reconcile, workers=4),
-            "services": Controller("services", self._services.reconcile, workers=2),
+            "services": Controller("services", self._services.reconcile, workers=4),
             "claims": Controller("claims", self._sweep),
         }
         term = Term(controllers, on_death=self._fail)

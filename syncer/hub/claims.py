@@ -71,13 +71,13 @@ class Claims:
         Raises:
             AddressesExhaustedError: the range is full.
         """
-        with self._lock:
-            mine = [unit for unit in self.owned(allocation.VIP, owner) if unit.version == plan.fleet.version]
-            if mine:
-                return mine[0]
-            old = self._units(allocation.VIP, owner, released=True)
-            candidates = allocation.choose_vip(plan.vips, owner, self._lookup, old=old)
-            return self._take(candidates, purpose=allocation.VIP, owner=owner)[0]
+        # Without the lock: services that come at once must not wait for each other's writes. The create decides.
+        mine = [unit for unit in self.owned(allocation.VIP, owner) if unit.version == plan.fleet.version]
+        if mine:
+            return mine[0]
+        old = self._units(allocation.VIP, owner, released=True)
+        candidates = allocation.choose_vip(plan.vips, owner, self._lookup, old=old)
+        return self._take(candidates, purpose=allocation.VIP, owner=owner)[0]
 
     def blocks(self, plan: addresses.FleetPlan, owner: str, *, wanted: int) -> list[Network]:
         """Return the owner's units in the plan's family, at least ``wanted`` of them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import datetime
 from collections.abc import Iterator
 
@@ -62,6 +63,15 @@ def test_two_hubs_that_know_nothing_of_each_other_never_give_one_block_twice(
                     in_use = {name: who for name, who in in_use.items() if who != owner or name.endswith("-32")}
             for unit in given_:
                 assert in_use.setdefault(addresses.claim_name(unit), owner) == owner
+
+
+def test_services_that_come_at_once_get_an_address_each(api: FakeApi) -> None:
+    claims = Allocator(api).claims
+    numbers = range(300)  # of 2048 addresses: some thirty pairs have one first choice
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        given_ = list(pool.map(lambda number: claims.vip(PLAN, f"shop.s{number}"), numbers))
+    assert len(set(given_)) == len(numbers)
+    assert [claims.vip(PLAN, f"shop.s{number}") for number in numbers] == given_
 
 
 def test_two_services_of_one_first_address_get_two(api: FakeApi) -> None:

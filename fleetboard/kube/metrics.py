@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -65,6 +65,7 @@ CONTACTS = Contacts()
 
 
 def register(registry: CollectorRegistry) -> None:
-    """Show this process' API metrics in ``registry``; call once per registry."""
+    """Show this process' API metrics in ``registry``, and what it takes of memory and CPU; call once per registry."""
+    ProcessCollector(registry=registry)
     for metric in (RECONCILES, RECONCILE_SECONDS, RECONCILE_ERRORS, WATCH_RESTARTS, EVENTS_DROPPED, CONTACTS):
         registry.register(metric)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
@@ -68,16 +69,23 @@ class Page(Generic[T]):
     token: str
 
 
+# The first decoder of a type makes a table of its fields and of those of the types in it. A thread that meanwhile makes
+# another finds half a table, and the process ends with a segmentation fault (msgspec 0.22): one at a time.
+_making = threading.Lock()
+
+
 @functools.cache
 def _page_decoder(type_: Any) -> Callable[[bytes], Any]:
     # Decoding a page in one go is ten times faster than object by object.
     fields: list[tuple[str, Any, Any]] = [("metadata", _ListMeta, _ListMeta()), ("items", list[type_] | None, None)]
-    return msgspec.json.Decoder(msgspec.defstruct("Page", fields)).decode
+    with _making:
+        return msgspec.json.Decoder(msgspec.defstruct("Page", fields)).decode
 
 
 @functools.cache
 def _decoder(type_: Any) -> Callable[[bytes | msgspec.Raw], Any]:
-    return msgspec.json.Decoder(type_).decode
+    with _making:
+        return msgspec.json.Decoder(type_).decode
 
 
 _decode_raw_page = msgspec.json.Decoder(_RawPage).decode

@@ -124,6 +124,10 @@ class _Status(msgspec.Struct):
     code: int | None = None
 
 
+# Made here and not at the first error: that may come to several threads at once (see encoding).
+_decode_status = msgspec.json.Decoder(_Status).decode
+
+
 def api_error(status: int, reason: str, message: str, **details: Any) -> ApiError:
     """Return the most specific error for an HTTP status and a Status' reason."""
     kind = _BY_REASON.get(reason) or _BY_STATUS.get(status) or (ServerError if status >= 500 else ApiError)
@@ -145,7 +149,7 @@ def from_event(body: bytes, *, request: str = "") -> ApiError:
 
 def _parse(body: bytes) -> _Status:
     try:
-        parsed = msgspec.json.decode(body, type=_Status)
+        parsed = _decode_status(body)
     except msgspec.DecodeError:
         return _Status()
     return parsed if parsed.kind == "Status" else _Status()

@@ -35,6 +35,10 @@ class Withdrawn:
     withdrawn: str
 
 
+# Made by the thread that imports this, not by the first of several workers (see fleetboard.kube.encoding).
+_decode = msgspec.json.Decoder(list[Withdrawn]).decode
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ledger:
     """All that is remembered of one service.
@@ -69,7 +73,7 @@ def read(service: fleet.FleetService | None, record: core.ConfigMap | None) -> L
     live = {} if service is None else {c.cluster: c.first_seen for c in service.spec.constituents if c.first_seen}
     text = "" if record is None else record.data.get(_KEY, "")
     try:
-        withdrawn = tuple(msgspec.json.decode(text, type=list[Withdrawn])) if text else ()
+        withdrawn = tuple(_decode(text)) if text else ()
     except (msgspec.DecodeError, msgspec.ValidationError):
         withdrawn = ()
     return Ledger(live, withdrawn)

@@ -29,8 +29,7 @@ class Imports:
     """Reconcile one imported service at a time; hand ``reconcile`` to a controller, and ``tell`` to another.
 
     Names and clients wait for imports and their endpoints, and nobody for the status: ``carried_out`` gets the key that
-    ``tell`` shall look at. ``slice_objects`` tells whether ServiceImports have the field ``status.endpointSliceObjects``
-    here.
+    ``tell`` shall look at. ``slice_objects`` says whether ServiceImports here have ``status.endpointSliceObjects``.
     """
 
     def __init__(

@@ -166,7 +166,7 @@ def ports_of(found: dict[str, Any]) -> set[tuple[str, str, int]]:
     return {(port["name"], port["protocol"], port["port"]) for port in found["spec"]["ports"]}
 
 
-def test_r01_a_service_without_an_export_of_its_own_is_seen_nowhere(world: World) -> None:
+def test_r1_a_service_without_an_export_of_its_own_is_seen_nowhere(world: World) -> None:
     for cluster in CHILDREN:
         answer = world.ask(cluster, lab.dns_name("hidden", NAMESPACE))
         assert dnslib.RCODE[answer.header.rcode] == "NXDOMAIN"
@@ -174,7 +174,7 @@ def test_r01_a_service_without_an_export_of_its_own_is_seen_nowhere(world: World
         lab.eventually(lambda: world.fetch(cluster, "lone") <= world.servers["c1"], within_s=20)  # noqa: B023
 
 
-def test_r03_an_import_lives_as_long_as_any_export(world: World) -> None:
+def test_r3_an_import_lives_as_long_as_any_export(world: World) -> None:
     def exporters(cluster: lab.Cluster) -> set[str]:
         sources = {one["metadata"]["labels"][f"{prefix}/source-cluster"] for one in slices_of(cluster, "leaving")}
         told = {one["cluster"] for one in find_import(cluster, "leaving")["status"]["clusters"]}
@@ -196,13 +196,13 @@ def test_r03_an_import_lives_as_long_as_any_export(world: World) -> None:
 
 
 @pytest.mark.usefixtures("world")
-def test_r04_an_external_name_is_not_exported() -> None:
+def test_r4_an_external_name_is_not_exported() -> None:
     wait_condition(lab.C1, "outer", "Valid", "False", "InvalidServiceType")
     assert not any(is_imported(cluster, "outer") for cluster in CHILDREN)
 
 
 @pytest.mark.usefixtures("world")
-def test_r05_an_export_waits_for_its_service() -> None:
+def test_r5_an_export_waits_for_its_service() -> None:
     wait_condition(lab.C1, "missing", "Valid", "False", "NoService")
     lab.C1.apply(service("missing"))
     wait_condition(lab.C1, "missing", "Valid", "True", "Valid")
@@ -210,14 +210,14 @@ def test_r05_an_export_waits_for_its_service() -> None:
 
 
 @pytest.mark.usefixtures("world")
-def test_r06_only_labels_and_annotations_that_an_export_names_are_seen() -> None:
+def test_r6_only_labels_and_annotations_that_an_export_names_are_seen() -> None:
     for cluster in CHILDREN:
         metadata = lab.eventually(lambda: find_import(cluster, "lone"), within_s=20)["metadata"]  # noqa: B023
         assert metadata["labels"]["word"] == metadata["annotations"]["word"] == "yes"
         assert "theirs" not in metadata["labels"] | metadata["annotations"]
 
 
-def test_r07_the_clusters_own_names_stay_its_own(world: World) -> None:
+def test_r7_the_clusters_own_names_stay_its_own(world: World) -> None:
     for cluster in CHILDREN:
         own = cluster.get("service", "lone", NAMESPACE)["spec"]["clusterIP"]
         assert world.addresses(cluster, f"lone.{NAMESPACE}.svc.cluster.local") == {own}

@@ -66,12 +66,12 @@ def aim(pod: lab.Pod, targets: Mapping[str, str]) -> None:
 
 def notes(pod: lab.Pod, since: float) -> list[Note]:
     """Return what a pod noted of attempts at its targets that ended after ``since``."""
-    targets, lines = pod.sh("cat /pulse/targets; echo; tail -n 4000 /pulse/notes").split("\n\n", 1)
+    targets, lines = pod.sh(f"cat /pulse/targets; echo; awk '$2 >= {since:.3f}' /pulse/notes").split("\n\n", 1)
     aimed = {line.split()[0] for line in targets.splitlines()}
     found = []
     for line in lines.splitlines():
         began, ended, label, answer = line.split(" ", 3)
-        if float(ended) >= since and label in aimed:
+        if label in aimed:
             found.append(Note(float(began), float(ended), label, answer))
     return sorted(found, key=lambda note: note.began)
 

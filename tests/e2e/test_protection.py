@@ -113,7 +113,7 @@ def test_a_full_slice_may_lose_its_owner_as_the_garbage_collector_does_it(world:
 def test_a_deleted_slice_is_back(world: str) -> None:
     (old,) = slices()
     lab.C2.delete(SLICES, old["metadata"]["name"], NAMESPACE)
-    lab.eventually(lambda: [one for one in slices() if one["metadata"]["uid"] != old["metadata"]["uid"]], within_s=5)
+    lab.eventually(lambda: [one for one in slices() if one["metadata"]["uid"] != old["metadata"]["uid"]], within_s=20)
 
 
 def test_a_namespace_with_imports_can_be_deleted(namespaces: Callable[[str], str]) -> None:

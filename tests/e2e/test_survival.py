@@ -32,7 +32,7 @@ BOOTED_S = 90.0
 ISOLATED_S = 4.0
 """Until clients leave the endpoints of other clusters alone that they can't reach."""
 
-QUERIES_S, ENOUGH_QUERIES = 90, 50
+QUERIES_S, ENOUGH_QUERIES = 240, 50
 """For how long names are asked for while crossdns is rolled out, at most, and how often at least in each way."""
 
 AGENT, HUB_AGENT, WIREGUARD = "python -m cnf", "python -m cnf.hub", "wireguard-go -f fleet0"

@@ -11,7 +11,7 @@ import dns_processes
 import dnslib
 import pytest
 
-from crossdns import counters, errors, workers, zone
+from crossdns import counters, errors, table, workers, zone
 from fleetboard.model import fleet
 
 pytestmark = pytest.mark.netns
@@ -89,6 +89,16 @@ def test_an_update_loses_no_query(answering: workers.Workers) -> None:
 
     asking = threading.Thread(target=client)
     asking.start()
+    try:
+        publish_fifty(answering, made)
+    finally:
+        stop.set()
+        asking.join()
+    assert failures == []
+
+
+def publish_fifty(answering: workers.Workers, made: table.Table) -> None:
+    """Publish fifty changes, and the whole zone now and then, until the last one is served."""
     for n in range(50):
         key = zone.ServiceKey("shop", f"new-{n}")
         spec = fleet.FleetServiceSpec(namespace="shop", name=key.name, vips=["10.112.0.7"])
@@ -96,12 +106,9 @@ def test_an_update_loses_no_query(answering: workers.Workers) -> None:
         dns_processes.publish(answering, [change], snapshot=False)
         if n % 10 == 0:
             dns_processes.publish(answering, made.snapshot())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not contents(ask("new-49.shop.svc.hyperos.local")):
         assert time.monotonic() < deadline
-    stop.set()
-    asking.join()
-    assert failures == []
 
 
 def test_many_queries_on_one_connection_are_answered_in_order(answering: workers.Workers) -> None:

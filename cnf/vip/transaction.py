@@ -113,5 +113,6 @@ def _read_failure(sock: socket.socket, last: int) -> wire.Answer | None:
         for answer in wire.answers(sock.recv(_RECEIVE)):
             if answer.code and failure is None:
                 failure = answer
-            if answer.sequence == last:
+            # The first message's errno is the whole batch's (no right, no memory): no other answer may follow it.
+            if answer.sequence == last or (answer.code and answer.sequence == 0):
                 return failure

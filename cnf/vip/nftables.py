@@ -25,8 +25,14 @@ TIMEOUT_S = 60.0
 NFT = ("nft", "-f", "-")
 
 CLOSED_TABLE = "fleetboard_closed"
-_DROP = "type filter hook forward priority filter; policy drop;"
-CLOSED = f"table inet {CLOSED_TABLE} {{ chain forward {{ {_DROP} }}; }}\n"
+CLOSED_CHAIN = "forward"
+# Before the table's own rules: by empty maps those would refuse what had better be sent again.
+_DROP = "type filter hook forward priority filter - 1; policy drop;"
+# A chain that is there with another priority would be refused.
+CLOSED = (
+    f"add table inet {CLOSED_TABLE}\ndelete table inet {CLOSED_TABLE}\n"
+    f"table inet {CLOSED_TABLE} {{ chain {CLOSED_CHAIN} {{ {_DROP} }}; }}\n"
+)
 """Forwards nothing, until the table stands with all that belongs in its maps."""
 _TABLE = firewall.TABLE
 _LOCATION = re.compile(r"^\S*?:(\d+):\d+(?:-\d+)?: (?:Error: )?(.*)$", re.MULTILINE)

@@ -32,7 +32,7 @@ class TakenOver:
     firewall: bool = False
     connections: int = 0
     standing: bool = False
-    """The namespace is the one that the former process worked in: everything is in the kernel."""
+    """The namespace is the one that the former process worked in: tunnel and connections are in the kernel."""
 
 
 class Keeping:
@@ -68,13 +68,14 @@ class Keeping:
         Raises:
             VipError: not even that nothing is forwarded can be put in force; no pod may be wired.
         """
-        rules = self._read(self._rules)
-        if (rules is not None and rules.origin == self._origin) or transaction.table_exists():
+        if plane.stands():
             return TakenOver(firewall=True, standing=True)
-        stands = rules is not None and self._put(rules.content)
-        if not stands:
-            nftables.apply(nftables.CLOSED)
-        return TakenOver(firewall=stands, connections=self._put_connections_back())
+        standing = transaction.table_exists()  # the former process ended before it had filled the table
+        rules = self._read(self._rules)
+        put = rules is not None and self._put(rules.content)
+        if not put:
+            nftables.apply(nftables.BARE)
+        return TakenOver(firewall=put, connections=self._put_connections_back(), standing=standing)
 
     def run(self, stop: threading.Event) -> None:
         """Keep what a successor needs, every few seconds and at the end."""

@@ -35,6 +35,8 @@ CLOSED = (
 )
 """Forwards nothing, until the table stands with all that belongs in its maps."""
 _TABLE = firewall.TABLE
+BARE = f"{CLOSED}add table {_TABLE}\ndelete table {_TABLE}\n"
+"""Forwards nothing, and takes away the table whose maps may be empty."""
 _LOCATION = re.compile(r"^\S*?:(\d+):\d+(?:-\d+)?: (?:Error: )?(.*)$", re.MULTILINE)
 _FAMILY = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
 
@@ -48,7 +50,7 @@ def render_base(wall: Firewall) -> str:
     Whoever has put elements in the maps deletes ``CLOSED_TABLE``.
     """
     body = f"{_render_body(wall)}  chain {_layout(wall)} {{ }}\n"
-    return f"{CLOSED}add table {_TABLE}\ndelete table {_TABLE}\ntable {_TABLE} {{\n{body}}}\n"
+    return f"{BARE}table {_TABLE} {{\n{body}}}\n"
 
 
 def render_rules(wall: Firewall) -> str:

@@ -77,7 +77,7 @@ class VipPlane:
         """
         with self._lock:
             self._wall = wall
-            if self._shares is None and isinstance(wall, firewall.NodeFirewall) and transaction.table_exists():
+            if self._shares is None and isinstance(wall, firewall.NodeFirewall) and stands():
                 return
             self._write()
 
@@ -153,6 +153,15 @@ class VipPlane:
         self._held = wanted
         self.replacements += 1
         self.version += 1
+
+
+def stands() -> bool:
+    """Say whether there is a table of ours that forwards: one whose maps were never filled doesn't.
+
+    Raises:
+        NftUnavailableError: the kernel gave no answer.
+    """
+    return transaction.table_exists() and not transaction.chain_exists(nftables.CLOSED_TABLE, nftables.CLOSED_CHAIN)
 
 
 def put(whole: Whole) -> None:

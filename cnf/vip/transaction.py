@@ -15,13 +15,16 @@ from cnf.netlink import errors as netlink_errors
 from cnf.vip import errors, firewall
 
 _SUBSYSTEM = 10
-DELETE_TABLE, NEW_ELEMENT, DELETE_ELEMENT, GET_TABLE, GET_OBJECT = ((_SUBSYSTEM << 8) | n for n in (2, 12, 14, 1, 19))
+DELETE_TABLE, NEW_ELEMENT, DELETE_ELEMENT, GET_TABLE, GET_CHAIN, GET_OBJECT = (
+    (_SUBSYSTEM << 8) | n for n in (2, 12, 14, 1, 4, 19)
+)
 """Types of messages (nf_tables.h)."""
 HEAD = struct.pack("!BBH", 1, 0, 0)
 """How every body begins (struct nfgenmsg): family inet, version, resource."""
 TABLE_NAME = 1
 """First attribute of whatever concerns a table."""
 
+_CHAIN_NAME = 3
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
 _SNDBUFFORCE = 32
@@ -88,14 +91,26 @@ def table_exists() -> bool:
     Raises:
         NftUnavailableError: the kernel gave no answer.
     """
-    body = HEAD + wire.text(TABLE_NAME, firewall.NAME)
+    return _exists(GET_TABLE, wire.text(TABLE_NAME, firewall.NAME), "look for a table")
+
+
+def chain_exists(table: str, chain: str) -> bool:
+    """Say whether the network namespace of the calling thread has that chain.
+
+    Raises:
+        NftUnavailableError: the kernel gave no answer.
+    """
+    return _exists(GET_CHAIN, wire.text(TABLE_NAME, table) + wire.text(_CHAIN_NAME, chain), "look for a chain")
+
+
+def _exists(question: int, named: bytes, action: str) -> bool:
     try:
         with connect() as link:
-            link.ask(wire.Message(GET_TABLE, wire.Flag.REQUEST, body, "look for a table"))
+            link.ask(wire.Message(question, wire.Flag.REQUEST, HEAD + named, action))
     except netlink_errors.AbsentError:
         return False
     except (netlink_errors.NetlinkError, OSError) as err:
-        raise errors.NftUnavailableError(f"tables can't be listed: {err}") from err
+        raise errors.NftUnavailableError(f"tables and chains can't be listed: {err}") from err
     return True
 
 

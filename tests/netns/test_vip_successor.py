@@ -10,6 +10,7 @@ import shutil
 import socket
 import struct
 import time
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +19,7 @@ import vip_topology as topology
 from vip_topology import CLIENT, FOREIGN, NODE, SERVERS, VIP, Node, backend, frontend, vips
 
 from cnf.netlink import wire
-from cnf.vip import errors, flows, keeping, kept, plane, tracking
+from cnf.vip import elements, errors, flows, keeping, kept, nftables, plane, tracking, transaction
 from cnf.vip.tracking import End, Flow
 
 pytestmark = pytest.mark.netns
@@ -208,6 +209,40 @@ def test_a_restarted_process_changes_nothing_in_its_own_namespace(echo: topology
     assert take_over(tmp_path) == keeping.TakenOver(firewall=True, standing=True)
     (tmp_path / "firewall").unlink()
     assert take_over(tmp_path) == keeping.TakenOver(firewall=True, standing=True)
+
+
+def test_a_process_killed_before_it_filled_the_table_is_made_good_from_what_is_kept(
+    echo: topology.Echo, tmp_path: pathlib.Path
+) -> None:
+    node = Node()
+    node.sync(vips((frontend(), backend(SERVERS))))
+    for server in SERVERS:
+        echo.listen("servers", server, 8080)
+    keep(tmp_path, node)
+    with topology.inside("cnf"):
+        nftables.apply(nftables.render_base(topology.firewall()))
+    with pytest.raises(TimeoutError):
+        topology.ask(CLIENT, VIP, timeout_s=0.5)
+
+    assert take_over(tmp_path) == keeping.TakenOver(firewall=True, standing=True)
+
+    assert topology.ask(CLIENT, VIP).server in SERVERS
+
+
+def test_a_former_firewall_that_is_put_back_in_part_leaves_no_table(
+    echo: topology.Echo, tmp_path: pathlib.Path
+) -> None:
+    rules, filling = nftables.render_base(topology.firewall()), transaction.encode([elements.deletion("none")])
+    content = zlib.compress(rules.encode() + b"\0" + filling.content)
+    kept.write(tmp_path / "firewall", content, origin=kept.Origin(OWNER, "x", 1), taken_s=0)
+    echo.listen("servers", SERVERS[0], 8080)
+    assert take_over(tmp_path) == keeping.TakenOver()
+    with topology.inside("cnf"):
+        assert not transaction.table_exists()
+
+    Node()
+
+    assert topology.ask(CLIENT, SERVERS[0], 8080).server == SERVERS[0]
 
 
 def break_nft(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *, at: str) -> None:

@@ -128,8 +128,11 @@ class Keeping:
 
     def _put(self, content: bytes) -> bool:
         try:
-            rules, _, filling = zlib.decompress(content).partition(b"\0")
-            plane.put(plane.Whole(rules.decode(), transaction.Batch(filling)))
+            rules, parted, filling = zlib.decompress(content).partition(b"\0")
+            if parted:
+                plane.put(plane.Whole(rules.decode(), transaction.Batch(filling)))
+            else:
+                nftables.apply(rules.decode())  # of a cnf that had nft write the elements as well
         except (errors.VipError, zlib.error, UnicodeError) as err:
             # Of another version of cnf or of another kernel, or too much for nft's memory.
             _log.warning("the former firewall is not put back", extra={"error": str(err)})

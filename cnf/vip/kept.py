@@ -14,7 +14,8 @@ import msgspec
 
 from cnf.vip import errors
 
-_FORMAT = 3
+_FORMAT = 2
+"""Of the first line. Another number voids connections and firewall, and an upgrade forwards nothing at first."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -245,6 +245,30 @@ def test_a_former_firewall_that_is_put_back_in_part_leaves_no_table(
     assert topology.ask(CLIENT, SERVERS[0], 8080).server == SERVERS[0]
 
 
+def test_what_a_cnf_kept_that_had_nft_write_the_elements_is_taken_over(
+    echo: topology.Echo, tmp_path: pathlib.Path
+) -> None:
+    node = Node()
+    node.sync(vips((frontend(), backend(SERVERS))))
+    with connections(1) as pairs:
+        keep(tmp_path, node)
+        element = f"{VIP} . tcp . 80 : {SERVERS[0]} . 8080"
+        whole = (
+            nftables.render_base(topology.firewall())
+            + f"delete table inet {nftables.CLOSED_TABLE}\n"
+            + f"add element inet fleetboard spread4_1 {{ {element} }}\n"
+        )
+        kept.write(tmp_path / "firewall", zlib.compress(whole.encode()), origin=kept.Origin(OWNER, "x", 1), taken_s=0)
+        for name in ("firewall", "connections"):
+            assert (tmp_path / name).read_bytes().startswith(b'{"format":2,')  # as those cnf wrote
+        topology.replace_cnf()
+        assert take_over(tmp_path) == keeping.TakenOver(firewall=True, connections=1)
+        topology.wire()
+        assert alive(pairs[0], server_first=True)
+    echo.listen("servers", SERVERS[0], 8080)
+    assert topology.ask(CLIENT, VIP).server == SERVERS[0]
+
+
 def break_nft(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *, at: str) -> None:
     """Have nft end as by the kernel's out-of-memory killer on rulesets that have ``at`` in them."""
     folder.mkdir()

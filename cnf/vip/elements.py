@@ -13,7 +13,7 @@ import dataclasses
 import socket
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from cnf.netlink import wire
 from cnf.vip import slots, transaction
@@ -60,8 +60,11 @@ def names(versions: Iterable[int]) -> Iterator[str]:
         yield from (f"exported{version}", f"hairpin{version}")
 
 
-def changes(old: VipTable, new: VipTable) -> Changes:
-    """Return what turns ``old`` into ``new``: only the slots that change hands."""
+def changes(old: VipTable, new: VipTable, *, versions: Collection[int] = (4, 6)) -> Changes:
+    """Return what turns ``old`` into ``new``: only the slots that change hands.
+
+    What isn't of the address families ``versions`` is left out: there are no maps for it.
+    """
     before: dict[str, dict[bytes, bytes]] = defaultdict(dict)
     after: dict[str, dict[bytes, bytes]] = defaultdict(dict)
     for frontend in old.backends.keys() | new.backends.keys():
@@ -71,7 +74,8 @@ def changes(old: VipTable, new: VipTable) -> Changes:
             _put_slots(after, frontend, right)
     _put_sets(before, old, but=new)
     _put_sets(after, new, but=old)
-    return Changes(_missing(before, after), _missing(after, before))
+    known = {*names(versions)}
+    return Changes(_missing(before, after, known), _missing(after, before, known))
 
 
 def messages(made: Changes, *, table: str) -> Iterator[wire.Message]:
@@ -143,10 +147,12 @@ def _put_sets(elements: dict[str, dict[bytes, bytes]], table: VipTable, *, but: 
         elements[f"hairpin{address.version}"][address.packed * 2] = b""
 
 
-def _missing(elements: Elements, others: Elements) -> Elements:
-    """Return the elements that ``others`` lacks or has with another value."""
+def _missing(elements: Elements, others: Elements, known: Collection[str]) -> Elements:
+    """Return the elements of ``known`` maps and sets that ``others`` lacks or has with another value."""
     found = {}
     for name, members in elements.items():
+        if name not in known:
+            continue
         counterpart = others.get(name, {})
         left = {key: value for key, value in members.items() if counterpart.get(key) != value}
         if left:

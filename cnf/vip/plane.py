@@ -1,8 +1,9 @@
 """Keeps the kernel's table in step with what is wanted: the thin shell around the plans.
 
 One invariant: ``_held`` is what the kernel holds, or None when that isn't known; then the next step writes all rules
-and all elements anew. Packets meet the old rules or the new, never none, and the old elements or the new. Nothing is
-taken away on stop, and tracked connections are in no table: they outlive both a replacement and this process.
+and all elements anew. Packets meet the old rules or the new, and the old elements or the new; only where the table
+itself has to be made anew are they dropped until its maps are full. Nothing is taken away on stop, and tracked
+connections are in no table: they outlive both a replacement and this process.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class VipPlane:
         self._evict = evict
         self._lock = threading.Lock()
         self._wall: Firewall | None = None
+        # What was taken last, or came before the first firewall; what is refused never gets here.
         self._shares: Shares | None = None
         self._held: _Held | None = None
         self._freed = False
@@ -67,7 +69,7 @@ class VipPlane:
         """Counts what was put in force."""
 
     def set_base(self, wall: Firewall) -> None:
-        """Put ``wall`` in force.
+        """Put ``wall`` in force, with the shares that were taken last: one that is refused doesn't hold it up.
 
         At a start, the table that a predecessor left stays as it is until the first ``sync``: its virtual addresses
         work on while ours aren't known yet.
@@ -79,7 +81,7 @@ class VipPlane:
             self._wall = wall
             if self._shares is None and isinstance(wall, firewall.NodeFirewall) and stands():
                 return
-            self._write()
+            self._write(self._shares)
 
     def sync(self, shares: Shares) -> None:
         """Put ``shares`` in force, writing only what changed; before the first ``set_base``, remember them for it.
@@ -87,13 +89,14 @@ class VipPlane:
         A share that is the same object as last time is taken for unchanged.
 
         Raises:
-            VipError: the kernel refused the changes and the whole table as well, or UDP flows couldn't be freed;
-                call again.
+            VipError: the kernel refused the changes and all elements as well, and those of before are in force; or UDP
+                flows couldn't be freed; call again.
         """
         with self._lock:
-            self._shares = shares
-            if self._wall is not None:
-                self._write()
+            if self._wall is None:
+                self._shares = shares
+            else:
+                self._write(shares)
 
     def render(self) -> Whole | None:
         """Render what is in force for an empty namespace; None while that isn't known."""
@@ -102,16 +105,17 @@ class VipPlane:
             return None
         return Whole(nftables.render_base(held.wall), transaction.encode(_fill(held, flush=False)))
 
-    def _write(self) -> None:
+    def _write(self, shares: Shares | None) -> None:
         assert self._wall is not None
-        wanted = _Held(self._wall, self._shares or {})
+        wanted = _Held(self._wall, shares or {})
         held = self._held
         changed = None if held is None else table.difference(held.shares, wanted.shares)
         if held is None or changed is None:
             self._replace(wanted)
         else:
             self._change(held, wanted, *changed)
-        if self._shares is None:
+        self._shares = shares
+        if shares is None:
             return  # a predecessor's flows go on until it is known what answers
         freed, self._freed = self._freed, False
         if changed is not None and freed:
@@ -122,7 +126,7 @@ class VipPlane:
         self._freed = True
 
     def _change(self, held: _Held, wanted: _Held, before: VipTable, after: VipTable) -> None:
-        made = elements.changes(before, after)
+        made = elements.changes(before, after, versions=firewall.versions(wanted.wall))
         self._held = None
         try:
             if held.wall != wanted.wall:
@@ -143,16 +147,32 @@ class VipPlane:
     def _replace(self, wanted: _Held) -> None:
         self._held = None
         filling = transaction.encode(_fill(wanted, flush=True))  # now: new connections wait between rules and elements
+        anew = False
         try:
             self._apply(nftables.render_rules(wanted.wall))
-            self._write_elements(filling)
         except errors.RulesetRefusedError:
             # There is none yet, or it is another version's.
             self._apply(nftables.render_base(wanted.wall))
+            anew = True
+        try:
             self._write_elements(filling)
+        except errors.VipError:
+            self._reopen(wanted.wall, self._shares if anew else None)
+            raise
         self._held = wanted
         self.replacements += 1
         self.version += 1
+
+    def _reopen(self, wall: Firewall, former: Shares | None) -> None:
+        """After elements were refused, forward by those of ``former``, else by what the maps hold: never nothing."""
+        opening = [elements.deletion(nftables.CLOSED_TABLE)]
+        for messages in ([] if former is None else [_fill(_Held(wall, former), flush=True)]) + [opening]:
+            try:
+                self._write_elements(transaction.encode(messages))
+            except errors.VipError as err:
+                _log.warning("the forwarding isn't open again", extra={"reason": str(err)})
+            else:
+                return
 
 
 def stands() -> bool:
@@ -179,5 +199,6 @@ def _fill(held: _Held, *, flush: bool) -> Iterable[wire.Message]:
     if isinstance(held.wall, firewall.NodeFirewall):
         if flush:
             yield from elements.flushes(firewall.versions(held.wall), table=firewall.NAME)
-        yield from elements.messages(elements.changes(table.EMPTY, table.combine(held.shares)), table=firewall.NAME)
+        made = elements.changes(table.EMPTY, table.combine(held.shares), versions=firewall.versions(held.wall))
+        yield from elements.messages(made, table=firewall.NAME)
     yield elements.deletion(nftables.CLOSED_TABLE)

@@ -13,7 +13,8 @@ import pytest
 import vip_topology as topology
 from vip_topology import CLIENT, SERVERS, VIP, Node, backend, frontend, vips
 
-from cnf.vip import errors, nftables
+from cnf.vip import errors, nftables, plane, transaction
+from cnf.vip.table import Backend, ExportedPort, Target
 
 pytestmark = pytest.mark.netns
 
@@ -160,6 +161,68 @@ def test_a_refusal_names_the_line_and_leaves_the_table_as_it_was(node: Node) -> 
     with pytest.raises(errors.RulesetRefusedError, match=r"line 1 .*nowhere"):
         nft(text)
 
+    assert topology.ask(CLIENT, VIP).server in SERVERS
+
+
+def closed() -> bool:
+    with topology.inside("cnf"):
+        return transaction.chain_exists(nftables.CLOSED_TABLE, nftables.CLOSED_CHAIN)
+
+
+def test_what_is_of_a_family_that_the_firewall_lacks_takes_nothing_from_the_others(node: Node) -> None:
+    """Peers come one by one: services of IPv6 may be there before the hub's IPv6 is."""
+    written = node.plane.replacements
+    six = ExportedPort(ipaddress.ip_address("fd00::5"), "tcp", 8080)
+
+    node.sync(dataclasses.replace(SERVED, exported=frozenset([six])))
+
+    assert not closed()
+    assert topology.ask(CLIENT, VIP).server in SERVERS
+    assert node.plane.replacements == written
+
+
+MISMATCHED = Backend((Target(ipaddress.ip_address("fd00::5"), 8080),))
+"""No kernel takes that as the answer of an IPv4 address."""
+
+
+def test_elements_that_the_kernel_refuses_leave_the_former_ones_in_force(node: Node) -> None:
+    refused = vips((frontend(), backend(SERVERS)), (frontend(81), MISMATCHED))
+
+    with pytest.raises(errors.RulesetRefusedError, match="add to spread4_1"):
+        node.sync(refused)
+
+    assert not closed()
+    assert topology.ask(CLIENT, VIP).server in SERVERS
+    node.sync(vips((frontend(82), backend(SERVERS))))
+    assert topology.ask(CLIENT, VIP, 82).server in SERVERS
+
+
+def test_so_they_do_where_the_table_has_to_be_made_anew(node: Node) -> None:
+    nft("delete table inet fleetboard")
+    with pytest.raises(errors.RulesetRefusedError, match="add to spread4_1"):
+        node.sync(vips((frontend(81), MISMATCHED)))
+
+    assert not closed()
+    assert topology.ask(CLIENT, VIP).server in SERVERS
+
+
+def test_a_start_after_a_process_that_ended_before_the_maps_were_full_opens_the_table(echo: topology.Echo) -> None:
+    nft(nftables.render_base(topology.firewall()))
+    assert closed()
+    with topology.inside("cnf"):
+        assert not plane.stands()
+
+    Node()
+
+    assert not closed()
+    assert topology.ask(CLIENT, SERVERS[0], 8080).server == SERVERS[0]
+
+
+def test_a_table_whose_rules_alone_were_replaced_stands(node: Node) -> None:
+    nft(nftables.render_rules(topology.firewall()))
+
+    with topology.inside("cnf"):
+        assert plane.stands()
     assert topology.ask(CLIENT, VIP).server in SERVERS
 
 

@@ -171,6 +171,7 @@ class Nft:
     def __init__(self) -> None:
         self.transactions: list[str] = []
         self.refuses: Callable[[str], bool] = lambda _: False
+        self.error: type[errors.VipError] = errors.RulesetRefusedError
         self.evicted: list[Mapping[Frontend, frozenset[Target]]] = []
         self.batches: list[bytes] = []
         self.texts: list[str] = []
@@ -178,7 +179,7 @@ class Nft:
     def _take(self, kind: str) -> None:
         self.transactions.append(kind)
         if self.refuses(kind):
-            raise errors.RulesetRefusedError("refused")
+            raise (errors.RulesetRefusedError if kind == "rules" else self.error)("refused")
 
     def apply(self, text: str) -> None:
         self.texts.append(text)
@@ -203,6 +204,9 @@ class Nft:
 
 
 ONE = {"a": VipTable({front(1): back(1)})}
+TWO = {"a": VipTable({front(1): back(2)})}
+FIRST, SECOND = (ipaddress.ip_address(f"10.113.0.{n}").packed for n in (1, 2))
+OPENING = transaction.encode([elements.deletion(nftables.CLOSED_TABLE)]).content
 
 
 def test_a_refused_change_is_made_good_by_all_elements() -> None:
@@ -241,6 +245,82 @@ def test_when_the_whole_table_is_refused_too_the_caller_learns_it_and_the_next_t
     made.sync(ONE)
 
     assert nft.transactions == ["rules", "elements"]
+
+
+def test_refused_elements_leave_the_table_and_the_former_ones_alone() -> None:
+    """Made anew, it would forward nothing until somebody mends what is refused."""
+    nft = Nft()
+    made = nft.plane()
+    made.sync(ONE)
+    nft.transactions.clear()
+    nft.refuses = lambda kind: kind == "elements"
+
+    with pytest.raises(errors.RulesetRefusedError):
+        made.sync(TWO)
+
+    assert nft.transactions[:3] == ["elements", "rules", "elements"]
+    assert "base" not in nft.transactions
+    assert nft.batches[-1] == OPENING
+
+
+@pytest.mark.parametrize("error", [errors.RulesetRefusedError, errors.NftUnavailableError])
+def test_a_table_made_anew_gets_the_former_elements_where_the_new_ones_are_refused(
+    error: type[errors.VipError],
+) -> None:
+    nft = Nft()
+    made = nft.plane()
+    made.sync(ONE)
+    nft.transactions.clear()
+    nft.error = error
+    nft.refuses = lambda kind: kind == "rules" or (kind == "elements" and SECOND in nft.batches[-1])
+
+    with pytest.raises(error):
+        made.sync(TWO)
+
+    assert nft.transactions[-2:] == ["elements", "elements"]
+    assert FIRST in nft.batches[-1]
+    assert nftables.CLOSED_TABLE.encode() in nft.batches[-1]
+
+
+def test_a_table_made_anew_is_opened_without_elements_where_all_are_refused() -> None:
+    nft = Nft()
+    made = nft.plane()
+    made.sync(ONE)
+    nft.refuses = lambda kind: kind == "rules" or (kind == "elements" and nft.batches[-1] != OPENING)
+
+    with pytest.raises(errors.RulesetRefusedError):
+        made.sync(TWO)
+
+    assert nft.batches[-1] == OPENING
+
+
+def test_refused_shares_hold_up_no_later_firewall_and_no_later_shares() -> None:
+    nft = Nft()
+    made = nft.plane()
+    made.sync(ONE)
+    nft.refuses = lambda kind: kind == "elements" and SECOND in nft.batches[-1]
+    with pytest.raises(errors.RulesetRefusedError):
+        made.sync(TWO)
+
+    made.set_base(wall("10.113.0.0/22", "10.113.4.0/22"))
+    assert "10.113.4.0/22" in nft.texts[-1]
+    assert FIRST in nft.batches[-1]
+    made.sync(ONE)
+    assert made.render() is not None
+
+
+def test_what_is_of_a_family_that_the_firewall_lacks_is_left_out_until_it_has_it() -> None:
+    six = ipaddress.ip_address("fd00::5")
+    mixed = VipTable(
+        {front(1): back(1), Frontend(six, "tcp", 80): Backend((Target(six, 8080),))},
+        frozenset([ExportedPort(six, "tcp", 8080), *exports_of(1)]),
+        frozenset([six, ipaddress.ip_address("10.113.0.1")]),
+    )
+
+    four = elements.changes(table.EMPTY, mixed, versions=[4])
+
+    assert set(four.come) == {"spread4_1", "exported4", "hairpin4"}
+    assert set(elements.changes(table.EMPTY, mixed).come) > set(four.come)
 
 
 def test_the_same_again_writes_nothing() -> None:

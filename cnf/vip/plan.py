@@ -127,8 +127,7 @@ def _trusted(endpoint_slice: EndpointSlice, here: Standpoint, dropped: Counter[s
     ports = [
         (port.name, table.PROTOCOLS[port.protocol], port.port)
         for port in endpoint_slice.ports or ()
-        # The API server takes any number here, and the kernel refuses a whole transaction for one that is none.
-        if port.port and 0 < port.port < 65536 and port.protocol in table.PROTOCOLS
+        if port.port and _is_port(port.port) and port.protocol in table.PROTOCOLS
     ]
     for endpoint in endpoint_slice.endpoints or ():
         # An endpoint's addresses are fungible (discovery/v1): the first stands for all.
@@ -161,6 +160,11 @@ def _parse_address(text: str) -> Address | None:
         return None
 
 
+def _is_port(number: int) -> bool:
+    # The API server takes any number in slices, and one that is none would hold up all services.
+    return 0 < number < 65536
+
+
 def _backends(
     service: FleetService, candidates: Sequence[nearness.Candidate], here: Standpoint
 ) -> dict[Frontend, Backend]:
@@ -169,10 +173,10 @@ def _backends(
     if spec.type != "ClusterSetIP":
         return {}
     backends = {}
-    for vip in map(ipaddress.ip_address, spec.vips):
+    for vip in [found for found in map(_parse_address, spec.vips) if found is not None]:
         for port in spec.ports:
             protocol = table.PROTOCOLS.get(port.protocol)
-            if protocol is None:
+            if protocol is None or not _is_port(port.port):
                 continue
             clusters = _exporters(service, port) - here.unreachable
             behind = [

@@ -256,3 +256,14 @@ def test_an_address_with_a_zone_is_none() -> None:
 
     assert planned.exported == frozenset()
     assert planned.dropped == {"c1": 1}
+
+
+@pytest.mark.parametrize("number", [0, -1, 65536, 70000])
+def test_a_services_port_that_is_none_is_left_out_and_its_others_answer(number: int) -> None:
+    none = ServicePort(port=number, name="none")
+    ports = [EndpointPort(name="http", port=8080), EndpointPort(name="none", port=8081)]
+    slices = [slice_of("c1", endpoint("10.113.0.2"), ports=ports)]
+
+    planned = plan_from_c1([service(ports=[none, HTTP], exporters={"c1": [none, HTTP]})], slices)
+
+    assert {frontend.port for frontend in planned.backends} == {80}

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from cnf import caches
 from cnf.tunnel import parse
+from cnf.vip import errors as vip_errors
 from cnf.vip import firewall
 from cnf.vip import plan as vip_plan
 from cnf.vip import plane as vip_plane
@@ -93,7 +94,11 @@ class Spreading:
         if place is None:
             return AGAIN_S
         # First and by itself: whatever is wrong with a service, the firewall stands.
-        self._plane.set_base(place.wall)
+        try:
+            self._plane.set_base(place.wall)
+        except vip_errors.VipError as err:
+            # It may be the former services that the kernel has no memory for; ``sync`` writes the firewall as well.
+            log.warning("the firewall is not in force yet", extra={"error": str(err)})
         with self._lock:
             services, self._services = self._services, set()
             slices, self._slices = self._slices, set()
@@ -114,7 +119,11 @@ class Spreading:
         place = self._place
         if place is None or self._mesh_changed or place.isolated != self._isolated():
             self._mesh_changed = False
-            self._place = self._find_place()
+            try:
+                self._place = self._find_place()
+            except Exception:
+                self._mesh_changed = True  # or the next try would take the former place for this one
+                raise
         return self._place
 
     def _find_place(self) -> _Place | None:
@@ -142,4 +151,7 @@ class Spreading:
         here = vip_plan.stand(
             self._known.peers, cluster=self._cluster, local=blocks, zone=self._known.zone, isolated=isolated
         )
+        if here.malformed and (self._place is None or self._place.here.malformed != here.malformed):
+            malformed = sorted(here.malformed)
+            log.warning("the endpoints of clusters with malformed blocks are left out", extra={"clusters": malformed})
         return _Place(wall, here, isolated)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cnf.vip import nearness, table
 from cnf.vip.table import Backend, ExportedPort, Frontend, Target, VipTable
-from fleetboard.model import names
+from fleetboard.model import addresses, names
 from fleetboard.model.addresses import Address, Network
 from fleetboard.model.core import EndpointSlice
 from fleetboard.model.fleet import FleetService, Peer, ServicePort
@@ -29,6 +29,7 @@ class Standpoint:
         cluster: Name of this cluster.
         blocks: Networks of each cluster's pods, as the hub allocated them.
         unreachable: Clusters whose data path is down, seen from here.
+        malformed: Clusters whose blocks can't be read: of those no endpoint is trusted.
         local: Blocks of this node.
         zone: Zone of this node, empty when it is in none.
     """
@@ -36,6 +37,7 @@ class Standpoint:
     cluster: str
     blocks: Mapping[str, tuple[Network, ...]]
     unreachable: frozenset[str] = frozenset()
+    malformed: frozenset[str] = frozenset()
     local: tuple[Network, ...] = ()
     zone: str = ""
 
@@ -55,12 +57,11 @@ def stand(
     clusters = {peer.spec.cluster: peer for peer in peers if peer.metadata.name != names.HUB}
     own = clusters.get(cluster)
     cut_off = isolated or (own is not None and _withdrawn(own))
+    blocks = {name: _parse_blocks(peer) for name, peer in clusters.items()}
     return Standpoint(
         cluster=cluster,
-        blocks={
-            name: tuple(ipaddress.ip_network(cidr) for cidr in peer.status.cluster_cidrs)
-            for name, peer in clusters.items()
-        },
+        blocks={name: found for name, found in blocks.items() if found is not None},
+        malformed=frozenset(name for name, found in blocks.items() if found is None),
         unreachable=frozenset(
             name for name, peer in clusters.items() if name != cluster and (cut_off or _withdrawn(peer))
         ),
@@ -112,6 +113,13 @@ def plan_service(service: FleetService | None, slices: Iterable[EndpointSlice], 
     )
 
 
+def _parse_blocks(peer: Peer) -> tuple[Network, ...] | None:
+    try:
+        return tuple(addresses.parse_cidr(text, field="clusterCIDRs") for text in peer.status.cluster_cidrs)
+    except addresses.AddressRefusedError:
+        return None
+
+
 def _withdrawn(peer: Peer) -> bool:
     return peer.status.health is not None and not peer.status.health.reachable
 
@@ -152,17 +160,17 @@ def _trusted(endpoint_slice: EndpointSlice, here: Standpoint, dropped: Counter[s
             )
 
 
+def _is_port(number: int) -> bool:
+    # The API server takes any number in slices, and one that is none would hold up all services.
+    return 0 < number < 65536
+
+
 def _parse_address(text: str) -> Address | None:
     try:
         # Takes no zone ("fe80::1%eth0"), which may hold any text, and nothing but the one way to write each part.
         return ipaddress.ip_address(socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text))
     except (OSError, ValueError):
         return None
-
-
-def _is_port(number: int) -> bool:
-    # The API server takes any number in slices, and one that is none would hold up all services.
-    return 0 < number < 65536
 
 
 def _backends(

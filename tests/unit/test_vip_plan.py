@@ -267,3 +267,12 @@ def test_a_services_port_that_is_none_is_left_out_and_its_others_answer(number: 
     planned = plan_from_c1([service(ports=[none, HTTP], exporters={"c1": [none, HTTP]})], slices)
 
     assert {frontend.port for frontend in planned.backends} == {80}
+
+
+def test_a_cluster_with_malformed_blocks_is_named_and_the_others_are_trusted() -> None:
+    broken = Peer(spec=PeerSpec(cluster="c2"), status=PeerStatus(cluster_cidrs=["10.114.0.0/22", "10.114.0.1/22"]))
+
+    here = plan.stand([peer("c1"), broken], cluster="c1")
+
+    assert here.malformed == {"c2"}
+    assert set(here.blocks) == {"c1"}

@@ -1,0 +1,181 @@
+"""Whatever is wrong with one object, the firewall stands, and what is mended is taken up."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from typing import cast
+
+import pytest
+
+from cnf import caches, spreading
+from cnf.vip import errors, nftables, plane, transaction
+from fleetboard.model import addresses, core, fleet, meta, names
+
+GOOD, BAD = bytes((10, 113, 4, 7)), bytes((10, 113, 4, 66))
+
+
+@dataclasses.dataclass
+class Known:
+    """The caches of one node of cluster c1."""
+
+    slices: dict[str, core.EndpointSlice] = dataclasses.field(default_factory=dict)
+    blocks: dict[str, list[str]] = dataclasses.field(
+        default_factory=lambda: {names.HUB: ["10.112.255.0/24"], "c1": ["10.113.4.0/22"], "c2": ["10.114.0.0/22"]}
+    )
+    zone: str = ""
+    service_count: int = 0
+
+    def peer(self, cluster: str) -> fleet.Peer:
+        status = fleet.PeerStatus(
+            cluster_cidrs=self.blocks[cluster], fleet_cidrs=["10.112.0.0/12"], vip_cidrs=["10.112.0.0/16"]
+        )
+        return fleet.Peer(metadata=meta.ObjectMeta(name=cluster), spec=fleet.PeerSpec(cluster=cluster), status=status)
+
+    @property
+    def peers(self) -> list[fleet.Peer]:
+        return [self.peer(cluster) for cluster in self.blocks]
+
+    @property
+    def nodes(self) -> list[fleet.FleetNode]:
+        return [self.node("n1")]
+
+    def node(self, name: str) -> fleet.FleetNode:
+        return fleet.FleetNode(metadata=meta.ObjectMeta(name=name), spec=fleet.FleetNodeSpec(blocks=["10.113.4.0/26"]))
+
+    def slice(self, key: str) -> core.EndpointSlice | None:
+        return self.slices.get(key)
+
+
+class Kernel:
+    """Takes all but elements with ``refused`` in them, and while it is ``lame`` no rules."""
+
+    def __init__(self) -> None:
+        self.rules: list[str] = []
+        self.elements: list[bytes] = []
+        self.lame = False
+        self.refused = BAD
+
+    def apply(self, text: str) -> None:
+        if self.lame:
+            raise errors.RulesetRefusedError("refused")
+        self.rules.append(text)
+
+    def write(self, batch: transaction.Batch) -> None:
+        if self.refused in batch.content:
+            raise errors.RulesetRefusedError("refused")
+        self.elements.append(batch.content)
+
+
+def slice_of(target: bytes) -> core.EndpointSlice:
+    name = f"web{target[-1]}"
+    labels = {
+        names.LABEL_SERVICE_NAME: name,
+        names.LABEL_SOURCE_CLUSTER: "c1",
+        names.LABEL_MANAGED_BY: names.MANAGER,
+    }
+    return core.EndpointSlice(
+        metadata=meta.ObjectMeta(name=name, namespace="default", labels=labels),
+        endpoints=[core.Endpoint(addresses=[str(ipaddress.ip_address(target))])],
+        ports=[core.EndpointPort(name="http", port=8080)],
+    )
+
+
+@pytest.fixture
+def known() -> Known:
+    return Known()
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
+
+
+@pytest.fixture
+def work(known: Known, kernel: Kernel) -> spreading.Spreading:
+    vips = plane.VipPlane(apply=kernel.apply, write=kernel.write, evict=lambda _answering, _ranges: 0)
+    vips.sync({})
+    return spreading.Spreading(
+        node="n1", cluster="c1", known=cast("caches.Caches", known), plane=vips, isolated=lambda: False
+    )
+
+
+def show(work: spreading.Spreading, known: Known, *targets: bytes) -> None:
+    before, known.slices = known.slices, {f"web{target[-1]}": slice_of(target) for target in targets}
+    for key in before.keys() | known.slices.keys():
+        work.note_slice(key)
+
+
+def test_endpoints_that_are_refused_are_over_with_their_deletion(
+    work: spreading.Spreading, known: Known, kernel: Kernel
+) -> None:
+    work.reconcile("all")
+    show(work, known, GOOD, BAD)
+    for _ in range(2):
+        with pytest.raises(errors.RulesetRefusedError):
+            work.reconcile("all")
+
+    show(work, known, GOOD)
+    work.reconcile("all")
+
+    assert GOOD in kernel.elements[-1]
+
+
+def test_refused_endpoints_hold_up_no_firewall(work: spreading.Spreading, known: Known, kernel: Kernel) -> None:
+    work.reconcile("all")
+    show(work, known, BAD)
+    known.blocks["c1"].append("10.113.8.0/22")
+    work.note_mesh()
+
+    with pytest.raises(errors.RulesetRefusedError):
+        work.reconcile("all")
+
+    assert "10.113.8.0/22" in kernel.rules[-1]
+    assert nftables.CLOSED_TABLE.encode() in kernel.elements[-1]
+
+
+def test_fewer_endpoints_are_taken_up_though_the_former_ones_are_refused_first(
+    work: spreading.Spreading, known: Known, kernel: Kernel
+) -> None:
+    """The kernel may have no memory for as many as there were."""
+    show(work, known, GOOD)
+    work.reconcile("all")
+    known.blocks["c1"].append("10.113.8.0/22")
+    work.note_mesh()
+    kernel.lame = True
+    with pytest.raises(errors.RulesetRefusedError):
+        work.reconcile("all")
+    kernel.lame, kernel.refused = False, GOOD
+
+    show(work, known)
+    work.reconcile("all")
+
+    assert GOOD not in kernel.elements[-1]
+
+
+def test_a_malformed_block_of_ours_is_told_until_it_is_mended(
+    work: spreading.Spreading, known: Known, kernel: Kernel
+) -> None:
+    work.reconcile("all")
+    known.blocks["c1"] = ["10.113.4.1/22"]
+    work.note_mesh()
+    for _ in range(2):
+        with pytest.raises(addresses.AddressRefusedError):
+            work.reconcile("all")
+
+    known.blocks["c1"] = ["10.113.4.0/22", "10.113.8.0/22"]
+    work.reconcile("all")
+
+    assert "10.113.8.0/22" in kernel.rules[-1]
+
+
+def test_a_malformed_block_of_another_cluster_holds_nothing_up(
+    work: spreading.Spreading, known: Known, kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    known.blocks["c2"] = ["ten"]
+    show(work, known, GOOD)
+
+    work.reconcile("all")
+
+    assert GOOD in kernel.elements[-1]
+    assert [record.__dict__["clusters"] for record in caplog.records] == [["c2"]]

@@ -72,8 +72,13 @@ def _deletions(
     ranges: Sequence[Network],
 ) -> Iterator[wire.Message]:
     head = tracking.head(version)
-    for answer in link.ask(tracking.dump(version)):
+    addresses = {frontend.address.packed for frontend in answering}
+    # What nothing translates, no VIP's flow is.
+    for answer in link.ask(tracking.dump(version, status=tracking.DST_NAT)):
         if _IS_UDP not in answer.body:
+            continue
+        # Before it is parsed: of tens of thousands of flows a change concerns a few.
+        if not ranges and tracking.peek_destination(answer.body, version) not in addresses:
             continue
         entry = wire.attributes(answer.body[len(head) :])
         flow = _flow(entry, version)

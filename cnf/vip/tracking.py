@@ -33,6 +33,9 @@ _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 # Each attribute is its length, its kind and its value; tens of thousands are read and made at once.
 _TUPLE = {version: struct.Struct(f"=HHHH{size}sHH{size}sHHHHB3xHH2s2xHH2s2x") for version, size in ((4, 4), (6, 16))}
 _ADDRESSES = {4: (20, _IP, 8, 1, 8, 2), 6: (44, _IP, 20, 3, 20, 4)}
+_PACKED = {4: 4, 6: 16}
+_DESTINATION_AFTER = 16
+"""Bytes of the entry's first attribute, TUPLE_ORIG, before the destination, besides the source."""
 _PORTS = (28, _PROTO, 5, _NUMBER, 6, _SOURCE_PORT, 6, _DESTINATION_PORT)
 
 
@@ -107,6 +110,16 @@ def dump(version: int, *, status: int = 0) -> wire.Message:
 def protocol_bytes(protocol: int) -> bytes:
     """Return how a flow's protocol stands in an entry: tells most others apart before parsing them."""
     return wire.u8(_NUMBER, protocol)[:5]
+
+
+def peek_destination(body: bytes, version: int) -> bytes:
+    """Return the packed address that an entry's client sends to, as long as the entry is laid out as the kernel does.
+
+    For telling others apart before parsing them: elsewhere it is any bytes.
+    """
+    size = _PACKED[version]
+    start = HEAD.size + _DESTINATION_AFTER + size
+    return body[start : start + size]
 
 
 def parse_flow(attribute: bytes, version: int) -> Flow | None:

@@ -69,6 +69,13 @@ def test_so_is_ipv6(protocol: int, source: End, destination: End) -> None:
     assert tracking.parse_flow(flow.encode(tracking.TUPLE_ORIG)[4:], 6) == flow
 
 
+@pytest.mark.parametrize(("version", "size"), [(4, 4), (6, 16)])
+def test_where_a_flow_goes_is_seen_before_it_is_parsed(version: int, size: int) -> None:
+    flow = Flow(17, End(b"\1" * size, b"\0\1"), End(b"\2" * size, b"\0\2"))
+    body = tracking.head(version) + flow.encode(tracking.TUPLE_ORIG) + flow.reversed().encode(tracking.TUPLE_REPLY)
+    assert tracking.peek_destination(body, version) == flow.destination.address
+
+
 def test_the_time_that_passed_counts() -> None:
     (found,) = planned(entry(timeout_s=100), age_s=30)
     assert tracking.parse_be32(found[tracking.TIMEOUT]) == 70

@@ -8,7 +8,6 @@ import re
 import select
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -253,10 +252,11 @@ def test_each_of_six_hundred_endpoints_of_one_service_gets_traffic(echo: topolog
     node.sync(vips((frontend(53, "udp"), Backend(tuple(sorted(targets))))))
 
     missing = {(str(target.address), target.port) for target in targets}
-    deadline = time.monotonic() + 60
-    while missing and time.monotonic() < deadline:
+    for _ in range(20_000):  # of 1024 slots one is missed by so many with a probability of 3e-9
         with topology.udp_socket(CLIENT) as sock:
             answer = topology.exchange(sock, VIP, 53)
         missing.discard((answer.server, answer.port))
+        if not missing:
+            break
 
     assert not missing

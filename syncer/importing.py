@@ -12,13 +12,16 @@ import enum
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 
-from fleetboard.model import core, fleet, mcs, meta, names
+import msgspec
+
+from fleetboard.model import core, fleet, marks, mcs, meta, names
 from syncer import export, slices
 
 CREATED, ADOPTED = "created", "adopted"
 READY = "Ready"
 
-_OWN_DOMAIN = names.GROUP
+OPTIONAL_FIELDS = frozenset({"internalTrafficPolicy", "trafficDistribution"})
+"""Fields of a ServiceImport's spec that older definitions (CRDs) lack."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,7 +39,6 @@ class Namespaces:
 class Fate(enum.Enum):
     """What shall become of the ServiceImport."""
 
-    KEEP = "keep"
     WRITE = "write"
     REMOVE = "remove"
 
@@ -54,6 +56,7 @@ class Situation:
         families: Address families that this cluster's pods have in the fleet.
         current: The ServiceImport that is there.
         accepted: Whether this cluster takes imports in the namespace.
+        fields: Those of OPTIONAL_FIELDS that this cluster's definition of a ServiceImport has.
     """
 
     cluster: str
@@ -64,6 +67,7 @@ class Situation:
     families: tuple[str, ...]
     current: mcs.ServiceImport | None
     accepted: bool = True
+    fields: frozenset[str] = OPTIONAL_FIELDS
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +86,7 @@ class ImportPlan:
         dropped: Source cluster to the number of addresses that were refused.
     """
 
-    fate: Fate = Fate.KEEP
+    fate: Fate
     spec: mcs.ServiceImportSpec | None = None
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -104,16 +108,19 @@ def plan(situation: Situation) -> ImportPlan:
         return _ended(situation)
     merged = situation.merged.spec
     remote, dropped = _remote(situation, merged)
-    spec = _spec(merged, situation.families)
+    spec = _known(_spec(merged, situation.families), situation.fields)
+    labels = marks.take_labels(merged.exported_labels)
+    annotations = marks.take_annotations(merged.exported_annotations)
+    left_out = len(merged.exported_labels) + len(merged.exported_annotations) - len(labels) - len(annotations)
     current = situation.current
     owner = CREATED if current is None else current.metadata.annotations.get(names.ANNOTATION_IMPORT_OWNER, ADOPTED)
     return ImportPlan(
         fate=Fate.WRITE,
         spec=spec,
-        labels=_foreign(merged.exported_labels),
-        annotations={**_foreign(merged.exported_annotations), names.ANNOTATION_IMPORT_OWNER: owner},
+        labels=labels,
+        annotations={**annotations, names.ANNOTATION_IMPORT_OWNER: owner},
         clusters=_clusters(situation, merged),
-        ready=_ready(spec, situation.families, dropped),
+        ready=_ready(spec, situation.families, dropped, left_out=left_out),
         slices=(*_own(situation, merged), *remote),
         frozen=situation.remote is None,
         dropped=dropped,
@@ -195,13 +202,13 @@ def _spec(spec: fleet.FleetServiceSpec, families: tuple[str, ...]) -> mcs.Servic
     )
 
 
-def _foreign(exported: Mapping[str, str]) -> dict[str, str]:
-    """Leave out keys of our own domain: another cluster may not steer this one's syncer."""
-    return {
-        key: value
-        for key, value in exported.items()
-        if key.partition("/")[0] != _OWN_DOMAIN and not key.partition("/")[0].endswith("." + _OWN_DOMAIN)
-    }
+def _known(spec: mcs.ServiceImportSpec, fields: frozenset[str]) -> mcs.ServiceImportSpec:
+    """Leave out what this cluster's definition lacks: server-side apply of such a field fails whole."""
+    if "internalTrafficPolicy" not in fields:
+        spec = msgspec.structs.replace(spec, internal_traffic_policy=None)
+    if "trafficDistribution" not in fields:
+        spec = msgspec.structs.replace(spec, traffic_distribution=None)
+    return spec
 
 
 def _clusters(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[str, ...]:
@@ -211,7 +218,9 @@ def _clusters(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[str
     return tuple(sorted(others | own))
 
 
-def _ready(spec: mcs.ServiceImportSpec, families: tuple[str, ...], dropped: Mapping[str, int]) -> meta.Condition:
+def _ready(
+    spec: mcs.ServiceImportSpec, families: tuple[str, ...], dropped: Mapping[str, int], *, left_out: int
+) -> meta.Condition:
     if families and spec.ip_families and not set(families) & set(spec.ip_families):
         message = (
             f"The service is served by {' and '.join(spec.ip_families)}, and this cluster's pods have addresses of "
@@ -225,6 +234,9 @@ def _ready(spec: mcs.ServiceImportSpec, families: tuple[str, ...], dropped: Mapp
     for cluster, count in sorted(dropped.items()):
         noun = "address" if count == 1 else "addresses"
         message += f" {count} {noun} of cluster {cluster} refused: outside the blocks that the hub gave it."
+    if left_out:
+        noun = "label or annotation" if left_out == 1 else "labels and annotations"
+        message += f" {left_out} exported {noun} left out: invalid, reserved or too large."
     return meta.Condition(type=READY, status="True", reason="Ready", message=message)
 
 
@@ -237,11 +249,26 @@ def surplus(current: Iterable[core.EndpointSlice], plan_: ImportPlan, *, cluster
     return [one for one in unwanted if one.metadata.labels.get(names.LABEL_SOURCE_CLUSTER) == cluster]
 
 
-def marks(plan_: ImportPlan) -> frozenset[str]:
-    """Name the labels and annotations that a plan sets."""
-    return frozenset(f"label {key}" for key in plan_.labels) | frozenset(
-        f"annotation {key}" for key in plan_.annotations
+def marks_of(plan_: ImportPlan) -> frozenset[str]:
+    """Name the labels, the annotations and the optional fields that a plan sets."""
+    return _marks(plan_.labels, plan_.annotations, plan_.spec)
+
+
+def _marks(labels: Iterable[str], annotations: Iterable[str], spec: mcs.ServiceImportSpec | None) -> frozenset[str]:
+    fields = () if spec is None else (name for name, value in _optional(spec).items() if value is not None)
+    return frozenset(
+        [
+            *(f"label {key}" for key in labels),
+            *(f"annotation {key}" for key in annotations),
+            *(f"field {name}" for name in fields),
+        ]
     )
+
+
+def _optional(spec: mcs.ServiceImportSpec) -> dict[str, object]:
+    """Return the fields that are left out where there is nothing to say: another's value may stand there."""
+    fields = msgspec.structs.fields(mcs.ServiceImportSpec)
+    return {field.name: getattr(spec, field.name) for field in fields if field.default is None}
 
 
 def needs_write(current: mcs.ServiceImport | None, plan_: ImportPlan, *, written: frozenset[str] | None) -> bool:
@@ -250,12 +277,15 @@ def needs_write(current: mcs.ServiceImport | None, plan_: ImportPlan, *, written
     ``written`` are the marks of our last write; before the first one, any mark that is there and not planned may be
     one that we set before a restart, and one write settles it.
     """
-    if current is None or current.spec != plan_.spec:
+    if current is None or plan_.spec is None:
+        return current is None
+    unsaid = {name: None for name, value in _optional(plan_.spec).items() if value is None}
+    if msgspec.structs.replace(current.spec, **unsaid) != plan_.spec:
         return True
     labels, annotations = current.metadata.labels, current.metadata.annotations
     if any(labels.get(key) != value for key, value in plan_.labels.items()):
         return True
     if any(annotations.get(key) != value for key, value in plan_.annotations.items()):
         return True
-    there = frozenset(f"label {key}" for key in labels) | frozenset(f"annotation {key}" for key in annotations)
-    return bool((there if written is None else written) - marks(plan_))
+    there = _marks(labels, annotations, current.spec)
+    return bool((there if written is None else written) - marks_of(plan_))

@@ -29,7 +29,8 @@ class Imports:
     """Reconcile one imported service at a time; hand ``reconcile`` to a controller, and ``tell`` to another.
 
     Names and clients wait for imports and their endpoints, and nobody for the status: ``carried_out`` gets the key that
-    ``tell`` shall look at. ``slice_objects`` says whether ServiceImports here have ``status.endpointSliceObjects``.
+    ``tell`` shall look at. ``slice_objects`` says whether ServiceImports here have ``status.endpointSliceObjects``, and
+    ``fields`` which optional ones their spec has.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class Imports:
         changed: Callable[[str], None],
         carried_out: Callable[[str], None],
         slice_objects: bool = True,
+        fields: frozenset[str] = importing.OPTIONAL_FIELDS,
     ) -> None:
-        self._carried_out, self._slice_objects = carried_out, slice_objects
+        self._carried_out, self._slice_objects, self._fields = carried_out, slice_objects, fields
         self._untold: dict[str, importing.ImportPlan] = {}
         self._child, self._sources, self._clusterset = child, sources, clusterset
         self._cluster, self._accepted, self._changed = cluster, accepted, changed
@@ -103,6 +105,7 @@ class Imports:
             families=self._clusterset.families(),
             current=self.imports.get(key),
             accepted=self._accepted.accept(namespace),
+            fields=self._fields,
         )
         self._carry_out(key, importing.plan(situation), situation.current, place)
         return None
@@ -118,16 +121,25 @@ class Imports:
         self._dropped[key] = planned.dropped
         there = self._by_service.find(key)
         wrote = False
+        failed: errors.ApiError | None = None
         if planned.fate is importing.Fate.REMOVE:
             self._forget(key)
             if current is not None:
                 wrote |= self._child.delete(resource.SERVICE_IMPORTS, name, namespace, uid=current.metadata.uid)
         else:
-            current, wrote = self._write_import(key, planned, current)
+            try:
+                current, wrote = self._write_import(key, planned, current)
+            except errors.ApiError as err:
+                if current is None:
+                    raise
+                # Traffic follows the endpoints, whatever is wrong with what the import says.
+                failed = err
             if current is not None:
                 wrote |= self._write_slices(planned, there, owners=(current, place))
         for left in importing.surplus(there, planned, cluster=self._cluster):
             wrote |= self._child.delete(resource.ENDPOINT_SLICES, left.metadata.name, namespace, uid=left.metadata.uid)
+        if failed is not None:
+            raise failed
         if planned.fate is not importing.Fate.REMOVE:
             self._untold[key] = planned
             self._carried_out(key)
@@ -158,7 +170,7 @@ class Imports:
             body = {"metadata": metadata, "spec": spec}
             current = self._child.apply(resource.SERVICE_IMPORTS, body, manager=MANAGER)
             self.imports.remember(current)
-            self._written[key] = importing.marks(planned)
+            self._written[key] = importing.marks_of(planned)
             wrote = True
         return current, wrote
 

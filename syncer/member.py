@@ -16,7 +16,7 @@ from fleetboard.kube.controller import Controller
 from fleetboard.kube.reflector import Reflector
 from fleetboard.model import resource
 from syncer import clusterset as clusterset_
-from syncer import exports, imports, mirror, networks, probing, reporter, schema, sources
+from syncer import exports, importing, imports, mirror, networks, probing, reporter, schema, sources
 from syncer.join import Credential
 from syncer.settings import Settings
 
@@ -33,11 +33,19 @@ class Member:
         child: Client of this cluster's API.
         credential: How to reach the hub; a token is stored.
         cluster_uid: What tells this cluster from others of its name.
+
+    Raises:
+        errors.KubeError: this cluster's API doesn't say which fields a ServiceImport has here.
     """
 
     def __init__(self, settings: Settings, *, child: Client, credential: Credential, cluster_uid: str) -> None:
         joined, hub = credential.join, credential.connect()
         cluster, namespace = joined.cluster, settings.namespace
+        described = schema.read(child, resource.SERVICE_IMPORTS)
+
+        def has(*path: str) -> bool:
+            return schema.find_field(described, resource.SERVICE_IMPORTS.kind, path)
+
         self._cluster, self._credential = cluster, credential
         self.sources = sources.Sources(child, namespace=namespace, cluster=cluster, notify=self._source_changed)
         self.clusterset = clusterset_.Clusterset(
@@ -68,7 +76,8 @@ class Member:
             accepted=settings.imports,
             changed=self._import_changed,
             carried_out=lambda key: self._status_controller.enqueue(key),
-            slice_objects=schema.has_field(child, resource.SERVICE_IMPORTS, "status", "endpointSliceObjects"),
+            slice_objects=has("status", "endpointSliceObjects"),
+            fields=frozenset(name for name in importing.OPTIONAL_FIELDS if has("spec", name)),
         )
         self.mirror = mirror.Mirror(child, clusterset=self.clusterset, namespace=namespace)
         self.reporter = reporter.Reporter(

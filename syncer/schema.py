@@ -17,21 +17,29 @@ from fleetboard.model import resource
 log = logging.getLogger(__name__)
 
 
-def has_field(child: Client, kind: resource.AnyResource, *path: str) -> bool:
-    """Tell whether objects of ``kind`` have the field ``path`` (as ``"status", "clusters"``).
-
-    Server-side apply of a field that the schema lacks fails whole, so it has to be known before.
+def read(client: Client, kind: resource.AnyResource) -> Any:
+    """Return the OpenAPI v3 document that describes ``kind``.
 
     Raises:
-        UnreachableError: the API server gave no answer.
+        errors.KubeError: it can't be read, which says nothing of what it holds.
+    """
+    path = f"/openapi/v3/apis/{kind.group}/{kind.version}"
+    try:
+        return msgspec.json.decode(client.read(path))
+    except msgspec.DecodeError as err:
+        raise errors.AnswerRefusedError(f"{client.server}{path}: not a schema: {err}") from err
+
+
+def has_field(client: Client, kind: resource.AnyResource, *path: str) -> bool | None:
+    """Tell whether objects of ``kind`` have the field ``path`` (as ``"status", "clusters"``); None is "can't tell".
+
+    Server-side apply of a field that the schema lacks fails whole, so it has to be known before.
     """
     try:
-        body = child.read(f"/openapi/v3/apis/{kind.group}/{kind.version}")
-        document = msgspec.json.decode(body)
-    except (errors.ApiError, msgspec.DecodeError) as err:
-        log.warning("the schema can't be read: doing without", extra={"field": ".".join(path), "error": str(err)})
-        return False
-    return find_field(document, kind.kind, path)
+        return find_field(read(client, kind), kind.kind, path)
+    except errors.KubeError as err:
+        log.warning("the schema can't be read", extra={"field": ".".join(path), "error": str(err)})
+        return None
 
 
 def find_field(document: Any, kind: str, path: tuple[str, ...]) -> bool:

@@ -75,6 +75,7 @@ class FakeApi:
         self.faults: list[Fault] = []
         self.objects: dict[tuple[str, str, str], Object] = {}
         self.applied: dict[tuple[str, ...], Object] = {}
+        self.openapi: dict[str, Object] = {}  # group/version to its document
         self.bookmarked = 0  # version of the last bookmark
         self.closing = False
         self._sockets: list[socket.socket] = []
@@ -241,8 +242,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if api.tokens is not None and token not in api.tokens:
             self._status(401, "Unauthorized", "who are you")
             return
+        described = api.openapi.get(path.removeprefix("/openapi/v3/apis/"))
         target = _target(path)
-        if method == "GET" and "watch" in query:
+        if described is not None:
+            self._json(200, described)
+        elif method == "GET" and "watch" in query:
             self._watch(target, query)
         elif method == "GET" and not target.name:
             self._list(target, query)

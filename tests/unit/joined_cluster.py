@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import fake_api
 import msgspec
+from mcs_objects import MCS_GROUP_VERSION, import_schema
 
 from fleetboard.kube.client import Client
 from fleetboard.model import core, fleet, mcs, membership, names
@@ -51,6 +52,7 @@ class Cluster:
 
     def __init__(self, child: fake_api.FakeApi, hub: fake_api.FakeApi) -> None:
         self.child, self.hub = child, hub
+        child.openapi[MCS_GROUP_VERSION] = import_schema()
         child.put("namespaces", "shop", "")
         for cluster, block in BLOCKS.items():
             condition = {"type": "Admitted", "status": "True", "reason": "Admitted", "message": "m"}
@@ -123,13 +125,12 @@ class Cluster:
 
     # What the hub does.
 
-    def merge(self, *clusters: str, name: str = "web", namespace: str = "shop") -> None:
+    def merge(self, *clusters: str, name: str = "web", namespace: str = "shop", **merged: Any) -> None:
         """Let the hub say that these clusters export a service."""
         port = fleet.ServicePort(port=80, name="http")
         constituents = [fleet.Constituent(cluster=cluster, ports=[port]) for cluster in clusters]
-        spec = fleet.FleetServiceSpec(
-            namespace=namespace, name=name, vips=["10.112.0.9"], ports=[port], constituents=constituents
-        )
+        merged = {"vips": ["10.112.0.9"], "ports": [port], "constituents": constituents, **merged}
+        spec = fleet.FleetServiceSpec(namespace=namespace, name=name, **merged)
         self.hub.put(MERGED, f"{namespace}.{name}", SET, spec=msgspec.to_builtins(spec))
 
     def publish(self, *addresses: str, cluster: str = "c2", name: str = "web", namespace: str = "shop") -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
 
 from fleetboard.model import core, fleet, mcs, meta, names
 from fleetboard.model.addresses import Address
 from syncer import export, importing
 
+CRDS = pathlib.Path(__file__).parents[2] / "manifests/crds"
+MCS_GROUP_VERSION = "multicluster.x-k8s.io/v1alpha1"
 BLOCKS = {
     "c1": (ipaddress.ip_network("10.113.0.0/22"),),
     "c2": (ipaddress.ip_network("10.113.4.0/22"), ipaddress.ip_network("fd00:1::/56")),
@@ -114,3 +120,16 @@ def situation(**fields: object) -> importing.Situation:
         **fields,
     }
     return importing.Situation(**given)  # type: ignore[arg-type]
+
+
+def import_schema(*lacking: str) -> dict[str, Any]:
+    """Return what an API server serves of our definition of ServiceImports, or of one without ``spec.x``."""
+    crd = yaml.safe_load((CRDS / "multicluster.x-k8s.io_serviceimports.yaml").read_text())
+    served = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    for path in lacking:
+        part, _, field = path.partition(".")
+        del served["properties"][part]["properties"][field]
+    served["x-kubernetes-group-version-kind"] = [
+        {"group": "multicluster.x-k8s.io", "kind": "ServiceImport", "version": "v1alpha1"}
+    ]
+    return {"components": {"schemas": {"x.ServiceImportList": {"type": "object"}, "x.ServiceImport": served}}}

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from mcs_objects import addresses, make_endpoint, make_import, make_merged, make_slice, make_source, situation
 
-from fleetboard.model import fleet, mcs, names
+from fleetboard.model import fleet, marks, mcs, names
 from syncer import export, importing
 from syncer.importing import Fate
 
@@ -46,12 +46,36 @@ def test_affinity_is_carried_with_its_timeout() -> None:
     assert spec.session_affinity_config.client_ip == mcs.ClientIPConfig(timeout_seconds=60)
 
 
-@pytest.mark.parametrize("key", ["fleetboard.io/managed", "x.fleetboard.io/a"])
-def test_another_cluster_can_not_set_our_own_annotations(key: str) -> None:
-    merged = make_merged("c2", exported_annotations={key: "adopted", "team": "a"}, exported_labels={key: "x"})
+STEERING = [
+    "fleetboard.io/managed",
+    "x.fleetboard.io/a",
+    "argocd.argoproj.io/tracking-id",
+    "app.kubernetes.io/instance",
+    "kubectl.kubernetes.io/last-applied-configuration",
+]
+
+
+@pytest.mark.parametrize("key", STEERING)
+def test_another_cluster_can_not_steer_software_of_this_one(key: str) -> None:
+    kept = {"team": "a", "app.kubernetes.io/name": "web"}
+    merged = make_merged("c2", exported_annotations={key: "adopted", **kept}, exported_labels={key: "x", **kept})
     plan = importing.plan(situation(merged=merged))
-    assert plan.annotations == {"team": "a", names.ANNOTATION_IMPORT_OWNER: "created"}
-    assert plan.labels == {}
+    assert plan.annotations == {**kept, names.ANNOTATION_IMPORT_OWNER: "created"}
+    assert plan.labels == kept
+
+
+BAD_KEYS = ["", "a b", "/a", "a/", "a/b/c", "A.io/x", "-a", "x" * 64, "a..b/x", f"{'a.' * 130}io/x"]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS)
+def test_keys_that_no_api_server_takes_are_left_out(key: str) -> None:
+    assert marks.take_labels({key: "x"}) == marks.take_annotations({key: "x"}) == {}
+
+
+def test_labels_have_short_values_and_annotations_fit_together() -> None:
+    assert marks.take_labels({"a": "", "b": "A_1.b", "c": "c d!", "d": "x" * 64, "e": "-"}) == {"a": "", "b": "A_1.b"}
+    half = "\N{EURO SIGN}" * 11_000
+    assert set(marks.take_annotations({"a": half, "b": half, "c": "c d!"})) == {"a", "c"}
 
 
 def test_r22_exporting_clusters_are_the_merges_and_this_one_by_its_own_word() -> None:
@@ -106,14 +130,14 @@ def as_stored(plan: importing.ImportPlan) -> mcs.ServiceImport:
 
 def test_an_import_that_is_as_planned_is_not_written() -> None:
     plan = importing.plan(situation(merged=make_merged("c2", exported_labels={"team": "a"})))
-    assert not importing.needs_write(as_stored(plan), plan, written=importing.marks(plan))
+    assert not importing.needs_write(as_stored(plan), plan, written=importing.marks_of(plan))
     assert not importing.needs_write(as_stored(plan), plan, written=None)
 
 
 def test_a_label_that_is_no_longer_exported_is_taken_off() -> None:
     old = importing.plan(situation(merged=make_merged("c2", exported_labels={"team": "a"})))
     new = importing.plan(situation(merged=make_merged("c2")))
-    assert importing.needs_write(as_stored(old), new, written=importing.marks(old))
+    assert importing.needs_write(as_stored(old), new, written=importing.marks_of(old))
     assert importing.needs_write(as_stored(old), new, written=None)
 
 
@@ -122,13 +146,13 @@ def test_a_users_own_label_costs_no_write_after_the_first() -> None:
     stored = as_stored(plan)
     metadata = msgspec.structs.replace(stored.metadata, labels={"mine": "1"})
     labelled = msgspec.structs.replace(stored, metadata=metadata)
-    assert not importing.needs_write(labelled, plan, written=importing.marks(plan))
+    assert not importing.needs_write(labelled, plan, written=importing.marks_of(plan))
 
 
 def test_a_changed_address_or_port_is_written() -> None:
     plan = importing.plan(situation(merged=make_merged("c2")))
     moved = importing.plan(situation(merged=make_merged("c2", ports=[fleet.ServicePort(port=81, name="http")])))
-    assert importing.needs_write(as_stored(plan), moved, written=importing.marks(plan))
+    assert importing.needs_write(as_stored(plan), moved, written=importing.marks_of(plan))
 
 
 def test_r6_traffic_policy_and_distribution_reach_the_import_and_are_left_out_where_nobody_asks() -> None:

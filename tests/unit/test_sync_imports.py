@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 
 import joined_cluster
 import pytest
 from joined_cluster import IMPORTS, MERGED, SET, SLICES, eventually, never
-from test_import_schema import document
+from mcs_objects import MCS_GROUP_VERSION, import_schema
+
+from fleetboard.kube import errors
 
 
 @pytest.fixture
@@ -72,7 +73,6 @@ def test_r3_the_slices_of_one_cluster_go_with_its_export_and_the_import_with_the
 
 
 def test_r22_status_names_the_clusters_and_whether_there_are_slices(cluster: joined_cluster.Cluster) -> None:
-    cluster.child.fail(200, body=json.dumps(document(with_field=True)).encode(), path="/openapi/v3")
     cluster.merge("c2")
     cluster.publish("10.113.4.7")
     with cluster.running():
@@ -85,12 +85,79 @@ def test_r22_status_names_the_clusters_and_whether_there_are_slices(cluster: joi
         assert [(one.type, one.status, one.reason) for one in status.conditions] == [("Ready", "True", "Ready")]
 
 
-def test_an_older_definition_is_not_sent_a_field_that_it_lacks(cluster: joined_cluster.Cluster) -> None:
-    cluster.child.fail(200, body=json.dumps(document(with_field=False)).encode(), path="/openapi/v3")
-    cluster.merge("c2")
+OPTIONAL = ("spec.internalTrafficPolicy", "spec.trafficDistribution", "status.endpointSliceObjects")
+
+
+@pytest.mark.parametrize("lacking", [OPTIONAL, OPTIONAL[1:]])
+def test_an_older_definition_is_not_sent_fields_that_it_lacks(
+    cluster: joined_cluster.Cluster, lacking: tuple[str, ...]
+) -> None:
+    cluster.child.openapi[MCS_GROUP_VERSION] = import_schema(*lacking)
+    cluster.merge("c2", internal_traffic_policy="Local", traffic_distribution="PreferClose")
     with cluster.running():
         eventually(lambda: (one := cluster.imported()) is not None and one.status.clusters)
-        assert "endpointSliceObjects" not in cluster.child.objects[IMPORTS, "shop", "web"]["status"]
+        found = cluster.child.objects[IMPORTS, "shop", "web"]
+        there = {f"{part}.{field}" for part in ("spec", "status") for field in found[part]}
+        assert set(OPTIONAL) & there == set(OPTIONAL) - set(lacking)
+
+
+@pytest.mark.parametrize("status", [403, 404, 503])
+def test_a_definition_that_can_not_be_read_is_no_older_one(cluster: joined_cluster.Cluster, status: int) -> None:
+    cluster.child.fail(status, path="/openapi/v3")
+    with pytest.raises(errors.ApiError), cluster.running():
+        pass
+
+
+def test_a_label_that_no_api_server_takes_is_left_out_and_told(cluster: joined_cluster.Cluster) -> None:
+    cluster.merge("c2", exported_labels={"a b": "c d!", "team": "a"}, exported_annotations={"big": "x" * 300_000})
+    cluster.publish("10.113.4.7")
+    with cluster.running():
+        eventually(lambda: (one := cluster.imported()) is not None and one.status.conditions)
+        found = cluster.imported()
+        assert found is not None
+        assert found.metadata.labels == {"team": "a"}
+        assert "2 exported labels and annotations left out" in found.status.conditions[0].message
+
+
+def test_endpoints_follow_although_the_import_can_not_be_written(cluster: joined_cluster.Cluster) -> None:
+    cluster.merge("c2")
+    cluster.publish("10.113.4.7")
+    with cluster.running():
+        eventually(lambda: cluster.received() == ["10.113.4.7"])
+        cluster.child.fail(422, times=10000, method="PATCH", reason="Invalid", path="/serviceimports/web")
+        cluster.merge("c2", vips=["10.112.0.10"])
+        cluster.publish("10.113.4.8")
+        eventually(lambda: cluster.received() == ["10.113.4.8"])
+        cluster.merge("c1", vips=["10.112.0.10"])
+        eventually(lambda: not cluster.received())
+        assert addresses(cluster) == ["10.112.0.9"]
+        cluster.child.faults.clear()
+        eventually(lambda: addresses(cluster) == ["10.112.0.10"])
+
+
+def test_a_field_that_another_owns_and_we_leave_out_is_no_reason_to_write(cluster: joined_cluster.Cluster) -> None:
+    cluster.merge("c2")
+    with cluster.running():
+        eventually(lambda: (one := cluster.imported()) is not None and one.status.conditions)
+        with cluster.child.changed:
+            found = cluster.child.objects[IMPORTS, "shop", "web"]
+            spec = {**found["spec"], "internalTrafficPolicy": "Local"}
+            cluster.child.store((IMPORTS, "shop", "web"), {**found, "spec": spec})
+        before = len(cluster.child.asked)
+        cluster.publish("10.113.4.7")
+        eventually(lambda: cluster.received() == ["10.113.4.7"])
+        cluster.publish("10.113.4.8")
+        eventually(lambda: cluster.received() == ["10.113.4.8"])
+        asked = [one.path for one in cluster.child.asked[before:] if one.method == "PATCH"]
+        assert not [path for path in asked if path.endswith("/serviceimports/web")]
+
+
+def test_a_field_that_the_merge_no_longer_has_is_taken_away(cluster: joined_cluster.Cluster) -> None:
+    cluster.merge("c2", internal_traffic_policy="Local")
+    with cluster.running():
+        eventually(lambda: (one := cluster.imported()) is not None and one.spec.internal_traffic_policy)
+        cluster.merge("c2")
+        eventually(lambda: (one := cluster.imported()) is not None and one.spec.internal_traffic_policy is None)
 
 
 def test_r28_nothing_is_withdrawn_while_the_hub_was_never_heard(cluster: joined_cluster.Cluster) -> None:

@@ -1,0 +1,55 @@
+"""Labels and annotations that go with an export: which of them an importing cluster puts on its ServiceImport.
+
+One invariant: what is taken over is what every API server accepts, and steers no software of the importing cluster: one
+bad key of one exporter must not keep all the others' endpoints from being written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from fleetboard.model import names
+
+ANNOTATIONS_LIMIT = 64 * 1024
+"""Bytes of all annotations that are taken over; an API server takes 256 KiB on one object, users' own among them."""
+
+# apimachinery's IsQualifiedName and IsValidLabelValue.
+_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+_STEERING_PREFIXES = ("argocd.argoproj.io", "kubectl.kubernetes.io")
+_STEERING_KEYS = ("app.kubernetes.io/instance",)
+"""Argo CD deletes what bears its marks and isn't in its repository; kubectl takes its last-applied for its own."""
+
+
+def take_labels(exported: Mapping[str, str]) -> dict[str, str]:
+    """Return those of an export's labels that a ServiceImport may carry."""
+    return {key: value for key, value in exported.items() if _is_key(key) and _is_value(value) and not _steers(key)}
+
+
+def take_annotations(exported: Mapping[str, str]) -> dict[str, str]:
+    """Return those of an export's annotations that a ServiceImport may carry: by name, as many as fit."""
+    taken: dict[str, str] = {}
+    left = ANNOTATIONS_LIMIT
+    for key, value in sorted(exported.items()):
+        size = len(key) + len(value.encode())
+        if _is_key(key) and not _steers(key) and size <= left:
+            taken[key] = value
+            left -= size
+    return taken
+
+
+def _is_key(key: str) -> bool:
+    prefix, slash, name = key.rpartition("/")
+    return bool(_NAME.fullmatch(name)) and (not slash or (len(prefix) <= 253 and bool(_PREFIX.fullmatch(prefix))))
+
+
+def _is_value(value: str) -> bool:
+    return not value or bool(_NAME.fullmatch(value))
+
+
+def _steers(key: str) -> bool:
+    prefix = key.rpartition("/")[0]
+    ours = prefix == names.GROUP or prefix.endswith("." + names.GROUP)
+    return ours or prefix in _STEERING_PREFIXES or key in _STEERING_KEYS

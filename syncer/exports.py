@@ -6,11 +6,12 @@ wants is deleted there, but never before this cluster's own objects were all rea
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -32,6 +33,15 @@ _AWAY_RETRY_S = (0.5, 1.5)
 _REFUSED_RETRY_S = 30.0
 _OLDER_HUB_RETRY_S = 600.0
 """How often a hub whose schema lacks fields of ours is tried with them again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Noted:
+    """How far an export got, whether there was one at all, and since when that is so."""
+
+    delivery: conditions.Delivery
+    exported: bool
+    since: float
 
 
 class Exports:
@@ -57,7 +67,7 @@ class Exports:
         self._sources, self._clusterset = sources, clusterset
         self._cluster, self._namespace = cluster, member_namespace
         self._changed, self._delivered, self._clock = changed, delivered, clock
-        self._deliveries: dict[str, tuple[conditions.Delivery, float]] = {}
+        self._deliveries: dict[str, _Noted] = {}
         self.stopwatch = Stopwatch("export")
         self.exported = Reflector(
             hub,
@@ -105,24 +115,28 @@ class Exports:
             self._endpoints[key] = planned.endpoints
         else:
             self._endpoints.pop(key, None)
-        delivery, again_s = self._deliver(key, planned)
-        if planned.valid:
-            known = self._deliveries.get(key)
-            since = known[1] if known is not None and known[0] == delivery else self._clock()
-            self._deliveries[key] = delivery, since
-        else:
-            self._deliveries.pop(key, None)
+        failure: errors.KubeError | None = None
+        try:
+            delivery, again_s = self._deliver(key, planned)
+        except errors.KubeError as err:
+            failure, again_s = err, None
+            delivery = conditions.Delivery(pending=f"The hub failed: {err}.")
+        self._note(key, planned, delivery)
         self._delivered(key)
+        if failure is not None:
+            # The controller tries again, after a pause that grows.
+            raise failure
         return again_s
 
     def tell(self, key: str) -> float | None:
         """Bring the status of the ServiceExport ``namespace/name`` to what became of it."""
         planned, export_ = self._sources.plan(key), self._sources.exports.get(key)
-        delivery, since = self._deliveries.get(key, (None, 0.0))
-        if export_ is None or not planned.valid or delivery is None:
+        noted = self._deliveries.get(key)
+        if export_ is None or not planned.valid or noted is None:
             return None
+        delivery = noted.delivery
         merged = self._clusterset.service(key)
-        left_s = since + MERGE_S - self._clock()
+        left_s = noted.since + MERGE_S - self._clock()
         if delivery.written and planned.exported and not conditions.is_member(merged, self._cluster) and left_s > 0:
             return left_s
         told = conditions.plan(export_, planned, delivery=delivery, merged=merged, cluster=self._cluster, now=rfc3339())
@@ -138,6 +152,17 @@ class Exports:
             return None
         self._sources.exports.remember(written)
         return None
+
+    def _note(self, key: str, planned: export.ExportPlan, delivery: conditions.Delivery) -> None:
+        if not planned.valid:
+            self._deliveries.pop(key, None)
+            return
+        exported = planned.exported is not None
+        known = self._deliveries.get(key)
+        # A Service that comes back is written anew, and waits anew for the hub to merge it.
+        same = known is not None and (known.delivery, known.exported) == (delivery, exported)
+        since = known.since if known is not None and same else self._clock()
+        self._deliveries[key] = _Noted(delivery, exported, since)
 
     def _deliver(self, key: str, planned: export.ExportPlan) -> tuple[conditions.Delivery, float | None]:
         if not all(reflector.synced.is_set() for reflector in self.reflectors):
@@ -174,18 +199,37 @@ class Exports:
         elif planned.exported is not None and (current is None or current.spec != planned.exported.spec):
             whole = self._send(_placed(planned.exported, self._namespace))
             wrote = True
-        there = {slice_.metadata.name: slice_ for slice_ in self._by_service.find(key)}
-        for wanted in planned.slices:
-            found = there.pop(wanted.metadata.name, None)
-            if found is None or not slices.is_same(found, wanted):
-                beside = slices.place(wanted, namespace=self._namespace)
-                self.slices.remember(self._hub.apply(resource.ENDPOINT_SLICES, beside, manager=MANAGER))
-                wrote = True
-        for left in there:
-            self._hub.delete(resource.ENDPOINT_SLICES, left, self._namespace)
-            wrote = True
+        wrote |= self._write_slices(key, planned.slices)
         self.stopwatch.stop(key, wrote=wrote)
         return whole
+
+    def _write_slices(self, key: str, planned: Sequence[core.EndpointSlice]) -> bool:
+        """Bring the hub's slices to the plan, new ones before old ones go; tell whether any was written."""
+        there = {slice_.metadata.name: slice_ for slice_ in self._by_service.find(key)}
+        surplus = list(there.keys() - {wanted.metadata.name for wanted in planned})
+        wrote = False
+        for wanted in planned:
+            found = there.get(wanted.metadata.name)
+            if found is not None and slices.is_same(found, wanted):
+                continue
+            placed = slices.place(wanted, namespace=self._namespace)
+            try:
+                written = self._hub.apply(resource.ENDPOINT_SLICES, placed, manager=MANAGER)
+            except errors.ForbiddenError:
+                if not surplus:
+                    raise
+                # At a full quota the new ones fit only once the old ones are gone.
+                self._delete_slices(surplus)
+                surplus = []
+                written = self._hub.apply(resource.ENDPOINT_SLICES, placed, manager=MANAGER)
+            self.slices.remember(written)
+            wrote = True
+        return self._delete_slices(surplus) or wrote
+
+    def _delete_slices(self, surplus: Sequence[str]) -> bool:
+        for name in surplus:
+            self._hub.delete(resource.ENDPOINT_SLICES, name, self._namespace)
+        return bool(surplus)
 
     def _send(self, exported: fleet.ExportedService) -> bool:
         """Write one export; tell whether the hub's schema has all its fields.
@@ -196,7 +240,8 @@ class Exports:
             try:
                 self.exported.remember(self._hub.apply(resource.EXPORTED_SERVICES, exported, manager=MANAGER))
             except errors.ServerError:
-                if schema.has_field(self._hub, resource.EXPORTED_SERVICES, "spec", "ipFamilies"):
+                # A hub that fails, and can't say either, is no older one.
+                if schema.has_field(self._hub, resource.EXPORTED_SERVICES, "spec", "ipFamilies") is not False:
                     raise
             else:
                 return True

@@ -76,6 +76,7 @@ class FakeApi:
         self.objects: dict[tuple[str, str, str], Object] = {}
         self.applied: dict[tuple[str, ...], Object] = {}
         self.openapi: dict[str, Object] = {}  # group/version to its document
+        self.quota: dict[tuple[str, str], int] = {}  # collection and namespace to how many objects there may be
         self.bookmarked = 0  # version of the last bookmark
         self.closing = False
         self._sockets: list[socket.socket] = []
@@ -260,6 +261,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         key = (target.collection, target.namespace, name)
         old = api.objects.get(key)
         apply = self.headers.get("Content-Type", "").startswith("application/apply-patch")
+        held = sum(one[:2] == key[:2] for one in api.objects)
+        if old is None and (apply or method == "POST") and held >= api.quota.get(key[:2], held + 1):
+            self._status(403, "Forbidden", "exceeded quota")
+            return
         if method == "POST":
             if old is not None:
                 self._status(409, "AlreadyExists", f"{name} already exists")

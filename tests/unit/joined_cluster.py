@@ -17,7 +17,7 @@ import msgspec
 from mcs_objects import MCS_GROUP_VERSION, import_schema
 
 from fleetboard.kube.client import Client
-from fleetboard.model import core, fleet, mcs, membership, names
+from fleetboard.model import core, fleet, mcs, membership, meta, names
 from syncer import crew, importing, join_settings
 from syncer.join import Credential
 from syncer.member import Member
@@ -169,8 +169,12 @@ class Cluster:
 
     def told(self, name: str = "web") -> dict[str, tuple[str, str]]:
         """Return status and reason of the ServiceExport's conditions."""
+        return {one.type: (one.status, one.reason) for one in self.conditions(name)}
+
+    def conditions(self, name: str = "web") -> list[meta.Condition]:
+        """Return the ServiceExport's conditions."""
         found = msgspec.convert(self.child.objects[EXPORTS, "shop", name], mcs.ServiceExport)
-        return {one.type: (one.status, one.reason) for one in found.status.conditions}
+        return found.status.conditions
 
     def _addresses(self, api: fake_api.FakeApi, namespace: str) -> list[str]:
         found = [msgspec.convert(obj, core.EndpointSlice) for key, obj in list(api.objects.items()) if key[0] == SLICES]

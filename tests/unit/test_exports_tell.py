@@ -126,6 +126,18 @@ def test_an_export_without_its_service_says_so_at_once(world: World) -> None:
     assert world.told() == {"Valid": "False NoService", "Ready": "False Pending"}
 
 
+def test_a_service_that_comes_back_waits_anew_for_the_merge(world: World) -> None:
+    before = world.child.objects["services", "shop", "web"]
+    world.child.remove("services", "web", "shop")
+    wait_until(lambda: world.exports.reconcile(KEY) is None and world.exports.tell(KEY) is None and world.told())
+    world.now[0] += 60
+    world.child.put("services", "web", "shop", spec=before["spec"])
+    wait_until(
+        lambda: world.exports.reconcile(KEY) is None and ("exportedservices", MEMBER, "shop.web") in world.hub.objects
+    )
+    assert world.exports.tell(KEY) == pytest.approx(exports.MERGE_S)
+
+
 def test_what_the_hub_holds_is_not_written_again(world: World) -> None:
     world.exports.reconcile(KEY)
     world.exports.reconcile(KEY)

@@ -131,6 +131,44 @@ def test_an_export_that_the_hub_refuses_says_so_and_is_tried_again(cluster: join
         eventually(lambda: exported(cluster) and cluster.sent() == ["10.113.0.5", "10.113.0.6"])
 
 
+@pytest.mark.parametrize("status", [401, 404, 409, 429, 500, 503])
+def test_a_hub_that_fails_is_told_and_tried_again(cluster: joined_cluster.Cluster, status: int) -> None:
+    cluster.hub.fail(status, times=1000, method="PATCH", path="/exportedservices")
+    cluster.export("u1=10.113.0.5")
+    with cluster.running():
+        eventually(lambda: any(one.message.startswith(f"The hub failed: {status}") for one in cluster.conditions()))
+        assert cluster.told()["Ready"] == ("False", "Pending")
+        cluster.hub.faults.clear()
+        eventually(lambda: exported(cluster) and cluster.sent())
+
+
+def test_a_change_that_the_hub_fails_to_take_is_told_of_a_merged_export(cluster: joined_cluster.Cluster) -> None:
+    cluster.export("u1=10.113.0.5")
+    cluster.merge("c1")
+    with cluster.running():
+        eventually(lambda: cluster.told().get("Ready") == ("True", "Exported"))
+        cluster.hub.fail(503, times=1000, method="PATCH", path="/endpointslices")
+        cluster.endpoints("u1=10.113.0.5", "u2=10.113.0.6")
+        eventually(lambda: any("The hub failed: 503" in one.message for one in cluster.conditions()))
+        assert cluster.told()["Ready"] == ("True", "Exported")
+
+
+def test_at_a_full_quota_old_slices_go_before_new_ones_come(cluster: joined_cluster.Cluster) -> None:
+    cluster.export("u1=10.113.0.5")
+    with cluster.running():
+        eventually(lambda: cluster.sent())
+    (old,) = (key for key in cluster.hub.objects if key[:2] == (SLICES, OWN))
+    with cluster.hub.changed:
+        # Of another process, which named it otherwise.
+        held = cluster.hub.objects[old]
+        cluster.hub.remove(SLICES, old[2], OWN)
+        metadata = {**held["metadata"], "name": "shop.web.old"}
+        cluster.hub.store((SLICES, OWN, "shop.web.old"), {**held, "metadata": metadata})
+    cluster.hub.quota[SLICES, OWN] = 1
+    with cluster.running():
+        eventually(lambda: old in cluster.hub.objects and (SLICES, OWN, "shop.web.old") not in cluster.hub.objects)
+
+
 def test_a_namespace_that_the_hub_does_not_allow_is_refused_with_a_sentence(cluster: joined_cluster.Cluster) -> None:
     peer = cluster.hub.objects["peers", SET, "c1"]
     cluster.hub.put("peers", "c1", SET, spec={**peer["spec"], "exportNamespaces": ["other"]}, status=peer["status"])
@@ -178,6 +216,16 @@ def test_a_hub_of_the_version_before_gets_what_its_schema_has(cluster: joined_cl
         cluster.endpoints("u1=10.113.0.5", "u2=10.113.0.6")
         eventually(lambda: cluster.sent() == ["10.113.0.5", "10.113.0.6"])
         assert sum("/openapi/" in one.path for one in cluster.hub.asked) == 1
+
+
+@pytest.mark.parametrize("status", [403, 429, 503])
+def test_a_hub_that_can_not_say_what_it_takes_is_no_older_one(cluster: joined_cluster.Cluster, status: int) -> None:
+    cluster.hub.fail(500, method="PATCH", message="etcd is away", path="/exportedservices")
+    cluster.hub.fail(status, path="/openapi/v3")
+    cluster.export("u1=10.113.0.5")
+    with cluster.running():
+        eventually(lambda: exported(cluster) and cluster.sent())
+        assert cluster.hub.objects[EXPORTED, OWN, "shop.web"]["spec"]["ipFamilies"] == ["IPv4"]
 
 
 def test_a_hub_that_fails_is_not_taken_for_an_older_one(cluster: joined_cluster.Cluster) -> None:

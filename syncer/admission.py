@@ -10,6 +10,8 @@ import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from fleetboard.model import addresses, fleet, meta, names
 
 ADMITTED = "Admitted"
@@ -21,6 +23,11 @@ TYPES = (ADMITTED, DEGRADED, STALE)
 MAX_BLOCKS = 6
 """Most blocks a member may have in a family: 1 + 2 + 4 + ... /22, a /16 in all, so that none can eat the fleet."""
 MAX_REPORTED_CIDRS = 64
+MAX_PORTS = 256
+"""Most ports of an export. Kubernetes knows no limit; a merge holds every exporter's, and etcd 1.5 MiB of an object."""
+MAX_EXPORT_BYTES = 64 * 1024
+"""Most bytes of an export's spec in JSON, nearly all of it annotations: the merge and each cluster's copy hold them."""
+_MAX_APP_PROTOCOL = 317
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _WORD = re.compile(r"[A-Za-z0-9]{0,63}")
@@ -120,6 +127,9 @@ def refuse_export(peer: fleet.Peer, exported: fleet.ExportedService) -> str | No
     problem = refuse_service(peer, namespace=spec.namespace, name=spec.name)
     if problem is not None:
         return problem
+    problem = refuse_size(spec)
+    if problem is not None:
+        return problem
     if spec.type not in ("ClusterSetIP", "Headless"):
         return f"spec.type {spec.type!r} is not ClusterSetIP or Headless"
     if spec.session_affinity not in ("None", "ClientIP"):
@@ -137,6 +147,18 @@ def refuse_export(peer: fleet.Peer, exported: fleet.ExportedService) -> str | No
     if unknown or len(set(spec.ip_families)) != len(spec.ip_families):
         return f"spec.ipFamilies {spec.ip_families[:4]} is not IPv4, IPv6 or both, each once"
     return _refuse_ports(spec.ports)
+
+
+def refuse_size(spec: fleet.ExportedServiceSpec) -> str | None:
+    """Return why an export is too large, or None when it isn't."""
+    if len(spec.ports) > MAX_PORTS:
+        return f"spec.ports has {len(spec.ports)} entries: expected at most {MAX_PORTS}"
+    size = len(msgspec.json.encode(spec))
+    if size > MAX_EXPORT_BYTES:
+        return (
+            f"the export has {size} bytes with its exported labels and annotations: expected at most {MAX_EXPORT_BYTES}"
+        )
+    return None
 
 
 def refuse_service(peer: fleet.Peer, *, namespace: str, name: str) -> str | None:
@@ -210,5 +232,7 @@ def _refuse_ports(ports: Sequence[fleet.ServicePort]) -> str | None:
         if port.protocol not in ("TCP", "UDP", "SCTP"):
             return f"protocol {port.protocol!r} of port {port.port} is not TCP, UDP or SCTP"
         if port.name and not _PORT_NAME.fullmatch(port.name):
-            return f"name {port.name!r} of port {port.port} is not a DNS label"
+            return f"name {port.name[:64]!r} of port {port.port} is not a DNS label"
+        if len(port.app_protocol) > _MAX_APP_PROTOCOL:
+            return f"appProtocol of port {port.port} is longer than {_MAX_APP_PROTOCOL} characters"
     return None

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from fleetboard.model import fleet, mcs, meta
 from syncer import export
 
+MESSAGE_LIMIT = 32768
+"""Characters that a condition's message may have (metav1.Condition)."""
 VALID, READY, CONFLICT = "Valid", "Ready", "Conflict"
 
 _VALID_MESSAGES: Mapping[str, str] = {
@@ -105,4 +107,6 @@ def _inline(sentence: str) -> str:
 
 
 def _condition(type_: str, status: str, reason: str, message: str, *, generation: int) -> meta.Condition:
-    return meta.Condition(type=type_, status=status, reason=reason, message=message, observed_generation=generation)
+    return meta.Condition(
+        type=type_, status=status, reason=reason, message=message[:MESSAGE_LIMIT], observed_generation=generation
+    )

@@ -176,7 +176,8 @@ class Exports:
         refused = ""
         if planned.exported is not None:
             spec = planned.exported.spec
-            refused = admission.refuse_service(peer, namespace=spec.namespace, name=spec.name) or ""
+            problem = admission.refuse_service(peer, namespace=spec.namespace, name=spec.name)
+            refused = problem or admission.refuse_size(spec) or ""
         try:
             whole = self._write(key, export.NOTHING if refused else planned)
         except errors.UnreachableError as err:

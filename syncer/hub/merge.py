@@ -17,6 +17,8 @@ MERGE_VERSION = 1
 """Raised when the rules change in a way that children must know of."""
 
 HEADLESS = "Headless"
+_SHOWN_LIMIT = 800
+"""Characters of a value in a message, which stays below 1 KiB: a condition of 32 KiB holds all of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,12 +114,16 @@ def find_conflicts(ordered: Sequence[Export], families: Sequence[str] = ("IPv4",
         winner = value_of(ordered[0].spec)
         others = sum(value_of(export.spec) != winner for export in ordered)
         if others:
-            shown = show(ordered[0].spec)
+            shown = _cut(show(ordered[0].spec))
             found[reason] = (
                 f"Conflicting {field}. Using {shown} from oldest service export in "
                 f'"{ordered[0].cluster}". {others}/{len(ordered)} clusters disagree.'
             )
     return found
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_LIMIT else text[:_SHOWN_LIMIT] + "..."
 
 
 def _port_set(spec: fleet.ExportedServiceSpec) -> object:

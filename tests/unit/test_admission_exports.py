@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import msgspec
 import pytest
+import yaml
 from hub_objects import make_exported, make_peer, make_port, make_slice
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +15,7 @@ from fleetboard.model import core, fleet, names
 from syncer import admission
 from syncer.hub import copies
 
+CRDS = pathlib.Path(__file__).parents[2] / "manifests/crds"
 PEER = make_peer(uid="u1", admitted=True, blocks=["10.113.4.0/22", "fd00:0:0:100::/56"])
 
 
@@ -37,6 +41,9 @@ def test_a_good_export_is_taken() -> None:
         (make_exported(traffic_distribution="x" * 64), "xxx"),
         (make_exported(ip_families=["IPv5"]), "IPv5"),
         (make_exported(ip_families=["IPv4", "IPv4"]), "each once"),
+        (make_exported(ports=[make_port(1 + number, f"p{number}") for number in range(257)]), "257 entries"),
+        (make_exported(exported_annotations={"a": "x" * 70_000}), "bytes with its exported labels and annotations"),
+        (make_exported(ports=[make_port(80, app_protocol="x" * 318)]), "appProtocol of port 80"),
         (make_exported(ports=[make_port(0)]), "port 0"),
         (make_exported(ports=[make_port(80, protocol="QUIC")]), "QUIC"),
         (make_exported(ports=[make_port(80, name="A_B")]), "A_B"),
@@ -44,6 +51,15 @@ def test_a_good_export_is_taken() -> None:
 )
 def test_a_bad_export_is_refused_naming_the_value(exported: fleet.ExportedService, part: str) -> None:
     assert part in (admission.refuse_export(PEER, exported) or "")
+
+
+def test_the_hubs_schema_has_the_limits_of_admission() -> None:
+    crd = yaml.safe_load((CRDS / "fleetboard.io_exportedservices.yaml").read_text())
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    assert spec["ports"]["maxItems"] == admission.MAX_PORTS
+    assert spec["exportedAnnotations"]["additionalProperties"]["maxLength"] == admission.MAX_EXPORT_BYTES
+    largest = [make_port(65000 + number, f"{number}".rjust(63, "x"), "SCTP") for number in range(256)]
+    assert admission.refuse_export(PEER, make_exported(ports=largest)) is None
 
 
 def test_r8_only_namespaces_that_the_hub_allows_are_exported() -> None:

@@ -85,6 +85,11 @@ def test_r11_several_conflicts_are_joined_by_commas_in_one_order() -> None:
     assert (conflict.status, conflict.reason, conflict.message) == ("True", "PortConflict,TypeConflict", "P. T.")
 
 
+def test_messages_of_an_older_hub_are_cut_to_what_a_condition_holds() -> None:
+    merged = make_merged("c1", "c2", conflicts={"PortConflict": "x" * 400_000})
+    assert len(told(planned(), merged=merged)["Conflict"].message) == 32768
+
+
 @given(
     st.booleans(),
     st.booleans(),

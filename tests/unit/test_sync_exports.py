@@ -169,6 +169,15 @@ def test_at_a_full_quota_old_slices_go_before_new_ones_come(cluster: joined_clus
         eventually(lambda: old in cluster.hub.objects and (SLICES, OWN, "shop.web.old") not in cluster.hub.objects)
 
 
+def test_an_export_that_is_too_large_says_so(cluster: joined_cluster.Cluster) -> None:
+    cluster.serve("u1=10.113.0.5")
+    cluster.child.put(EXPORTS, "web", "shop", spec={"exportedAnnotations": {"a": "x" * 70_000}})
+    with cluster.running():
+        eventually(lambda: cluster.told().get("Ready") == ("False", "Failed"))
+        assert any("expected at most 65536" in one.message for one in cluster.conditions())
+        assert not exported(cluster)
+
+
 def test_a_namespace_that_the_hub_does_not_allow_is_refused_with_a_sentence(cluster: joined_cluster.Cluster) -> None:
     peer = cluster.hub.objects["peers", SET, "c1"]
     cluster.hub.put("peers", "c1", SET, spec={**peer["spec"], "exportNamespaces": ["other"]}, status=peer["status"])

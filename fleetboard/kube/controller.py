@@ -43,7 +43,8 @@ class Controller:
         """
         self._name, self._reconcile, self._workers, self._wait_for = name, reconcile, workers, wait_for
         self._rest, self._stopping = rest, threading.Event()
-        self._queue = queue or workqueue.WorkQueue[str]()
+        # An empty queue is false.
+        self._queue = workqueue.WorkQueue[str]() if queue is None else queue
 
     def enqueue(self, key: str) -> None:
         """Ask for ``key`` to be worked on; hand this to reflectors as ``notify``."""

@@ -177,3 +177,14 @@ def test_costly_work_under_a_stream_of_events_leaves_the_core_to_others(start: S
         time.sleep(0.002)
     assert 2 <= len(worked) <= 1 / (0.02 * 5) + 1
     assert worked[0] - began < 0.1
+
+
+def test_the_queue_that_is_given_is_the_one_worked_on(start: Start) -> None:
+    queue, seen = WorkQueue[str](), threading.Event()
+
+    def reconcile(_key: str) -> None:
+        seen.set()
+
+    start(Controller("given", reconcile, queue=queue))
+    queue.add("a")
+    assert seen.wait(5)

@@ -64,6 +64,6 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
 
 
 def _interval(text: str) -> float:
-    if not text.isdecimal() or int(text) > 3600:
-        raise ValueError("expected whole seconds, 0 to 3600")
+    if not text.isdecimal() or not (int(text) == 0 or 5 <= int(text) <= 3600):
+        raise ValueError("expected 0 or whole seconds, 5 to 3600")
     return float(text)

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 import fake_api
 import hypothesis
+import joined_cluster
 import prometheus_client
 import pytest
 from hypothesis import strategies as st
 
 from fleetboard.model import fleet, names
-from syncer import probe, probing
+from fleetboard.observe import environment
+from syncer import probe, probing, settings
 
 CLUSTERS = st.sampled_from([f"c{number}" for number in range(40)])
 NUMBERS = st.integers(1024, 1060)
@@ -44,11 +46,21 @@ def test_only_probe_services_of_our_own_namespace_count() -> None:
     assert probe.cluster_of("fleetboard-system/web", namespace="fleetboard-system") is None
 
 
+def key_of(cluster: str) -> str:
+    return f"{names.NAMESPACE}/{probe.service_name(cluster)}"
+
+
+def ping(number: int, asked: str) -> fleet.ServicePort:
+    return fleet.ServicePort(port=number, name=f"ping-{asked}")
+
+
 class World:
     """Two clusters and a road between them that takes no time, once ``open``."""
 
     def __init__(self, apis: dict[str, fake_api.FakeApi]) -> None:
         self.apis, self.open = apis, True
+        self.members = set(apis)
+        self.forged: dict[str, Sequence[str]] = {}
         self.probes = {
             name: probing.Probing(
                 api.client(),
@@ -62,17 +74,25 @@ class World:
         }
 
     def ports(self, cluster: str) -> list[fleet.ServicePort]:
+        if cluster not in self.apis:
+            return [ping(7777, "c1")]
         found = self.apis[cluster].objects["services", names.NAMESPACE, probe.service_name(cluster)]["spec"]["ports"]
         return [fleet.ServicePort(port=one["port"], name=one["name"], protocol=one["protocol"]) for one in found]
 
     def service(self, key: str) -> fleet.FleetService | None:
         cluster = probe.cluster_of(key, namespace=names.NAMESPACE)
         assert cluster is not None
-        spec = fleet.FleetServiceSpec(namespace=names.NAMESPACE, name=cluster, ports=self.ports(cluster))
+        exporters = self.forged.get(cluster, (cluster,))
+        ports = self.ports(cluster)
+        constituents = [fleet.Constituent(cluster=name) for name in exporters]
+        spec = fleet.FleetServiceSpec(namespace=names.NAMESPACE, name=cluster, ports=ports, constituents=constituents)
         return fleet.FleetService(spec=spec)
 
     def service_keys(self) -> list[str]:
-        return [f"{names.NAMESPACE}/{probe.service_name(name)}" for name in self.apis] + ["shop/web"]
+        return [*map(key_of, [*self.apis, *self.forged]), "shop/web"]
+
+    def peer(self, name: str) -> fleet.Peer | None:
+        return fleet.Peer(spec=fleet.PeerSpec(cluster=name)) if name in self.members else None
 
     def ask(self, name: str) -> Sequence[int]:
         """Answer as DNS does: by port name, protocol and service."""
@@ -141,3 +161,67 @@ def test_an_echo_that_does_not_come_is_counted(
         run(world, until=0.8)
     assert (registry.get_sample_value("fleetboard_export_probe_lost_total", {"cluster": "c2"}) or 0) >= 1
     assert count(registry, "c2") == 0
+
+
+def test_only_a_member_that_alone_exports_its_probe_is_believed() -> None:
+    with fake_api.FakeApi() as one:
+        one.put("services", probe.service_name("c1"), names.NAMESPACE, spec={"ports": []})
+        world = World({"c1": one})
+        world.members |= {"c3", "c4"}
+        world.forged = {"c3": ("c2",), "c4": ("c4", "c2"), **{f"x{number}": ("c2",) for number in range(100)}}
+        run(world, until=0.5)
+        assert world.ports("c1") == [], "neither asked nor echoed"
+        world.forged = {"c3": ("c3",)}
+        world.probes["c1"].echo("c3", threading.Event())
+        assert [(port.name, port.port) for port in world.ports("c1")] == [("pong-c3", 7777)]
+
+
+def test_a_cluster_waits_for_its_echo_once_however_often_it_is_noticed() -> None:
+    with fake_api.FakeApi() as one:
+        one.put("services", probe.service_name("c1"), names.NAMESPACE, spec={"ports": []})
+        world = World({"c1": one})
+        world.members |= {"c3", "c4"}
+        world.forged = {"c3": ("c3",), "c4": ("c4",)}
+        probing_ = world.probes["c1"]
+        for _ in range(1000):
+            probing_.notice(key_of("c3"))
+            probing_.notice(key_of("c4"))
+        assert len(probing_._noticed) == 2
+
+
+def test_a_cluster_that_left_is_no_longer_shown(
+    registry: prometheus_client.CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "LOST_S", 0.1)
+    with fake_api.FakeApi() as one, fake_api.FakeApi() as two:
+        for name, api in (("c1", one), ("c2", two)):
+            api.put("services", probe.service_name(name), names.NAMESPACE, spec={"ports": []})
+        world = World({"c1": one, "c2": two})
+        world.open = False
+        stop = threading.Event()
+        thread = threading.Thread(target=world.probes["c1"].run, args=(stop,))
+        thread.start()
+
+        def lost() -> float | None:
+            return registry.get_sample_value("fleetboard_export_probe_lost_total", {"cluster": "c2"})
+
+        joined_cluster.eventually(lambda: lost())
+        world.members.remove("c2")
+        joined_cluster.eventually(lambda: lost() is None)
+        stop.set()
+        thread.join(10)
+
+
+def test_among_many_clusters_each_asks_less_often() -> None:
+    with fake_api.FakeApi() as one:
+        asking = World({"c1": one}).probes["c1"]
+        assert 0.04 <= asking.pause_s(0) <= 0.06
+        assert 0.04 <= asking.pause_s(8) <= 0.06
+        assert 0.4 <= asking.pause_s(80) <= 0.6
+
+
+@pytest.mark.parametrize(("text", "interval_s"), [("0", 0), ("5", 5), ("3600", 3600)])
+def test_an_interval_is_none_or_five_seconds_at_least(text: str, interval_s: float) -> None:
+    assert settings.read({"PROBE_INTERVAL_S": text}).probe_interval_s == interval_s
+    with pytest.raises(environment.SettingRefusedError):
+        settings.read({"PROBE_INTERVAL_S": "4"})

@@ -25,6 +25,9 @@ SELECTOR_LIMIT = 48 * 1024
 """Bytes of a selector in a URL, enough for 500 names of 63 characters. API servers take 1 MiB (Go's limit for a
 request's head); a proxy before them may take less, and says so."""
 _TOO_LONG = (413, 414, 431)
+_BAD_REQUEST = 400
+_SUSPECT_BYTES = 4 * 1024
+"""Some proxies call a URL that is too long for them, with 8 KiB or less, a bad request."""
 
 
 def render(label: str, values: Iterable[str]) -> str:
@@ -88,10 +91,15 @@ class Selective(Reflector[T]):
         return self._wanted != self._covered
 
     def _pause(self, err: errors.KubeError, stop: threading.Event, *, spread_s: float = 0.0) -> None:
-        if isinstance(err, errors.ApiError) and err.status in _TOO_LONG and self._wanted is not None:
+        if isinstance(err, errors.ApiError) and self._wanted is not None and self._is_too_long(err.status):
             log.warning("the selector is too long for this API: everything is watched", extra={"error": str(err)})
             self._limit, self._wanted = 0, None
         super()._pause(err, stop, spread_s=spread_s)
+
+    def _is_too_long(self, status: int) -> bool:
+        wanted = self._wanted
+        size = 0 if wanted is None else len(urllib.parse.quote(render(self._label, wanted)))
+        return status in _TOO_LONG or (status == _BAD_REQUEST and size > _SUSPECT_BYTES)
 
     def _relist(self) -> str:
         wanted = self._wanted
@@ -123,6 +131,8 @@ class Selective(Reflector[T]):
                 self._store[key] = obj
                 self._notify(key)
         self._narrow(wanted)
+        # One that comes again is listed again.
+        self._floors = {value: floor for value, floor in self._floors.items() if value in wanted}
         for key, obj in list(self._store.items()):
             if self._value(obj) not in wanted:
                 del self._store[key]

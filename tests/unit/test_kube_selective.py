@@ -227,6 +227,32 @@ def test_a_proxy_that_takes_no_long_url_gets_everything(api: fake_api.FakeApi, r
     wait_until(lambda: "c" in running.names())
 
 
+@pytest.mark.parametrize(("names", "watches_all"), [(100, True), (2, False)])
+def test_a_bad_request_counts_as_too_long_only_of_a_long_selector(
+    api: fake_api.FakeApi, running: Running, names: int, watches_all: bool
+) -> None:
+    put(api, "a", "shop")
+    put(api, "b", "web")
+    running.select("shop")
+    wait_until(api.watches)
+    api.fail(400, reason="BadRequest", watch=False)
+    wanted = frozenset({"shop", *(f"{number:03}".ljust(60, "x") for number in range(names))})
+    running.mirror.select(wanted)
+    wait_until(lambda: running.mirror.covers("000".ljust(60, "x")))
+    assert running.names() == ({"a", "b"} if watches_all else {"a"})
+
+
+def test_what_is_remembered_of_a_value_goes_with_it(api: fake_api.FakeApi, running: Running) -> None:
+    running.select("shop")
+    for number in range(5):
+        running.select("shop", f"v{number}")
+    running.select("shop")
+    wait_until(lambda: not running.mirror.covers("v4"))
+    put(api, "last", "shop")
+    wait_until(lambda: "last" in running.names())
+    assert set(running.mirror._floors) <= {"shop"}
+
+
 def test_500_names_of_the_longest_kind_fit() -> None:
     longest = [f"{number:03}".ljust(63, "x") for number in range(500)]
     assert len(urllib.parse.quote(selective.render(LABEL, longest))) < selective.SELECTOR_LIMIT

@@ -89,6 +89,12 @@ def test_an_import_may_be_labelled_and_written_by_hand(world: str) -> None:
     lab.C2.delete(IMPORTS, "hand", NAMESPACE)
 
 
+def test_an_import_whose_manifest_has_no_address_may_be_applied_again(world: str) -> None:
+    filled = imported()["spec"]["ips"]
+    patch(IMPORTS, "web", {"spec": {"ips": []}})
+    lab.eventually(lambda: imported()["spec"].get("ips") == filled, within_s=5)
+
+
 def test_our_slices_are_the_syncers_and_no_other_becomes_one_of_ours(world: str) -> None:
     name = slices()[0]["metadata"]["name"]
     with refused("EndpointSlices managed by fleetboard.io"):

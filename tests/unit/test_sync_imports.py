@@ -232,13 +232,14 @@ def test_an_import_that_a_user_deletes_is_back_with_its_address(cluster: joined_
         eventually(lambda: new in owners() and old not in owners())
 
 
-def test_what_others_write_into_an_import_is_put_right(cluster: joined_cluster.Cluster) -> None:
+@pytest.mark.parametrize("written", [["10.0.0.1"], []])
+def test_what_others_write_into_an_import_is_put_right(cluster: joined_cluster.Cluster, written: list[str]) -> None:
     cluster.merge("c2")
     with cluster.running():
         eventually(lambda: addresses(cluster))
         with cluster.child.changed:
             found = cluster.child.objects[IMPORTS, "shop", "web"]
-            cluster.child.store((IMPORTS, "shop", "web"), {**found, "spec": {**found["spec"], "ips": ["10.0.0.1"]}})
+            cluster.child.store((IMPORTS, "shop", "web"), {**found, "spec": {**found["spec"], "ips": written}})
         eventually(lambda: addresses(cluster) == ["10.112.0.9"])
 
 

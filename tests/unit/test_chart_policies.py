@@ -6,7 +6,6 @@ import pathlib
 import re
 
 from fleetboard.model import membership, names
-from syncer import importing
 
 CHARTS = pathlib.Path(__file__).parents[2] / "manifests/charts"
 PROTECT = (CHARTS / "fleetboard-agent/templates/protect.yaml").read_text()
@@ -29,4 +28,15 @@ def test_the_policies_know_our_accounts_labels_and_annotations() -> None:
     assert f"{names.LABEL_MANAGED_BY}: {names.MANAGER}" in PROTECT
     assert f"key: {names.LABEL_CLUSTERSET}, operator: DoesNotExist" in PROTECT
     assert f"'{names.ANNOTATION_IMPORT_OWNER}'" in PROTECT
-    assert importing.CREATED != importing.ADOPTED
+
+
+def test_an_import_may_be_applied_again_without_addresses_and_with_none_but_its_own() -> None:
+    (expression,) = re.findall(r'expression: "(.*)"\n    message: spec.ips', PROTECT)
+    given = "object.spec.?ips.orValue([])"
+    assert expression == f"size({given}) == 0 || {given} == variables.before"
+
+
+def test_hooks_have_time_to_pull_their_image_and_end_before_helm_does() -> None:
+    templates = [path.read_text() for path in CHARTS.glob("*/templates/*.yaml")]
+    deadlines = [int(found) for text in templates for found in re.findall(r"activeDeadlineSeconds: (\d+)", text)]
+    assert deadlines == [280, 280, 280]

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import prometheus_client
 
-from crossdns import drain, errors, index, metrics, saved, watch, workers
+from crossdns import drain, errors, metrics, saved, watch, workers
 from fleetboard.kube import errors as kube_errors
 from fleetboard.kube import metrics as kube_metrics
 from fleetboard.kube.client import Client
-from fleetboard.model import names
+from fleetboard.model import names, namespaces
 from fleetboard.observe import environment, logs, process, server
 
 log = logging.getLogger(__name__)
@@ -87,13 +87,13 @@ def _until(ended: threading.Event, run: Callable[[threading.Event], None], _stop
     run(ended)
 
 
-def _imports() -> index.Namespaces:
+def _imports() -> namespaces.Namespaces:
     """Read the settings that syncer has as well: what it refuses to import has no name either."""
     accepted: tuple[str, ...] = ("*",)
     refused: tuple[str, ...] = ("kube-system",)
     accepted = environment.read("IMPORT_NAMESPACES", accepted, parse=environment.words)
     refused = environment.read("IMPORT_NAMESPACES_REFUSED", refused, parse=environment.words)
-    return index.Namespaces(accepted=frozenset(accepted), refused=frozenset(refused))
+    return namespaces.Namespaces(accepted=frozenset(accepted), refused=frozenset(refused))
 
 
 def _worker_count(text: str) -> int:

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from crossdns import zone
 from fleetboard.model import core, fleet, names
+from fleetboard.model.namespaces import Namespaces
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -53,18 +54,6 @@ class Copies:
     reports: Copy[fleet.PeerReport]
     namespaces: Copy[core.Namespace]
     nodes: Copy[fleet.FleetNode]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Namespaces:
-    """Which namespaces this cluster accepts imports in: ``*`` accepts all; a refusal goes first."""
-
-    accepted: frozenset[str] = frozenset({"*"})
-    refused: frozenset[str] = frozenset({"kube-system"})
-
-    def accept(self, namespace: str) -> bool:
-        """Tell whether services of ``namespace`` may have names here."""
-        return namespace not in self.refused and ("*" in self.accepted or namespace in self.accepted)
 
 
 class Index:

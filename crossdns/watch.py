@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from crossdns import encode, feed, index, metrics, saved, table
 from fleetboard.kube.client import Client
 from fleetboard.kube.reflector import Reflector
-from fleetboard.model import names, resource
+from fleetboard.model import names, namespaces, resource
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Watch:
         *,
         namespace: str,
         answering: Answering,
-        imports: index.Namespaces,
+        imports: namespaces.Namespaces,
         store: saved.Store | None = None,
     ) -> None:
         self._answering, self._store = answering, store

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from fleetboard.model import core, fleet, names
+from fleetboard.model import addresses, core, fleet, names
 from fleetboard.model.addresses import Address
 
 SERVICES = "svc"
@@ -125,7 +124,7 @@ def service_records(
 
 
 def _clusterset_ip(domain: str, spec: fleet.FleetServiceSpec) -> dict[str, Records]:
-    vips = tuple(address for address in map(_parse_address, spec.vips) if address is not None)
+    vips = tuple(address for address in map(addresses.parse_unicast, spec.vips) if address is not None)
     targets = {Target(domain, port.port) for port in spec.ports if _valid_port(port.port)}
     records = {domain: Records(addresses=vips, targets=tuple(sorted(targets)))}
     for port in spec.ports:
@@ -190,7 +189,7 @@ def _backends(domain: str, slices: Iterable[core.EndpointSlice]) -> Iterator[_Ba
             continue
         ports = tuple(item.ports or ())
         for endpoint in item.endpoints or ():
-            usable = tuple(a for a in map(_parse_address, endpoint.addresses) if a is not None)
+            usable = tuple(a for a in map(addresses.parse_unicast, endpoint.addresses) if a is not None)
             if not usable or not endpoint.ready:
                 continue
             yield _Backend(f"{_host_label(endpoint.hostname, usable[0])}.{cluster}.{domain}", cluster, usable, ports)
@@ -212,21 +211,6 @@ def _port_domain(port_name: str, protocol: str, domain: str) -> str:
 
 def _valid_port(port: int) -> bool:
     return 0 < port < 65536
-
-
-def _parse_address(text: str) -> Address | None:
-    """Return the address unless it is malformed or one that no service may point clients at."""
-    try:
-        address: Address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
-        return None
-    if address == ipaddress.IPv4Address("255.255.255.255"):
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped is not None or address.scope_id is not None):
-        return None
-    return address
 
 
 def _address_order(address: Address) -> tuple[int, int]:

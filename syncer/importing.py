@@ -24,18 +24,6 @@ OPTIONAL_FIELDS = frozenset({"internalTrafficPolicy", "trafficDistribution"})
 """Fields of a ServiceImport's spec that older definitions (CRDs) lack."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Namespaces:
-    """Which namespaces this cluster accepts imports in: ``*`` accepts all; a refusal goes first."""
-
-    accepted: frozenset[str] = frozenset({"*"})
-    refused: frozenset[str] = frozenset({"kube-system"})
-
-    def accept(self, namespace: str) -> bool:
-        """Tell whether services of ``namespace`` may be imported."""
-        return namespace not in self.refused and ("*" in self.accepted or namespace in self.accepted)
-
-
 class Fate(enum.Enum):
     """What shall become of the ServiceImport."""
 

@@ -15,7 +15,7 @@ import msgspec
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
 from fleetboard.kube.reflector import Reflector
-from fleetboard.model import core, mcs, meta, names, resource
+from fleetboard.model import core, mcs, meta, names, namespaces, resource
 from syncer import importing, index, slices
 from syncer.clusterset import Clusterset
 from syncer.exports import MANAGER, rfc3339
@@ -40,7 +40,7 @@ class Imports:
         sources: Sources,
         clusterset: Clusterset,
         cluster: str,
-        accepted: importing.Namespaces,
+        accepted: namespaces.Namespaces,
         changed: Callable[[str], None],
         carried_out: Callable[[str], None],
         slice_objects: bool = True,

@@ -9,10 +9,9 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-from fleetboard.model import names
+from fleetboard.model import names, namespaces
 from fleetboard.model.addresses import Network
 from fleetboard.observe import environment
-from syncer import importing
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +35,7 @@ class Settings:
     log_level: str
     dns_configure: bool
     networks: tuple[Network, ...]
-    imports: importing.Namespaces
+    imports: namespaces.Namespaces
     probe_interval_s: float = 0.0
 
 
@@ -58,7 +57,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         log_level=environment.read("LOG_LEVEL", "info", environ=environ),
         dns_configure=environment.read("DNS_CONFIGURE", False, parse=environment.flag, environ=environ),
         networks=environment.read("NETWORK_CIDRS", nothing, parse=environment.networks, environ=environ),
-        imports=importing.Namespaces(accepted=frozenset(accepted), refused=frozenset(refused)),
+        imports=namespaces.Namespaces(accepted=frozenset(accepted), refused=frozenset(refused)),
         probe_interval_s=environment.read("PROBE_INTERVAL_S", 0.0, parse=_interval, environ=environ),
     )
 

@@ -21,9 +21,6 @@ Blocks = Mapping[str, tuple[Network, ...]]
 """Cluster name to the address blocks that the hub gave it."""
 
 
-TRAFFIC_DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")
-"""Wishes of a Service for near endpoints (corev1.ServiceSpec.trafficDistribution)."""
-
 # What the API server takes as a zone's name; a zone may be any text.
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
@@ -97,7 +94,7 @@ def _render(
         names.LABEL_KUBE_SERVICE_NAME: derived_service(merged.namespace, merged.name),
     }
     name = slice_name(merged.name, cluster=cluster, source=source.metadata.name)
-    if merged.traffic_distribution in TRAFFIC_DISTRIBUTIONS:
+    if merged.traffic_distribution in core.TRAFFIC_DISTRIBUTIONS:
         endpoints = [_hint(endpoint) for endpoint in endpoints]
     kept = [port for port in source.ports or () if (port.name, port.protocol) in ports]
     return core.EndpointSlice(

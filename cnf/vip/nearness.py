@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from cnf.vip.table import Protocol, Target
+from fleetboard.model import core
 
 
 class Candidate(NamedTuple):
@@ -55,9 +56,9 @@ def _in_cluster(seen: Candidate) -> bool:
 
 
 _RINGS: Mapping[str, _Rings] = {
-    "PreferClose": (_in_zone, _in_cluster),
-    "PreferSameZone": (_in_zone, _in_cluster),
-    "PreferSameNode": (_on_node, _in_zone, _in_cluster),
+    core.PREFER_CLOSE: (_in_zone, _in_cluster),
+    core.PREFER_SAME_ZONE: (_in_zone, _in_cluster),
+    core.PREFER_SAME_NODE: (_on_node, _in_zone, _in_cluster),
 }
 """What each trafficDistribution tries before all endpoints."""
 

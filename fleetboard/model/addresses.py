@@ -101,13 +101,21 @@ def is_endpoint(text: str, blocks: Iterable[Network]) -> bool:
     The classes are checked although a block never holds such addresses: a hub that was misled, or taken over, must
     not make a cluster's clients talk to their own loopback or to a cloud's metadata service.
     """
+    address = parse_unicast(text)
+    return address is not None and any(address.version == block.version and address in block for block in blocks)
+
+
+def parse_unicast(text: str) -> Address | None:
+    """Return the address unless it is malformed or one that no service may point clients at."""
     try:
         address: Address = ipaddress.ip_address(text)
     except ValueError:
-        return False
+        return None
     if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
-        return False
-    # Broadcast, IPv4 in IPv6's clothes; and a zone index, which may hold any text.
-    if address.is_reserved or getattr(address, "scope_id", None) is not None:
-        return False
-    return any(address.version == block.version and address in block for block in blocks)
+        return None
+    if address.is_reserved:
+        return None  # broadcast among them
+    # IPv4 in IPv6's clothes, whose classes differ by Python's version; and a zone index, which may hold any text.
+    if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped is not None or address.scope_id is not None):
+        return None
+    return address

@@ -11,6 +11,12 @@ import msgspec
 
 from fleetboard.model import meta
 
+PREFER_CLOSE = "PreferClose"
+PREFER_SAME_ZONE = "PreferSameZone"
+PREFER_SAME_NODE = "PreferSameNode"
+TRAFFIC_DISTRIBUTIONS = (PREFER_CLOSE, PREFER_SAME_ZONE, PREFER_SAME_NODE)
+"""Wishes of a Service for near endpoints (corev1.ServiceSpec.trafficDistribution)."""
+
 
 class _Wire(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """Wire options of every struct below."""

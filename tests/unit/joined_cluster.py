@@ -17,8 +17,8 @@ import msgspec
 from mcs_objects import MCS_GROUP_VERSION, import_schema
 
 from fleetboard.kube.client import Client
-from fleetboard.model import core, fleet, mcs, membership, meta, names
-from syncer import crew, importing, join_settings
+from fleetboard.model import core, fleet, mcs, membership, meta, names, namespaces
+from syncer import crew, join_settings
 from syncer.join import Credential
 from syncer.member import Member
 from syncer.settings import Settings
@@ -70,7 +70,7 @@ class Cluster:
             log_level="info",
             dns_configure=False,
             networks=(),
-            imports=importing.Namespaces(),
+            imports=namespaces.Namespaces(),
         )
         credential = cast("Credential", _Credential(self.hub))
         member = Member(settings, child=self.child.client(), credential=credential, cluster_uid="uid-c1")

@@ -13,8 +13,8 @@ import pytest
 from dns_objects import Resolver, contents, make_endpoint, make_node, make_peer, make_service, make_slice, rcode
 from fake_api import FakeApi
 
-from crossdns import feed, index, saved, watch, zone
-from fleetboard.model import core, fleet, meta, names
+from crossdns import feed, saved, watch, zone
+from fleetboard.model import core, fleet, meta, names, namespaces
 
 WEB = "web.shop.svc.hyperos.local"
 SYSTEM = names.NAMESPACE
@@ -52,7 +52,7 @@ def start(api: FakeApi, store: saved.Store | None = None) -> Iterator[Answering]
     answering, stop = Answering(), threading.Event()
     client = api.client()
     watching = watch.Watch(
-        client, namespace=SYSTEM, answering=Workers(answering), imports=index.Namespaces(), store=store
+        client, namespace=SYSTEM, answering=Workers(answering), imports=namespaces.Namespaces(), store=store
     )
     threads = [threading.Thread(target=run, args=(stop,)) for run in watching.threads.values()]
     for thread in threads:

@@ -54,7 +54,7 @@ def test_r32_a_service_without_endpoints_still_resolves() -> None:
 
 
 @pytest.mark.parametrize(
-    "vip", ["127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0", "fe80::1", "junk", "::ffff:1.2.3.4"]
+    "vip", ["127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0", "fe80::1", "junk", "::ffff:1.2.3.4", "240.0.0.1"]
 )
 def test_r32_an_address_that_no_service_has_is_not_answered(vip: str) -> None:
     resolver = Resolver()

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from mcs_objects import addresses, make_endpoint, make_import, make_merged, make_slice, make_source, situation
 
-from fleetboard.model import fleet, marks, mcs, names
+from fleetboard.model import fleet, marks, mcs, names, namespaces
 from syncer import export, importing
 from syncer.importing import Fate
 
@@ -106,10 +106,10 @@ def test_a_users_import_that_nobody_exports_is_told_so_and_not_changed() -> None
 
 
 def test_r8_kube_system_accepts_no_import_unless_the_user_says_so() -> None:
-    assert not importing.Namespaces().accept("kube-system")
-    assert importing.Namespaces().accept("shop")
-    assert importing.Namespaces(refused=frozenset()).accept("kube-system")
-    only = importing.Namespaces(accepted=frozenset({"shop"}))
+    assert not namespaces.Namespaces().accept("kube-system")
+    assert namespaces.Namespaces().accept("shop")
+    assert namespaces.Namespaces(refused=frozenset()).accept("kube-system")
+    only = namespaces.Namespaces(accepted=frozenset({"shop"}))
     assert (only.accept("shop"), only.accept("other")) == (True, False)
 
 

@@ -90,6 +90,7 @@ class Member:
             networks=lambda: networks.discover(child, settings.networks),
             version=importlib.metadata.version("fleetboard"),
             problem=lambda: credential.problem,
+            returned=self._hub_returned,
         )
         self._probing: probing.Probing | None = None
         if settings.probe_interval_s:
@@ -163,6 +164,10 @@ class Member:
     def hub_age_s(self) -> float:
         """Return the seconds since the hub answered last."""
         return time.monotonic() - max(self.clusterset.last_contact, self.reporter.last_sent)
+
+    def _hub_returned(self) -> None:
+        for reflector in self.remote_reflectors:
+            reflector.renew()
 
     def _first_contact(self, stop: threading.Event) -> None:
         """Give every key to its controller once the hub was heard: until then absence meant nothing."""

@@ -55,11 +55,13 @@ class Reporter:
         networks: Callable[[], Sequence[Network]],
         version: str,
         problem: Callable[[], join_errors.JoinError | None],
+        returned: Callable[[], None],
     ) -> None:
+        """``returned`` is called once the hub takes a report again after it could not be reached."""
         self._child, self._hub, self._join = child, hub, settings
         self._clusterset, self._namespace = clusterset, namespace
         self._cluster_uid, self._networks, self._version = cluster_uid, networks, version
-        self._problem = problem
+        self._problem, self._returned, self._away = problem, returned, False
         self._changed = threading.Event()
         self.nodes = Reflector(child, resource.FLEET_NODES, notify=self.wake, namespace=namespace)
         self.lease = Reflector(
@@ -106,6 +108,7 @@ class Reporter:
                 decision = self._show()
             except errors.KubeError as err:
                 log.warning("report not sent", extra={"error": str(err)})
+                self._away = self._away or isinstance(err, errors.UnreachableError)
                 stop.wait(RETRY_S)
                 continue
             except join_errors.JoinError as err:
@@ -140,6 +143,9 @@ class Reporter:
         stamped = report.with_heartbeat(spec, rfc3339())
         self._hub.apply(resource.PEER_REPORTS, self._object(stamped, self._join.member.namespace), manager=MANAGER)
         self._sent, self.last_sent = spec, time.monotonic()
+        if self._away:
+            self._away = False
+            self._returned()
         current = self.own.get(f"{self._namespace}/{self._join.cluster}")
         if current is None or current.spec != spec:
             self._child.apply(resource.PEER_REPORTS, self._object(spec, self._namespace), manager=MANAGER)

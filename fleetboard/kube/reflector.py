@@ -82,6 +82,16 @@ class Reflector(Generic[T]):
             self._store[key] = obj
         self._notify(key)
 
+    def renew(self) -> None:
+        """Ask for a new watch from where this one is: after an outage the old one may be silent for long.
+
+        Where only one direction was cut, the server's events go on arriving once, unacknowledged, which keeps our
+        connection alive; what follows waits for the server's retransmission timer, which doubles all the while.
+        """
+        current = self._watch
+        if current is not None:
+            current.interrupt()
+
     def run(self, stop: threading.Event) -> None:
         """Mirror until ``stop``; errors of the API are logged and retried for ever."""
         done = threading.Event()

@@ -68,6 +68,7 @@ class FakeApi:
         self.tokens: set[str] | None = None  # None: everybody may
         self.stalled = threading.Event()  # set: requests are read and never answered
         self.end_watches_at_once = False
+        self._muted = 0  # so many watches, the first ones, stay open and say nothing
         self.changed = threading.Condition()
         self.version = 100
         self.compacted = 0
@@ -168,6 +169,14 @@ class FakeApi:
             self.version += 1
             self.bookmarked = self.version
             self.changed.notify_all()
+
+    def mute(self) -> None:
+        """Let the watches that are open say nothing more, as when what we acknowledge doesn't arrive."""
+        self._muted = len(self.watches())
+
+    def is_muted(self, number: int) -> bool:
+        """Tell whether the watch of that number, counted from 1, says nothing more."""
+        return number <= self._muted
 
     def cut(self) -> None:
         """End every connection without a word."""
@@ -335,8 +344,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _events(self, target: Target, query: dict[str, str], seen: int) -> Iterator[bytes]:
         api = self.server.api
         deadline = time.monotonic() + int(query["timeoutSeconds"])
+        number = len(api.watches())
         while not api.closing and time.monotonic() < deadline:
             with api.changed:
+                if api.is_muted(number):
+                    api.changed.wait(0.2)
+                    continue
                 if seen < api.compacted:
                     yield _line("ERROR", {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"})
                     return

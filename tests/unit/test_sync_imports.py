@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+import fake_api
 import joined_cluster
 import pytest
 from joined_cluster import IMPORTS, MERGED, SET, SLICES, eventually, never
@@ -313,3 +314,22 @@ def test_an_import_written_by_hand_is_adopted_and_emptied_after_the_last_export(
             return {one.type: (one.status, one.reason) for one in found.status.conditions}
 
         eventually(lambda: told() == {"Ready": ("False", "Pending")})
+
+
+def test_watches_that_an_outage_left_silent_are_made_anew(cluster: joined_cluster.Cluster) -> None:
+    cluster.merge("c2")
+    cluster.publish("10.113.4.5")
+    with fake_api.FakeApi() as gone:
+        unreachable = gone.client()
+    with cluster.running() as member:
+        eventually(lambda: cluster.received() == ["10.113.4.5"])
+        eventually(lambda: member.reporter.last_sent > 0)
+        cluster.hub.mute()
+        cluster.publish("10.113.4.5", "10.113.4.6")
+        never(lambda: "10.113.4.6" in cluster.received())
+        hub, member.reporter._hub = member.reporter._hub, unreachable
+        member.reporter.last_sent = -float("inf")
+        member.reporter.wake()
+        eventually(lambda: member.reporter._away)
+        member.reporter._hub = hub
+        eventually(lambda: "10.113.4.6" in cluster.received())

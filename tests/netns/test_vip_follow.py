@@ -213,7 +213,9 @@ def watched_elements() -> Iterator[list[str]]:
         monitor = subprocess.Popen(["nft", "-n", "monitor"], stdout=subprocess.PIPE, text=True)
     assert monitor.stdout is not None
     try:
-        while not select.select([monitor.stdout], [], [], 0.05)[0]:  # nothing else says that it listens
+        poll = select.poll()  # select itself knows descriptors below 1024 alone
+        poll.register(monitor.stdout, select.POLLIN)
+        while not poll.poll(50):  # nothing else says that it listens
             touch_table("begin")
         yield found
         touch_table("end")

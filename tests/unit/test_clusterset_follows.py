@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import fake_api
 import pytest
+from polling import wait_until
 
 from fleetboard.model import names
 from syncer import clusterset
 
 HUB = names.clusterset_namespace("default")
-
-
-def wait_until(condition: Callable[[], object], *, within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.01)
 
 
 class Running:

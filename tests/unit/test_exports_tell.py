@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import fake_api
 import pytest
+from polling import wait_until
 
 from fleetboard.kube.reflector import Reflector
 from fleetboard.model import names
@@ -17,13 +17,6 @@ from syncer import clusterset, exports, sources
 
 HUB, MEMBER = names.clusterset_namespace("default"), names.member_namespace("default", "c1")
 KEY = "shop/web"
-
-
-def wait_until(condition: Callable[[], object], *, within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.01)
 
 
 @dataclasses.dataclass

@@ -9,18 +9,11 @@ from collections.abc import Callable, Iterator
 
 import prometheus_client
 import pytest
+from polling import wait_until
 
 from fleetboard.kube import errors, metrics
 from fleetboard.kube.controller import Controller
 from fleetboard.kube.workqueue import WorkQueue
-
-
-def wait_until(condition: Callable[[], object], *, within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.01)
-
 
 Start = Callable[[Controller], threading.Event]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import fake_api
 import msgspec
+import polling
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,11 +23,7 @@ from fleetboard.model import core, meta, resource
 WALL = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
-def wait_until(condition: Callable[[], object], *, within_s: float = 8.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.01)
+wait_until = functools.partial(polling.wait_until, within_s=8.0)
 
 
 class Store:

@@ -10,18 +10,12 @@ from typing import Any
 
 import fake_api
 import pytest
+from polling import wait_until
 
 from fleetboard.kube import backoff, encoding, reflector
 from fleetboard.model import fleet, resource
 
 SPEC: dict[str, Any] = {"cidr": "10.112.0.0/22", "purpose": "vip", "owner": "c1"}
-
-
-def wait_until(condition: Callable[[], object], *, within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.01)
 
 
 class Running:

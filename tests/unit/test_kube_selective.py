@@ -6,22 +6,16 @@ import string
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import fake_api
 import pytest
+from polling import wait_until
 
 from fleetboard.kube import backoff, selective
 from fleetboard.model import resource
 
 LABEL = "fleetboard.io/service-namespace"
-
-
-def wait_until(condition: Callable[[], object], *, within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.01)
 
 
 def put(api: fake_api.FakeApi, name: str, value: str, *, owner: str = "") -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import fake_api
 import hypothesis
@@ -111,6 +112,16 @@ class World:
                     one.notice(key)
 
 
+@contextlib.contextmanager
+def two_clusters() -> Iterator[World]:
+    """Make c1 and c2, each with a probe Service that asks nothing yet."""
+    with fake_api.FakeApi() as one, fake_api.FakeApi() as two:
+        apis = {"c1": one, "c2": two}
+        for name, api in apis.items():
+            api.put("services", probe.service_name(name), names.NAMESPACE, spec={"ports": []})
+        yield World(apis)
+
+
 @pytest.fixture
 def registry() -> prometheus_client.CollectorRegistry:
     probing.SECONDS.clear()
@@ -138,10 +149,8 @@ def count(registry: prometheus_client.CollectorRegistry, cluster: str) -> float:
 
 
 def test_each_cluster_times_the_other(registry: prometheus_client.CollectorRegistry) -> None:
-    with fake_api.FakeApi() as one, fake_api.FakeApi() as two:
-        for name, api in (("c1", one), ("c2", two)):
-            api.put("services", probe.service_name(name), names.NAMESPACE, spec={"ports": []})
-        run(World({"c1": one, "c2": two}), until=1.0)
+    with two_clusters() as world:
+        run(world, until=1.0)
     assert count(registry, "c1") > 2
     assert count(registry, "c2") > 2
     total = registry.get_sample_value("fleetboard_export_probe_seconds_sum", {"cluster": "c2"})
@@ -153,10 +162,7 @@ def test_an_echo_that_does_not_come_is_counted(
     registry: prometheus_client.CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probing, "LOST_S", 0.2)
-    with fake_api.FakeApi() as one, fake_api.FakeApi() as two:
-        for name, api in (("c1", one), ("c2", two)):
-            api.put("services", probe.service_name(name), names.NAMESPACE, spec={"ports": []})
-        world = World({"c1": one, "c2": two})
+    with two_clusters() as world:
         world.open = False
         run(world, until=0.8)
     assert (registry.get_sample_value("fleetboard_export_probe_lost_total", {"cluster": "c2"}) or 0) >= 1
@@ -193,10 +199,7 @@ def test_a_cluster_that_left_is_no_longer_shown(
     registry: prometheus_client.CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probing, "LOST_S", 0.1)
-    with fake_api.FakeApi() as one, fake_api.FakeApi() as two:
-        for name, api in (("c1", one), ("c2", two)):
-            api.put("services", probe.service_name(name), names.NAMESPACE, spec={"ports": []})
-        world = World({"c1": one, "c2": two})
+    with two_clusters() as world:
         world.open = False
         stop = threading.Event()
         thread = threading.Thread(target=world.probes["c1"].run, args=(stop,))

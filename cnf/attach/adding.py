@@ -131,7 +131,7 @@ class Adder:
                 record, mark = self.ledger.reserve(draft, requested=call.requested)
             except errors.ExhaustedError as err:
                 with self.supply.queue():
-                    self.reclaim()
+                    self._reclaim()
                     now = time.monotonic()
                     if now >= deadline:
                         raise errors.ExhaustedError(f"{err.message}; {self._explain()}") from err
@@ -140,6 +140,13 @@ class Adder:
                     self.supply.wait(generation, deadline=until, cancelled=request.cancelled)
                 continue
             return record, mark, network
+
+    def _reclaim(self) -> None:
+        """Look for addresses of the dead. A kernel that shows nothing is no reason to refuse: a block may come."""
+        try:
+            self.reclaim()
+        except netlink_errors.NetlinkError as err:
+            _log.warning("no look was had for dead pods' addresses", extra={"error": str(err)})
 
     def _explain(self) -> str:
         known = self.outlook()

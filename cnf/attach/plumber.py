@@ -116,7 +116,7 @@ class Plumber:
         self._remover.remove(name)
 
     def standing(self) -> dict[str, links.Link]:
-        """Return the pairs whose end is in cnf's namespace, by name. A dump."""
+        """Return the pairs whose end is in cnf's namespace, by name. A dump, and a hint as ``links.read`` says."""
         with self.kernel() as kernel:
             found = links.read(kernel, kind="veth")
         return {link.name: link for link in found if link.name.startswith(names.VETH_PREFIX)}

@@ -103,10 +103,9 @@ class Recovery:
         """Free dead attachments that the runtime says are none, without the second pass: it is the witness."""
         freed = 0
         with self._turn:
-            standing = self._plumber.standing()
             for record in filter(unlisted, self._ledger.attached()):
                 with self._locks.hold(record.container_id, timeout_s=0) as held:
-                    if not held or identity.veth_name(*record.key) in standing:
+                    if not held or self._plumber.find(identity.veth_name(*record.key)) is not None:
                         continue
                     pod = self._pods.open(record.netns, cookie=record.cookie)
                     if pod is not None:
@@ -123,13 +122,15 @@ class Recovery:
         *,
         at_start: bool,
     ) -> _Outcome:
-        link = standing.get(identity.veth_name(*record.key))
+        name = identity.veth_name(*record.key)
+        link = standing.get(name)
         if link is not None and not at_start and (network is None or link.mtu <= network.mtu):
             return _Outcome.ADOPTED  # the usual case takes no lock and asks nobody
         with self._locks.hold(record.container_id, timeout_s=0) as held:
             if not held or self._ledger.find(record.key) != record:
                 return _Outcome.LEFT
             try:
+                link = self._plumber.find(name)  # the list may lack it, or be late
                 if link is not None and identity.is_ours(link.alias):
                     return self._adopt(record, link, network)
                 if link is not None:
@@ -156,12 +157,11 @@ class Recovery:
 
     def retune(self, network: NodeNetwork) -> None:
         """Set every standing pair again: MTU, routes to the fleet."""
-        standing = self._plumber.standing()
         for record in self._ledger.attached():
-            link = standing.get(identity.veth_name(*record.key))
-            if link is None:
-                continue
             try:
+                link = self._plumber.find(identity.veth_name(*record.key))
+                if link is None:
+                    continue
                 self._retune(record, wiring.plan_ends(record, network).at(link.index, record.index))
             except netlink_errors.NetlinkError as err:
                 _log.error("a pod's interface can't be set", extra={"pod": record.pod_name, "error": str(err)})

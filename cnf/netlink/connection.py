@@ -66,8 +66,11 @@ class Connection:
         for start in range(0, len(messages), _BATCH):
             self._send_batch(messages[start : start + _BATCH])
 
-    def ask(self, question: wire.Message) -> list[wire.Answer]:
+    def ask(self, question: wire.Message, *, torn: bool = False) -> list[wire.Answer]:
         """Return the kernel's answers to a GET: one, or with ``Flag.DUMP`` all.
+
+        A dump that the table changed under is asked for again, unless ``torn`` says that the caller can do with it:
+        then what came or went may be missing or listed still, and on kernels before 6.9 what stood all along, too.
 
         Raises:
             AbsentError: nothing of that name.
@@ -88,7 +91,7 @@ class Connection:
                 found.append(answer)
                 if not dump:
                     break
-            if not interrupted:
+            if torn or not interrupted:
                 return found
         raise errors.SilentKernelError(f"{question.action}: the table changed under five dumps in a row")
 

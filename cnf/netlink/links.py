@@ -154,12 +154,21 @@ def find(kernel: connection.Connection, name: str) -> Link | None:
     return _parse(answers[0].body)
 
 
-def read(kernel: connection.Connection, *, kind: str = "") -> list[Link]:
-    """Return all interfaces, or those of one ``kind``. Not for the hot path: it is a dump."""
+def list_all(*, kind: str = "") -> Message:
+    """Ask for all interfaces, or those of one ``kind``, where the kernel heeds that."""
     body = _INFO.pack(0, 0, 0, 0, 0) + wire.u32(_EXT_MASK, _SKIP_STATISTICS)
     if kind:
         body += wire.nested(_LINKINFO, wire.attribute(_INFO_KIND, kind.encode()))
-    found = (_parse(answer.body) for answer in kernel.ask(Message(_GETLINK, Flag.DUMP, body, "list interfaces")))
+    return Message(_GETLINK, Flag.DUMP, body, "list interfaces")
+
+
+def read(kernel: connection.Connection, *, kind: str = "") -> list[Link]:
+    """Return all interfaces, or those of one ``kind``. Not for the hot path: it is a dump.
+
+    A hint where interfaces come and go meanwhile, for a whole list may never be had then: who finds one missing that
+    matters looks it up by ``find``.
+    """
+    found = (_parse(answer.body) for answer in kernel.ask(list_all(kind=kind), torn=True))
     return [link for link in found if not kind or link.kind == kind]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import ipaddress
+import itertools
 import json
 import pathlib
+import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from netlab import Net, Nets
 from cnf.attach import frames, identity
 from cnf.attach.network import NodeNetwork
 from cnf.attach.plane import Plane
+from cnf.netlink import errors, links
 from cnf.netlink.namespace import Namespace
 
 pytestmark = pytest.mark.netns
@@ -274,6 +277,83 @@ def test_an_exhausted_node_takes_back_the_addresses_of_the_dead(
     node.nets.remove(pod)
     eventually(lambda: node.plane.collect() == 1)
     assert node.plane.attachments() == []
+
+
+class Restless(socket.socket):
+    """A netlink socket before whose every answer something happens."""
+
+    happens: Callable[[], object] = staticmethod(lambda: None)
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        Restless.happens()
+        return super().recv(size, flags)
+
+
+@pytest.fixture
+def add_interfaces(node: Node, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Let an interface come before each of the kernel's answers to cnf, once called: no long dump is whole then."""
+    numbers = itertools.count()
+    with node.hub_handle.connect() as other:
+
+        def add() -> None:
+            near, far = f"busy{next(numbers)}", f"busy{next(numbers)}"
+            ends = links.End(near, "02:00:00:00:00:01", 1360), links.End(far, "02:00:00:00:00:02", 1360)
+            other.send([links.create_veth(*ends, namespace=node.hub_handle.fileno())])
+
+        opens = node.hub_handle.open_socket
+        monkeypatch.setattr(node.hub_handle, "open_socket", lambda: Restless(fileno=opens().detach()))
+        yield lambda: monkeypatch.setattr(Restless, "happens", staticmethod(add))
+        monkeypatch.undo()
+
+
+def test_interfaces_that_come_meanwhile_keep_no_add_from_its_answer(
+    node: Node, add_interfaces: Callable[[], None], eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    pods = [node.nets.make() for _ in range(65)]
+    with concurrent.futures.ThreadPoolExecutor(8) as callers:
+        held = list(callers.map(lambda number: node.add(pods[number], f"c{number}"), range(63)))
+    assert len(set(held)) == 63
+    add_interfaces()
+    with (
+        node.hub_handle.connect() as kernel,
+        pytest.raises(errors.SilentKernelError, match="under five dumps in a row"),
+    ):
+        kernel.ask(links.list_all())
+    code, message = refusal(node.call("ADD", pods[63], "late"))
+    assert (code, "10.112.4.0/26" in message) == (11, True), message
+    assert node.plane.collect() == 0
+    node.nets.remove(pods[0])
+    eventually(lambda: node.plane.collect() == 1)
+    assert node.plane.usage().used == 62
+
+
+def test_a_kernel_that_lists_nothing_is_no_reason_to_refuse_an_add(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent() -> None:
+        raise errors.SilentKernelError("no answer from the kernel: timed out")
+
+    node.plane.set_network(dataclasses.replace(NETWORK, blocks=(ipaddress.ip_network("10.112.4.0/31"),)))
+    one, two = node.nets.make(), node.nets.make()
+    node.add(one, "one")
+    monkeypatch.setattr(node.plane._plumber, "standing", silent)
+    node.plane._adder = dataclasses.replace(node.plane._adder, patience_s=10)
+    with concurrent.futures.ThreadPoolExecutor(1) as caller:
+        waiting = caller.submit(node.add, two, "two")
+        assert not concurrent.futures.wait([waiting], timeout=0.3).done
+        node.plane.set_network(NETWORK)
+        assert waiting.result(timeout=20) not in ("10.112.4.0", "10.112.4.1")
+
+
+def test_a_pair_that_the_list_lacks_is_looked_up_before_it_is_called_missing(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = node.nets.make(), node.nets.make()
+    node.add(one, "one")
+    held = node.add(two, "two")
+    monkeypatch.setattr(node.plane._plumber, "standing", dict)
+    before = one.run("cat", "/sys/class/net/net1/iflink")
+    assert [node.plane._recovery.sweep(NETWORK).adopted for _ in range(3)] == [2, 2, 2]
+    assert one.run("cat", "/sys/class/net/net1/iflink") == before
+    assert one.answers_ping(held)
 
 
 def test_a_restart_adopts_what_stands_and_loses_no_packet(node: Node) -> None:

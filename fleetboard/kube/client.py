@@ -132,7 +132,7 @@ class Client:
         answer = self._transport.request(
             "PATCH",
             _path(resource, namespace, name, subresource),
-            body=msgspec.to_builtins(patch),
+            body=patch,
             content_type="application/merge-patch+json",
         )
         return encoding.decode(resource, answer)
@@ -193,7 +193,7 @@ class Client:
 
     def post(self, path: str, body: Body) -> Body:
         """Post to a path that is no collection (TokenRequest and the like)."""
-        answer = self._transport.request("POST", path, body=msgspec.to_builtins(body))
+        answer = self._transport.request("POST", path, body=body)
         try:
             return msgspec.json.decode(answer, type=dict[str, Any])
         except msgspec.DecodeError as err:

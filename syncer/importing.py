@@ -23,6 +23,9 @@ READY = "Ready"
 OPTIONAL_FIELDS = frozenset({"internalTrafficPolicy", "trafficDistribution"})
 """Fields of a ServiceImport's spec that older definitions (CRDs) lack."""
 
+# Found once: msgspec evaluates every annotation each time it is asked, which took most of a look at an import.
+_OPTIONAL = tuple(field.name for field in msgspec.structs.fields(mcs.ServiceImportSpec) if field.default is None)
+
 
 class Fate(enum.Enum):
     """What shall become of the ServiceImport."""
@@ -255,8 +258,7 @@ def _marks(labels: Iterable[str], annotations: Iterable[str], spec: mcs.ServiceI
 
 def _optional(spec: mcs.ServiceImportSpec) -> dict[str, object]:
     """Return the fields that are left out where there is nothing to say: another's value may stand there."""
-    fields = msgspec.structs.fields(mcs.ServiceImportSpec)
-    return {field.name: getattr(spec, field.name) for field in fields if field.default is None}
+    return {name: getattr(spec, name) for name in _OPTIONAL}
 
 
 def needs_write(current: mcs.ServiceImport | None, plan_: ImportPlan, *, written: frozenset[str] | None) -> bool:

@@ -97,12 +97,6 @@ def plan(source: Source, *, cluster: str, addresses_of: AddressesOf) -> ExportPl
     )
 
 
-def for_older_hub(exported: fleet.ExportedService) -> fleet.ExportedService:
-    """Leave out the fields that a hub of the version before doesn't know; it does as without them."""
-    spec = msgspec.structs.replace(exported.spec, internal_traffic_policy="", traffic_distribution="", ip_families=[])
-    return msgspec.structs.replace(exported, spec=spec)
-
-
 def is_headless(service: core.Service) -> bool:
     """Tell whether the Service has no virtual address of its own."""
     return service.spec.cluster_ip == "None"

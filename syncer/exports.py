@@ -19,7 +19,7 @@ from fleetboard.kube import backoff, errors
 from fleetboard.kube.client import Client
 from fleetboard.kube.reflector import Reflector
 from fleetboard.model import core, fleet, mcs, meta, names, resource
-from syncer import admission, conditions, export, index, report, schema, slices
+from syncer import admission, conditions, export, index, report, slices
 from syncer.clusterset import RETRY_CAP_S, Clusterset
 from syncer.sources import Sources
 from syncer.stopwatch import Stopwatch
@@ -42,6 +42,15 @@ class _Noted:
     delivery: conditions.Delivery
     exported: bool
     since: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Pruned:
+    """What an older hub kept of an export, and when it was sent."""
+
+    sent: fleet.ExportedServiceSpec
+    kept: fleet.ExportedServiceSpec
+    at: float
 
 
 class Exports:
@@ -85,7 +94,7 @@ class Exports:
             retry=backoff.Backoff(base_s=0.25, cap_s=RETRY_CAP_S),
         )
         self._by_service = index.Index(lambda: self.slices.store, _services_of)
-        self._older_until = -float("inf")
+        self._pruned: dict[str, _Pruned] = {}
         self._endpoints: dict[str, int] = {}
 
     @property
@@ -197,9 +206,12 @@ class Exports:
         if planned.exported is None and current is not None:
             self._hub.delete(resource.EXPORTED_SERVICES, name, self._namespace)
             wrote = True
-        elif planned.exported is not None and (current is None or current.spec != planned.exported.spec):
-            whole = self._send(_placed(planned.exported, self._namespace))
-            wrote = True
+            self._pruned.pop(key, None)
+        elif planned.exported is not None:
+            wrote = not self._is_taken(key, planned.exported.spec, current)
+            if wrote:
+                current = self._send(key, _placed(planned.exported, self._namespace), current)
+            whole = current is not None and current.spec == planned.exported.spec
         wrote |= self._write_slices(key, planned.slices)
         self.stopwatch.stop(key, wrote=wrote)
         return whole
@@ -215,14 +227,14 @@ class Exports:
                 continue
             placed = slices.place(wanted, namespace=self._namespace)
             try:
-                written = self._hub.apply(resource.ENDPOINT_SLICES, placed, manager=MANAGER)
+                written = self._hub.put(resource.ENDPOINT_SLICES, placed, found=found)
             except errors.ForbiddenError:
                 if not surplus:
                     raise
                 # At a full quota the new ones fit only once the old ones are gone.
                 self._delete_slices(surplus)
                 surplus = []
-                written = self._hub.apply(resource.ENDPOINT_SLICES, placed, manager=MANAGER)
+                written = self._hub.put(resource.ENDPOINT_SLICES, placed, found=found)
             self.slices.remember(written)
             wrote = True
         return self._delete_slices(surplus) or wrote
@@ -232,26 +244,28 @@ class Exports:
             self._hub.delete(resource.ENDPOINT_SLICES, name, self._namespace)
         return bool(surplus)
 
-    def _send(self, exported: fleet.ExportedService) -> bool:
-        """Write one export; tell whether the hub's schema has all its fields.
+    def _is_taken(self, key: str, wanted: fleet.ExportedServiceSpec, current: fleet.ExportedService | None) -> bool:
+        """Tell whether the hub holds ``wanted``, or what it made of that not long ago."""
+        if current is None or current.spec == wanted:
+            return current is not None
+        pruned = self._pruned.get(key)
+        if pruned is None or self._clock() >= pruned.at + _OLDER_HUB_RETRY_S:
+            return False
+        return (pruned.sent, pruned.kept) == (wanted, current.spec)
 
-        Server-side apply of a field that a hub of the version before lacks fails whole, with status 500.
-        """
-        if time.monotonic() >= self._older_until:
-            try:
-                self.exported.remember(self._hub.apply(resource.EXPORTED_SERVICES, exported, manager=MANAGER))
-            except errors.ServerError:
-                # A hub that fails, and can't say either, is no older one.
-                if schema.has_field(self._hub, resource.EXPORTED_SERVICES, "spec", "ipFamilies") is not False:
-                    raise
-            else:
-                return True
-        older = export.for_older_hub(exported)
-        self.exported.remember(self._hub.apply(resource.EXPORTED_SERVICES, older, manager=MANAGER))
-        if time.monotonic() >= self._older_until:
-            log.warning("the hub is of an older version: traffic policy and families are not sent")
-            self._older_until = time.monotonic() + _OLDER_HUB_RETRY_S
-        return False
+    def _send(
+        self, key: str, exported: fleet.ExportedService, current: fleet.ExportedService | None
+    ) -> fleet.ExportedService:
+        """Write one export and return what became of it: a hub whose schema lacks fields drops them."""
+        written = self._hub.put(resource.EXPORTED_SERVICES, exported, found=current)
+        if written.spec == exported.spec:
+            self._pruned.pop(key, None)
+        else:
+            if not self._pruned:
+                log.warning("the hub is of an older version and doesn't take all that is said of an export")
+            self._pruned[key] = _Pruned(exported.spec, written.spec, self._clock())
+        self.exported.remember(written)
+        return written
 
     def _exported_changed(self, key: str) -> None:
         try:

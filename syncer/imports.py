@@ -207,7 +207,7 @@ class Imports:
             placed = slices.place(wanted, namespace=owners[0].metadata.namespace, owners=owners)
             found = known.get(wanted.metadata.name)
             if found is None or not slices.is_same(found, placed):
-                self.slices.remember(self._child.apply(resource.ENDPOINT_SLICES, placed, manager=MANAGER))
+                self.slices.remember(self._child.put(resource.ENDPOINT_SLICES, placed, found=found))
                 wrote = True
         return wrote
 

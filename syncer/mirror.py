@@ -74,20 +74,26 @@ class Mirror:
         """Make the copy ``key`` equal to its original."""
         kind, _, name = key.partition("/")
         target: resource.AnyResource = resource.PEERS if kind == "peers" else resource.FLEET_SERVICES
-        planned = plan(
-            self._clusterset.original(kind, name), self._clusterset.copy(kind, name), namespace=self._namespace
-        )
+        copy = self._clusterset.copy(kind, name)
+        planned = plan(self._clusterset.original(kind, name), copy, namespace=self._namespace)
         for step in planned.steps:
             match step:
                 case Step.WRITE:
                     body = {part: content for part, content in planned.copy.items() if part != "status"}
-                    self._child.apply(target, body, manager=MANAGER)
+                    self._write(target, body, copy)
                 case Step.WRITE_STATUS:
                     self._write_status(target, planned.copy)
                 case Step.DELETE:
                     self._child.delete(target, name, self._namespace)
         self.stopwatch.stop(key, wrote=bool(planned.steps))
         return None
+
+    def _write(self, target: resource.AnyResource, body: dict[str, Any], copy: Mirrored | None) -> None:
+        if target is resource.FLEET_SERVICES:
+            self._clusterset.service_copies.remember(self._child.put(target, body, found=copy))
+        else:
+            # Its status is written by itself, after which the version we know is not the last.
+            self._child.apply(target, body, manager=MANAGER)
 
     def _write_status(self, target: resource.AnyResource, copy: dict[str, Any]) -> None:
         body = {"metadata": copy["metadata"], "status": copy.get("status", {})}

@@ -178,6 +178,12 @@ def encode(
     return body
 
 
+def version_of(obj: Any) -> str:
+    """Return the version that an object was read at."""
+    version: str = obj.metadata.resource_version
+    return version
+
+
 def _constants(obj: Any) -> dict[str, str]:
     """Return top-level texts that equal their default and so were left out, though the API wants them.
 

@@ -1,7 +1,8 @@
 """Object metadata and conditions as the API server writes them, narrowed to what we use.
 
 One invariant: every struct decodes any API object of its kind; unknown fields are dropped, so objects are written
-by server-side apply or merge patch of our own fields and never by a typed read-modify-replace.
+by server-side apply or merge patch of our own fields, or whole where we are the only writer, and never by a typed
+read-modify-replace.
 """
 
 from __future__ import annotations

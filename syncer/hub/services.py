@@ -22,6 +22,8 @@ from syncer.hub.view import MANAGER, View, name_of, namespace_of
 
 LOG = logging.getLogger(__name__)
 
+_FIELDS = tuple((field.name, field.encode_name) for field in msgspec.structs.fields(fleet.FleetServiceSpec))
+
 
 class Services:
     """Reconciles one service at a time; keys are ``<namespace>.<service>``."""
@@ -134,7 +136,8 @@ class Services:
             return
         labels = {names.LABEL_CLUSTERSET: self._view.terms.clusterset}
         metadata = {"name": key, "namespace": self._view.terms.namespace, "labels": labels}
-        self._view.client.apply(resource.FLEET_SERVICES, {"metadata": metadata, "spec": spelled(spec)}, manager=MANAGER)
+        body = {"metadata": metadata, "spec": spelled(spec)}
+        self._view.services.remember(self._view.client.put(resource.FLEET_SERVICES, body, found=service))
         LOG.info(
             "service merged",
             extra={"service": key, "clusters": [one.cluster for one in spec.constituents], "vips": spec.vips},
@@ -169,10 +172,5 @@ class Services:
 
 
 def spelled(spec: fleet.FleetServiceSpec) -> dict[str, Any]:
-    """Render a spec with its defaults spelled out, for readers that don't know ours.
-
-    Maps that are empty are left out: server-side apply turns a map whose last key goes into null, which the CRD's
-    schema refuses (tried on 1.34).
-    """
-    fields = {field.encode_name: getattr(spec, field.name) for field in msgspec.structs.fields(spec)}
-    return {name: msgspec.to_builtins(value) for name, value in fields.items() if value != {}}
+    """Render a spec with its defaults spelled out, for readers that don't know ours."""
+    return {encoded: msgspec.to_builtins(getattr(spec, name)) for name, encoded in _FIELDS}

@@ -76,6 +76,7 @@ class FakeApi:
         self.faults: list[Fault] = []
         self.objects: dict[tuple[str, str, str], Object] = {}
         self.applied: dict[tuple[str, ...], Object] = {}
+        self.lacking: dict[str, set[str]] = {}  # collection to fields of spec that its schema doesn't have
         self.openapi: dict[str, Object] = {}  # group/version to its document
         self.quota: dict[tuple[str, str], int] = {}  # collection and namespace to how many objects there may be
         self.bookmarked = 0  # version of the last bookmark
@@ -127,6 +128,15 @@ class FakeApi:
         self.log.append((self.version, "MODIFIED" if old else "ADDED", key[0], obj))
         self.changed.notify_all()
         return obj
+
+    def replace(self, key: tuple[str, str, str], obj: Object) -> Object:
+        """Store an object anew; one that stays as it is keeps its version, and nobody hears of it."""
+        old = self.objects.get(key)
+        if old is not None:
+            served = {name: old["metadata"][name] for name in ("uid", "resourceVersion")}
+            if {**obj, "metadata": {**obj.get("metadata", {}), **served}} == old:
+                return old
+        return self.store(key, obj)
 
     def remove(self, collection: str, name: str, namespace: str = "default") -> None:
         with self.changed:
@@ -274,6 +284,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if old is None and (apply or method == "POST") and held >= api.quota.get(key[:2], held + 1):
             self._status(403, "Forbidden", "exceeded quota")
             return
+        if isinstance(body, dict) and "spec" in body:
+            dropped = api.lacking.get(target.collection, set())
+            body["spec"] = {field: value for field, value in body["spec"].items() if field not in dropped}
         if method == "POST":
             if old is not None:
                 self._status(409, "AlreadyExists", f"{name} already exists")
@@ -289,7 +302,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if old is not None and wanted and wanted != old["metadata"]["resourceVersion"]:
                 self._status(409, "Conflict", "the object has been modified")
                 return
-            self._json(200, api.store(key, body))
+            self._json(200, api.replace(key, body))
         elif method == "PATCH":
             version = body.get("metadata", {}).pop("resourceVersion", "")
             if old is not None and version and version != old["metadata"]["resourceVersion"]:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 
 import fake_api
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -54,9 +55,28 @@ def test_creating_a_taken_name_is_not_a_mere_conflict(api: fake_api.FakeApi) -> 
 def test_replacing_an_older_version_is_a_conflict(api: fake_api.FakeApi) -> None:
     client = api.client()
     old = client.create(resource.CLAIMS, make_claim())
-    client.replace(resource.CLAIMS, old)
+    client.replace(resource.CLAIMS, msgspec.structs.replace(old, spec=make_claim(owner="c2").spec))
     with pytest.raises(errors.ConflictError):
         client.replace(resource.CLAIMS, old)
+
+
+def test_what_nobody_else_writes_is_created_and_then_replaced(api: fake_api.FakeApi) -> None:
+    client = api.client()
+    first = client.put(resource.CLAIMS, make_claim(), found=None)
+    second = client.put(resource.CLAIMS, make_claim(owner="c2"), found=first)
+    assert [asked.method for asked in api.asked] == ["POST", "PUT"]
+    assert second.spec.owner == "c2"
+    with pytest.raises(errors.ConflictError):
+        client.put(resource.CLAIMS, make_claim(owner="c3"), found=first)
+
+
+def test_a_put_finds_what_came_or_went_unnoticed(api: fake_api.FakeApi) -> None:
+    client = api.client()
+    api.put("claims", "10.112.0.1", spec={"cidr": "", "purpose": "vip", "owner": "someone"})
+    there = client.put(resource.CLAIMS, make_claim(owner="c2"), found=None)
+    assert there.spec.owner == "c2"
+    api.remove("claims", "10.112.0.1")
+    assert client.put(resource.CLAIMS, make_claim(owner="c3"), found=there).spec.owner == "c3"
 
 
 def test_deleting_by_uid_spares_a_namesake(api: fake_api.FakeApi) -> None:

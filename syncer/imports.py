@@ -29,8 +29,8 @@ class Imports:
     """Reconcile one imported service at a time; hand ``reconcile`` to a controller, and ``tell`` to another.
 
     Names and clients wait for imports and their endpoints, and nobody for the status: ``carried_out`` gets the key that
-    ``tell`` shall look at. ``slice_objects`` says whether ServiceImports here have ``status.endpointSliceObjects``, and
-    ``fields`` which optional ones their spec has.
+    ``tell`` shall look at. ``kind`` is the ServiceImport in the version to speak. ``slice_objects`` says whether
+    ServiceImports here have ``status.endpointSliceObjects``, and ``fields`` which optional ones their spec has.
     """
 
     def __init__(
@@ -44,14 +44,16 @@ class Imports:
         changed: Callable[[str], None],
         carried_out: Callable[[str], None],
         slice_objects: bool = True,
+        kind: resource.Resource[mcs.ServiceImport] = resource.SERVICE_IMPORTS,
         fields: frozenset[str] = importing.OPTIONAL_FIELDS,
     ) -> None:
         self._carried_out, self._slice_objects, self._fields = carried_out, slice_objects, fields
+        self._kind = kind
         self._untold: dict[str, importing.ImportPlan] = {}
         self._child, self._sources, self._clusterset = child, sources, clusterset
         self._cluster, self._accepted, self._changed = cluster, accepted, changed
         self.stopwatch = Stopwatch("import")
-        self.imports = Reflector(child, resource.SERVICE_IMPORTS, notify=changed)
+        self.imports = Reflector(child, self._kind, notify=changed)
         self.namespaces = Reflector(child, resource.NAMESPACES, notify=self._namespace_changed)
         self.slices = Reflector(
             child,
@@ -125,7 +127,7 @@ class Imports:
         if planned.fate is importing.Fate.REMOVE:
             self._forget(key)
             if current is not None:
-                wrote |= self._child.delete(resource.SERVICE_IMPORTS, name, namespace, uid=current.metadata.uid)
+                wrote |= self._child.delete(self._kind, name, namespace, uid=current.metadata.uid)
         else:
             try:
                 current, wrote = self._write_import(key, planned, current)
@@ -168,7 +170,7 @@ class Imports:
             metadata |= {"name": name, "namespace": namespace}  # type: ignore[dict-item]
             spec = {field: value for field, value in msgspec.to_builtins(planned.spec).items() if value is not None}
             body = {"metadata": metadata, "spec": spec}
-            current = self._child.apply(resource.SERVICE_IMPORTS, body, manager=MANAGER)
+            current = self._child.apply(self._kind, body, manager=MANAGER)
             self.imports.remember(current)
             self._written[key] = importing.marks_of(planned)
             wrote = True

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from fleetboard.kube.client import Client
 from fleetboard.kube.controller import Controller
 from fleetboard.kube.reflector import Reflector
-from fleetboard.model import resource
+from fleetboard.model import mcs, resource
 from syncer import clusterset as clusterset_
 from syncer import exports, importing, imports, mirror, networks, probing, reporter, schema, sources
 from syncer.join import Credential
@@ -41,13 +41,17 @@ class Member:
     def __init__(self, settings: Settings, *, child: Client, credential: Credential, cluster_uid: str) -> None:
         joined, hub = credential.join, credential.connect()
         cluster, namespace = joined.cluster, settings.namespace
-        described = schema.read(child, resource.SERVICE_IMPORTS)
+        imports_kind = schema.newest(child, resource.SERVICE_IMPORTS, known=mcs.VERSIONS)
+        exports_kind = schema.newest(child, resource.SERVICE_EXPORTS, known=mcs.VERSIONS)
+        described = schema.read(child, imports_kind)
 
         def has(*path: str) -> bool:
-            return schema.find_field(described, resource.SERVICE_IMPORTS.kind, path)
+            return schema.find_field(described, imports_kind.kind, path)
 
         self._cluster, self._credential = cluster, credential
-        self.sources = sources.Sources(child, namespace=namespace, cluster=cluster, notify=self._source_changed)
+        self.sources = sources.Sources(
+            child, namespace=namespace, cluster=cluster, notify=self._source_changed, kind=exports_kind
+        )
         self.clusterset = clusterset_.Clusterset(
             hub,
             child,
@@ -77,6 +81,7 @@ class Member:
             changed=self._import_changed,
             carried_out=lambda key: self._status_controller.enqueue(key),
             slice_objects=has("status", "endpointSliceObjects"),
+            kind=imports_kind,
             fields=frozenset(name for name in importing.OPTIONAL_FIELDS if has("spec", name)),
         )
         self.mirror = mirror.Mirror(child, clusterset=self.clusterset, namespace=namespace)

@@ -5,8 +5,8 @@ One invariant: asked of what the API server serves, so that a CRD which somebody
 
 from __future__ import annotations
 
-import logging
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,7 +14,15 @@ from fleetboard.kube import errors
 from fleetboard.kube.client import Client
 from fleetboard.model import resource
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _Served(msgspec.Struct):
+    resources: list[_Named]
 
 
 def read(client: Client, kind: resource.AnyResource) -> Any:
@@ -30,16 +38,26 @@ def read(client: Client, kind: resource.AnyResource) -> Any:
         raise errors.AnswerRefusedError(f"{client.server}{path}: not a schema: {err}") from err
 
 
-def has_field(client: Client, kind: resource.AnyResource, *path: str) -> bool | None:
-    """Tell whether objects of ``kind`` have the field ``path`` (as ``"status", "clusters"``); None is "can't tell".
+def newest(client: Client, kind: resource.Resource[T], *, known: Iterable[str]) -> resource.Resource[T]:
+    """Return ``kind`` in the first version of ``known`` that is served, as it is when none is.
 
-    Server-side apply of a field that the schema lacks fails whole, so it has to be known before.
+    The newest is the one that Kubernetes' own controllers watch. Watches of another cost the API server a cache of
+    their own, and its garbage collector asks three times about each object whose owner is named in another version.
+
+    Raises:
+        errors.KubeError: it can't be read what is served.
     """
-    try:
-        return find_field(read(client, kind), kind.kind, path)
-    except errors.KubeError as err:
-        log.warning("the schema can't be read", extra={"field": ".".join(path), "error": str(err)})
-        return None
+    for version in known:
+        path = f"/apis/{kind.group}/{version}"
+        try:
+            served = msgspec.json.decode(client.read(path), type=_Served)
+        except errors.NotFoundError:
+            continue
+        except msgspec.DecodeError as err:
+            raise errors.AnswerRefusedError(f"{client.server}{path}: not a list of resources: {err}") from err
+        if any(one.name == kind.plural for one in served.resources):
+            return kind.at(version)
+    return kind
 
 
 def find_field(document: Any, kind: str, path: tuple[str, ...]) -> bool:

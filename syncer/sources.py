@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from fleetboard.kube.client import Client
 from fleetboard.kube.reflector import Reflector
-from fleetboard.model import core, fleet, names, resource
+from fleetboard.model import core, fleet, mcs, names, resource
 from fleetboard.model.addresses import Address
 from syncer import export, index
 
@@ -24,11 +24,22 @@ _PodAddresses = Mapping[str, tuple[Address, ...]]
 
 
 class Sources:
-    """Watch the child's API; ``notify`` gets ``namespace/name`` of each service whose export plan may differ."""
+    """Watch the child's API; ``notify`` gets ``namespace/name`` of each service whose export plan may differ.
 
-    def __init__(self, child: Client, *, namespace: str, cluster: str, notify: Callable[[str], None]) -> None:
-        self._cluster, self._notify = cluster, notify
-        self.exports = Reflector(child, resource.SERVICE_EXPORTS, notify=notify)
+    ``kind`` is the ServiceExport in the version to speak.
+    """
+
+    def __init__(
+        self,
+        child: Client,
+        *,
+        namespace: str,
+        cluster: str,
+        notify: Callable[[str], None],
+        kind: resource.Resource[mcs.ServiceExport] = resource.SERVICE_EXPORTS,
+    ) -> None:
+        self._cluster, self._notify, self.kind = cluster, notify, kind
+        self.exports = Reflector(child, kind, notify=notify)
         self.services = Reflector(child, resource.SERVICES, notify=self._exported_changed)
         self.slices = Reflector(child, resource.ENDPOINT_SLICES, notify=self._slice_changed, selector=SLICE_SELECTOR)
         self.attachments = Reflector(

@@ -1,7 +1,6 @@
 """Multi-Cluster Services API objects (KEP-1645, mcs-api v0.5.2), narrowed to what we use.
 
-One invariant: v1alpha1 and v1beta1 have one schema, so one struct serves both; we speak v1alpha1 because every
-released CRD serves it.
+One invariant: v1alpha1 and v1beta1 have one schema, so one struct serves both. Every released CRD serves v1alpha1.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import msgspec
 from fleetboard.model import meta, names
 
 API_VERSION = f"{names.MCS_GROUP}/v1alpha1"
+VERSIONS = ("v1beta1", "v1alpha1")
+"""Those that the structs fit."""
 
 
 class _Wire(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):

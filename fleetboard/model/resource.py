@@ -38,6 +38,10 @@ class Resource(Generic[T]):
         """``group/version`` as objects carry it."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
+    def at(self, version: str) -> Resource[T]:
+        """Return the same collection in another version of the API."""
+        return dataclasses.replace(self, version=version)
+
     def path(self, namespace: str = "", name: str = "", *, subresource: str = "") -> str:
         """Return the URL path of the collection, of one object, or of its subresource.
 

@@ -263,9 +263,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._status(401, "Unauthorized", "who are you")
             return
         described = api.openapi.get(path.removeprefix("/openapi/v3/apis/"))
+        served = path.removeprefix("/apis/") in api.openapi
         target = _target(path)
         if described is not None:
             self._json(200, described)
+        elif served:
+            self._json(200, {"resources": [{"name": "serviceexports"}, {"name": "serviceimports"}]})
+        elif not target.collection and path.startswith("/apis/"):
+            self._status(404, "NotFound", "the server could not find the requested resource")
         elif method == "GET" and "watch" in query:
             self._watch(target, query)
         elif method == "GET" and not target.name:
@@ -279,14 +284,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         name = target.name or body["metadata"].get("name", "")
         key = (target.collection, target.namespace, name)
         old = api.objects.get(key)
+        if isinstance(body, dict) and "spec" in body:
+            dropped = api.lacking.get(target.collection, set())
+            body["spec"] = {field: value for field, value in body["spec"].items() if field not in dropped}
         apply = self.headers.get("Content-Type", "").startswith("application/apply-patch")
         held = sum(one[:2] == key[:2] for one in api.objects)
         if old is None and (apply or method == "POST") and held >= api.quota.get(key[:2], held + 1):
             self._status(403, "Forbidden", "exceeded quota")
             return
-        if isinstance(body, dict) and "spec" in body:
-            dropped = api.lacking.get(target.collection, set())
-            body["spec"] = {field: value for field, value in body["spec"].items() if field not in dropped}
         if method == "POST":
             if old is not None:
                 self._status(409, "AlreadyExists", f"{name} already exists")

@@ -15,6 +15,7 @@ from syncer import export
 MESSAGE_LIMIT = 32768
 """Characters that a condition's message may have (metav1.Condition)."""
 VALID, READY, CONFLICT = "Valid", "Ready", "Conflict"
+_OURS = (VALID, READY, CONFLICT)
 
 _VALID_MESSAGES: Mapping[str, str] = {
     "Valid": "The Service may be exported.",
@@ -63,7 +64,9 @@ def plan(
         ]
         if merged is not None and member:
             wanted.append(_conflict(merged, generation=generation))
-    conditions = [old for old in export_.status.conditions if old.type in {new.type for new in wanted}]
+    # Others may say more; of ours, what is not said now goes.
+    stay = {new.type for new in wanted}
+    conditions = [old for old in export_.status.conditions if old.type in stay or old.type not in _OURS]
     for condition in wanted:
         conditions = meta.set_condition(conditions, condition, now=now)
     return conditions

@@ -18,7 +18,7 @@ import msgspec
 from fleetboard.kube import backoff, errors
 from fleetboard.kube.client import Client
 from fleetboard.kube.reflector import Reflector
-from fleetboard.model import core, fleet, mcs, meta, names, resource
+from fleetboard.model import core, fleet, names, resource
 from syncer import admission, conditions, export, index, report, slices
 from syncer.clusterset import RETRY_CAP_S, Clusterset
 from syncer.sources import Sources
@@ -151,11 +151,13 @@ class Exports:
         told = conditions.plan(export_, planned, delivery=delivery, merged=merged, cluster=self._cluster, now=rfc3339())
         if told == sorted(export_.status.conditions, key=lambda condition: condition.type):
             return None
-        status = mcs.ServiceExportStatus(conditions=told)
-        metadata = meta.ObjectMeta(name=export_.metadata.name, namespace=export_.metadata.namespace)
-        body = msgspec.to_builtins(mcs.ServiceExport(metadata=metadata, status=status))
+        metadata = export_.metadata
+        # At that version: the list is written whole, and what others say in it is what they said then.
+        patch = {"metadata": {"resourceVersion": metadata.resource_version}, "status": {"conditions": told}}
         try:
-            written = self._child.apply(resource.SERVICE_EXPORTS, body, manager=MANAGER, subresource="status")
+            written = self._child.merge_patch(
+                self._sources.kind, metadata.name, metadata.namespace, patch, subresource="status"
+            )
         except errors.NotFoundError:
             # Deleted meanwhile; its event brings the key again.
             return None

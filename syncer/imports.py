@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -43,12 +44,12 @@ class Imports:
         accepted: namespaces.Namespaces,
         changed: Callable[[str], None],
         carried_out: Callable[[str], None],
-        slice_objects: bool = True,
         kind: resource.Resource[mcs.ServiceImport] = resource.SERVICE_IMPORTS,
+        slice_objects: bool = True,
         fields: frozenset[str] = importing.OPTIONAL_FIELDS,
     ) -> None:
-        self._carried_out, self._slice_objects, self._fields = carried_out, slice_objects, fields
         self._kind = kind
+        self._carried_out, self._slice_objects, self._fields = carried_out, slice_objects, fields
         self._untold: dict[str, importing.ImportPlan] = {}
         self._child, self._sources, self._clusterset = child, sources, clusterset
         self._cluster, self._accepted, self._changed = cluster, accepted, changed
@@ -190,11 +191,14 @@ class Imports:
         there = sorted(old.conditions, key=lambda condition: condition.type)
         if wanted == msgspec.structs.replace(old, conditions=there):
             return
-        ours = [condition for condition in told if condition.type == importing.READY]
-        metadata = meta.ObjectMeta(name=current.metadata.name, namespace=current.metadata.namespace)
-        status = msgspec.structs.replace(wanted, conditions=ours)
-        body = msgspec.to_builtins({"metadata": metadata, "status": status})
-        self.imports.remember(self._child.apply(resource.SERVICE_IMPORTS, body, manager=MANAGER, subresource="status"))
+        # At that version: the lists are written whole, and what others say in them is what they said then.
+        said: dict[str, Any] = {"clusters": clusters, "conditions": told}
+        if wanted.endpoint_slice_objects:
+            said["endpointSliceObjects"] = wanted.endpoint_slice_objects
+        metadata = current.metadata
+        patch = {"metadata": {"resourceVersion": metadata.resource_version}, "status": said}
+        written = self._child.merge_patch(self._kind, metadata.name, metadata.namespace, patch, subresource="status")
+        self.imports.remember(written)
 
     def _write_slices(
         self,

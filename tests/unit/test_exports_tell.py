@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import fake_api
 import pytest
 from polling import wait_until
 
+from fleetboard.kube import errors
 from fleetboard.kube.reflector import Reflector
 from fleetboard.model import names
 from syncer import clusterset, exports, sources
@@ -35,7 +37,7 @@ class World:
         return {one["type"]: f"{one['status']} {one['reason']}" for one in status.get("conditions", [])}
 
     def writes(self, api: fake_api.FakeApi) -> list[str]:
-        return [asked.path.rpartition("/apis/")[2] for asked in api.asked if asked.method == "PATCH"]
+        return [asked.path.rpartition("/apis/")[2] for asked in api.asked if asked.method in ("POST", "PUT", "PATCH")]
 
     def merge(self) -> None:
         """Merge the export, as the hub does."""
@@ -136,3 +138,26 @@ def test_what_the_hub_holds_is_not_written_again(world: World) -> None:
     world.exports.reconcile(KEY)
     world.exports.reconcile(KEY)
     assert len(world.writes(world.hub)) == 2, "one ExportedService, one slice"
+
+
+def test_what_another_says_in_the_status_stays(world: World) -> None:
+    world.exports.reconcile(KEY)
+    world.merge()
+    foreign = {"type": "Approved", "status": "True", "reason": "ByHand", "message": "m", "lastTransitionTime": "t"}
+    with world.child.changed:
+        found = world.child.objects["serviceexports", "shop", "web"]
+        world.child.store(("serviceexports", "shop", "web"), {**found, "status": {"conditions": [foreign]}})
+
+    def told() -> bool:
+        # Where the watch has not told of theirs yet, the write is refused and the controller tries again.
+        with contextlib.suppress(errors.ConflictError):
+            return world.exports.tell(KEY) is None
+        return False
+
+    wait_until(told)
+    assert world.told() == {
+        "Approved": "True ByHand",
+        "Valid": "True Valid",
+        "Ready": "True Exported",
+        "Conflict": "False NoConflicts",
+    }

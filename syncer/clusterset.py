@@ -70,7 +70,7 @@ class Clusterset:
             retry=_retry(),
         )
         self.peer_copies = Reflector(child, resource.PEERS, notify=self._peer_changed, namespace=namespace)
-        self.service_copies = Reflector(child, resource.FLEET_SERVICES, notify=self._merge_changed, namespace=namespace)
+        self.service_copies = Reflector(child, resource.FLEET_SERVICES, notify=self._copy_changed, namespace=namespace)
         self._by_service = index.Index(lambda: self.slices.store, _service_of)
         self._blocks: dict[str, tuple[Network, ...]] = {}
 
@@ -164,6 +164,13 @@ class Clusterset:
         service = _service_key(key)
         if service is not None:
             self._service_changed(service)
+
+    def _copy_changed(self, key: str) -> None:
+        if not self.services.synced.is_set():
+            self._merge_changed(key)
+        else:
+            # The hub's own word counts, and was heard.
+            self._original_changed(f"fleetservices/{key.rpartition('/')[2]}")
 
     def _covered(self, namespaces: frozenset[str] | None) -> None:
         for service in self.service_keys():

@@ -27,8 +27,10 @@ from syncer.stopwatch import Stopwatch
 log = logging.getLogger(__name__)
 
 MANAGER = "syncer"
-MERGE_S = 1.0
-"""How long an export says nothing of itself while the hub merges it, which takes a tenth of that."""
+MERGE_S = 3.0
+"""How long an export says nothing of itself while the hub merges it, which takes a thirtieth of that.
+
+A hub that has too much to do takes longer, and would be told of each twice."""
 _AWAY_RETRY_S = (0.5, 1.5)
 _REFUSED_RETRY_S = 30.0
 _OLDER_HUB_RETRY_S = 600.0

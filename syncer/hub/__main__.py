@@ -171,7 +171,8 @@ class Hub:
         controllers = {
             "members": Controller("members", self._members.reconcile),
             "slices": Controller("slices", self._slices.reconcile, workers=4),
-            "services": Controller("services", self._services.reconcile, workers=4),
+            # Two writes each, one after the other: with four, a busy API alone would hold it at 20 a second.
+            "services": Controller("services", self._services.reconcile, workers=8),
             "claims": Controller("claims", self._sweep),
         }
         term = Term(controllers, on_death=self._fail)

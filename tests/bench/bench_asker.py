@@ -61,9 +61,15 @@ class Expectation:
 
 
 class Asker:
-    """Put questions to some servers of one node's network, from a thread of its own."""
+    """Put questions to some servers of one node's network, from a thread of its own.
+
+    Attributes:
+        every_s: How often one open question is put; of several at once each is put less often, so that who measures
+            is not the load.
+    """
 
     def __init__(self, node: str, servers: Sequence[tuple[str, int]]) -> None:
+        self.every_s = EVERY_S
         self._sockets = [_connect(node, server) for server in servers]
         self._open: dict[int, Expectation] = {}
         self._lock, self._numbers = threading.Lock(), itertools.count()
@@ -93,8 +99,7 @@ class Asker:
                 waiting = list(self._open.values())
             for expectation in waiting:
                 self._ask(expectation)
-            # Many at once are asked less often: who measures must not be the load.
-            until = began + max(EVERY_S, len(waiting) * EVERY_S)
+            until = began + max(1, len(waiting)) * self.every_s
             while (left_s := until - time.monotonic()) > 0:
                 self._read(left_s)
 

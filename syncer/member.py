@@ -116,8 +116,8 @@ class Member:
         self._export_controller = Controller(
             "exports", self.exports.reconcile, workers=HUB_WORKERS, wait_for=[*own, *copies]
         )
-        # One worker each, which rests: what is said of a service waits for whatever carries traffic. Where the API is
-        # quick that is 40 a second; where it is not, because it has too much to do, these writes are the ones that wait.
+        # One worker each, which rests: what is said of a service waits for whatever carries traffic. A quick API
+        # takes 40 a second of these; in one that is slow, because it has too much to do, they are the ones that wait.
         self._condition_controller = Controller("conditions", self.exports.tell, wait_for=[*own, *copies], rest=2)
         self._status_controller = Controller("import status", self.imports.tell, wait_for=there, rest=2)
         self._import_controller = Controller(

@@ -57,12 +57,12 @@ def plan(
             _condition(READY, "False", "Pending", "Nothing is exported: " + _inline(message), generation=generation),
         ]
     else:
-        member = is_member(merged, cluster)
+        own = _constituent(merged, cluster)
         wanted = [
             _condition(VALID, "True", "Valid", _VALID_MESSAGES["Valid"], generation=generation),
-            _ready(planned, delivery, member=member, generation=generation),
+            _ready(planned, delivery, merged=merged, own=own, generation=generation),
         ]
-        if merged is not None and member:
+        if merged is not None and own is not None:
             wanted.append(_conflict(merged, generation=generation))
     # Others may say more; of ours, what is not said now goes.
     stay = {new.type for new in wanted}
@@ -74,25 +74,42 @@ def plan(
 
 def is_member(merged: fleet.FleetService | None, cluster: str) -> bool:
     """Tell whether the hub's merge holds the export of ``cluster``."""
-    return merged is not None and any(one.cluster == cluster for one in merged.spec.constituents)
+    return _constituent(merged, cluster) is not None
 
 
-def _ready(planned: export.ExportPlan, delivery: Delivery, *, member: bool, generation: int) -> meta.Condition:
+def _constituent(merged: fleet.FleetService | None, cluster: str) -> fleet.Constituent | None:
+    constituents = [] if merged is None else merged.spec.constituents
+    return next((one for one in constituents if one.cluster == cluster), None)
+
+
+def _ready(
+    planned: export.ExportPlan,
+    delivery: Delivery,
+    *,
+    merged: fleet.FleetService | None,
+    own: fleet.Constituent | None,
+    generation: int,
+) -> meta.Condition:
     if delivery.refused:
         return _condition(READY, "False", "Failed", delivery.refused, generation=generation)
     if not delivery.written:
         # An export that the hub once merged stays exported while the hub can't be reached: nothing is withdrawn there.
-        if member:
+        if own is not None:
             message = f"Exported as the hub last took it. {delivery.pending}"
             return _condition(READY, "True", "Exported", message, generation=generation)
         return _condition(READY, "False", "Pending", delivery.pending, generation=generation)
-    if not member:
+    if merged is None or own is None:
         message = "Written to the hub, which has not merged it yet."
         return _condition(READY, "False", "Pending", message, generation=generation)
+    # A headless name gives the pods' addresses all the same.
+    if own.ports_left_out and not own.ports and merged.spec.type != "Headless":
+        return _condition(READY, "False", "Failed", own.ports_left_out, generation=generation)
     message = "Exported to the clusterset."
     if planned.left_out:
         noun = "endpoint is" if planned.left_out == 1 else "endpoints are"
         message += f" {planned.left_out} {noun} left out: no fleet address."
+    if own.ports_left_out:
+        message += f" {own.ports_left_out}"
     return _condition(READY, "True", "Exported", message, generation=generation)
 
 

@@ -37,7 +37,8 @@ def render_own(
     source: core.EndpointSlice, exported: fleet.ExportedServiceSpec, merged: fleet.FleetServiceSpec, *, cluster: str
 ) -> core.EndpointSlice:
     """Render a slice of this cluster's own export plan: cnf's word needs no check."""
-    ports = served_ports(exported.ports, merged)
+    own = next((one for one in merged.constituents if one.cluster == cluster and one.ports_left_out), None)
+    ports = served_ports(exported.ports if own is None else own.ports, merged)
     return _render(source, merged, cluster=cluster, ports=ports, endpoints=source.endpoints or [])
 
 

@@ -172,6 +172,9 @@ class Constituent(_Wire, frozen=True, kw_only=True):
 
     cluster: str
     ports: list[ServicePort] = []
+    """Without those that the service has no room for."""
+    ports_left_out: str = ""
+    """Which those are and why, as a sentence; empty when there are none."""
     export_uid: str = ""
     first_seen: str = ""
 

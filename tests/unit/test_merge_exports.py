@@ -268,6 +268,6 @@ def test_r11_every_reason_is_one_of_the_specifications() -> None:
 
 def test_a_message_stays_short_however_many_ports_there_are() -> None:
     many = [make_port(1 + number, f"port-number-{number}") for number in range(256)]
-    conflicts = merge.find_conflicts([make_export("c1", 0, ports=many), make_export("c2", 1, ports=[])])
+    conflicts = merge.merge([make_export("c1", 0, ports=many), make_export("c2", 1, ports=[])]).conflicts
     assert len(conflicts["PortConflict"]) < 1024
     assert conflicts["PortConflict"].endswith("1/2 clusters disagree.")

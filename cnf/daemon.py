@@ -183,7 +183,9 @@ class Daemon:
             *self._calls.collectors,
             metrics.TunnelCollector(self._carrier, self._keeper.prober.states),
             metrics.FirewallCollector(
-                services=lambda: self._spreading.services, dropped=lambda: self._spreading.dropped
+                services=lambda: self._spreading.services,
+                refused=lambda: len(self._spreading.refused),
+                dropped=lambda: self._spreading.dropped,
             ),
             metrics.NodeCollector(
                 usage=lambda: (self._plane.usage().used, self._plane.usage().free),
@@ -290,6 +292,7 @@ class Daemon:
             held=held,
             ready=self.ready(),
             exhausted="" if usage.free else self._outlook(),
+            refused=self._spreading.refused.describe(),
             leading=self._leading(),
         )
 

@@ -78,8 +78,10 @@ class TunnelCollector(Collector):
 class FirewallCollector(Collector):
     """What the firewall dropped or rejected, and the services that are spread."""
 
-    def __init__(self, *, services: Callable[[], int], dropped: Callable[[], Mapping[str, int]]) -> None:
-        self._services, self._dropped = services, dropped
+    def __init__(
+        self, *, services: Callable[[], int], refused: Callable[[], int], dropped: Callable[[], Mapping[str, int]]
+    ) -> None:
+        self._services, self._refused, self._dropped = services, refused, dropped
 
     def describe(self) -> Iterable[Metric]:
         """Name nothing beforehand: collecting asks nft."""
@@ -98,6 +100,9 @@ class FirewallCollector(Collector):
             family.add_metric([name], count.packets)
         yield family
         yield GaugeMetricFamily("fleetboard_vip_services", "Services with virtual addresses.", value=self._services())
+        yield GaugeMetricFamily(
+            "fleetboard_vip_services_refused", "Services that the kernel refuses on this node.", value=self._refused()
+        )
         outside = GaugeMetricFamily(
             "fleetboard_vip_endpoints_dropped", "Endpoints outside their cluster's blocks.", labels=["cluster"]
         )

@@ -47,6 +47,8 @@ class Report:
     """None when all is well, else why not."""
     exhausted: str = ""
     """Why a block that is wanted can't come, else nothing."""
+    refused: str = ""
+    """The services that the kernel refuses, with port and reason, else nothing."""
     leading: fleet.Leading | None = None
     """What the leader sees of the hub; None on every other node."""
 
@@ -74,6 +76,15 @@ def render_status(report: Report, known: fleet.FleetNode, *, version: str, now: 
         reason="ClusterBlockExhausted" if report.exhausted else "Available",
         message=report.exhausted or "the node has free addresses, or a further block to come",
     )
+    served = meta.Condition(
+        type="ServicesServed",
+        status="False" if report.refused else "True",
+        reason="RefusedByKernel" if report.refused else "Served",
+        message=f"the node's kernel refuses {report.refused}" if report.refused else "no service is refused",
+    )
+    conditions = known.status.conditions
+    for condition in (ready, room, served):
+        conditions = meta.set_condition(conditions, condition, now=now)
     return fleet.FleetNodeStatus(
         public_key=report.public_key,
         endpoint=report.endpoint,
@@ -85,7 +96,7 @@ def render_status(report: Report, known: fleet.FleetNode, *, version: str, now: 
         blocks_missing=[block for block in report.held if block not in known.spec.blocks],
         leading=report.leading,
         version=version,
-        conditions=meta.set_condition(meta.set_condition(known.status.conditions, ready, now=now), room, now=now),
+        conditions=conditions,
     )
 
 

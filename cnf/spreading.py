@@ -13,7 +13,7 @@ from collections.abc import Callable
 from cnf import caches
 from cnf.tunnel import parse
 from cnf.vip import errors as vip_errors
-from cnf.vip import firewall
+from cnf.vip import firewall, refusals
 from cnf.vip import plan as vip_plan
 from cnf.vip import plane as vip_plane
 from cnf.vip import shares as vip_shares
@@ -112,7 +112,12 @@ class Spreading:
         if dropped != self.dropped and dropped:
             log.warning("endpoints outside their cluster's blocks are left out", extra={"dropped": dropped})
         self.dropped, self.services, self.ready = dropped, self._known.service_count, True
-        return AGAIN_S
+        return min(AGAIN_S, self._plane.refused.wait_s)
+
+    @property
+    def refused(self) -> refusals.Refusals:
+        """The services that the kernel refuses."""
+        return self._plane.refused
 
     def _look_around(self) -> _Place | None:
         """Return the place, read anew only when something about it changed: that costs all nodes and peers."""

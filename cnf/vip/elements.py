@@ -10,6 +10,7 @@ One invariant: nothing here does I/O, and an element's key is in ``changes`` onc
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import socket
 import struct
 from collections import defaultdict
@@ -17,16 +18,22 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from cnf.netlink import wire
 from cnf.vip import slots, transaction
-from cnf.vip.table import Backend, Frontend, Protocol, Target, VipTable
+from cnf.vip.table import Backend, ExportedPort, Frontend, Protocol, Target, VipTable
+from fleetboard.model.addresses import Address
 
 Elements = Mapping[str, Mapping[bytes, bytes]]
 """By map or set: key to value, which is empty for sets."""
+
+Subject = Frontend | ExportedPort | Address
+"""What an element is about: a virtual address and port, a port that others may reach, or an endpoint on this node."""
 
 _PROTOCOLS: Mapping[Protocol, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 
 # Each part of a concatenation fills registers of four bytes: ports in the network's byte order, the mark in the host's.
 _PORT = struct.Struct("!H2x")
 _PROTOCOL_PORT = struct.Struct("!B3xH2x")
+_WIDEST_IPV4 = 17
+"""Bytes that no key of IPv4 has: address, protocol, port and slot are 16; of IPv6 it has 24 at least."""
 _SLOTS = [struct.pack("=I", slot) for slot in range(slots.SIZES[-1])]
 
 _SET, _ELEMENTS = 2, 3
@@ -91,6 +98,20 @@ def messages(made: Changes, *, table: str) -> Iterator[wire.Message]:
                 yield wire.Message(kind, wire.Flag.CREATE, _set_head(table, name) + part, f"{verb} {name}")
 
 
+def parts(made: Changes, *, table: str) -> Iterator[tuple[Subject | None, wire.Message]]:
+    """Frame changes so that each message concerns one subject alone, None where it deletes: dearer than ``messages``.
+
+    Of a batch of these the kernel's refusals say whom they concern.
+    """
+    yield from ((None, message) for message in messages(Changes(made.gone, {}), table=table))
+    for name, elements in made.come.items():
+        by_subject: dict[Subject, dict[bytes, bytes]] = defaultdict(dict)
+        for key, value in elements.items():
+            by_subject[_subject(name, key)][key] = value
+        for subject, found in by_subject.items():
+            yield from ((subject, message) for message in messages(Changes({}, {name: found}), table=table))
+
+
 def flushes(versions: Iterable[int], *, table: str) -> Iterator[wire.Message]:
     """Frame the deletion of all elements there may be."""
     for name in names(versions):
@@ -133,6 +154,17 @@ def _put_slots(elements: dict[str, dict[bytes, bytes]], frontend: Frontend, back
         found[key] = by_name[owners[0]]
     else:
         found.update((key + slot, by_name[owner]) for slot, owner in zip(_SLOTS, owners, strict=False))
+
+
+def _subject(name: str, key: bytes) -> Subject:
+    """Read back what an element's key is about."""
+    if name.startswith("hairpin"):
+        return ipaddress.ip_address(key[: len(key) // 2])
+    width = 4 if len(key) < _WIDEST_IPV4 else 16
+    number, port = _PROTOCOL_PORT.unpack_from(key, width)
+    protocol = next(found for found, known in _PROTOCOLS.items() if known == number)
+    kind = ExportedPort if name.startswith("exported") else Frontend
+    return kind(ipaddress.ip_address(key[:width]), protocol, port)
 
 
 def _value(target: Target) -> bytes:

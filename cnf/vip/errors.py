@@ -11,13 +11,33 @@ One invariant: whoever catches VipError has caught everything this package raise
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cnf.netlink import errors as netlink_errors
+
 
 class VipError(Exception):
     """Base of this package's errors."""
 
 
+class Refusal(NamedTuple):
+    """One message of a batch that the kernel refused, by its number there."""
+
+    sequence: int
+    error: netlink_errors.RefusedError
+
+
 class RulesetRefusedError(VipError):
-    """A transaction was refused as a whole; the sentence has nft's reason and the first offending line."""
+    """A transaction was refused as a whole; the sentence has the first reason, and nft's the line it is about.
+
+    Attributes:
+        refusals: What of a batch was refused; empty where nft refused text.
+    """
+
+    def __init__(self, sentence: str, refusals: Sequence[Refusal] = ()) -> None:
+        super().__init__(sentence)
+        self.refusals = tuple(refusals)
 
 
 class NftUnavailableError(VipError):

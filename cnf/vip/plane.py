@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from cnf.netlink import wire
-from cnf.vip import conntrack, elements, errors, firewall, nftables, table, transaction
+from cnf.vip import conntrack, elements, errors, firewall, nftables, refusals, table, transaction
+from cnf.vip.filling import Filling
 from cnf.vip.firewall import Firewall
 from cnf.vip.table import Frontend, Shares, Target, VipTable
 from fleetboard.model.addresses import Network
@@ -41,6 +41,9 @@ class _Held:
     shares: Shares
 
 
+_OPENING = elements.deletion(nftables.CLOSED_TABLE)
+
+
 class VipPlane:
     """The firewall and the virtual addresses of one network namespace: that of the threads which call it.
 
@@ -63,6 +66,8 @@ class VipPlane:
         self._shares: Shares | None = None
         self._held: _Held | None = None
         self._freed = False
+        self.refused = refusals.Refusals()
+        """Services that the kernel refuses, and that therefore are not as was wanted."""
         self.replacements = 0
         """How often all elements were written."""
         self.version = 0
@@ -81,12 +86,14 @@ class VipPlane:
             self._wall = wall
             if self._shares is None and isinstance(wall, firewall.NodeFirewall) and stands():
                 return
-            self._write(self._shares)
+            tried = self._shares
+            self.refused.note(tried or {}, self._write(tried))
 
     def sync(self, shares: Shares) -> None:
         """Put ``shares`` in force, writing only what changed; before the first ``set_base``, remember them for it.
 
-        A share that is the same object as last time is taken for unchanged.
+        A share that is the same object as last time is taken for unchanged. One that the kernel refuses is in
+        ``refused`` from then on, and isn't tried before its pause is over; the others are in force.
 
         Raises:
             VipError: the kernel refused the changes and all elements as well, and those of before are in force; or UDP
@@ -96,57 +103,68 @@ class VipPlane:
             if self._wall is None:
                 self._shares = shares
             else:
-                self._write(shares)
+                tried = self.refused.hold_back(shares, self._shares or {})
+                self.refused.settle(shares, tried, self._write(tried))
 
     def render(self) -> Whole | None:
         """Render what is in force for an empty namespace; None while that isn't known."""
         held = self._held
         if held is None:
             return None
-        return Whole(nftables.render_base(held.wall), transaction.encode(_fill(held, flush=False)))
+        filling = _filling(held, former={}, flush=False)
+        return Whole(nftables.render_base(held.wall), filling.batch)
 
-    def _write(self, shares: Shares | None) -> None:
+    def _write(self, shares: Shares | None) -> refusals.Found:
+        """Put what the kernel takes of ``shares`` in force, and return what it doesn't."""
         assert self._wall is not None
         wanted = _Held(self._wall, shares or {})
         held = self._held
         changed = None if held is None else table.difference(held.shares, wanted.shares)
-        if held is None or changed is None:
-            self._replace(wanted)
-        else:
-            self._change(held, wanted, *changed)
-        self._shares = shares
+        found = self._replace(wanted) if held is None or changed is None else self._change(held, wanted, changed)
+        assert self._held is not None
+        in_force = self._held.shares
+        self._shares = None if shares is None else in_force
         if shares is None:
-            return  # a predecessor's flows go on until it is known what answers
+            return found  # a predecessor's flows go on until it is known what answers
+        if held is not None and found:
+            changed = table.difference(held.shares, in_force)
         freed, self._freed = self._freed, False
         if changed is not None and freed:
             self._evict(conntrack.stale_udp(*changed), ())
         else:
             # A table we didn't write may have had any services and targets; nor is it known what a failed attempt left.
-            self._evict(conntrack.udp_targets(table.combine(wanted.shares)), wanted.wall.vips)
+            self._evict(conntrack.udp_targets(table.combine(in_force)), wanted.wall.vips)
         self._freed = True
+        return found
 
-    def _change(self, held: _Held, wanted: _Held, before: VipTable, after: VipTable) -> None:
-        made = elements.changes(before, after, versions=firewall.versions(wanted.wall))
+    def _change(self, held: _Held, wanted: _Held, changed: tuple[VipTable, VipTable]) -> refusals.Found:
+        same_rules = held.wall == wanted.wall
+        filling = Filling(
+            wanted.shares,
+            versions=_versions(wanted.wall),
+            over=held.shares,
+            changed=changed,
+            former=held.shares,
+            last=() if same_rules else [_OPENING],
+        )
         self._held = None
+        found: refusals.Found = {}
         try:
-            if held.wall != wanted.wall:
+            if not same_rules:
                 self._apply(nftables.render_rules(wanted.wall))
-                messages = [*elements.messages(made, table=firewall.NAME), elements.deletion(nftables.CLOSED_TABLE)]
-                self._write_elements(transaction.encode(messages))
-                self.version += 1
-            elif made:
-                self._write_elements(transaction.encode(elements.messages(made, table=firewall.NAME)))
+            if not filling.empty:
+                found = filling.write(self._write_elements)
                 self.version += 1
         except errors.VipError as err:
             # Somebody else changed the table, or a write of ours was cut short.
             _log.warning("changes refused, replacing the whole table", extra={"reason": str(err)})
-            self._replace(wanted)
-        else:
-            self._held = wanted
+            return self._replace(wanted)
+        self._held = _Held(wanted.wall, filling.shares)
+        return found
 
-    def _replace(self, wanted: _Held) -> None:
+    def _replace(self, wanted: _Held) -> refusals.Found:
         self._held = None
-        filling = transaction.encode(_fill(wanted, flush=True))  # now: new connections wait between rules and elements
+        filling = _filling(wanted, former=self._shares or {})  # now: new connections wait between rules and elements
         anew = False
         try:
             self._apply(nftables.render_rules(wanted.wall))
@@ -155,20 +173,21 @@ class VipPlane:
             self._apply(nftables.render_base(wanted.wall))
             anew = True
         try:
-            self._write_elements(filling)
+            found = filling.write(self._write_elements)
         except errors.VipError:
             self._reopen(wanted.wall, self._shares if anew else None)
             raise
-        self._held = wanted
+        self._held = _Held(wanted.wall, filling.shares)
         self.replacements += 1
         self.version += 1
+        return found
 
     def _reopen(self, wall: Firewall, former: Shares | None) -> None:
         """After elements were refused, forward by those of ``former``, else by what the maps hold: never nothing."""
-        opening = [elements.deletion(nftables.CLOSED_TABLE)]
-        for messages in ([] if former is None else [_fill(_Held(wall, former), flush=True)]) + [opening]:
+        batches = [] if former is None else [_filling(_Held(wall, former), former={}).batch]
+        for batch in [*batches, transaction.encode([_OPENING])]:
             try:
-                self._write_elements(transaction.encode(messages))
+                self._write_elements(batch)
             except errors.VipError as err:
                 _log.warning("the forwarding isn't open again", extra={"reason": str(err)})
             else:
@@ -194,11 +213,11 @@ def put(whole: Whole) -> None:
     transaction.apply(whole.elements)
 
 
-def _fill(held: _Held, *, flush: bool) -> Iterable[wire.Message]:
+def _filling(held: _Held, *, former: Shares, flush: bool = True) -> Filling:
     """Frame all elements, in place of those there may be, and then the opening of the table."""
-    if isinstance(held.wall, firewall.NodeFirewall):
-        if flush:
-            yield from elements.flushes(firewall.versions(held.wall), table=firewall.NAME)
-        made = elements.changes(table.EMPTY, table.combine(held.shares), versions=firewall.versions(held.wall))
-        yield from elements.messages(made, table=firewall.NAME)
-    yield elements.deletion(nftables.CLOSED_TABLE)
+    return Filling(held.shares, versions=_versions(held.wall), former=former, flush=flush, last=[_OPENING])
+
+
+def _versions(wall: Firewall) -> list[int]:
+    """Return the address families that there are maps for."""
+    return firewall.versions(wall) if isinstance(wall, firewall.NodeFirewall) else []

@@ -6,6 +6,7 @@ One invariant: the kernel takes all of a batch or nothing.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import socket
 import struct
 from collections.abc import Iterable
@@ -27,11 +28,13 @@ TABLE_NAME = 1
 _CHAIN_NAME = 3
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
-_SNDBUFFORCE = 32
+_SNDBUFFORCE, _RCVBUFFORCE = 32, 33
 _BEGIN, _END = 0x10, 0x11
 _BATCH_HEAD = struct.pack("!BBH", 0, 0, _SUBSYSTEM)
 _RECEIVE = 1 << 16
 _SPARE = 1 << 16
+_ANSWERS = 1 << 23
+"""Room for the refusals of some thousand messages; it is taken only as they come."""
 _TIMEOUT_S = 30.0
 
 
@@ -71,13 +74,14 @@ def apply(batch: Batch) -> None:
             sock.settimeout(_TIMEOUT_S)
             # A transaction is one datagram.
             sock.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, len(batch.content) + _SPARE)
+            sock.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _ANSWERS)
             sock.send(batch.content)
-            failure = _read_failure(sock, last)
+            failures = _read_failures(sock, last)
     except OSError as err:
         raise errors.NftUnavailableError(f"no answer from the kernel's nftables: {err}") from err
-    if failure is not None:
-        action = batch.actions[failure.sequence] if failure.sequence < len(batch.actions) else "a transaction"
-        raise errors.RulesetRefusedError(str(netlink_errors.refused(failure.code, action, failure.detail)))
+    if failures:
+        refusals = [errors.Refusal(one.sequence, _refused(batch, one)) for one in failures]
+        raise errors.RulesetRefusedError(str(refusals[0].error), refusals)
 
 
 def connect() -> connection.Connection:
@@ -121,13 +125,30 @@ def _open_socket() -> socket.socket:
     return sock
 
 
-def _read_failure(sock: socket.socket, last: int) -> wire.Answer | None:
-    """Return the first thing that the kernel refused, None when it took all."""
-    failure: wire.Answer | None = None
+def _refused(batch: Batch, failure: wire.Answer) -> netlink_errors.RefusedError:
+    action = batch.actions[failure.sequence] if failure.sequence < len(batch.actions) else "a transaction"
+    return netlink_errors.refused(failure.code, action, failure.detail)
+
+
+def _read_failures(sock: socket.socket, last: int) -> list[wire.Answer]:
+    """Return all that the kernel refused, in the order of the batch; nothing when it took all."""
+    failures: list[wire.Answer] = []
     while True:
-        for answer in wire.answers(sock.recv(_RECEIVE)):
-            if answer.code and failure is None:
-                failure = answer
+        try:
+            datagram = sock.recv(_RECEIVE)
+        except BlockingIOError:
+            if not failures:
+                raise
+            return failures
+        except OSError as err:
+            if err.errno != errno.ENOBUFS:
+                raise
+            # More refusals than there is room for; all that fitted in are there before ``send`` returns.
+            sock.setblocking(False)
+            continue
+        for answer in wire.answers(datagram):
+            if answer.code:
+                failures.append(answer)
             # The first message's errno is the whole batch's (no right, no memory): no other answer may follow it.
             if answer.sequence == last or (answer.code and answer.sequence == 0):
-                return failure
+                return failures

@@ -14,7 +14,7 @@ import vip_topology as topology
 from vip_topology import CLIENT, SERVERS, VIP, Node, backend, frontend, vips
 
 from cnf.vip import errors, nftables, plane, transaction
-from cnf.vip.table import Backend, ExportedPort, Target
+from cnf.vip.table import ExportedPort
 
 pytestmark = pytest.mark.netns
 
@@ -179,31 +179,6 @@ def test_what_is_of_a_family_that_the_firewall_lacks_takes_nothing_from_the_othe
     assert not closed()
     assert topology.ask(CLIENT, VIP).server in SERVERS
     assert node.plane.replacements == written
-
-
-MISMATCHED = Backend((Target(ipaddress.ip_address("fd00::5"), 8080),))
-"""No kernel takes that as the answer of an IPv4 address."""
-
-
-def test_elements_that_the_kernel_refuses_leave_the_former_ones_in_force(node: Node) -> None:
-    refused = vips((frontend(), backend(SERVERS)), (frontend(81), MISMATCHED))
-
-    with pytest.raises(errors.RulesetRefusedError, match="add to spread4_1"):
-        node.sync(refused)
-
-    assert not closed()
-    assert topology.ask(CLIENT, VIP).server in SERVERS
-    node.sync(vips((frontend(82), backend(SERVERS))))
-    assert topology.ask(CLIENT, VIP, 82).server in SERVERS
-
-
-def test_so_they_do_where_the_table_has_to_be_made_anew(node: Node) -> None:
-    nft("delete table inet fleetboard")
-    with pytest.raises(errors.RulesetRefusedError, match="add to spread4_1"):
-        node.sync(vips((frontend(81), MISMATCHED)))
-
-    assert not closed()
-    assert topology.ask(CLIENT, VIP).server in SERVERS
 
 
 def test_a_start_after_a_process_that_ended_before_the_maps_were_full_opens_the_table(echo: topology.Echo) -> None:

@@ -125,3 +125,27 @@ def test_an_exhausted_cluster_shows_as_a_condition_of_the_node() -> None:
     assert room is not None
     assert (full.status, full.reason, full.message) == ("False", "ClusterBlockExhausted", "the cluster is full")
     assert room.status == "True"
+
+
+def test_services_that_the_kernel_refuses_show_as_a_condition_of_the_node() -> None:
+    with FakeApi() as api:
+        node = Node(api)
+        node.publish()
+        refused = "shop.web (10.112.0.7:81/tcp: add to spread4_1: Invalid argument)"
+        node.report = dataclasses.replace(REPORT, refused=refused)
+        assert node.publish()
+        condition = served(node)
+        assert (condition.status, condition.reason) == ("False", "RefusedByKernel")
+        assert condition.message == f"the node's kernel refuses {refused}"
+
+        node.report = REPORT
+        assert node.publish()
+        assert served(node).status == "True"
+
+
+def served(node: Node) -> meta.Condition:
+    found = node.find()
+    assert found is not None
+    condition = meta.find_condition(found.status.conditions, "ServicesServed")
+    assert condition is not None
+    return condition

@@ -1,0 +1,123 @@
+"""Puts services' elements in a table's maps and sets, without those services that the kernel refuses.
+
+All of them are one transaction. Only when it is refused are they framed anew, no message with elements of two services:
+the numbers of those that the kernel refuses then say whose they are. One invariant: nothing is in force, or all of
+``Filling.shares`` is.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+from cnf.netlink import wire
+from cnf.vip import elements, errors, firewall, refusals, transaction
+from cnf.vip import table as tables
+from cnf.vip.table import Shares, VipTable
+
+_NOT_AS_HELD = frozenset({errno.EEXIST, errno.ENOENT, errno.EBUSY})
+"""Somebody else changed the table: that is no fault of a service, and all of it has to be written."""
+
+_Framed = tuple[elements.Subject | None, wire.Message]
+"""A message with what it is about, None where that isn't known or is no service's."""
+
+
+class Filling:
+    """Services on their way into one table.
+
+    Attributes:
+        shares: Those wanted, and after ``write`` those in force.
+        empty: Whether there is nothing to write.
+    """
+
+    def __init__(
+        self,
+        shares: Shares,
+        *,
+        versions: Collection[int],
+        over: Shares | None = None,
+        changed: tuple[VipTable, VipTable] | None = None,
+        former: Shares,
+        flush: bool = True,
+        table: str = firewall.NAME,
+        last: Sequence[wire.Message] = (),
+    ) -> None:
+        """Frame them: with many services that takes a while.
+
+        Args:
+            shares: What the maps shall hold.
+            versions: Address families that there are maps for.
+            over: What they hold; None when that isn't known.
+            changed: The difference of these two (``table.difference``); None when ``over`` is.
+            former: What a service that is refused shall stay at.
+            flush: Whether the maps may hold anything, where that isn't known.
+            table: Name of the table.
+            last: What the transaction ends with.
+        """
+        self.shares, self._versions, self._over, self._former = shares, versions, over, former
+        self._table, self._last = table, [(None, message) for message in last]
+        self._first: list[_Framed] = []
+        if over is None and flush:
+            self._first = [(None, message) for message in elements.flushes(versions, table=table)]
+        framed = list(self._frame(self._changes(changed)))
+        self.empty = not framed
+        self.batch = transaction.encode(_messages(framed)) if framed else transaction.Batch(b"")
+
+    def write(self, send: Callable[[transaction.Batch], None]) -> refusals.Found:
+        """Put in force what the kernel takes, and return what it doesn't.
+
+        Raises:
+            VipError: nothing is in force: it refuses what is no service's, or nothing in particular.
+        """
+        found: dict[str, refusals.Reason] = {}
+        if self.empty:
+            return found
+        batch = self.batch
+        framed: list[_Framed] = []
+        while True:
+            try:
+                send(batch)
+            except errors.RulesetRefusedError as err:
+                if not err.refusals or any(refusal.error.code in _NOT_AS_HELD for refusal in err.refusals):
+                    raise
+                if framed:
+                    more = refusals.find(self.shares, _refused_of(framed, err))
+                    if not more:
+                        raise
+                    found.update(more)
+                    self.shares = refusals.leave_out(self.shares, more, self._former)
+                framed = list(self._frame(self._changes(), apart=True))
+                batch = transaction.encode(_messages(framed))
+            else:
+                return found
+
+    def _changes(self, changed: tuple[VipTable, VipTable] | None = None) -> elements.Changes:
+        if changed is None and self._over is not None:
+            changed = tables.difference(self._over, self.shares)
+        old, new = changed or (tables.EMPTY, tables.combine(self.shares))
+        return elements.changes(old, new, versions=self._versions)
+
+    def _frame(self, made: elements.Changes, *, apart: bool = False) -> Iterator[_Framed]:
+        yield from self._first
+        if apart:
+            yield from elements.parts(made, table=self._table)
+        else:
+            yield from ((None, message) for message in elements.messages(made, table=self._table))
+        yield from self._last
+
+
+def _messages(framed: Iterable[_Framed]) -> Iterator[wire.Message]:
+    return (message for _, message in framed)
+
+
+def _refused_of(framed: Sequence[_Framed], err: errors.RulesetRefusedError) -> list[tuple[elements.Subject, str]]:
+    """Say what was refused of a batch of ``framed``; raise ``err`` again where something is nobody's."""
+    found = []
+    for sequence, reason in err.refusals:
+        subject = (
+            framed[sequence - 1][0] if 0 < sequence <= len(framed) else None
+        )  # it begins and ends with none of these
+        if subject is None:
+            raise err
+        found.append((subject, str(reason)))
+    return found

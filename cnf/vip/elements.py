@@ -124,6 +124,13 @@ def deletion(table: str) -> wire.Message:
     return wire.Message(transaction.DELETE_TABLE, wire.Flag(0), body, f"delete table {table}")
 
 
+def waking(table: str) -> wire.Message:
+    """Frame that packets meet a table from now on."""
+    flags = wire.attribute(transaction.TABLE_FLAGS, bytes(4))
+    body = transaction.HEAD + wire.text(transaction.TABLE_NAME, table) + flags
+    return wire.Message(transaction.NEW_TABLE, wire.Flag(0), body, f"wake table {table}")
+
+
 def _set_head(table: str, name: str) -> bytes:
     return transaction.HEAD + wire.text(transaction.TABLE_NAME, table) + wire.text(_SET, name)
 

@@ -68,9 +68,9 @@ class Keeping:
         Raises:
             VipError: not even that nothing is forwarded can be put in force; no pod may be wired.
         """
-        if plane.stands():
+        if nftables.serving() is not None:
             return TakenOver(firewall=True, standing=True)
-        standing = transaction.table_exists()  # the former process ended before it had filled the table
+        standing = transaction.table_awake() is not None  # the former process ended before it had filled the table
         rules = self._read(self._rules)
         put = rules is not None and self._put(rules.content)
         if not put:

@@ -14,7 +14,7 @@ import subprocess
 import zlib
 from collections.abc import Iterator
 
-from cnf.vip import elements, errors, firewall, slots
+from cnf.vip import elements, errors, firewall, slots, transaction
 from cnf.vip.firewall import Firewall, NodeFirewall
 from fleetboard.model import names
 
@@ -34,8 +34,16 @@ CLOSED = (
     f"table inet {CLOSED_TABLE} {{ chain {CLOSED_CHAIN} {{ {_DROP} }}; }}\n"
 )
 """Forwards nothing, until the table stands with all that belongs in its maps."""
+SPARE_TABLE = f"{firewall.NAME}_spare"
+"""Serves while the table itself is made anew."""
 _TABLE = firewall.TABLE
-BARE = f"{CLOSED}add table {_TABLE}\ndelete table {_TABLE}\n"
+
+
+def _without(name: str) -> str:
+    return f"add table inet {name}\ndelete table inet {name}\n"
+
+
+BARE = CLOSED + _without(firewall.NAME) + _without(SPARE_TABLE)
 """Forwards nothing, and takes away the table whose maps may be empty."""
 _LOCATION = re.compile(r"^\S*?:(\d+):\d+(?:-\d+)?: (?:Error: )?(.*)$", re.MULTILINE)
 _FAMILY = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
@@ -49,24 +57,34 @@ def render_base(wall: Firewall) -> str:
 
     Whoever has put elements in the maps deletes ``CLOSED_TABLE``.
     """
-    body = f"{_render_body(wall)}  chain {_layout(wall)} {{ }}\n"
-    return f"{BARE}table {_TABLE} {{\n{body}}}\n"
+    return f"{BARE}table {_TABLE} {{\n{_render_all(wall)}}}\n"
+
+
+def render_asleep(wall: Firewall, name: str) -> str:
+    """Render the whole table under ``name``, in place of any there is; no packet meets it until it is woken."""
+    return f"{_without(name)}table inet {name} {{\n  flags dormant;\n{_render_all(wall)}}}\n"
 
 
 def render_rules(wall: Firewall) -> str:
     """Render ``wall``'s rules in place of those that are there, and leave the maps' elements and the counts alone.
 
-    It is refused where there is no table of just this layout. ``CLOSED_TABLE`` is there afterwards, open if it wasn't.
+    It is refused where there is no table of just this layout. ``CLOSED_TABLE`` is there afterwards, open if it wasn't,
+    and ``SPARE_TABLE`` isn't.
     """
     return "".join(
         (
             f"flush chain {_TABLE} {_layout(wall)}\n",
             f"add table inet {CLOSED_TABLE}\n",
+            _without(SPARE_TABLE),
             f"flush table {_TABLE}\n",
             *(f"flush set {_TABLE} {name}\n" for name in firewall.address_sets(wall)),
             f"table {_TABLE} {{\n{_render_body(wall)}}}\n",
         )
     )
+
+
+def _render_all(wall: Firewall) -> str:
+    return f"{_render_body(wall)}  chain {_layout(wall)} {{ }}\n"
 
 
 def _render_body(wall: Firewall) -> str:
@@ -99,6 +117,18 @@ def apply(text: str, *, timeout_s: float = TIMEOUT_S) -> None:
         raise errors.NftUnavailableError(f"nft was ended by signal {-done.returncode}")
     if done.returncode:
         raise errors.RulesetRefusedError(_refusal(done.stderr, text))
+
+
+def serving() -> str | None:
+    """Name the table of ours that forwards: one whose maps were never filled doesn't; None when there is none.
+
+    Raises:
+        NftUnavailableError: the kernel gave no answer.
+    """
+    if transaction.chain_exists(CLOSED_TABLE, CLOSED_CHAIN):
+        return None
+    tables = (SPARE_TABLE, firewall.NAME)
+    return next((name for name in tables if transaction.table_awake(name)), None)
 
 
 def _refusal(stderr: str, text: str) -> str:

@@ -1,9 +1,9 @@
 """Keeps the kernel's table in step with what is wanted: the thin shell around the plans.
 
 One invariant: ``_held`` is what the kernel holds, or None when that isn't known; then the next step writes all rules
-and all elements anew. Packets meet the old rules or the new, and the old elements or the new; only where the table
-itself has to be made anew are they dropped until its maps are full. Nothing is taken away on stop, and tracked
-connections are in no table: they outlive both a replacement and this process.
+and all elements anew. Packets meet the old rules or the new, and the old elements or the new; where there is no table
+yet that forwards, they are dropped until its maps are full. Nothing is taken away on stop, and tracked connections are
+in no table: they outlive both a replacement and this process.
 """
 
 from __future__ import annotations
@@ -56,10 +56,11 @@ class VipPlane:
         apply: Callable[[str], None] = nftables.apply,
         write: Callable[[transaction.Batch], None] = transaction.apply,
         evict: Callable[[Mapping[Frontend, frozenset[Target]], Sequence[Network]], int] = conntrack.evict,
+        serving: Callable[[], str | None] = nftables.serving,
     ) -> None:
         self._apply = apply
         self._write_elements = write
-        self._evict = evict
+        self._evict, self._serving = evict, serving
         self._lock = threading.Lock()
         self._wall: Firewall | None = None
         # What was taken last, or came before the first firewall; what is refused never gets here.
@@ -84,7 +85,7 @@ class VipPlane:
         """
         with self._lock:
             self._wall = wall
-            if self._shares is None and isinstance(wall, firewall.NodeFirewall) and stands():
+            if self._shares is None and isinstance(wall, firewall.NodeFirewall) and self._serving() is not None:
                 return
             tried = self._shares
             self.refused.note(tried or {}, self._write(tried))
@@ -165,22 +166,60 @@ class VipPlane:
     def _replace(self, wanted: _Held) -> refusals.Found:
         self._held = None
         filling = _filling(wanted, former=self._shares or {})  # now: new connections wait between rules and elements
-        anew = False
-        try:
-            self._apply(nftables.render_rules(wanted.wall))
-        except errors.RulesetRefusedError:
-            # There is none yet, or it is another version's.
+        there = self._serving()
+        anew = there == nftables.SPARE_TABLE or not self._replace_rules(wanted.wall)
+        if anew and there is not None:
+            try:
+                return self._exchange(wanted, there)
+            except errors.VipError as err:
+                _log.warning("no table can be made beside the one that serves", extra={"reason": str(err)})
+        if anew:
             self._apply(nftables.render_base(wanted.wall))
-            anew = True
         try:
             found = filling.write(self._write_elements)
         except errors.VipError:
             self._reopen(wanted.wall, self._shares if anew else None)
             raise
-        self._held = _Held(wanted.wall, filling.shares)
+        self._hold(_Held(wanted.wall, filling.shares))
+        return found
+
+    def _replace_rules(self, wall: Firewall) -> bool:
+        """Say whether there is a table that takes the rules, and not none, or another version's."""
+        try:
+            self._apply(nftables.render_rules(wall))
+        except errors.RulesetRefusedError:
+            return False
+        return True
+
+    def _exchange(self, wanted: _Held, there: str) -> refusals.Found:
+        """Make the table anew while ``there`` serves; packets meet one that has all its elements, or both for a moment.
+
+        A table can't be renamed: in the place of the one that serves a spare one does meanwhile.
+        """
+        found: refusals.Found = {}
+        steps = [(firewall.NAME, nftables.SPARE_TABLE)]
+        if there == firewall.NAME:
+            steps.insert(0, (nftables.SPARE_TABLE, firewall.NAME))
+        for name, other in steps:
+            self._apply(nftables.render_asleep(wanted.wall, name))
+            filling = Filling(
+                wanted.shares,
+                versions=_versions(wanted.wall),
+                former=self._shares or {},
+                flush=False,
+                table=name,
+            )
+            found = {**found, **filling.write(self._write_elements)}
+            wanted = _Held(wanted.wall, filling.shares)
+            # By itself: a chain is met as soon as it is woken, and elements are only once the transaction is through.
+            self._write_elements(transaction.encode([elements.waking(name), elements.deletion(other)]))
+        self._hold(wanted)
+        return found
+
+    def _hold(self, held: _Held) -> None:
+        self._held = held
         self.replacements += 1
         self.version += 1
-        return found
 
     def _reopen(self, wall: Firewall, former: Shares | None) -> None:
         """After elements were refused, forward by those of ``former``, else by what the maps hold: never nothing."""
@@ -192,15 +231,6 @@ class VipPlane:
                 _log.warning("the forwarding isn't open again", extra={"reason": str(err)})
             else:
                 return
-
-
-def stands() -> bool:
-    """Say whether there is a table of ours that forwards: one whose maps were never filled doesn't.
-
-    Raises:
-        NftUnavailableError: the kernel gave no answer.
-    """
-    return transaction.table_exists() and not transaction.chain_exists(nftables.CLOSED_TABLE, nftables.CLOSED_CHAIN)
 
 
 def put(whole: Whole) -> None:

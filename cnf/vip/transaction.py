@@ -16,14 +16,17 @@ from cnf.netlink import errors as netlink_errors
 from cnf.vip import errors, firewall
 
 _SUBSYSTEM = 10
-DELETE_TABLE, NEW_ELEMENT, DELETE_ELEMENT, GET_TABLE, GET_CHAIN, GET_OBJECT = (
-    (_SUBSYSTEM << 8) | n for n in (2, 12, 14, 1, 4, 19)
+NEW_TABLE, DELETE_TABLE, NEW_ELEMENT, DELETE_ELEMENT, GET_TABLE, GET_CHAIN, GET_OBJECT = (
+    (_SUBSYSTEM << 8) | n for n in (0, 2, 12, 14, 1, 4, 19)
 )
 """Types of messages (nf_tables.h)."""
 HEAD = struct.pack("!BBH", 1, 0, 0)
 """How every body begins (struct nfgenmsg): family inet, version, resource."""
 TABLE_NAME = 1
 """First attribute of whatever concerns a table."""
+TABLE_FLAGS = 2
+DORMANT = 1
+"""Flag of a table whose chains no packet meets."""
 
 _CHAIN_NAME = 3
 _NETLINK_NETFILTER = 12
@@ -89,13 +92,16 @@ def connect() -> connection.Connection:
     return connection.Connection(_open_socket())
 
 
-def table_exists() -> bool:
-    """Say whether the network namespace of the calling thread has a table of ours.
+def table_awake(name: str = firewall.NAME) -> bool | None:
+    """Say whether packets meet that table in the network namespace of the calling thread; None when there is none.
 
     Raises:
         NftUnavailableError: the kernel gave no answer.
     """
-    return _exists(GET_TABLE, wire.text(TABLE_NAME, firewall.NAME), "look for a table")
+    found = _find(GET_TABLE, wire.text(TABLE_NAME, name), "look for a table")
+    if found is None:
+        return None
+    return not int.from_bytes(found.get(TABLE_FLAGS, b""), "big") & DORMANT
 
 
 def chain_exists(table: str, chain: str) -> bool:
@@ -104,18 +110,20 @@ def chain_exists(table: str, chain: str) -> bool:
     Raises:
         NftUnavailableError: the kernel gave no answer.
     """
-    return _exists(GET_CHAIN, wire.text(TABLE_NAME, table) + wire.text(_CHAIN_NAME, chain), "look for a chain")
+    named = wire.text(TABLE_NAME, table) + wire.text(_CHAIN_NAME, chain)
+    return _find(GET_CHAIN, named, "look for a chain") is not None
 
 
-def _exists(question: int, named: bytes, action: str) -> bool:
+def _find(question: int, named: bytes, action: str) -> dict[int, bytes] | None:
+    """Return the attributes of what is asked for, None when it isn't there."""
     try:
         with connect() as link:
-            link.ask(wire.Message(question, wire.Flag.REQUEST, HEAD + named, action))
+            answers = link.ask(wire.Message(question, wire.Flag.REQUEST, HEAD + named, action))
     except netlink_errors.AbsentError:
-        return False
+        return None
     except (netlink_errors.NetlinkError, OSError) as err:
         raise errors.NftUnavailableError(f"tables and chains can't be listed: {err}") from err
-    return True
+    return wire.attributes(answers[0].body[len(HEAD) :]) if answers else {}
 
 
 def _open_socket() -> socket.socket:

@@ -13,7 +13,7 @@ import pytest
 import vip_topology as topology
 from vip_topology import CLIENT, SERVERS, VIP, Node, backend, frontend, vips
 
-from cnf.vip import errors, nftables, plane, transaction
+from cnf.vip import errors, firewall, nftables, transaction
 from cnf.vip.table import ExportedPort
 
 pytestmark = pytest.mark.netns
@@ -185,7 +185,7 @@ def test_a_start_after_a_process_that_ended_before_the_maps_were_full_opens_the_
     nft(nftables.render_base(topology.firewall()))
     assert closed()
     with topology.inside("cnf"):
-        assert not plane.stands()
+        assert nftables.serving() is None
 
     Node()
 
@@ -197,7 +197,7 @@ def test_a_table_whose_rules_alone_were_replaced_stands(node: Node) -> None:
     nft(nftables.render_rules(topology.firewall()))
 
     with topology.inside("cnf"):
-        assert plane.stands()
+        assert nftables.serving() == firewall.NAME
     assert topology.ask(CLIENT, VIP).server in SERVERS
 
 

@@ -93,7 +93,9 @@ def kernel() -> Kernel:
 
 @pytest.fixture
 def work(known: Known, kernel: Kernel) -> spreading.Spreading:
-    vips = plane.VipPlane(apply=kernel.apply, write=kernel.write, evict=lambda _answering, _ranges: 0)
+    vips = plane.VipPlane(
+        apply=kernel.apply, write=kernel.write, evict=lambda _answering, _ranges: 0, serving=lambda: None
+    )
     vips.sync({})
     return spreading.Spreading(
         node="n1", cluster="c1", known=cast("caches.Caches", known), plane=vips, isolated=lambda: False

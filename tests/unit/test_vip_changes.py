@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnf.vip import conntrack, elements, errors, nftables, plane, table, transaction
+from cnf.vip import conntrack, elements, errors, firewall, nftables, plane, table, transaction
 from cnf.vip.firewall import HubFirewall, NodeFirewall
 from cnf.vip.table import Backend, ExportedPort, Frontend, Target, VipTable
 from fleetboard.model.addresses import Network
@@ -140,9 +140,9 @@ def test_the_layout_is_the_same_whatever_the_clusters_blocks_are() -> None:
     assert f"{rules.split()[-1]} {{ }}" in nftables.render_base(wall())
 
 
-@pytest.mark.parametrize("firewall", [wall(), HUB])
-def test_the_interfaces_are_judged_before_anything_is_accepted(firewall: NodeFirewall | HubFirewall) -> None:
-    text = nftables.render_base(firewall)
+@pytest.mark.parametrize("one", [wall(), HUB])
+def test_the_interfaces_are_judged_before_anything_is_accepted(one: NodeFirewall | HubFirewall) -> None:
+    text = nftables.render_base(one)
     chain = text[text.rindex("  chain forward {") :].split("}")[0]
 
     rules = [line.strip() for line in chain.splitlines()[1:]]
@@ -175,6 +175,7 @@ class Nft:
         self.evicted: list[Mapping[Frontend, frozenset[Target]]] = []
         self.batches: list[bytes] = []
         self.texts: list[str] = []
+        self.there: str | None = None
 
     def _take(self, kind: str) -> None:
         self.transactions.append(kind)
@@ -183,7 +184,7 @@ class Nft:
 
     def apply(self, text: str) -> None:
         self.texts.append(text)
-        self._take("base" if "delete table" in text else "rules")
+        self._take("asleep" if "dormant" in text else "base" if "delete table inet fleetboard\n" in text else "rules")
 
     def write(self, batch: transaction.Batch) -> None:
         self.batches.append(batch.content)
@@ -196,7 +197,7 @@ class Nft:
         return len(answering)
 
     def plane(self) -> plane.VipPlane:
-        made = plane.VipPlane(apply=self.apply, write=self.write, evict=self.evict)
+        made = plane.VipPlane(apply=self.apply, write=self.write, evict=self.evict, serving=lambda: self.there)
         made.sync({})
         made.set_base(wall())
         self.transactions.clear()
@@ -224,12 +225,65 @@ def test_a_refused_change_is_made_good_by_all_elements() -> None:
 def test_where_there_is_no_table_of_ours_all_of_it_is_written() -> None:
     nft = Nft()
     nft.refuses = lambda kind: kind == "rules"
-    made = plane.VipPlane(apply=nft.apply, write=nft.write, evict=nft.evict)
+    made = plane.VipPlane(apply=nft.apply, write=nft.write, evict=nft.evict, serving=lambda: nft.there)
     made.sync(ONE)
 
     made.set_base(wall())
 
     assert nft.transactions == ["rules", "base", "elements"]
+
+
+def names_of(batch: bytes) -> set[str]:
+    return {name for name in (firewall.NAME, nftables.SPARE_TABLE) if f"{name}\0".encode() in batch}
+
+
+def another_version_stands(there: str) -> tuple[Nft, plane.VipPlane]:
+    nft = Nft()
+    nft.refuses = lambda kind: kind == "rules"
+    nft.there = there
+    made = plane.VipPlane(apply=nft.apply, write=nft.write, evict=nft.evict, serving=lambda: nft.there)
+    made.sync(ONE)
+    return nft, made
+
+
+def test_a_table_of_another_version_serves_until_a_spare_one_does_and_that_until_ours_does() -> None:
+    nft, made = another_version_stands(firewall.NAME)
+
+    made.set_base(wall())
+
+    assert nft.transactions == ["rules", *["asleep", "elements", "elements"] * 2]
+    fill_spare, to_spare, fill, to_ours = nft.batches
+    assert (names_of(fill_spare), names_of(fill)) == ({nftables.SPARE_TABLE}, {firewall.NAME})
+    assert to_spare == exchange(nftables.SPARE_TABLE, firewall.NAME)
+    assert to_ours == exchange(firewall.NAME, nftables.SPARE_TABLE)
+    assert FIRST in fill_spare
+    assert FIRST in fill
+    assert made.render() is not None
+
+
+def exchange(woken: str, deleted: str) -> bytes:
+    return transaction.encode([elements.waking(woken), elements.deletion(deleted)]).content
+
+
+def test_a_spare_table_that_serves_is_taken_over_from_a_process_that_ended_in_between() -> None:
+    """Rules that the sleeping table would take must not wake it: its maps may be empty."""
+    nft, made = another_version_stands(nftables.SPARE_TABLE)
+    nft.refuses = lambda _: False
+
+    made.set_base(wall())
+
+    assert nft.transactions == ["asleep", "elements", "elements"]
+    assert nft.batches[-1] == exchange(firewall.NAME, nftables.SPARE_TABLE)
+
+
+def test_where_no_spare_table_can_be_made_forwarding_stops_until_the_maps_are_full() -> None:
+    nft, made = another_version_stands(firewall.NAME)
+    nft.refuses = lambda kind: kind in ("rules", "asleep")
+
+    made.set_base(wall())
+
+    assert nft.transactions == ["rules", "asleep", "base", "elements"]
+    assert made.render() is not None
 
 
 def test_when_the_whole_table_is_refused_too_the_caller_learns_it_and_the_next_try_is_whole() -> None:

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import yaml
-from kubernetes.client import configuration
-from kubernetes.config import config_exception, incluster_config, kube_config
 
 from fleetboard.kube import errors
+from fleetboard.kube.official import config_exception, configuration, incluster_config
 
 
 def in_cluster() -> Any:
@@ -28,6 +27,9 @@ def in_cluster() -> Any:
 
 def kubeconfig(path: str, context: str) -> Any:
     """Return what the kubeconfig says of ``context`` (empty: its current one)."""
+    # Only people have one, and it brings all of the package.
+    from kubernetes.config import kube_config
+
     made = configuration.Configuration()
     try:
         kube_config.load_kube_config(config_file=path, context=context or None, client_configuration=made)

@@ -18,11 +18,9 @@ from typing import Any
 
 import msgspec
 import urllib3
-from kubernetes.client import rest
-from kubernetes.config import config_exception
-from kubernetes.utils import keepalive
 
 from fleetboard.kube import errors, metrics
+from fleetboard.kube.official import config_exception, keepalive, rest
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 15.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import time
@@ -10,7 +11,29 @@ from collections.abc import Callable, Iterator
 import netlab
 import packed_shim
 import pytest
+import quick_nets
 import shim_node
+
+
+def _handles() -> list[str]:
+    """Return the network namespaces that this process has open, once for each descriptor."""
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # that of the list itself, and what other threads close meanwhile
+            found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return sorted(target for target in found if target.startswith("net:"))
+
+
+@pytest.fixture(autouse=True)
+def _no_namespace_is_held() -> Iterator[None]:
+    """Fail a test after which this process holds another number of namespaces: they live as long as somebody does.
+
+    What a module holds for all its tests was there before, and counts for none of them.
+    """
+    before = _handles()
+    yield
+    after = _handles()
+    assert len(after) == len(before), f"namespaces held: {before} before the test, {after} after it"
 
 
 @pytest.fixture
@@ -19,6 +42,13 @@ def nets() -> Iterator[netlab.Nets]:
     if os.geteuid():
         pytest.fail("tests of the kernel need root")
     with netlab.throw_away() as made:
+        yield made
+
+
+@pytest.fixture
+def quick(tmp_path: pathlib.Path) -> Iterator[quick_nets.QuickNets]:
+    """Namespaces of one test, by the hundred, in a folder that can be cnf's ``netns_dir``."""
+    with quick_nets.throw_away(tmp_path / "netns") as made:
         yield made
 
 

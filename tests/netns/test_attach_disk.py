@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
-from quick_nets import QuickNet
+from quick_nets import QuickNet, QuickNets
 
 from cnf.attach import frames
 from cnf.attach.network import NodeNetwork
@@ -52,10 +52,9 @@ class Disk:
 class Node:
     """A node whose state is on that disk."""
 
-    def __init__(self, folder: pathlib.Path, disk: Disk) -> None:
-        self.disk, self.netns = disk, folder / "netns"
-        self.netns.mkdir()
-        self.hub = QuickNet(self.netns, "hub")
+    def __init__(self, nets: QuickNets, disk: Disk) -> None:
+        self.disk, self.nets = disk, nets
+        self.hub = nets.make("hub")
         self.pods: dict[str, QuickNet] = {}
         self.begin()
         self.plane.set_network(NETWORK)
@@ -64,7 +63,7 @@ class Node:
         self.handle = Namespace.open(self.hub.path)
         self.plane = Plane(
             state_dir=self.disk.path / "state",
-            netns_dir=self.netns,
+            netns_dir=self.nets.folder,
             hub_netns=self.handle,
             on_change=lambda: None,
             node="n",
@@ -83,7 +82,7 @@ class Node:
 
     def call(self, verb: str, container: str) -> frames.Response:
         if container not in self.pods:
-            self.pods[container] = QuickNet(self.netns, container)
+            self.pods[container] = self.nets.make(container)
         net = self.pods[container]
         env = {
             "CNI_COMMAND": verb,
@@ -109,10 +108,10 @@ class Node:
 
 
 @pytest.fixture
-def node(tmp_path: pathlib.Path) -> Iterator[Node]:
+def node(quick: QuickNets, tmp_path: pathlib.Path) -> Iterator[Node]:
     disk = Disk(tmp_path / "disk")
     try:
-        made = Node(tmp_path, disk)
+        made = Node(quick, disk)
         yield made
         made.end()
     finally:
@@ -200,7 +199,7 @@ def test_a_copied_state_folder_gives_no_address_of_the_node_it_came_from(node: N
     copy = tmp_path / "copy"
     copy.mkdir()
     shutil.copytree(node.disk.path / "state", copy / "state")
-    hub = QuickNet(node.netns, "hub of the other")
+    hub = node.nets.make("hub of the other")
     with Namespace.open(hub.path) as handle:
         other = Plane(
             state_dir=copy / "state",

@@ -13,10 +13,11 @@ import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from fake_api import FakeApi
-from quick_nets import QuickNet
+from quick_nets import QuickNet, QuickNets
 
 from cnf import caches, granting, publishing
 from cnf.attach import frames
@@ -46,11 +47,9 @@ class Clock:
 class Node:
     """A node with its cnf, as far as addresses go, which is the leader besides."""
 
-    def __init__(self, api: FakeApi, folder: pathlib.Path) -> None:
+    def __init__(self, api: FakeApi, nets: QuickNets, folder: pathlib.Path) -> None:
         self.api, self.clock = api, Clock()
-        self.netns = folder / "netns"
-        self.netns.mkdir()
-        self.hub = QuickNet(self.netns, "hub")
+        self.hub = nets.make("hub")
         self.handle = Namespace.open(self.hub.path)
         client = api.client()
         self.known = caches.Caches(
@@ -67,7 +66,7 @@ class Node:
         )
         self.plane = Plane(
             state_dir=folder / "state",
-            netns_dir=self.netns,
+            netns_dir=nets.folder,
             hub_netns=self.handle,
             on_change=lambda: self.publish.enqueue(ALL),
             node=NODE,
@@ -134,16 +133,20 @@ class Node:
 
     def claims(self) -> dict[str, bool]:
         """Node blocks that are claimed, and whether they were given back."""
-        found = [obj["spec"] for (kind, _, _), obj in self.api.objects.items() if kind == "claims"]
-        return {spec["cidr"]: "released" in spec for spec in found}
+        return {claim["spec"]["cidr"]: "released" in claim["spec"] for claim in self.held("claims")}
+
+    def held(self, kind: str) -> list[dict[str, Any]]:
+        """What the API holds of a collection."""
+        with self.api.changed:
+            return [obj for (collection, _, _), obj in self.api.objects.items() if collection == kind]
 
 
 @pytest.fixture
-def node(tmp_path: pathlib.Path) -> Iterator[Node]:
+def node(quick: QuickNets, tmp_path: pathlib.Path) -> Iterator[Node]:
     with FakeApi() as api:
         api.put("nodes", NODE, "")
         grow(api, CLUSTER)
-        made, stop = Node(api, tmp_path), threading.Event()
+        made, stop = Node(api, quick, tmp_path), threading.Event()
         threads = made.run(stop)
         yield made
         stop.set()
@@ -165,9 +168,12 @@ def address(response: frames.Response) -> str:
 
 
 def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
-    node: Node, eventually: Callable[[Callable[[], object]], None], capsys: pytest.CaptureFixture[str]
+    node: Node,
+    quick: QuickNets,
+    eventually: Callable[[Callable[[], object]], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pods = {f"c{number}": QuickNet(node.netns, f"p{number}") for number in range(257)}
+    pods = {f"c{number}": quick.make(f"p{number}") for number in range(257)}
     first, rest, late = list(pods)[:100], list(pods)[100:250], list(pods)[250:]
     took: list[float] = []
 
@@ -196,9 +202,10 @@ def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
     answer = json.loads(refused.stdout)
     assert answer["code"] == 11
     assert f"the cluster's block {CLUSTER} is exhausted: nodes have 4 of 4 node blocks" in answer["msg"]
-    told = [obj for (kind, _, _), obj in node.api.objects.items() if kind == "events"]
-    assert [(one["reason"], one["regarding"]["kind"]) for one in told[:1]] == [("NoFreeBlock", "FleetNode")]
-    assert CLUSTER in told[0]["note"]
+    eventually(lambda: node.held("events"))
+    told = node.held("events")[0]
+    assert (told["reason"], told["regarding"]["kind"]) == ("NoFreeBlock", "FleetNode")
+    assert CLUSTER in told["note"]
     with concurrent.futures.ThreadPoolExecutor(1) as callers:
         waiting = callers.submit(add, late[5])
         time.sleep(0.2)

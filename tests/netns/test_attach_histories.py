@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from quick_nets import QuickNet
+from quick_nets import QuickNet, QuickNets
 
 from cnf.attach import frames, identity, journal, spool
 from cnf.attach.network import NodeNetwork
@@ -114,15 +114,14 @@ class Node:
     def __init__(
         self,
         folder: pathlib.Path,
+        nets: QuickNets,
         fate: Fate,
         choose: random.Random,
         *,
         choose_end: Callable[[], int | None] | None = None,
     ) -> None:
         self.choose, self.fate = choose, fate
-        self.folder = folder
-        self.netns = folder / "netns"
-        self.netns.mkdir()
+        self.folder, self.nets = folder, nets
         (folder / "del").mkdir()
         self.number = itertools.count()
         self.now = 1_000_000.0
@@ -142,7 +141,7 @@ class Node:
         return self.now
 
     def make_net(self) -> QuickNet:
-        return QuickNet(self.netns, f"n{next(self.number)}")
+        return self.nets.make(f"n{next(self.number)}")
 
     # The process.
 
@@ -153,7 +152,7 @@ class Node:
             self.handle = Namespace.open(self.hub.path)
             self.plane = Plane(
                 state_dir=self.folder / "state",
-                netns_dir=self.netns,
+                netns_dir=self.nets.folder,
                 hub_netns=self.handle,
                 on_change=lambda: None,
                 node="n",
@@ -454,12 +453,12 @@ def folder() -> Iterator[pathlib.Path]:
 
 @pytest.mark.timeout(900)  # 40 s of them on a quiet machine: each step hands over between threads
 def test_ten_thousand_steps_lose_nothing_and_give_nothing_twice(
-    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: pathlib.Path, quick: QuickNets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = SEED or random.randrange(1, 1 << 32)
     choose = random.Random(seed)
     step, started = 0, time.monotonic()
-    node = Node(folder, Fate(monkeypatch, choose), choose)
+    node = Node(folder, quick, Fate(monkeypatch, choose), choose)
     try:
         for step in range(1, STEPS + 1):
             node.step()
@@ -476,10 +475,10 @@ def test_ten_thousand_steps_lose_nothing_and_give_nothing_twice(
 
 
 @pytest.fixture
-def node(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+def node(folder: pathlib.Path, quick: QuickNets, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     """A node whose process ends only when the test says."""
     choose = random.Random(1)
-    made = Node(folder, Fate(monkeypatch, choose), choose, choose_end=lambda: None)
+    made = Node(folder, quick, Fate(monkeypatch, choose), choose, choose_end=lambda: None)
     yield made
     made.finish()
 

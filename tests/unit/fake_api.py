@@ -74,7 +74,7 @@ class FakeApi:
         self.compacted = 0
         self.log: list[tuple[int, str, str, Object]] = []
         self.faults: list[Fault] = []
-        self.objects: dict[tuple[str, str, str], Object] = {}
+        self.objects: dict[tuple[str, str, str], Object] = {}  # replaced by each change: who iterates has the old one
         self.applied: dict[tuple[str, ...], Object] = {}
         self.lacking: dict[str, set[str]] = {}  # collection to fields of spec that its schema doesn't have
         self.openapi: dict[str, Object] = {}  # group/version to its document
@@ -124,7 +124,7 @@ class FakeApi:
         obj = copy.deepcopy(obj)
         uid = old["metadata"]["uid"] if old else f"uid-{self.version}"
         obj["metadata"] = {**obj.get("metadata", {}), "uid": uid, "resourceVersion": str(self.version)}
-        self.objects[key] = obj
+        self.objects = {**self.objects, key: obj}
         self.log.append((self.version, "MODIFIED" if old else "ADDED", key[0], obj))
         self.changed.notify_all()
         return obj
@@ -140,7 +140,9 @@ class FakeApi:
 
     def remove(self, collection: str, name: str, namespace: str = "default") -> None:
         with self.changed:
-            obj = copy.deepcopy(self.objects.pop((collection, namespace, name)))
+            left = dict(self.objects)
+            obj = copy.deepcopy(left.pop((collection, namespace, name)))
+            self.objects = left
             self.version += 1
             obj["metadata"]["resourceVersion"] = str(self.version)
             self.log.append((self.version, "DELETED", collection, obj))

@@ -194,7 +194,7 @@ def make() -> Iterator[Cluster]:
         yield Cluster(child, hub)
 
 
-def eventually(check: Callable[[], T], *, within_s: float = 20) -> T:
+def eventually(check: Callable[[], T], *, within_s: float = 30) -> T:
     """Return what ``check`` returns once that is true."""
     deadline = time.monotonic() + within_s
     while True:

@@ -1,4 +1,7 @@
-"""Wait for what another thread brings about."""
+"""Wait for what another thread brings about.
+
+How long is no measure of anything: a machine that does much else is slow and not wrong.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], *, within_s: float = 5.0) -> None:
+def wait_until(condition: Callable[[], object], *, within_s: float = 30.0) -> None:
     """Poll until ``condition`` holds; fail when it doesn't in time."""
     deadline = time.monotonic() + within_s
     while not condition():

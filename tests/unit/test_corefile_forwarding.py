@@ -69,7 +69,7 @@ def writes(api: FakeApi) -> list[str]:
 
 def when(condition: Callable[[], bool], then: Callable[[], None]) -> threading.Thread:
     def wait() -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not condition() and time.monotonic() < deadline:
             time.sleep(0.01)
         then()
@@ -131,7 +131,7 @@ def test_a_coredns_that_is_wholly_gone_is_not_waited_for(api: FakeApi) -> None:
     broken = when(lambda: restarted_for(api) is not None, lambda: patch_status(api, GONE))
     began = time.monotonic()
     assert check(part).state is State.REFUSED
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60, "the time that a rollout has"
     assert text(api) == COREFILE
     broken.join()
     client.close()
@@ -237,7 +237,7 @@ def patch_status(api: FakeApi, status: dict[str, int]) -> None:
 
 
 def wait_for_event(api: FakeApi, reason: str) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not any(obj.get("reason") == reason for key, obj in list(api.objects.items()) if key[0] == "events"):
         assert time.monotonic() < deadline, "no Event"
         time.sleep(0.02)

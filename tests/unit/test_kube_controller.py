@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -32,7 +33,7 @@ def start() -> Iterator[Start]:
     yield begin
     for stop, thread in running:
         stop.set()
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive()
 
 
@@ -103,7 +104,7 @@ def test_a_key_comes_again_after_the_time_it_asked_for(start: Start) -> None:
 def test_workers_share_keys_and_never_one_key(start: Start) -> None:
     busy: set[str] = set()
     clashes: list[str] = []
-    most = [0]
+    together = threading.Event()
     lock = threading.Lock()
 
     def reconcile(key: str) -> None:
@@ -111,7 +112,9 @@ def test_workers_share_keys_and_never_one_key(start: Start) -> None:
             if key in busy:
                 clashes.append(key)
             busy.add(key)
-            most[0] = max(most[0], len(busy))
+            if len(busy) > 1:
+                together.set()
+        together.wait(30)  # for another worker, whichever comes first
         time.sleep(0.01)
         with lock:
             busy.discard(key)
@@ -123,7 +126,7 @@ def test_workers_share_keys_and_never_one_key(start: Start) -> None:
         time.sleep(0.002)
     wait_until(lambda: not busy)
     assert clashes == []
-    assert most[0] > 1
+    assert together.is_set()
 
 
 def test_stopping_waits_for_the_key_in_hand(start: Start) -> None:
@@ -139,9 +142,9 @@ def test_stopping_waits_for_the_key_in_hand(start: Start) -> None:
     stop = threading.Event()
     thread = threading.Thread(target=controller.run, args=(stop,), daemon=True)
     thread.start()
-    assert begun.wait(5)
+    assert begun.wait(30)
     stop.set()
-    thread.join(5)
+    thread.join(30)
     assert finished.is_set()
 
 
@@ -156,20 +159,23 @@ def test_the_age_of_the_last_contact_is_shown() -> None:
 
 
 def test_costly_work_under_a_stream_of_events_leaves_the_core_to_others(start: Start) -> None:
-    worked: list[float] = []
+    worked: list[tuple[float, float]] = []
 
     def work(_key: str) -> None:
-        worked.append(time.monotonic())
+        began = time.monotonic()
         time.sleep(0.02)
+        worked.append((began, time.monotonic()))
 
     controller = Controller("c", work, rest=4.0)
     start(controller)
-    began = time.monotonic()
-    while time.monotonic() - began < 1.0:
+
+    def is_done() -> bool:
         controller.enqueue("a")
-        time.sleep(0.002)
-    assert 2 <= len(worked) <= 1 / (0.02 * 5) + 1
-    assert worked[0] - began < 0.1
+        return len(worked) >= 5
+
+    wait_until(is_done)
+    rests = [(after[0] - before[1]) / (before[1] - before[0]) for before, after in itertools.pairwise(worked)]
+    assert min(rests) >= 4.0, "of each piece of work's own time"
 
 
 def test_the_queue_that_is_given_is_the_one_worked_on(start: Start) -> None:
@@ -180,4 +186,4 @@ def test_the_queue_that_is_given_is_the_one_worked_on(start: Start) -> None:
 
     start(Controller("given", reconcile, queue=queue))
     queue.add("a")
-    assert seen.wait(5)
+    assert seen.wait(30)

@@ -77,10 +77,9 @@ def test_a_flood_is_cut_off(api: fake_api.FakeApi) -> None:
 def test_a_server_that_hangs_or_refuses_keeps_nobody_waiting(api: fake_api.FakeApi) -> None:
     recorder = events.Recorder(api.client(), "syncer")
     api.stalled.set()
-    began = time.monotonic()
     for number in range(2 * events.QUEUE_SIZE):
         recorder.emit(REGARDING, reason="Exported", message=f"{number}")
-    assert time.monotonic() - began < 1
+    assert len(api.asked) <= 1, "the first one has no answer yet"
     api.fail(403, method="POST")
     api.stalled.clear()
     wait_until(lambda: len(api.asked) >= 3)

@@ -92,7 +92,7 @@ def test_closing_wakes_every_worker() -> None:
         worker.start()
     queue.close()
     for worker in workers:
-        worker.join(5)
+        worker.join(30)
     assert got == [None, None, None]
 
 
@@ -163,7 +163,7 @@ def test_threads_never_hold_one_key_together() -> None:
     time.sleep(0.1)
     queue.close()
     for worker in workers:
-        worker.join(5)
+        worker.join(30)
     assert clashes == []
 
 

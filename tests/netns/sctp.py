@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import select
+import selectors
 import socket
 import struct
 
@@ -73,7 +73,7 @@ def _table() -> list[int]:
 class End:
     """A raw socket that speaks from one address and port."""
 
-    def __init__(self, namespace: str, address: str, port: int, *, timeout_s: float = 2) -> None:
+    def __init__(self, namespace: str, address: str, port: int, *, timeout_s: float = 10) -> None:
         with topology.inside(namespace):
             self.socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, PROTOCOL)
         self.socket.settimeout(timeout_s)
@@ -103,10 +103,13 @@ class End:
 
 def heard(servers: dict[str, End]) -> tuple[str, Packet]:
     """Return the server that hears something, and what."""
-    ready, _, _ = select.select([end.socket for end in servers.values()], [], [], 2)
+    with selectors.DefaultSelector() as waiting:  # select itself knows descriptors below 1024 alone
+        for server, end in servers.items():
+            waiting.register(end.socket, selectors.EVENT_READ, server)
+        ready = waiting.select(timeout=10)
     assert ready, "no server heard anything"
-    server = next(server for server, end in servers.items() if end.socket in ready)
-    return server, servers[server].receive()
+    heard_by: str = ready[0][0].data
+    return heard_by, servers[heard_by].receive()
 
 
 def associate(client: End, servers: dict[str, End], vip: str, port: int) -> str:

@@ -37,10 +37,8 @@ pytestmark = pytest.mark.netns
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[topology.Echo]:
-    with topology.running() as echo:
+    with topology.serving() as echo:
         for server in SERVERS:
-            echo.listen("servers", server, 8080)
-            echo.listen("servers", server, 8053, udp=True)
             for number in range(EVERY):
                 echo.listen("servers", server, FIRST_PORT + number, udp=True)
         for address in (SIBLING, FOREIGN):
@@ -135,7 +133,7 @@ def test_a_connection_to_a_terminating_endpoint_goes_on_and_new_ones_go_elsewher
         client = socket.socket()
     with listener, client:
         web.node.sync(vips((frontend(), backend(SERVERS[:1], 8081))))
-        client.settimeout(3)
+        client.settimeout(10)
         client.connect((VIP, 80))
         server, _ = listener.accept()
         with server:
@@ -178,7 +176,7 @@ def test_the_policy_local_refuses_where_the_node_has_no_endpoint(echo: topology.
 
     web.show("c1", endpoint(SIBLING))
     with pytest.raises(ConnectionRefusedError):
-        topology.ask(CLIENT, VIP, timeout_s=0.5)
+        topology.ask(CLIENT, VIP, timeout_s=topology.AT_ONCE_S)
 
 
 def test_affinity_holds_when_other_endpoints_come_and_go(echo: topology.Echo) -> None:

@@ -19,10 +19,7 @@ pytestmark = pytest.mark.netns
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[topology.Echo]:
-    with topology.running() as echo:
-        for server in SERVERS:
-            echo.listen("servers", server, 8080)
-            echo.listen("servers", server, 8053, udp=True)
+    with topology.serving() as echo:
         echo.listen("pods", CLIENT, 8053, udp=True)
         yield echo
 
@@ -72,7 +69,7 @@ def test_other_clusters_reach_exported_sctp_and_udp_ports_alone(node: Node) -> N
     with topology.udp_socket(FOREIGN, namespace="far") as sock, pytest.raises(OSError, match="No route to host"):
         topology.exchange(sock, SERVERS[1], 8053)
     with pytest.raises(OSError, match="No route to host"):
-        topology.ask(FOREIGN, SERVERS[0], 8080, namespace="far", timeout_s=0.5)
+        topology.ask(FOREIGN, SERVERS[0], 8080, namespace="far", timeout_s=topology.AT_ONCE_S)
     with sctp_servers() as servers, End("far", FOREIGN, 42000) as client:
         client.send(SERVERS[0], TARGET_PORT, sctp.INIT, sctp.init(sctp.CLIENT_TAG))
         assert sctp.heard(servers)[0] == SERVERS[0]
@@ -116,7 +113,7 @@ def test_a_protocol_that_no_service_can_have_is_refused_at_once(node: Node) -> N
         sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, 47)
 
     with sock:
-        sock.settimeout(1)
+        sock.settimeout(10)
         sock.bind((CLIENT, 0))
         sock.connect((VIP, 0))
         sock.send(bytes(8))

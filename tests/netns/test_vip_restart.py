@@ -23,10 +23,7 @@ SERVED = vips((frontend(), backend(SERVERS)))
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[topology.Echo]:
-    with topology.running() as echo:
-        for server in SERVERS:
-            echo.listen("servers", server, 8080)
-            echo.listen("servers", server, 8053, udp=True)
+    with topology.serving() as echo:
         yield echo
 
 
@@ -49,7 +46,7 @@ def test_a_connection_lives_on_through_replacements_of_the_table(node: Node) -> 
         client = socket.socket()
     with listener, client:
         node.sync(vips((frontend(), backend([SERVERS[0]], 8070))))
-        client.settimeout(3)
+        client.settimeout(10)
         client.connect((VIP, 80))
         server, _ = listener.accept()
         with server:
@@ -69,14 +66,14 @@ def test_a_lost_connection_entry_is_made_again_to_the_same_endpoint(node: Node) 
         with topology.inside("pods"):
             client = socket.socket()
         with client:
-            client.settimeout(3)
+            client.settimeout(10)
             client.connect((VIP, 80))
             client.send(b"before")
             topology.forget_connections()
             client.send(b"after")
             server, _ = topology.accept_any(listeners)
             with server:
-                server.settimeout(3)
+                server.settimeout(10)
                 assert topology.read_exactly(server, 11) == b"beforeafter"
     for listener in listeners:
         listener.close()
@@ -116,7 +113,7 @@ def test_only_what_changed_is_written(node: Node) -> None:
     assert node.plane.replacements == written
     assert topology.ask(CLIENT, VIP, 81).server in SERVERS
     with pytest.raises(ConnectionRefusedError):
-        topology.ask(CLIENT, VIP, timeout_s=0.5)
+        topology.ask(CLIENT, VIP, timeout_s=topology.AT_ONCE_S)
 
 
 def test_the_firewall_changes_around_virtual_addresses_that_stay(node: Node) -> None:
@@ -125,7 +122,7 @@ def test_the_firewall_changes_around_virtual_addresses_that_stay(node: Node) -> 
         topology.firewall(), own=(ipaddress.ip_network("10.113.0.0/22"), topology.FOREIGN_BLOCK)
     )
     with pytest.raises(OSError, match="No route to host"):
-        topology.ask(topology.FOREIGN, SERVERS[0], 8080, namespace="far", timeout_s=0.5)
+        topology.ask(topology.FOREIGN, SERVERS[0], 8080, namespace="far", timeout_s=topology.AT_ONCE_S)
 
     with topology.inside("cnf"):
         node.plane.set_base(wider)
@@ -133,7 +130,7 @@ def test_the_firewall_changes_around_virtual_addresses_that_stay(node: Node) -> 
     with topology.inside("cnf"):
         node.plane.set_base(topology.firewall())
     with pytest.raises(OSError, match="No route to host"):
-        topology.ask(topology.FOREIGN, SERVERS[0], 8080, namespace="far", timeout_s=0.5)
+        topology.ask(topology.FOREIGN, SERVERS[0], 8080, namespace="far", timeout_s=topology.AT_ONCE_S)
 
     assert topology.ask(CLIENT, VIP).server in SERVERS
     assert node.plane.replacements == written

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import dataclasses
 import ipaddress
+import json
 import os
 import selectors
 import socket
@@ -32,8 +33,11 @@ FOREIGN_BLOCK = ipaddress.IPv4Network("10.114.0.0/22")
 THIRD = "10.115.0.2"
 """A pod of a third cluster."""
 VIP = "10.112.0.7"
+NAMESPACES = ("cnf", "pods", "servers", "far", "uplink")
 UPLINK = "192.0.2.1"
 CNF_UPLINK = "192.0.2.2"
+AT_ONCE_S = 0.9
+"""Within which a refusal is one of the first packet: TCP sends it again after a second."""
 
 _CLONE_NEWNET = 0x40000000
 _PREFIX = f"vip{os.getpid()}"
@@ -160,7 +164,7 @@ class Echo:
                         connection.sendall(f"{address} {port} {peer[0]}".encode())
 
 
-def ask(source: str, target: str, port: int = 80, *, namespace: str = "pods", timeout_s: float = 5) -> Answer:
+def ask(source: str, target: str, port: int = 80, *, namespace: str = "pods", timeout_s: float = 10) -> Answer:
     """Connect by TCP and return the answer."""
     with inside(namespace):
         sock = socket.socket(_family(source))
@@ -171,7 +175,7 @@ def ask(source: str, target: str, port: int = 80, *, namespace: str = "pods", ti
         return Answer.parse(sock.recv(100))
 
 
-def udp_socket(source: str, *, namespace: str = "pods", timeout_s: float = 3) -> socket.socket:
+def udp_socket(source: str, *, namespace: str = "pods", timeout_s: float = 10) -> socket.socket:
     with inside(namespace):
         sock = socket.socket(_family(source), socket.SOCK_DGRAM)
     sock.settimeout(timeout_s)
@@ -187,7 +191,7 @@ def exchange(sock: socket.socket, target: str, port: int) -> Answer:
 
 
 def build() -> None:
-    for namespace in ("cnf", "pods", "servers", "far", "uplink"):
+    for namespace in NAMESPACES:
         run("ip", "netns", "add", name(namespace))
         ip(namespace, "link set lo up")
     wire()
@@ -198,8 +202,8 @@ def replace_cnf() -> None:
     run("ip", "netns", "del", name("cnf"))
     run("ip", "netns", "add", name("cnf"))
     ip("cnf", "link set lo up")
-    deadline = time.monotonic() + 10
-    while any("@" in run("ip", "-n", name(other), "-br", "link") for other in ("pods", "servers", "far", "uplink")):
+    deadline = time.monotonic() + 60
+    while any("@" in run("ip", "-n", name(other), "-br", "link") for other in NAMESPACES if other != "cnf"):
         assert time.monotonic() < deadline, "the old interfaces are still there"
         time.sleep(0.02)
 
@@ -220,6 +224,17 @@ def wire() -> None:
     ip("uplink", f"route add default via {CNF_UPLINK}")
     for key in ("net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0"):
         run("ip", "netns", "exec", name("cnf"), "sysctl", "-qw", key)
+    # The kernel starts a link's queue some time after its carrier is there (linkwatch), and drops until then.
+    deadline = time.monotonic() + 60
+    while not all(_is_up(namespace) for namespace in NAMESPACES):
+        assert time.monotonic() < deadline, "a link is still not up"
+        time.sleep(0.01)
+
+
+def _is_up(namespace: str) -> bool:
+    """Say whether all interfaces of a namespace carry packets."""
+    shown = json.loads(run("ip", "-n", name(namespace), "-j", "link", "show", "up"))
+    return all(link["operstate"] == "UP" for link in shown if link["ifname"] != "lo")
 
 
 def _attach(namespace: str, interface: str, addresses: list[str]) -> None:
@@ -270,7 +285,7 @@ def _join(namespace: str, interface: str, near: str, far: str) -> None:
 
 
 def remove() -> None:
-    for namespace in ("cnf", "pods", "servers", "far", "uplink"):
+    for namespace in NAMESPACES:
         subprocess.run(["ip", "netns", "del", name(namespace)], capture_output=True, check=False, timeout=20)
 
 
@@ -285,6 +300,16 @@ def running() -> Iterator[Echo]:
     finally:
         echo.close()
         remove()
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Echo]:
+    """Build it with servers that answer, by TCP on port 8080 and by UDP on port 8053."""
+    with running() as echo:
+        for server in SERVERS:
+            echo.listen("servers", server, 8080)
+            echo.listen("servers", server, 8053, udp=True)
+        yield echo
 
 
 class Node:
@@ -313,7 +338,7 @@ def forget_connections() -> None:
         assert struct.unpack_from("=i", sock.recv(1000), 16)[0] == 0
 
 
-def accept_any(listeners: list[socket.socket], *, timeout_s: float = 3) -> tuple[socket.socket, str]:
+def accept_any(listeners: list[socket.socket], *, timeout_s: float = 10) -> tuple[socket.socket, str]:
     """Accept the connection that comes to any of them."""
     with selectors.DefaultSelector() as waiting:
         for listener in listeners:

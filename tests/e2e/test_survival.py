@@ -9,13 +9,13 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import pathlib
-import re
 import time
 from collections.abc import Callable
 from typing import Any
 
 import lab
 import outage
+import pings
 import pytest
 from outage import Gaps, World, worst
 
@@ -38,7 +38,6 @@ QUERIES_S, ENOUGH_QUERIES = 240, 50
 AGENT, HUB_AGENT, WIREGUARD = "python -m cnf", "python -m cnf.hub", "wireguard-go -f fleet0"
 
 PINGS = 160
-ANSWER = re.compile(r"^\[([0-9.]+)\] .* icmp_seq=([0-9]+) ", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -190,10 +189,8 @@ def test_an_agent_that_is_killed_loses_no_packet(world: World) -> None:
     since = kill(lab.C1, leader, AGENT)
     kill(lab.HUB, hub, HUB_AGENT)
     lab.eventually(lambda: world.pods[other].sh("grep transmitted /tmp/pings"), within_s=20, every_s=0.5)
-    answers = ANSWER.findall(world.pods[other].sh("cat /tmp/pings"))
-    seen = {int(number): float(at) for at, number in answers}
-    # ping gives its last packet as little as 50 ms: lost is what has no answer though a later one has.
-    lost = [number for number in range(1, max(seen)) if number not in seen]
+    seen = pings.answers(world.pods[other].sh("cat /tmp/pings"))
+    lost = pings.lost(seen)
     assert max(seen) >= PINGS - 2, seen
     assert not lost, (lost, [seen.get(number - 1, 0.0) - since for number in lost])
     gaps = world.gaps(since, within_s=2)

@@ -33,10 +33,13 @@ class Net:
             ["ip", "netns", "exec", self.name, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
-    def answers_ping(self, address: str, *, count: int = 1, size: int = 56, fragment: bool = True) -> bool:
-        """Say whether ``address`` answers a ping from inside."""
+    def answers_ping(self, address: str, *, size: int = 56, fragment: bool = True) -> bool:
+        """Say whether ``address`` answers a ping from inside, one of those sent within half a minute.
+
+        The kernel starts a link's queue some time after its carrier is there (linkwatch), and drops until then.
+        """
         dont = ["-M", "do"] if not fragment else []
-        command = ["ping", "-c", str(count), "-i", "0.05", "-W", "1", "-s", str(size), *dont, address]
+        command = ["ping", "-c", "1", "-w", "30", "-i", "0.05", "-s", str(size), *dont, address]
         done = subprocess.run(
             ["ip", "netns", "exec", self.name, *command], capture_output=True, timeout=60, check=False
         )

@@ -54,12 +54,12 @@ def quick(tmp_path: pathlib.Path) -> Iterator[quick_nets.QuickNets]:
 
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], object]], None]:
-    """Poll until something is true, at most 10 s."""
+    """Poll until something is true, at most a minute: a machine that does much else is slow and not wrong."""
 
     def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not condition():
-            assert time.monotonic() < deadline, "it did not come true within 10 s"
+            assert time.monotonic() < deadline, "it did not come true within a minute"
             time.sleep(0.02)
 
     return wait

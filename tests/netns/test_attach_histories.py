@@ -222,7 +222,7 @@ class Node:
     def put_away(self, pod: Pod) -> None:
         if not pod.net.path.exists():
             return
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while self.has_interface(pod.net):  # of a pair whose other end is in a namespace that the kernel is ending
             assert time.monotonic() < deadline, f"{pod.container} kept its interface"
             time.sleep(0.002)
@@ -396,7 +396,7 @@ class Node:
     def settle(self) -> None:
         """After two looks and the rest nothing is held but by the living."""
         self.plane.set_network(self.network())
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self.plane.usage().used != len(self.living) or len(self.standing()) != len(self.living):
             assert time.monotonic() < deadline, f"leaked: {self.plane.attachments()} {sorted(self.living)}"
             self.now += 2

@@ -52,7 +52,7 @@ class Killable:
         self.path.unlink(missing_ok=True)
         command = [sys.executable, "-c", SERVE, self.folder / "state", self.hub.path, netlab.FOLDER, self.path]
         process = subprocess.Popen([str(part) for part in command])
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not self.path.exists():
             assert process.poll() is None
             assert time.monotonic() < deadline

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import netlab
@@ -56,11 +57,18 @@ def trace(
                 cnf.kill()
 
 
+def is_traced(process: int, tracer: int) -> bool:
+    """Say whether every thread is looked at: strace takes one after the other."""
+    threads = pathlib.Path(f"/proc/{process}/task").iterdir()
+    return all(f"TracerPid:\t{tracer}\n" in (thread / "status").read_text() for thread in threads)
+
+
 def traced(process: int, log: pathlib.Path, work: Callable[[], None]) -> list[str]:
     command = ["strace", "-f", "-qq", "-v", "-s", "64", "-o", str(log), "-e", CALLS, "-p", str(process)]
     with subprocess.Popen(command) as strace:
-        while f"TracerPid:\t{strace.pid}" not in pathlib.Path(f"/proc/{process}/status").read_text():
+        while not is_traced(process, strace.pid):
             assert strace.poll() is None
+            time.sleep(0.01)
         work()
         strace.send_signal(signal.SIGINT)
     # A call that another thread interrupted is written in two parts, the arguments in the first.

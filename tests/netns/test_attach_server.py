@@ -194,8 +194,9 @@ def test_a_caller_that_hangs_up_while_it_waits_leaves_nothing(
     node.plane.set_network(full)
     with node.connect() as sock:
         send(sock, frame("ADD", "one", pod), pod)
+        eventually(lambda: node.plane.waiting == 1)
     # It waited for an address; nobody waits for the answer when one is there.
-    eventually(lambda: node.plane._supply._waiting == 0)
+    eventually(lambda: node.plane.waiting == 0)
     node.plane.set_network(NETWORK)
     eventually(lambda: "net1" not in pod.run("ip", "link"))
     assert [a.pod_name for a in node.plane.attachments()] == ["first"]

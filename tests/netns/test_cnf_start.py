@@ -42,8 +42,11 @@ class Cnf:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def start(self, hub: Net, *, path: str = "") -> None:
-        """Start one in a namespace, with a service account whose API server gives no answer; ``path`` comes first."""
+    def start(self, hub: Net, *, path: str = "", modules: str = "") -> None:
+        """Start one in a namespace, with a service account whose API server gives no answer.
+
+        Programs of ``path`` and modules of ``modules`` come first.
+        """
         run = self.folder / "run"
         settings = {
             "NODE_NAME": "n1",
@@ -56,6 +59,7 @@ class Cnf:
             "KUBERNETES_SERVICE_HOST": "127.0.0.1",
             "KUBERNETES_SERVICE_PORT": "1",
             "PATH": f"{path}:{os.environ['PATH']}",
+            "PYTHONPATH": modules,
         }
         mount = f'mount --bind "$0" {ACCOUNT} && exec "$@"'
         inside = ["sh", "-c", mount, str(self.folder / "account"), sys.executable, "-m", "cnf"]
@@ -66,14 +70,14 @@ class Cnf:
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(60)
 
     def call(self, verb: str, pod: Net, container: str) -> dict[str, object]:
         """Call as the CNI executable does: again and again until somebody listens."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while True:
             with contextlib.suppress(ConnectionRefusedError, FileNotFoundError), socket.socket(socket.AF_UNIX) as sock:
-                sock.settimeout(30)
+                sock.settimeout(60)
                 sock.connect(str(self.folder / "run/cni.sock"))
                 with pod.path.open() as namespace:
                     socket.send_fds(
@@ -110,19 +114,27 @@ def link(pod: Net) -> tuple[int, str]:
     return shown["ifindex"], shown["addr_info"][0]["local"]
 
 
+HOLD = """
+import pathlib, sys, time
+class Hold:
+    def find_spec(self, name, path=None, target=None):
+        while name == "cnf.daemon" and not pathlib.Path({go!r}).exists():
+            time.sleep(0.01)
+sys.meta_path.insert(0, Hold())
+"""
+
+
 def test_calls_are_served_before_the_rest_is_loaded(
-    nets: Nets, cnf: Cnf, eventually: Callable[[Callable[[], object]], None], capsys: pytest.CaptureFixture[str]
+    nets: Nets, cnf: Cnf, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
-    started = time.perf_counter()
-    cnf.start(nets.make("hub"))
+    go, modules = cnf.folder / "go", cnf.folder / "modules"
+    modules.mkdir()
+    (modules / "sitecustomize.py").write_text(HOLD.format(go=str(go)))
+    cnf.start(nets.make("hub"), modules=str(modules))
     cnf.call("ADD", nets.make(), "first")
-    took = time.perf_counter() - started
-    early = '"msg":"running"' not in cnf.log
+    assert '"msg":"running"' not in cnf.log
+    go.touch()
     eventually(lambda: '"msg":"running"' in cnf.log)
-    loaded = time.perf_counter() - started
-    with capsys.disabled():
-        print(f"\nfirst ADD {took * 1000:.0f} ms after the start, all loaded after {loaded * 1000:.0f} ms")
-    assert early
 
 
 def test_a_replaced_pod_and_a_killed_process_have_all_pods_as_they_were(
@@ -175,13 +187,13 @@ def test_a_signal_in_the_middle_of_the_start_ends_it_in_order(
     eventually(begun.exists)
     assert cnf.process is not None
     cnf.process.terminate()
-    assert cnf.process.wait(20) == 0
+    assert cnf.process.wait(60) == 0
     assert '"signal":"SIGTERM"' in cnf.log
 
 
 def test_without_a_firewall_there_is_no_start(nets: Nets, cnf: Cnf) -> None:
     cnf.start(nets.make("hub"), path=put_nft(cnf.folder / "bin", "kill -9 $$"))
     assert cnf.process is not None
-    assert cnf.process.wait(20) == 1
+    assert cnf.process.wait(60) == 1
     assert "nft was ended by signal 9" in cnf.log
     assert not (cnf.folder / "run/cni.sock").exists()

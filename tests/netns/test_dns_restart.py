@@ -37,7 +37,7 @@ def api() -> Iterator[FakeApi]:
 
 
 def ask(name: str = WEB) -> dnslib.DNSRecord:
-    return dnslib.DNSRecord.parse(dnslib.DNSRecord.question(name).send("127.0.0.1", dns_processes.PORT, timeout=5))
+    return dnslib.DNSRecord.parse(dnslib.DNSRecord.question(name).send("127.0.0.1", dns_processes.PORT, timeout=30))
 
 
 def test_who_keeps_asking_is_answered_and_told_what_is_new_until_he_stops(api: FakeApi, tmp_path: pathlib.Path) -> None:
@@ -58,7 +58,7 @@ def test_who_keeps_asking_is_answered_and_told_what_is_new_until_he_stops(api: F
         time.sleep(0.05)
     assert addresses == ["10.112.0.10"]
     assert not pod.ready()
-    assert pod.process.wait(drain.QUIET_S + 10) == 0
+    assert pod.process.wait(90) == 0
     assert time.monotonic() - began >= last + drain.QUIET_S - 0.2
 
 
@@ -68,16 +68,16 @@ def test_a_process_that_was_killed_answers_from_what_it_saved_while_the_api_is_a
     pod = dns_processes.Pod.start(api.url, tmp_path)
     pod.wait_names(NAMES)
     file = tmp_path / "zone.bin"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not file.exists():
-        assert time.monotonic() < deadline, "nothing saved after 20 s"
+        assert time.monotonic() < deadline, "nothing saved after a minute"
         time.sleep(0.05)
     pod.kill()
     api.stalled.set()
     pod = dns_processes.Pod.start(api.url, tmp_path)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not pod.ready():
-        assert time.monotonic() < deadline, "not ready after 20 s"
+        assert time.monotonic() < deadline, "not ready after a minute"
         time.sleep(0.05)
     assert contents(ask()) == ["10.112.0.9"]
     assert rcode(ask("other." + WEB)) == "NXDOMAIN"
@@ -88,13 +88,13 @@ def test_a_process_that_was_killed_answers_from_what_it_saved_while_the_api_is_a
 def test_without_a_saved_zone_it_is_not_ready_and_says_servfail(api: FakeApi, tmp_path: pathlib.Path) -> None:
     api.stalled.set()
     pod = dns_processes.Pod.start(api.url, tmp_path)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             answer = ask()
             break
         except OSError:
-            assert time.monotonic() < deadline, "no answer after 20 s"
+            assert time.monotonic() < deadline, "no answer after a minute"
             time.sleep(0.05)
     assert rcode(answer) == "SERVFAIL"
     assert not pod.ready()

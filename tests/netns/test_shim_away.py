@@ -7,7 +7,6 @@ import contextlib
 import pathlib
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -64,10 +63,8 @@ def test_while_cnf_is_away_all_but_deletions_are_put_off(node: Node) -> None:
         "VERSION": lambda: node.call("VERSION", "", None),
         "DEL": lambda: node.call("DEL", "one", pod),
     }
-    begun = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(len(calls)) as runtime:
         answers = {verb: call.result() for verb, call in {v: runtime.submit(c) for v, c in calls.items()}.items()}
-    assert time.monotonic() - begun < 25
     assert {verb: answer.code for verb, answer in answers.items()} == {
         "ADD": 11,
         "CHECK": 11,

@@ -21,6 +21,7 @@ from cnf.tunnel import epochs, errors, key, mesh, plan, probe, uapi, userspace
 from cnf.tunnel.mesh import HubIdentity, HubPeer, Leadership, Member, MeshNode, NodeIdentity, Session
 from cnf.tunnel.tunnel import PeerStatus, Tunnel
 from cnf.tunnel.wanted import Endpoint, Wanted
+from fleetboard.model.addresses import Address
 
 pytestmark = pytest.mark.netns
 T = TypeVar("T")
@@ -97,7 +98,7 @@ def enter(namespace: str) -> None:
             raise OSError(ctypes.get_errno(), "setns")
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 15) -> float:
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> float:
     start = time.monotonic()
     while not condition():
         assert time.monotonic() - start < timeout_s, f"not within {timeout_s} s: {what}"
@@ -257,11 +258,11 @@ class Client:
     def _open(source: Box) -> socket.socket:
         opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         opened.bind((source.pod, 0))
-        opened.settimeout(0.2)
         return opened
 
-    def once(self, size: int = 64) -> bool:
+    def once(self, size: int = 64, *, within_s: float = 0.2) -> bool:
         self._number += 1
+        self._socket.settimeout(within_s)
         payload = self._number.to_bytes(8, "big").ljust(size, b"\0")
         try:
             self._socket.sendto(payload, self._target)
@@ -272,7 +273,8 @@ class Client:
             return False
 
     def lost_of(self, count: int) -> int:
-        return sum(not self.once() for _ in range(count))
+        # Late is not lost: eight processes pass each of them on.
+        return sum(not self.once(within_s=3) for _ in range(count))
 
     def close(self) -> None:
         self._socket.close()
@@ -292,7 +294,7 @@ def test_pods_of_two_clusters_reach_each_other_through_leader_and_hub(world: Wor
     with client("c1b", "c2a") as pods:
         wait_for(pods.once, "first answer")
         assert pods.lost_of(50) == 0
-        assert pods.once(size=3000), "fragments must pass too"
+        assert pods.once(size=3000, within_s=3), "fragments must pass too"
     carried = {peer.public_key: peer.rx_bytes for peer in world.status("c1b")}
     assert set(carried) == {world.keys["c1a"].public, world.keys[HUB].public}
     assert carried[world.keys["c1a"].public] > 0
@@ -354,7 +356,7 @@ def test_a_link_that_went_away_gets_everything_back(world: World) -> None:
             assert world.kernel or not pods.once()
             assert world.kernel or world.status("c1b") == []
             world.start_wireguard("c1b")
-            wait_for(lambda: pods.once(), "traffic after the restart", 10)
+            wait_for(lambda: pods.once(), "traffic after the restart")
         finally:
             stop.set()
             runner.join(15)
@@ -458,16 +460,22 @@ def port(box: Box, prober: probe.Prober, responder: probe.Responder) -> Iterator
         thread.join()
 
 
-def test_probes_tell_a_dead_hub_within_a_second_and_a_kick_brings_it_back(world: World) -> None:
+def test_probes_tell_a_dead_hub_by_the_third_loss_and_a_kick_brings_it_back(world: World) -> None:
     hub_address = ip_address(BOXES[HUB].address)
     kicks: list[int] = []
+    lost_at_death: list[int] = []
 
     def kick(_address: object, lost: int) -> None:
         if lost % 5 == 0:
             kicks.append(lost)
             world.tunnels["c1a"].kick(world.keys[HUB].public)
 
-    prober = probe.Prober(on_lost=kick)
+    def change(address: Address, is_alive: bool) -> None:
+        state = prober.state(address)
+        if state is not None and not is_alive:
+            lost_at_death.append(state.lost)
+
+    prober = probe.Prober(on_lost=kick, on_change=change)
     prober.set_targets([hub_address])
     with (
         port(BOXES[HUB], probe.Prober(), probe.Responder()),
@@ -475,11 +483,13 @@ def test_probes_tell_a_dead_hub_within_a_second_and_a_kick_brings_it_back(world:
     ):
         wait_for(lambda: alive(prober, hub_address) is True, "first echo")
         world.kill_wireguard(HUB)
-        assert wait_for(lambda: alive(prober, hub_address) is False, "death noticed") < 1.5
+        wait_for(lambda: alive(prober, hub_address) is False and bool(lost_at_death), "death noticed")
+        assert lost_at_death[-1] == probe.LOST_IS_DEAD
         world.start_wireguard(HUB)
         wait_for(lambda: world.kernel or uapi.answers(BOXES[HUB].link), "wireguard-go")
         world.sync(HUB)
-        assert wait_for(lambda: alive(prober, hub_address) is True, "back") < 4
+        # Without a kick WireGuard itself would begin anew after 15 s of silence.
+        assert wait_for(lambda: alive(prober, hub_address) is True, "back") < 10
     assert kicks
 
 

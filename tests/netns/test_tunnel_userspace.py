@@ -25,7 +25,7 @@ def sh(command: str) -> str:
     return subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 20) -> None:
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
@@ -72,13 +72,13 @@ def test_the_container_becomes_wireguard_go_or_idles_and_ends_on_sigterm(namespa
         if userspace.kernel_has_wireguard():
             wait_for(lambda: waits_for_signal(process), "the process to idle")
             process.terminate()
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
             return
         wait_for(lambda: uapi.answers(LINK), "control socket")
         assert LINK in links(namespace)
         assert name_of(process) == "wireguard-go"
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert LINK not in links(namespace)
 
 

@@ -5,6 +5,7 @@ Each refusal stands beside a witness: the same packet seen where it set out, or 
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import ipaddress
@@ -73,7 +74,7 @@ Target = tuple[str, int]
 
 
 def connect(
-    space: wire.Space, targets: Iterable[Target], *, source: str = "0.0.0.0", wait_s: float = 1.0
+    space: wire.Space, targets: Iterable[Target], *, source: str = "0.0.0.0", wait_s: float = 10.0
 ) -> dict[str, str]:
     """Try all targets at once from a network namespace; return how each ended: ``connected``, an error, ``silence``."""
     given = json.dumps([list(targets), source, wait_s])
@@ -155,7 +156,7 @@ def test_between_clusters_only_wireguard_and_the_hubs_api_pass_and_nothing_of_th
         for client, service in ((world.near, WEST), (world.far, WEST), (world.west, EAST)):
             client.pod.exec("curl", "-sS", "-m", "5", f"http://{world.name(service)}/{marker}")
             assert client.program("echo", world.name(service), "3000", "5")["whole"] == 5
-        lab.eventually(lambda: inside.shows(marker.encode()), within_s=5)
+        lab.eventually(lambda: inside.shows(marker.encode()), within_s=60)
         for node, uplink in uplinks.items():
             site = ipaddress.ip_interface(f"{node_address(node)}/24").network
             home = f"(src net {site} or src net {PODS}) and (dst net {site} or dst net {PODS})"
@@ -183,10 +184,10 @@ def test_nobody_connects_to_a_childs_nodes_around_the_tunnel(world: paths.Paths)
     for child in ("c1", "c2"):
         assert set(connect(spaces[child][0], targets[child]).values()) == {"connected"}, "they answer at home"
         assert set(connect(spaces[child][1], targets["hub"]).values()) == {"connected"}, "children reach the hub"
-        for elsewhere in spaces.keys() - {child}:
-            for space in spaces[elsewhere]:
-                outcomes = connect(space, targets[child])
-                assert set(outcomes.values()) == {"silence"}, (elsewhere, outcomes)
+        strangers = [space for elsewhere in spaces.keys() - {child} for space in spaces[elsewhere]]
+        with concurrent.futures.ThreadPoolExecutor() as workers:
+            found = list(workers.map(lambda space: connect(space, targets[child], wait_s=1), strangers))  # noqa: B023
+        assert {outcome for outcomes in found for outcome in outcomes.values()} == {"silence"}, found
 
 
 @pytest.mark.parametrize("place", ["near", "far"])
@@ -210,7 +211,7 @@ def test_a_pod_that_forces_its_packets_through_net1_reaches_no_cluster_network(
         on_uplink = stack.enter_context(cnf.capture("eth0", f"net {FLEET} or host {primary}"))
         in_tunnel = stack.enter_context(cnf.capture("fleet0", f"ip and not (src net {FLEET} and dst net {FLEET})"))
         for source in (member.address, primary):
-            outcomes = connect(pod, targets, source=source)
+            outcomes = connect(pod, targets, source=source, wait_s=1)
             assert "connected" not in outcomes.values(), (source, outcomes)
             for address, port in targets:
                 assert on_net1.lines(f"src host {source} and dst host {address} and dst port {port}"), "it set out"
@@ -272,7 +273,7 @@ def test_a_tampered_child_reaches_neither_the_hubs_networks_nor_another_childs_n
             assert let_out.lines() == []
             assert at_west.lines(f"ip and not (src net {FLEET} and dst net {FLEET})") == []
             cnf.run(sys.executable, "-c", SPOOF, world.west.address, str(paths_pod.ECHO_PORT), *foreign, own)
-            lab.eventually(lambda: at_west.lines(f"src host {own} and udp dst port {paths_pod.ECHO_PORT}"), within_s=5)
+            lab.eventually(lambda: at_west.lines(f"src host {own} and udp dst port {paths_pod.ECHO_PORT}"), within_s=60)
             for source in foreign:
                 spoofed = f"src host {source} and src port 4242"
                 assert arrived.lines(spoofed) == [], f"the hub took a packet from {source}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import concurrent.futures
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -110,26 +112,30 @@ class Trials:
 @pytest.fixture(scope="module")
 def trials(namespaces: Callable[[str], str]) -> Iterator[Trials]:
     namespaces(NAMESPACE)
-    serve = ["socat", f"TCP-LISTEN:{PORT},fork,reuseaddr", "SYSTEM:hostname"]
     lab.C1.apply(
-        lab.make_deployment("web", NAMESPACE, command=serve, probe_port=PORT),
+        lab.make_deployment("web", NAMESPACE, command=observer.serve(PORT), probe_port=PORT),
         lab.make_service("web", NAMESPACE, ("tcp", "TCP", PORT, PORT)),
         lab.make_export("web", NAMESPACE),
     )
     lab.C2.apply(observer.make("observer", NAMESPACE, host=lab.dns_name("web", NAMESPACE), port=PORT))
     (watcher,) = lab.C2.wait_pods(NAMESPACE, "observer", 1)
-    observer.settle(watcher, since=time.time(), within_s=20, holds=lambda sample: sample.outcome == "served")
+    observer.settle(watcher, since=time.time(), within_s=60, holds=lambda sample: sample.outcome == "served")
     before, began = members(), time.time()
     try:
-        for name, case in CASES.items():
-            trial.start(f"e2e-trial-{name}", values_of(case), case.spoil)
+        with concurrent.futures.ThreadPoolExecutor(2) as workers:
+            rendered = list(workers.map(render, CASES.items()))
+        trial.PLACE.apply(*itertools.chain(*rendered))
         yield Trials(began, watcher, before)
     finally:
-        for name, case in CASES.items():
-            trial.clear(f"e2e-trial-{name}")
-            if case.member in known():
-                hub_command("cluster", "remove", case.member)
+        trial.clear(*(f"e2e-trial-{name}" for name in CASES))
+        for member in known():
+            hub_command("cluster", "remove", member)
         lab.HUB.delete("secret", "bootstrap", "fleetboard-default-c1")
+
+
+def render(named: tuple[str, Case]) -> list[dict[str, Any]]:
+    name, case = named
+    return trial.render(f"e2e-trial-{name}", values_of(case), case.spoil)
 
 
 def values_of(case: Case) -> dict[str, Any]:

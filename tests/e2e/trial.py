@@ -97,11 +97,6 @@ def _once(deployment: dict[str, Any], namespace: str) -> dict[str, Any]:
     }
 
 
-def start(namespace: str, values: dict[str, Any], change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
-    """Start a trial; ``finish`` waits for its end."""
-    PLACE.apply(*render(namespace, values, change))
-
-
 def finish(namespace: str, *, within_s: float = 60) -> Ending:
     """Wait for the end of a trial and return what it said."""
 
@@ -118,7 +113,7 @@ def finish(namespace: str, *, within_s: float = 60) -> Ending:
     return Ending(state["exitCode"], last["level"], last["msg"], condition, (over - began).total_seconds())
 
 
-def clear(namespace: str) -> None:
-    """Take a trial away."""
-    PLACE.kubectl("delete", "clusterrole,clusterrolebinding", namespace, "--ignore-not-found")
-    PLACE.delete("namespace", namespace, wait=False)
+def clear(*namespaces: str) -> None:
+    """Take trials away."""
+    PLACE.kubectl("delete", "clusterrole,clusterrolebinding", *namespaces, "--ignore-not-found")
+    PLACE.kubectl("delete", "namespace", *namespaces, "--ignore-not-found", "--wait=false")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import lab
 import pulse
 
-READY_S = 90.0
+READY_S = 180.0
 SLOW_S = 0.8
 """An attempt that took longer waited for something to be sent again."""
 
@@ -49,7 +49,7 @@ class World:
             pulse.aim(pod, names | {f"to-{other}": direct[other] for other in direct if other != node})
         start = time.time()
         for pod in self.pods.values():
-            pulse.wait_well(pod, start, within_s=20, steady=5)
+            pulse.wait_well(pod, start, within_s=60, steady=5)
 
     def gaps(self, since: float, *, within_s: float) -> Gaps:
         """Wait until every part is ready and all is well again, and return for how long it was not."""

@@ -56,7 +56,7 @@ def admit(*pods: dict[str, Any]) -> list[str | None]:
 
 def wait_until_admitted(pod: dict[str, Any], wanted: str | None) -> None:
     """Wait for the API server to know the policy as it is now."""
-    lab.eventually(lambda: admit(pod) == [wanted], within_s=20)
+    lab.eventually(lambda: admit(pod) == [wanted], within_s=60)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -57,7 +57,7 @@ def test_a_folder_that_is_not_there_is_named_in_the_pods_events() -> None:
             [event.get("note", event.get("message", "")) for event in lab.C2.list("events", NAMESPACE)]
         )
 
-    lab.eventually(said, within_s=20, every_s=0.5)
+    lab.eventually(said, within_s=60, every_s=0.5)
 
 
 def installed_into(folder: str, name: str) -> str:
@@ -89,6 +89,7 @@ def test_an_old_version_stays_while_a_call_runs_from_it_and_then_goes() -> None:
     # It waits for its input.
     command = ["docker", "exec", "-i", *environ, node, f"{ELSEWHERE}/fleetboard"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as call:
+        lab.eventually(lambda: lab.C2.node_exec(node, "pgrep", "-xf", f"{ELSEWHERE}/fleetboard"), within_s=60)
         lab.C2.node_exec(
             node, "sh", "-ec", f"cd {ELSEWHERE}/.fleetboard; mv * old; ln -sfn .fleetboard/old/fleetboard ../fleetboard"
         )

@@ -22,7 +22,7 @@ HOST = lab.dns_name("web", NAMESPACE)
 LIMIT_S = 5.0
 OWNER = "fleetboard.io/managed"
 IMPORTS = "serviceimports.multicluster.x-k8s.io"
-SERVE = ["socat", f"TCP-LISTEN:{PORT},fork,reuseaddr", "SYSTEM:hostname"]
+SERVE = observer.serve(PORT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,8 @@ def world(namespaces: Callable[[str], str]) -> World:
     )
     lab.C1.wait_pods(NAMESPACE, "web", 3)
     observers = [cluster.wait_pods(NAMESPACE, "observer", 1)[0] for cluster in (lab.C1, lab.C2)]
-    world = World(observers, address_of(lab.eventually(lambda: find_import("web", NAMESPACE), within_s=20)))
-    world.wait(since=time.time(), until=all_answer, within_s=20)
+    world = World(observers, address_of(lab.eventually(lambda: find_import("web", NAMESPACE), within_s=60)))
+    world.wait(since=time.time(), until=all_answer, within_s=60)
     return world
 
 

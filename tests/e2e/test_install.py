@@ -24,7 +24,8 @@ LIMIT_S = 5.0
 RELEASE = "fleetboard-agent"
 TAINT = "fleetboard.io/cnf-not-ready"
 FLEET_PEERS = "peers.fleetboard.io"
-SERVE = ["socat", f"TCP-LISTEN:{PORT},fork,reuseaddr", "SYSTEM:hostname"]
+HOME = {"one": lab.C1, "two": lab.C2}
+SERVE = observer.serve(PORT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ def blocks_of(cluster: lab.Cluster) -> list[str]:
 @pytest.fixture(scope="module")
 def world(namespaces: Callable[[str], str]) -> Iterator[World]:
     namespaces(NAMESPACE)
-    for cluster, service in ((lab.C1, "one"), (lab.C2, "two")):
+    for service, cluster in HOME.items():
         cluster.apply(
             lab.make_deployment(service, NAMESPACE, command=SERVE, probe_port=PORT),
             lab.make_service(service, NAMESPACE, ("tcp", "TCP", PORT, PORT)),
@@ -146,7 +147,11 @@ def test_an_upgrade_with_a_changed_value_goes_by_unnoticed(world: World) -> None
         seen = observer.samples(pod, since=began)
         assert len(seen) > 20
         lost = [sample for sample in seen if not is_served(sample)]
-        assert not lost, f"{cluster} asking for {service}: {lost}"
+        assert not lost, f"{cluster} asking for {service}: {lost}; its server says: {log_of(service)}"
+
+
+def log_of(service: str) -> str:
+    return HOME[service].kubectl("-n", NAMESPACE, "logs", f"deploy/{service}")[-2000:]
 
 
 @dataclasses.dataclass(frozen=True)

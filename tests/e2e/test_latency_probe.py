@@ -58,5 +58,5 @@ def test_each_cluster_shows_how_long_its_exports_take_to_the_other(probing: None
 
 def test_nothing_is_exported_while_it_is_off() -> None:
     for cluster in CHILDREN:
-        assert not cluster.list("serviceexports", lab.SYSTEM)
-    lab.eventually(lambda: not [one for one in lab.HUB.list("fleetservices") if "fleet-probe" in str(one)], within_s=20)
+        lab.eventually(lambda: not cluster.list("serviceexports", lab.SYSTEM), within_s=60)  # noqa: B023
+    lab.eventually(lambda: not [one for one in lab.HUB.list("fleetservices") if "fleet-probe" in str(one)], within_s=60)

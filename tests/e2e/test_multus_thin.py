@@ -148,12 +148,12 @@ def test_a_pod_is_attached_reaches_the_fleet_and_is_detached_again(node: Node, s
     assert [(one["name"], one.get("interface"), one["ips"]) for one in status][1:] == [
         ("default/fleetboard", "net1", [address])
     ]
-    lab.eventually(lambda: published(sandbox), within_s=5)
+    lab.eventually(lambda: published(sandbox), within_s=60)
     (neighbour,) = lab.C2.wait_pods(NAMESPACE, "neighbour", 1)
     neighbour.exec("ping", "-c1", "-W2", address)
     node.call("DEL", sandbox)
     assert not node.interfaces(sandbox)
-    lab.eventually(lambda: not published(sandbox), within_s=5)
+    lab.eventually(lambda: not published(sandbox), within_s=60)
     node.call("DEL", sandbox)
 
 

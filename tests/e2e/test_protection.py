@@ -23,7 +23,7 @@ def world(namespaces: Callable[[str], str]) -> str:
     """Export a service of c1, whose pod nobody needs, and wait for it in c2."""
     namespaces(NAMESPACE)
     lab.C1.apply(lab.make_service("web", NAMESPACE, ("tcp", "TCP", PORT, PORT)), lab.make_export("web", NAMESPACE))
-    lab.eventually(lambda: imported()["spec"].get("ips") and slices(), within_s=20)
+    lab.eventually(lambda: imported()["spec"].get("ips") and slices(), within_s=60)
     return NAMESPACE
 
 
@@ -92,7 +92,7 @@ def test_an_import_may_be_labelled_and_written_by_hand(world: str) -> None:
 def test_an_import_whose_manifest_has_no_address_may_be_applied_again(world: str) -> None:
     filled = imported()["spec"]["ips"]
     patch(IMPORTS, "web", {"spec": {"ips": []}})
-    lab.eventually(lambda: imported()["spec"].get("ips") == filled, within_s=5)
+    lab.eventually(lambda: imported()["spec"].get("ips") == filled, within_s=60)
 
 
 def test_our_slices_are_the_syncers_and_no_other_becomes_one_of_ours(world: str) -> None:
@@ -119,13 +119,13 @@ def test_a_full_slice_may_lose_its_owner_as_the_garbage_collector_does_it(world:
 def test_a_deleted_slice_is_back(world: str) -> None:
     (old,) = slices()
     lab.C2.delete(SLICES, old["metadata"]["name"], NAMESPACE)
-    lab.eventually(lambda: [one for one in slices() if one["metadata"]["uid"] != old["metadata"]["uid"]], within_s=20)
+    lab.eventually(lambda: [one for one in slices() if one["metadata"]["uid"] != old["metadata"]["uid"]], within_s=60)
 
 
 def test_a_namespace_with_imports_can_be_deleted(namespaces: Callable[[str], str]) -> None:
     name = namespaces("e2e-protection-gone")
     lab.C1.apply(lab.make_service("web", name, ("tcp", "TCP", PORT, PORT)), lab.make_export("web", name))
-    lab.eventually(lambda: lab.C2.list(SLICES, name, selector=OF_WEB), within_s=20)
+    lab.eventually(lambda: lab.C2.list(SLICES, name, selector=OF_WEB), within_s=60)
     lab.C2.kubectl("delete", "namespace", name, "--timeout=60s", timeout_s=70)
 
 

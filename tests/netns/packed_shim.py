@@ -1,4 +1,4 @@
-"""The packed CNI executable, built once for each content of its sources and kept in build/shim.
+"""The packed CNI executable, built once for each content of its sources and kept where the lab keeps its tools.
 
 Tests and benches take it from here and not out of the image: it is made by the same script, without Docker.
 """
@@ -17,7 +17,7 @@ import time
 from cni import install as installer
 
 ROOT = pathlib.Path(__file__).parents[2]
-STORE = ROOT / "build" / "shim"
+STORE = pathlib.Path(os.environ.get("FLEETBOARD_CACHE") or pathlib.Path.home() / ".cache/fleetboard") / "shim"
 SOURCES = ("cni/shim.py", "hack/images/bootloader.c", "hack/images/build-bundle", "uv.lock")
 PYTHON = "/usr/bin/python3"
 """The distribution's: it has the static library."""

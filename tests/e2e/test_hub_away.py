@@ -19,8 +19,8 @@ import pytest
 from outage import World, worst
 
 NAMESPACE = "e2e-away"
-API_AWAY_S = float(os.environ.get("FLEETBOARD_API_AWAY_S", "35"))
-HUB_AWAY_S = float(os.environ.get("FLEETBOARD_HUB_AWAY_S", "30"))
+API_AWAY_S = float(os.environ.get("FLEETBOARD_API_AWAY_S", "60"))
+HUB_AWAY_S = float(os.environ.get("FLEETBOARD_HUB_AWAY_S", "60"))
 TUNNEL_AWAY_S = 15.0
 FOLLOWED_S = 5.0 if API_AWAY_S >= 300 else 15.0
 """Until each side has what the other changed: 5 s, and more on a machine that does much else."""

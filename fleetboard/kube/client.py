@@ -122,7 +122,7 @@ class Client:
             "PATCH",
             _object_path(resource, body, subresource),
             query=query,
-            body=body,
+            body=encoding.as_yaml(body),
             content_type="application/apply-patch+yaml",
         )
         return encoding.decode(resource, answer)

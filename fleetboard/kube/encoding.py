@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
@@ -23,6 +24,10 @@ T = TypeVar("T")
 
 # Written by the server alone; sending them back is refused or means a precondition.
 READ_ONLY = frozenset({"uid", "generation", "creationTimestamp", "deletionTimestamp", "managedFields", "selfLink"})
+
+
+# In UTF-8: DEL, C1 with NEL, line and paragraph separator, the mark of byte order, and what is no character.
+_NOT_YAML = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]|\xef\xbb\xbf|\xef\xbf[\xbe\xbf]")
 
 
 class _ListMeta(msgspec.Struct, frozen=True, rename="camel"):
@@ -176,6 +181,18 @@ def encode(
         body = {name: body[name] for name in ("apiVersion", "kind", subresource) if name in body}
     body["metadata"] = meta
     return body
+
+
+def as_yaml(body: dict[str, Any]) -> bytes:
+    """Return JSON that a reader of YAML takes for the same, as the API server is one of what is applied (go-yaml).
+
+    YAML refuses some characters that JSON needn't escape, and takes others for the end of a line.
+    """
+    return _NOT_YAML.sub(_escape, msgspec.json.encode(body))
+
+
+def _escape(found: re.Match[bytes]) -> bytes:
+    return b"\\u%04x" % ord(found[0].decode())
 
 
 def version_of(obj: Any) -> str:

@@ -50,13 +50,19 @@ class Transport:
         configuration.connection_pool_maxsize = POOL_SIZE
         configuration.socket_options = _socket_options()
         self._configuration, self._user_agent = configuration, user_agent
-        manager = rest.RESTClientObject(configuration).pool_manager
-        self.server: str = configuration.host
-        # One server, one pool: looking it up by each URL would take a third of a request's CPU.
-        self._pool: urllib3.HTTPConnectionPool = manager.connection_from_url(self.server)
-        # A proxy that forwards, which none does to a server behind TLS, is told the whole URL.
-        forwards = self._pool.proxy is not None and self._pool.scheme == "http"
-        self._base = self.server if forwards else urllib.parse.urlsplit(self.server).path
+        # As kubectl does: a kubeconfig of an API server without TLS may name host and port alone.
+        self.server: str = configuration.host if "://" in configuration.host else f"http://{configuration.host}"
+        try:
+            manager = rest.RESTClientObject(configuration).pool_manager
+            # One server, one pool: looking it up by each URL would take a third of a request's CPU.
+            self._pool: urllib3.HTTPConnectionPool = manager.connection_from_url(self.server)
+            # A proxy that forwards, which none does to a server behind TLS, is told the whole URL.
+            forwards = self._pool.proxy is not None and self._pool.scheme == "http"
+            self._base = self.server if forwards else urllib.parse.urlsplit(self.server).path
+        except (urllib3.exceptions.HTTPError, ValueError) as err:
+            raise errors.ConfigurationRefusedError(
+                f"server {configuration.host!r} of an API is no URL such as https://hub.example:6443: {err}"
+            ) from err
 
     def request(
         self,
@@ -68,7 +74,7 @@ class Transport:
         content_type: str = "application/json",
         timeout_s: float = READ_TIMEOUT_S,
     ) -> bytes:
-        """Return the body of a successful answer.
+        """Return the body of a successful answer; ``body`` is sent as JSON, or as it is when it is bytes.
 
         Raises:
             errors.KubeError: anything else.
@@ -129,7 +135,8 @@ class Transport:
                 raise errors.UnauthorizedError(401, "Unauthorized", "no token yet", request=f"{method} {path}")
             headers["Authorization"] = auth["BearerToken"]["value"]
         url = self._base + path + (f"?{urllib.parse.urlencode(query)}" if query else "")
-        return _Call(method, path, url, headers, None if body is None else msgspec.json.encode(body))
+        content = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
+        return _Call(method, path, url, headers, content)
 
     def _exchange(self, call: _Call, timeout_s: float) -> bytes:
         with self.mapped():

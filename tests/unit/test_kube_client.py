@@ -12,11 +12,12 @@ from collections.abc import Iterator
 import fake_api
 import msgspec
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fleetboard.kube import errors
+from fleetboard.kube import encoding, errors
 from fleetboard.kube.client import Client
 from fleetboard.model import core, fleet, meta, resource
 
@@ -66,8 +67,6 @@ def test_what_nobody_else_writes_is_created_and_then_replaced(api: fake_api.Fake
     second = client.put(resource.CLAIMS, make_claim(owner="c2"), found=first)
     assert [asked.method for asked in api.asked] == ["POST", "PUT"]
     assert second.spec.owner == "c2"
-    with pytest.raises(errors.ConflictError):
-        client.put(resource.CLAIMS, make_claim(owner="c3"), found=first)
 
 
 def test_a_put_finds_what_came_or_went_unnoticed(api: fake_api.FakeApi) -> None:
@@ -76,7 +75,18 @@ def test_a_put_finds_what_came_or_went_unnoticed(api: fake_api.FakeApi) -> None:
     there = client.put(resource.CLAIMS, make_claim(owner="c2"), found=None)
     assert there.spec.owner == "c2"
     api.remove("claims", "10.112.0.1")
-    assert client.put(resource.CLAIMS, make_claim(owner="c3"), found=there).spec.owner == "c3"
+    again = client.put(resource.CLAIMS, make_claim(owner="c3"), found=there)
+    assert again.spec.owner == "c3"
+    client.put(resource.CLAIMS, make_claim(owner="c4"), found=again)  # whose answer is lost
+    assert client.put(resource.CLAIMS, make_claim(owner="c5"), found=again).spec.owner == "c5"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_put_mends_what_cannot_be_read(api: fake_api.FakeApi, known: bool) -> None:
+    client = api.client()
+    found = client.create(resource.CLAIMS, make_claim()) if known else None
+    api.put("claims", "10.112.0.1", spec="no object")
+    assert client.put(resource.CLAIMS, make_claim(owner="c2"), found=found).spec.owner == "c2"
 
 
 def test_deleting_by_uid_spares_a_namesake(api: fake_api.FakeApi) -> None:
@@ -100,6 +110,18 @@ def test_apply_sends_what_the_manager_means_and_nothing_of_the_server(api: fake_
         "metadata": {"name": "10.112.0.1", "namespace": "default"},
         "spec": {"cidr": "10.112.0.1/32", "purpose": "vip", "owner": "c1"},
     }
+
+
+@pytest.mark.parametrize("text", ["\x7f", "\x80", "\x85", "\u2028", "\u2029", "\ufeff", "\ufffe", "\uffff"])
+def test_what_yaml_takes_for_something_else_is_escaped_in_what_is_applied(api: fake_api.FakeApi, text: str) -> None:
+    metadata = {"name": "c", "namespace": "default", "annotations": {"said": f'a{text}b \u00e4\u20ac\U0001f600 \\ "'}}
+    sent = encoding.as_yaml({"metadata": metadata})
+    assert text.encode() not in sent
+    assert "\u00e4\u20ac\U0001f600".encode() in sent
+    assert msgspec.json.decode(sent) == yaml.safe_load(sent) == {"metadata": metadata}
+    claim = {"metadata": metadata, "spec": {"cidr": "", "purpose": "vip", "owner": ""}}
+    api.client().apply(resource.CLAIMS, claim, manager="syncer")
+    assert api.asked[-1].body["metadata"] == metadata
 
 
 def test_applying_a_status_sends_the_status_alone(api: fake_api.FakeApi) -> None:
@@ -282,6 +304,20 @@ def test_a_server_that_is_not_there_is_named() -> None:
     with pytest.raises(errors.UnreachableError) as caught:
         client.list(resource.CLAIMS)
     assert str(caught.value) == f"http://127.0.0.1:{port}: connection refused"
+
+
+@pytest.mark.parametrize("server", ["https://hub:99999", "https://a b", "ftp://hub", ""])
+def test_what_is_no_url_is_refused_by_name(server: str) -> None:
+    with pytest.raises(errors.ConfigurationRefusedError) as caught:
+        Client.from_token(server, ca_pem=b"", token=lambda: "t", user_agent="test/1")
+    assert str(caught.value).startswith(f"server {server.rstrip('/')!r} of an API is no URL such as https://")
+
+
+def test_a_server_without_a_scheme_is_asked_in_clear_as_kubectl_does(api: fake_api.FakeApi) -> None:
+    server = api.client().server.removeprefix("http://")
+    client = Client.from_token(server, ca_pem=b"", token=lambda: "t", user_agent="test/1")
+    assert client.list(resource.CLAIMS)[0] == []
+    assert api.asked[-1].path.startswith("/apis/")
 
 
 def test_a_host_that_does_not_exist_is_named() -> None:

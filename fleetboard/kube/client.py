@@ -130,23 +130,33 @@ class Client:
     def put(self, resource: Resource[T], obj: T | Body, *, found: T | None) -> T:
         """Write an object, whole, that nobody else writes; ``found`` is what the caller knows to be there.
 
-        What is there and not in ``obj`` is lost. Server-side apply, which would keep it, costs the API server half as
-        much again, and twice the etcd requests for an object that is new.
+        What is there and not in ``obj`` is lost, whatever it is. Server-side apply, which would keep it, costs the API
+        server half as much again, and twice the etcd requests for an object that is new.
 
         Raises:
-            errors.ConflictError: it is no longer at the version of ``found``.
+            errors.ConflictError: it changes again and again.
         """
         body = encoding.encode(resource, obj)
-        if found is None:
-            try:
-                return self.create(resource, body)
-            except errors.AlreadyExistsError:
-                found = self.get(resource, body["metadata"]["name"], body["metadata"].get("namespace", ""))
         try:
-            body["metadata"]["resourceVersion"] = encoding.version_of(found)
-            return self.replace(resource, body)
+            if found is None:
+                return self.create(resource, body)
+            return self._replace(resource, body, encoding.version_of(found))
         except errors.NotFoundError:
             return self.create(resource, body)
+        except (errors.AlreadyExistsError, errors.ConflictError) as err:
+            # The answer to a write of our own was lost, or the watch is late.
+            try:
+                return self._replace(resource, body, self._version(resource, body))
+            except errors.NotFoundError:
+                raise err from None
+
+    def _replace(self, resource: Resource[T], body: Body, version: str) -> T:
+        return self.replace(resource, {**body, "metadata": {**body["metadata"], "resourceVersion": version}})
+
+    def _version(self, resource: Resource[T], body: Body) -> str:
+        """Return the version of what is there now, which may be an object that we can't read."""
+        skeleton = encoding.decode_skeleton(self._transport.request("GET", _object_path(resource, body, "")))
+        return skeleton.metadata.resource_version
 
     def merge_patch(self, resource: Resource[T], name: str, namespace: str, patch: Body, *, subresource: str = "") -> T:
         """Change some fields of an object (RFC 7396: null removes, lists are replaced)."""

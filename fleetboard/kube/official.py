@@ -3,7 +3,8 @@
 Importing any of its modules runs its ``__init__``, which imports dynamic clients, streams, leader election and OAuth,
 and these pydantic, requests and oauthlib: 16 to 19 MB of each of our processes, and half of the time to their start.
 Here its modules are imported under bare packages instead. One invariant: those are gone again once this module is
-there, so that whoever imports ``kubernetes`` gets all of it, with the very modules that we have.
+there, so that whoever imports ``kubernetes`` gets all of it, with the very modules that we have (imported by name: a
+module that was there before is no attribute of its package).
 """
 
 from __future__ import annotations

@@ -39,10 +39,20 @@ SPARE_TABLE = f"{firewall.NAME}_spare"
 _TABLE = firewall.TABLE
 
 
-def _without(name: str) -> str:
-    return f"add table inet {name}\ndelete table inet {name}\n"
+def _without(name: str, *, said: str = "") -> str:
+    return f"add table inet {name}{said}\ndelete table inet {name}\n"
 
 
+def _without_waking(name: str) -> str:
+    """Delete a table that may sleep, half filled, beside the one that serves.
+
+    nft says of a table all that it is: without the flag the kernel hooks the chains of one that sleeps at once, not
+    only when the transaction is through, and until then they judge packets by empty sets.
+    """
+    return _without(name, said=" { flags dormant; }")
+
+
+# It may wake a table that sleeps: no packet gets that far, as the chain that drops comes first, here and on the hook.
 BARE = CLOSED + _without(firewall.NAME) + _without(SPARE_TABLE)
 """Forwards nothing, and takes away the table whose maps may be empty."""
 _LOCATION = re.compile(r"^\S*?:(\d+):\d+(?:-\d+)?: (?:Error: )?(.*)$", re.MULTILINE)
@@ -62,7 +72,7 @@ def render_base(wall: Firewall) -> str:
 
 def render_asleep(wall: Firewall, name: str) -> str:
     """Render the whole table under ``name``, in place of any there is; no packet meets it until it is woken."""
-    return f"{_without(name)}table inet {name} {{\n  flags dormant;\n{_render_all(wall)}}}\n"
+    return f"{_without_waking(name)}table inet {name} {{\n  flags dormant;\n{_render_all(wall)}}}\n"
 
 
 def render_rules(wall: Firewall) -> str:
@@ -75,7 +85,7 @@ def render_rules(wall: Firewall) -> str:
         (
             f"flush chain {_TABLE} {_layout(wall)}\n",
             f"add table inet {CLOSED_TABLE}\n",
-            _without(SPARE_TABLE),
+            _without_waking(SPARE_TABLE),
             f"flush table {_TABLE}\n",
             *(f"flush set {_TABLE} {name}\n" for name in firewall.address_sets(wall)),
             f"table {_TABLE} {{\n{_render_body(wall)}}}\n",

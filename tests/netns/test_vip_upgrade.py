@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 import vip_topology as topology
-from vip_topology import CLIENT, FOREIGN, SERVERS, VIP, Node, backend, frontend, vips
+from vip_topology import CLIENT, FOREIGN, SERVERS, VIP, Node, backend, exported, frontend, vips
 
 from cnf.vip import firewall, nftables, plane, transaction
 from cnf.vip.table import Shares
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.netns
 
 SERVICES = 1500
 MANY: Shares = {
-    "mine": vips((frontend(), backend(SERVERS))),
+    "mine": vips((frontend(), backend(SERVERS)), exported=exported(SERVERS[0], 8080)),
     **{
         f"s{number}": vips((frontend(vip=f"10.112.{number // 250 + 1}.{number % 250}"), backend(SERVERS)))
         for number in range(SERVICES)
@@ -69,7 +69,10 @@ class Traffic:
 
 @contextlib.contextmanager
 def traffic() -> Iterator[Traffic]:
-    """Send a datagram a millisecond to another cluster's pod, and open connections to a virtual address meanwhile."""
+    """Send a datagram a millisecond to another cluster's pod, and open connections to a virtual address meanwhile.
+
+    From the other cluster connections are opened to an exported port: a table whose sets are empty refuses those.
+    """
     seen, stop = Traffic(), threading.Event()
 
     def send() -> None:
@@ -91,16 +94,20 @@ def traffic() -> Iterator[Traffic]:
                     answered += 1
         seen.lost = seen.sent - answered
 
-    def connect() -> None:
+    def connect(source: str, target: str, port: int, namespace: str) -> None:
         while not stop.is_set():
             try:
-                topology.ask(CLIENT, VIP)
+                topology.ask(source, target, port, namespace=namespace)
                 seen.connected += 1
             except OSError as err:
-                seen.refused.append(str(err))
+                seen.refused.append(f"from {namespace}: {err}")
 
     before = openings_sent_again()
-    threads = [threading.Thread(target=target) for target in (send, connect)]
+    threads = [
+        threading.Thread(target=send),
+        threading.Thread(target=connect, args=(CLIENT, VIP, 80, "pods")),
+        threading.Thread(target=connect, args=(FOREIGN, SERVERS[0], 8080, "far")),
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -116,11 +123,13 @@ def traffic() -> Iterator[Traffic]:
 
 def openings_sent_again() -> int:
     """Return how many SYN the clients sent a second time: what was dropped, and no slow machine's delay."""
-    with topology.inside("pods"):
-        names, counts = (
-            line.split() for line in pathlib.Path("/proc/thread-self/net/netstat").read_text().splitlines()[:2]
-        )
-    return int(counts[names.index("TCPSynRetrans")])
+    again = 0
+    for namespace in ("pods", "far"):
+        with topology.inside(namespace):
+            lines = pathlib.Path("/proc/thread-self/net/netstat").read_text().splitlines()
+        names, counts = (line.split() for line in lines[:2])
+        again += int(counts[names.index("TCPSynRetrans")])
+    return again
 
 
 def test_the_table_of_another_version_serves_until_ours_does(echo: topology.Echo) -> None:

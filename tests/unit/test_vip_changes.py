@@ -184,7 +184,7 @@ class Nft:
 
     def apply(self, text: str) -> None:
         self.texts.append(text)
-        self._take("asleep" if "dormant" in text else "base" if "delete table inet fleetboard\n" in text else "rules")
+        self._take("asleep" if "\n  flags dormant;\n" in text else "base" if "delete table inet fleetboard\n" in text else "rules")
 
     def write(self, batch: transaction.Batch) -> None:
         self.batches.append(batch.content)

@@ -66,6 +66,8 @@ class VipPlane:
         # What was taken last, or came before the first firewall; what is refused never gets here.
         self._shares: Shares | None = None
         self._held: _Held | None = None
+        # What was wanted of the spare table that serves since we woke it, and what is in it.
+        self._spare: tuple[_Held, ...] = ()
         self._freed = False
         self.refused = refusals.Refusals()
         """Services that the kernel refuses, and that therefore are not as was wanted."""
@@ -97,8 +99,8 @@ class VipPlane:
         ``refused`` from then on, and isn't tried before its pause is over; the others are in force.
 
         Raises:
-            VipError: the kernel refused the changes and all elements as well, and those of before are in force; or UDP
-                flows couldn't be freed; call again.
+            VipError: the kernel refused the changes and all elements as well, and those of before are in force; or a
+                table that has them serves, but not yet in its place; or UDP flows couldn't be freed; call again.
         """
         with self._lock:
             if self._wall is None:
@@ -167,11 +169,15 @@ class VipPlane:
         self._held = None
         filling = _filling(wanted, former=self._shares or {})  # now: new connections wait between rules and elements
         there = self._serving()
+        if there != nftables.SPARE_TABLE:
+            self._spare = ()
         anew = there == nftables.SPARE_TABLE or not self._replace_rules(wanted.wall)
         if anew and there is not None:
             try:
                 return self._exchange(wanted, there)
-            except errors.VipError as err:
+            except errors.RulesetRefusedError as err:
+                if wanted in self._spare:
+                    raise  # it serves all that is wanted, and the next call goes on from there
                 _log.warning("no table can be made beside the one that serves", extra={"reason": str(err)})
         if anew:
             self._apply(nftables.render_base(wanted.wall))
@@ -195,8 +201,13 @@ class VipPlane:
         """Make the table anew while ``there`` serves; packets meet one that has all its elements, or both for a moment.
 
         A table can't be renamed: in the place of the one that serves a spare one does meanwhile.
+
+        Raises:
+            RulesetRefusedError: no table can be made beside the one that serves.
+            NftUnavailableError: one of the two serves, and the next call learns which.
         """
         found: refusals.Found = {}
+        whole, former = wanted, self._shares or {}
         steps = [(firewall.NAME, nftables.SPARE_TABLE)]
         if there == firewall.NAME:
             steps.insert(0, (nftables.SPARE_TABLE, firewall.NAME))
@@ -205,7 +216,7 @@ class VipPlane:
             filling = Filling(
                 wanted.shares,
                 versions=_versions(wanted.wall),
-                former=self._shares or {},
+                former=former,
                 flush=False,
                 table=name,
             )
@@ -213,11 +224,15 @@ class VipPlane:
             wanted = _Held(wanted.wall, filling.shares)
             # By itself: a chain is met as soon as it is woken, and elements are only once the transaction is through.
             self._write_elements(transaction.encode([elements.waking(name), elements.deletion(other)]))
+            if name == nftables.SPARE_TABLE:
+                self._spare = (whole, wanted)
+                if self._shares is not None:
+                    self._shares = wanted.shares  # or ``set_base`` would go back to the former ones
         self._hold(wanted)
         return found
 
     def _hold(self, held: _Held) -> None:
-        self._held = held
+        self._held, self._spare = held, ()
         self.replacements += 1
         self.version += 1
 

@@ -14,7 +14,7 @@ import pytest
 import vip_topology as topology
 from vip_topology import CLIENT, FOREIGN, SERVERS, VIP, Node, backend, exported, frontend, vips
 
-from cnf.vip import firewall, nftables, plane, transaction
+from cnf.vip import errors, firewall, nftables, plane, transaction
 from cnf.vip.table import Shares
 
 pytestmark = pytest.mark.netns
@@ -180,3 +180,32 @@ def test_a_process_that_ended_in_the_middle_of_it_leaves_what_serves_and_the_nex
     assert tables == [f"table {firewall.TABLE}"]
     assert (seen.lost, seen.sent_again, seen.refused) == (0, 0, []), seen
     assert topology.ask(CLIENT, VIP).server in SERVERS
+
+
+@pytest.mark.parametrize("texts", range(2))
+def test_an_nft_that_is_killed_in_the_middle_of_it_costs_no_packet_and_the_next_call_goes_on(
+    echo: topology.Echo, texts: int
+) -> None:
+    stand_as_another_version()
+    given = 0
+
+    def apply(text: str) -> None:
+        nonlocal given
+        if "\n  flags dormant;\n" in text:
+            given += 1
+            if given == texts + 1:
+                raise errors.NftUnavailableError("nft was ended by signal 9")
+        nftables.apply(text)
+
+    with traffic() as seen, topology.inside("cnf"):
+        made = plane.VipPlane(apply=apply)
+        made.set_base(topology.firewall())
+        with pytest.raises(errors.NftUnavailableError):
+            made.sync(MANY)
+        served_by = nftables.serving()
+        made.sync(MANY)
+
+    assert served_by == (firewall.NAME, nftables.SPARE_TABLE)[texts]
+    tables = topology.run("ip", "netns", "exec", topology.name("cnf"), "nft", "list", "tables").splitlines()
+    assert tables == [f"table {firewall.TABLE}"]
+    assert (seen.lost, seen.sent_again, seen.refused) == (0, 0, []), seen

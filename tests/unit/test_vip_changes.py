@@ -184,7 +184,13 @@ class Nft:
 
     def apply(self, text: str) -> None:
         self.texts.append(text)
-        self._take("asleep" if "\n  flags dormant;\n" in text else "base" if "delete table inet fleetboard\n" in text else "rules")
+        self._take(
+            "asleep"
+            if "\n  flags dormant;\n" in text
+            else "base"
+            if "delete table inet fleetboard\n" in text
+            else "rules"
+        )
 
     def write(self, batch: transaction.Batch) -> None:
         self.batches.append(batch.content)
@@ -284,6 +290,79 @@ def test_where_no_spare_table_can_be_made_forwarding_stops_until_the_maps_are_fu
 
     assert nft.transactions == ["rules", "asleep", "base", "elements"]
     assert made.render() is not None
+
+
+def test_a_table_that_serves_is_kept_where_nft_is_killed_before_there_is_a_spare_one() -> None:
+    nft, made = another_version_stands(firewall.NAME)
+    nft.error = errors.NftUnavailableError
+    nft.refuses = lambda kind: kind in ("rules", "asleep")
+
+    with pytest.raises(errors.NftUnavailableError):
+        made.set_base(wall())
+
+    assert nft.transactions == ["rules", "asleep"]
+
+
+def spare_serves(failing: list[str], error: type[errors.VipError]) -> tuple[Nft, plane.VipPlane]:
+    """Let the exchange fail at the last of ``failing``, once the spare table serves."""
+    nft, made = another_version_stands(firewall.NAME)
+    nft.error = error
+    to_spare = ["rules", "asleep", "elements", "elements"]
+    nft.refuses = lambda kind: kind == "rules" or nft.transactions == [*to_spare, *failing]
+    with pytest.raises(error):
+        made.set_base(wall())
+    assert nft.transactions == [*to_spare, *failing]
+    nft.there = nftables.SPARE_TABLE
+    nft.transactions.clear()
+    return nft, made
+
+
+@pytest.mark.parametrize("error", [errors.RulesetRefusedError, errors.NftUnavailableError])
+@pytest.mark.parametrize("failing", [["asleep"], ["asleep", "elements"], ["asleep", "elements", "elements"]])
+def test_a_spare_table_that_serves_all_is_kept_where_ours_fails_and_the_next_call_goes_on(
+    failing: list[str], error: type[errors.VipError]
+) -> None:
+    nft, made = spare_serves(failing, error)
+    nft.refuses = lambda _: False
+
+    made.sync(ONE)
+
+    assert nft.transactions == ["asleep", "elements", "elements"]
+    assert nft.batches[-1] == exchange(firewall.NAME, nftables.SPARE_TABLE)
+    assert made.render() is not None
+
+
+def test_a_spare_table_is_given_up_only_where_it_lacks_what_is_wanted() -> None:
+    nft, made = spare_serves(["asleep"], errors.RulesetRefusedError)
+    nft.refuses = lambda kind: kind in ("rules", "asleep")
+
+    for _ in range(2):
+        with pytest.raises(errors.RulesetRefusedError):
+            made.sync(ONE)
+    assert nft.transactions == ["asleep"] * 2
+    made.sync(TWO)
+
+    assert nft.transactions == [*["asleep"] * 3, "base", "elements"]
+    assert SECOND in nft.batches[-1]
+
+
+def test_a_firewall_that_is_tried_again_keeps_to_the_services_that_the_spare_table_has() -> None:
+    nft = Nft()
+    made = nft.plane()
+    made.sync(ONE)
+    nft.there = firewall.NAME
+    nft.transactions.clear()
+    nft.refuses = lambda kind: kind == "rules" or nft.transactions in (["elements"], [*tried, "asleep"])
+    tried = ["elements", "rules", "asleep", "elements", "elements"]
+    with pytest.raises(errors.RulesetRefusedError):
+        made.sync(TWO)
+    nft.there, nft.refuses = nftables.SPARE_TABLE, lambda _: False
+
+    made.set_base(wall())
+
+    assert nft.transactions == [*tried, "asleep", "asleep", "elements", "elements"]
+    assert SECOND in nft.batches[-2]
+    assert FIRST not in nft.batches[-2]
 
 
 def test_when_the_whole_table_is_refused_too_the_caller_learns_it_and_the_next_try_is_whole() -> None:

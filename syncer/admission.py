@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from fleetboard.model import addresses, fleet, meta, names
+from fleetboard.model import addresses, fleet, marks, meta, names
 
 ADMITTED = "Admitted"
 DEGRADED = "Degraded"
@@ -26,8 +26,9 @@ MAX_REPORTED_CIDRS = 64
 MAX_PORTS = 256
 """Most ports of an export. Kubernetes knows no limit; a merge holds every exporter's, and etcd 1.5 MiB of an object."""
 MAX_EXPORT_BYTES = 64 * 1024
-"""Most bytes of an export's spec in JSON, nearly all of it annotations: the merge and each cluster's copy hold them."""
-_MAX_APP_PROTOCOL = 317
+"""Most bytes of an export's spec as stored, nearly all of them annotations': the merge and each copy hold them."""
+_ESCAPED = ("<", ">", "&", "\u2028", "\u2029")
+"""What Go's JSON, which API servers store, writes in six bytes each."""
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _WORD = re.compile(r"[A-Za-z0-9]{0,63}")
@@ -146,19 +147,26 @@ def refuse_export(peer: fleet.Peer, exported: fleet.ExportedService) -> str | No
     unknown = [family for family in spec.ip_families if family not in ("IPv4", "IPv6")]
     if unknown or len(set(spec.ip_families)) != len(spec.ip_families):
         return f"spec.ipFamilies {spec.ip_families[:4]} is not IPv4, IPv6 or both, each once"
-    return _refuse_ports(spec.ports)
+    return refuse_ports(spec.ports)
 
 
 def refuse_size(spec: fleet.ExportedServiceSpec) -> str | None:
     """Return why an export is too large, or None when it isn't."""
     if len(spec.ports) > MAX_PORTS:
         return f"spec.ports has {len(spec.ports)} entries: expected at most {MAX_PORTS}"
-    size = len(msgspec.json.encode(spec))
+    size = _stored_bytes(spec)
     if size > MAX_EXPORT_BYTES:
         return (
-            f"the export has {size} bytes with its exported labels and annotations: expected at most {MAX_EXPORT_BYTES}"
+            f"the export has {size} bytes with its exported labels and annotations, of which each <, > and & takes 6: "
+            f"expected at most {MAX_EXPORT_BYTES}"
         )
     return None
+
+
+def _stored_bytes(spec: fleet.ExportedServiceSpec) -> int:
+    content = msgspec.json.encode(spec)
+    escaped = ((one.encode(), 6 - len(one.encode())) for one in _ESCAPED)
+    return len(content) + sum(content.count(one) * more for one, more in escaped)
 
 
 def refuse_service(peer: fleet.Peer, *, namespace: str, name: str) -> str | None:
@@ -225,7 +233,8 @@ def _narrow_path(nodes: Iterable[fleet.ReportedNode], mtu: int) -> tuple[str, st
     return None
 
 
-def _refuse_ports(ports: Sequence[fleet.ServicePort]) -> str | None:
+def refuse_ports(ports: Sequence[fleet.ServicePort]) -> str | None:
+    """Return what is wrong with a port, or None when nothing is."""
     for port in ports:
         if not 1 <= port.port <= 65535:
             return f"port {port.port} is not between 1 and 65535"
@@ -233,6 +242,10 @@ def _refuse_ports(ports: Sequence[fleet.ServicePort]) -> str | None:
             return f"protocol {port.protocol!r} of port {port.port} is not TCP, UDP or SCTP"
         if port.name and not _PORT_NAME.fullmatch(port.name):
             return f"name {port.name[:64]!r} of port {port.port} is not a DNS label"
-        if len(port.app_protocol) > _MAX_APP_PROTOCOL:
-            return f"appProtocol of port {port.port} is longer than {_MAX_APP_PROTOCOL} characters"
+        # As Kubernetes demands of Services and EndpointSlices: what a port takes in a merge is counted without escapes.
+        if port.app_protocol and not marks.is_qualified_name(port.app_protocol):
+            return (
+                f"appProtocol {port.app_protocol[:64]!r} of port {port.port} is not a qualified name: "
+                "expected one like http or example.com/protocol"
+            )
     return None

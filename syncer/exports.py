@@ -190,7 +190,7 @@ class Exports:
         if planned.exported is not None:
             spec = planned.exported.spec
             problem = admission.refuse_service(peer, namespace=spec.namespace, name=spec.name)
-            refused = problem or admission.refuse_size(spec) or ""
+            refused = problem or admission.refuse_size(spec) or admission.refuse_ports(spec.ports) or ""
         try:
             whole = self._write(key, export.NOTHING if refused else planned)
         except errors.UnreachableError as err:

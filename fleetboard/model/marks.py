@@ -25,7 +25,11 @@ _STEERING_KEYS = ("app.kubernetes.io/instance",)
 
 def take_labels(exported: Mapping[str, str]) -> dict[str, str]:
     """Return those of an export's labels that a ServiceImport may carry."""
-    return {key: value for key, value in exported.items() if _is_key(key) and _is_value(value) and not _steers(key)}
+    return {
+        key: value
+        for key, value in exported.items()
+        if is_qualified_name(key) and _is_value(value) and not _steers(key)
+    }
 
 
 def take_annotations(exported: Mapping[str, str]) -> dict[str, str]:
@@ -34,13 +38,14 @@ def take_annotations(exported: Mapping[str, str]) -> dict[str, str]:
     left = ANNOTATIONS_LIMIT
     for key, value in sorted(exported.items()):
         size = len(key) + len(value.encode())
-        if _is_key(key) and not _steers(key) and size <= left:
+        if is_qualified_name(key) and not _steers(key) and size <= left:
             taken[key] = value
             left -= size
     return taken
 
 
-def _is_key(key: str) -> bool:
+def is_qualified_name(key: str) -> bool:
+    """Tell whether Kubernetes takes it as a key, or as a port's appProtocol: a name, or DNS subdomain "/" name."""
     prefix, slash, name = key.rpartition("/")
     return bool(_NAME.fullmatch(name)) and (not slash or (len(prefix) <= 253 and bool(_PREFIX.fullmatch(prefix))))
 

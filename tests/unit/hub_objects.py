@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+
+import msgspec
 
 from fleetboard.model import core, fleet, meta, names
 
@@ -86,3 +89,9 @@ def make_slice(
         ],
         ports=[core.EndpointPort(name="http", port=8080)],
     )
+
+
+def as_stored(spec: object) -> bytes:
+    """Return an object's part as Go's JSON spells it, which is what API servers put into etcd."""
+    plain = json.dumps(msgspec.to_builtins(spec), ensure_ascii=False, separators=(",", ":"))
+    return plain.translate({ord(one): f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"}).encode()

@@ -7,7 +7,7 @@ import pathlib
 import msgspec
 import pytest
 import yaml
-from hub_objects import make_exported, make_peer, make_port, make_slice
+from hub_objects import as_stored, make_exported, make_peer, make_port, make_slice
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,8 +24,19 @@ def plan(source: object, peer: fleet.Peer | None = PEER) -> copies.Copy:
 
 
 def test_a_good_export_is_taken() -> None:
-    exported = make_exported(ports=[make_port(80, "http"), make_port(53, "dns", "UDP")])
+    ports = [
+        make_port(80, "http", app_protocol="kubernetes.io/h2c"),
+        make_port(53, "dns", "UDP", app_protocol="DNS_1.0"),
+    ]
+    exported = make_exported(ports=[*ports, make_port(1, app_protocol=f"{'x' * 253}/{'y' * 63}")])
     assert admission.refuse_export(PEER, exported) is None
+
+
+@given(st.text(alphabet="ab<>&\u2028\u2029\u00e9\n", max_size=40))
+def test_an_exports_size_is_what_the_api_server_stores(text: str) -> None:
+    exported = make_exported(exported_annotations={"a": "&" * 11_000, "b": text}, exported_labels={"c": text})
+    size = len(as_stored(exported.spec))
+    assert f"has {size} bytes" in (admission.refuse_export(PEER, exported) or "")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +54,10 @@ def test_a_good_export_is_taken() -> None:
         (make_exported(ip_families=["IPv4", "IPv4"]), "each once"),
         (make_exported(ports=[make_port(1 + number, f"p{number}") for number in range(257)]), "257 entries"),
         (make_exported(exported_annotations={"a": "x" * 70_000}), "bytes with its exported labels and annotations"),
-        (make_exported(ports=[make_port(80, app_protocol="x" * 318)]), "appProtocol of port 80"),
+        (make_exported(exported_annotations={"a": "<" * 11_000}), "expected at most 65536"),
+        (make_exported(ports=[make_port(80, app_protocol="x" * 64)]), f"appProtocol '{'x' * 64}' of port 80"),
+        (make_exported(ports=[make_port(80, app_protocol="<" * 290)]), f"appProtocol '{'<' * 64}' of port 80"),
+        (make_exported(ports=[make_port(80, app_protocol=f"{'x' * 254}/http")]), "is not a qualified name"),
         (make_exported(ports=[make_port(0)]), "port 0"),
         (make_exported(ports=[make_port(80, protocol="QUIC")]), "QUIC"),
         (make_exported(ports=[make_port(80, name="A_B")]), "A_B"),

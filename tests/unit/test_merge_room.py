@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import msgspec
 import pytest
-from hub_objects import make_port
+from hub_objects import as_stored, make_port
 from hypothesis import given
 from hypothesis import strategies as st
 from mcs_objects import addresses, make_endpoint, make_export, make_service, make_slice, make_source
@@ -89,7 +88,10 @@ def test_r17_every_port_of_the_service_is_served_by_somebody_where_room_is_short
 
 
 def test_the_oldest_export_that_is_admitted_always_has_room() -> None:
-    ports = [make_port(1 + number, f"p{number:0>62}", app_protocol="x" * 130) for number in range(admission.MAX_PORTS)]
+    ports = [
+        make_port(1 + number, f"p{number:0>62}", app_protocol=f"{'x' * 66}/{'y' * 63}")
+        for number in range(admission.MAX_PORTS)
+    ]
     oldest = make_merge_export("c1", 0, ports=ports)
     assert admission.refuse_size(oldest.spec) is None
     spec = merge.merge([make_merge_export("c2", 1, ports=[make_port(9999, "other")]), oldest])
@@ -97,12 +99,16 @@ def test_the_oldest_export_that_is_admitted_always_has_room() -> None:
 
 
 def _most_of(number: int, *, first_port: int) -> merge.Export:
-    """Return as much as a cluster may export; UTF-8 takes more bytes of etcd than JSON's own count has characters."""
-    ports = [make_port(first_port + port, f"p{first_port + port:0>62}", app_protocol="x" * 90) for port in range(256)]
+    """Return as much as a cluster may export, with what takes more bytes of etcd than of a plain count."""
+    ports = [
+        make_port(first_port + port, f"p{first_port + port:0>62}", app_protocol=f"{'x' * 26}/{'y' * 63}")
+        for port in range(256)
+    ]
     left = admission.MAX_EXPORT_BYTES - len(msgspec.json.encode(make_merge_export("c", 0, ports=ports).spec)) - 100
-    annotations = {f"example.org/{key}": "v" * 60 for key in range(left // 85)}
+    annotations = {f"example.org/{key}": "<" * 10 for key in range(left // 85)}
     one = make_merge_export(f"c{number:0>62}", number % 60, ports=ports, exported_annotations=annotations)
     assert admission.refuse_size(one.spec) is None
+    assert admission.refuse_ports(ports) is None
     return one
 
 
@@ -113,7 +119,7 @@ def test_two_hundred_and_fifty_clusters_that_export_all_they_may_fit_into_etcd(s
 
     spec = merge.merge(exports, vips=["10.112.0.1"])
 
-    stored = json.dumps(services.spelled(spec)).encode()
+    stored = as_stored(services.spelled(spec))
     assert len(stored) < ETCD_REQUEST - 256 * 1024, "managed fields and metadata come on top"
     assert max(map(len, spec.conflicts.values())) < 1024
 

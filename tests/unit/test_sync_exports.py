@@ -177,6 +177,16 @@ def test_an_export_that_is_too_large_says_so(cluster: joined_cluster.Cluster) ->
         assert not exported(cluster)
 
 
+def test_an_export_of_a_port_that_the_hub_refuses_says_so(cluster: joined_cluster.Cluster) -> None:
+    cluster.export("u1=10.113.0.5")
+    port = {"name": "http", "port": 80, "protocol": "TCP", "appProtocol": "<http>"}
+    cluster.child.put(SERVICES, "web", "shop", spec={"type": "ClusterIP", "clusterIP": "10.96.0.9", "ports": [port]})
+    with cluster.running():
+        eventually(lambda: cluster.told().get("Ready") == ("False", "Failed"))
+        assert any("appProtocol '<http>' of port 80" in one.message for one in cluster.conditions())
+        assert not exported(cluster)
+
+
 def test_a_namespace_that_the_hub_does_not_allow_is_refused_with_a_sentence(cluster: joined_cluster.Cluster) -> None:
     peer = cluster.hub.objects["peers", SET, "c1"]
     cluster.hub.put("peers", "c1", SET, spec={**peer["spec"], "exportNamespaces": ["other"]}, status=peer["status"])

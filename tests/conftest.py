@@ -1,7 +1,15 @@
 """Settings of every layer of tests."""
 
+import os
+
 import hypothesis
 
 # A loaded machine is slow and not wrong: no example is judged by the clock, nor is the making of examples.
-hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# CI judges each change by the same examples, as by hypothesis' own profile for it; elsewhere new ones are tried.
+hypothesis.settings.register_profile(
+    "untimed",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=os.environ.get("CI") == "true",
+)
 hypothesis.settings.load_profile("untimed")

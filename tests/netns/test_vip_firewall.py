@@ -171,10 +171,10 @@ def test_other_clusters_reach_exported_ports_alone(node: Node) -> None:
 
     assert topology.ask(FOREIGN, SERVERS[0], 8080, namespace="far").client == FOREIGN
     with pytest.raises(OSError, match="No route to host"):
-        topology.ask(FOREIGN, SERVERS[1], 8080, namespace="far", timeout_s=topology.AT_ONCE_S)
+        topology.ask_at_once(FOREIGN, SERVERS[1], 8080, namespace="far")
     with topology.udp_socket(FOREIGN, namespace="far") as sock, pytest.raises(OSError, match="No route to host"):
         topology.exchange(sock, SERVERS[0], 8053)
-    assert node.counters()["not_exported"] == 2
+    assert node.counters()["not_exported"] >= 2
 
 
 def test_a_withdrawn_export_closes_the_port(node: Node) -> None:
@@ -182,7 +182,7 @@ def test_a_withdrawn_export_closes_the_port(node: Node) -> None:
     node.sync(vips())
 
     with pytest.raises(OSError, match="No route to host"):
-        topology.ask(FOREIGN, SERVERS[0], 8080, namespace="far", timeout_s=topology.AT_ONCE_S)
+        topology.ask_at_once(FOREIGN, SERVERS[0], 8080, namespace="far")
 
 
 def test_the_own_cluster_reaches_every_port(node: Node) -> None:
@@ -197,19 +197,25 @@ def test_expose_all_opens_every_port(node: Node) -> None:
 
 def test_a_segment_in_midstream_opens_no_way_to_a_closed_port(node: Node) -> None:
     source, target = (FOREIGN, 45001), (SERVERS[1], 8080)
+
+    def connect() -> None:
+        with topology.inside("far"):
+            client = socket.socket()
+        with client:
+            client.settimeout(topology.AT_ONCE_S)
+            client.bind(source)
+            client.connect(target)
+
     with topology.inside("far"):
         raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
-        client = socket.socket()
-    with raw, client:
+    with raw:
         raw.bind((FOREIGN, 0))
         raw.settimeout(10)
         raw.sendto(segment(source, target, 0x10), (SERVERS[1], 0))
         assert raw.recv(100)[33] & 0x04, "the pod resets what it doesn't know: the segment got there"
 
-        client.settimeout(topology.AT_ONCE_S)
-        client.bind(source)
         with pytest.raises(OSError, match="No route to host"):
-            client.connect(target)
+            topology.at_once(connect)
 
 
 def test_a_connection_that_the_other_side_alone_talks_on_survives_lost_tracking(node: Node) -> None:
@@ -233,7 +239,7 @@ def test_a_virtual_address_that_comes_out_of_the_tunnel_is_refused(node: Node) -
     node.sync(vips((frontend(), backend(SERVERS))))
 
     with pytest.raises(ConnectionRefusedError):
-        topology.ask(FOREIGN, VIP, namespace="far", timeout_s=topology.AT_ONCE_S)
+        topology.ask_at_once(FOREIGN, VIP, namespace="far")
 
 
 def test_a_client_that_is_its_own_endpoint_is_answered(node: Node) -> None:

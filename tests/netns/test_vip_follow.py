@@ -176,7 +176,7 @@ def test_the_policy_local_refuses_where_the_node_has_no_endpoint(echo: topology.
 
     web.show("c1", endpoint(SIBLING))
     with pytest.raises(ConnectionRefusedError):
-        topology.ask(CLIENT, VIP, timeout_s=topology.AT_ONCE_S)
+        topology.ask_at_once(CLIENT, VIP)
 
 
 def test_affinity_holds_when_other_endpoints_come_and_go(echo: topology.Echo) -> None:

@@ -22,9 +22,7 @@ GOOD = vips((frontend(), backend(SERVERS)))
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[topology.Echo]:
-    with topology.running() as echo:
-        for server in SERVERS:
-            echo.listen("servers", server, 8080)
+    with topology.serving() as echo:
         yield echo
 
 
@@ -35,7 +33,7 @@ def sync(node: Node, shares: Shares) -> None:
 
 def answers(port: int) -> bool:
     try:
-        return topology.ask(CLIENT, VIP, port, timeout_s=0.5).server in SERVERS
+        return topology.ask(CLIENT, VIP, port).server in SERVERS
     except ConnectionRefusedError:
         return False
 
@@ -86,7 +84,7 @@ def test_two_that_are_refused_are_found_where_the_table_is_made_anew(node: Node)
     assert [answers(port) for port in (80, 81, 82, 83)] == [True, False, False, True]
     assert topology.ask(topology.FOREIGN, SERVERS[1], 8080, namespace="far").server == SERVERS[1]
     with pytest.raises(OSError, match="No route to host"):
-        topology.ask(topology.FOREIGN, SERVERS[0], 8080, namespace="far", timeout_s=0.5)
+        topology.ask_at_once(topology.FOREIGN, SERVERS[0], 8080, namespace="far")
     assert len(node.plane.refused) == 2
 
 
@@ -107,7 +105,7 @@ def test_one_that_the_kernel_had_no_room_for_is_tried_again_until_there_is(echo:
     del shares[f"s{served[0]}"]
     began = time.monotonic()
     sync(node, shares)
-    while not answers(refused) and time.monotonic() < began + 10:
+    while not answers(refused) and time.monotonic() < began + 60:
         time.sleep(min(1.0, node.plane.refused.wait_s))
         sync(node, shares)
     assert answers(refused)

@@ -113,7 +113,7 @@ def test_only_what_changed_is_written(node: Node) -> None:
     assert node.plane.replacements == written
     assert topology.ask(CLIENT, VIP, 81).server in SERVERS
     with pytest.raises(ConnectionRefusedError):
-        topology.ask(CLIENT, VIP, timeout_s=topology.AT_ONCE_S)
+        topology.ask_at_once(CLIENT, VIP)
 
 
 def test_the_firewall_changes_around_virtual_addresses_that_stay(node: Node) -> None:
@@ -122,7 +122,7 @@ def test_the_firewall_changes_around_virtual_addresses_that_stay(node: Node) -> 
         topology.firewall(), own=(ipaddress.ip_network("10.113.0.0/22"), topology.FOREIGN_BLOCK)
     )
     with pytest.raises(OSError, match="No route to host"):
-        topology.ask(topology.FOREIGN, SERVERS[0], 8080, namespace="far", timeout_s=topology.AT_ONCE_S)
+        topology.ask_at_once(topology.FOREIGN, SERVERS[0], 8080, namespace="far")
 
     with topology.inside("cnf"):
         node.plane.set_base(wider)
@@ -130,7 +130,7 @@ def test_the_firewall_changes_around_virtual_addresses_that_stay(node: Node) -> 
     with topology.inside("cnf"):
         node.plane.set_base(topology.firewall())
     with pytest.raises(OSError, match="No route to host"):
-        topology.ask(topology.FOREIGN, SERVERS[0], 8080, namespace="far", timeout_s=topology.AT_ONCE_S)
+        topology.ask_at_once(topology.FOREIGN, SERVERS[0], 8080, namespace="far")
 
     assert topology.ask(CLIENT, VIP).server in SERVERS
     assert node.plane.replacements == written

@@ -86,7 +86,7 @@ def test_scaling_to_nought_refuses_at_once_and_back_answers_again(node: Node) ->
 
     node.sync(vips((frontend(), backend([]))))
     with pytest.raises(ConnectionRefusedError):
-        topology.ask(CLIENT, VIP, timeout_s=topology.AT_ONCE_S)
+        topology.ask_at_once(CLIENT, VIP)
 
     node.sync(vips((frontend(), backend(SERVERS))))
     assert topology.ask(CLIENT, VIP).server in SERVERS
@@ -97,7 +97,7 @@ def test_an_unknown_port_and_an_unknown_vip_are_refused(node: Node) -> None:
 
     for address, port in ((VIP, 81), ("10.112.9.9", 80)):
         with pytest.raises(ConnectionRefusedError):
-            topology.ask(CLIENT, address, port, timeout_s=topology.AT_ONCE_S)
+            topology.ask_at_once(CLIENT, address, port)
 
 
 def test_udp_is_answered_from_the_virtual_address_and_refused_without_endpoints(node: Node) -> None:

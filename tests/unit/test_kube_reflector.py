@@ -155,8 +155,8 @@ def test_a_refused_watch_is_tried_again(api: fake_api.FakeApi, start: Start, sta
 
 def test_failures_are_spaced_out_more_and_more(api: fake_api.FakeApi, start: Start) -> None:
     api.fail(500, times=1000, watch=True)
-    start(retry=backoff.Backoff(base_s=0.1, cap_s=30))
     began = time.monotonic()
+    start(retry=backoff.Backoff(base_s=0.1, cap_s=30))
     wait_until(lambda: len(api.watches()) >= 4)
     # 0.05 + 0.1 + 0.2 s are the least that three waits take.
     assert time.monotonic() - began >= 0.3
@@ -164,8 +164,8 @@ def test_failures_are_spaced_out_more_and_more(api: fake_api.FakeApi, start: Sta
 
 def test_a_watch_that_ends_at_once_is_no_reason_to_spin(api: fake_api.FakeApi, start: Start) -> None:
     api.end_watches_at_once = True
-    start(retry=backoff.Backoff(base_s=0.2, cap_s=30))
     began = time.monotonic()
+    start(retry=backoff.Backoff(base_s=0.2, cap_s=30))
     wait_until(lambda: len(api.watches()) >= 3)
     # 0.1 + 0.2 s are the least that two waits take.
     assert time.monotonic() - began >= 0.3

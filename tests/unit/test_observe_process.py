@@ -25,8 +25,12 @@ def test_a_set_stop_ends_it_cleanly() -> None:
 
 def test_a_signal_ends_it_cleanly_and_old_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    assert process.run({"a": wait}) == 0
+
+    def end(stop: threading.Event) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait(stop)
+
+    assert process.run({"a": end}) == 0
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -135,7 +135,7 @@ class Pod:
     def kill(self) -> None:
         """End it as the kernel does that is out of memory; the answering processes go with it."""
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def terminate(self) -> None:
         """Tell it to end, as kubelet does."""

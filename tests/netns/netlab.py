@@ -34,7 +34,7 @@ class Net:
         )
 
     def answers_ping(self, address: str, *, size: int = 56, fragment: bool = True) -> bool:
-        """Say whether ``address`` answers a ping from inside, one of those sent within half a minute.
+        """Say whether ``address`` answers a ping from inside: one of those of half a minute, before any ICMP error.
 
         The kernel starts a link's queue some time after its carrier is there (linkwatch), and drops until then.
         """

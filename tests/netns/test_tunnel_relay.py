@@ -147,7 +147,7 @@ class World:
             return
         process = self.processes.pop(name)
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
 
     def stop(self) -> None:
         for name in list(self.processes):

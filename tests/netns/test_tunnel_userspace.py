@@ -50,7 +50,7 @@ def sidecar(namespace: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def waits_for_signal(process: subprocess.Popen[bytes]) -> bool:

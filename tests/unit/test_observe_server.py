@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -85,6 +86,7 @@ def test_silent_clients_cannot_take_more_than_their_share(running: server.Server
         try:
             assert ask(running, "/healthz")[0] == 200
         except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.05)
             continue
         return
     pytest.fail("no answer once the silent clients had gone")

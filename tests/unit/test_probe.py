@@ -138,11 +138,13 @@ def run(world: World, *, until: Callable[[], bool]) -> None:
     threads = [threading.Thread(target=step, args=(stop,)) for step in (*steps, world.follow)]
     for thread in threads:
         thread.start()
-    joined_cluster.eventually(until)
-    stop.set()
-    for thread in threads:
-        thread.join(10)
-        assert not thread.is_alive()
+    try:
+        joined_cluster.eventually(until)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def count(registry: prometheus_client.CollectorRegistry, cluster: str) -> float:

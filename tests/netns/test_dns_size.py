@@ -43,7 +43,7 @@ def test_every_record_and_no_other_within_the_memory(tmp_path: pathlib.Path) -> 
         fill(api, endpoints)
         pod = dns_processes.Pod.start(api.url, tmp_path)
         try:
-            pod.wait_names(expected_names(endpoints))
+            pod.wait_names(expected_names(endpoints), within_s=300)
             compare(endpoints, names.ZONES)
             memory = [pod.memory_mb()]
             # A third of the slices is rolled out anew, a tenth is emptied, and of those every second goes altogether.
@@ -56,7 +56,7 @@ def test_every_record_and_no_other_within_the_memory(tmp_path: pathlib.Path) -> 
                 if index % 20 == 0:
                     api.remove("endpointslices", slice_name(key), "shop")
                     del endpoints[key]
-            pod.wait_names(expected_names(endpoints))
+            pod.wait_names(expected_names(endpoints), within_s=300)
             compare(endpoints, reversed(names.ZONES))
             memory.append(pod.memory_mb())
         finally:

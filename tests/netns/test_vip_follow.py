@@ -32,7 +32,7 @@ EVERY = 200
 """Ports of each server that are endpoints of one service."""
 FIRST_PORT = 20000
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(900)]  # hundreds of asks, one after the other
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from cnf.vip.table import Backend, Target
 MANY = 9000
 """First of the ports that make three servers into ninety endpoints."""
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(900)]  # hundreds of asks, one after the other
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ class Node:
 
     def connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(20)
+        sock.settimeout(60)
         sock.connect(str(self.path))
         return sock
 
@@ -138,6 +138,7 @@ def test_no_delete_waits_behind_adds_that_wait_for_a_block(
     node.plane.set_network(dataclasses.replace(NETWORK, blocks=(tiny,)))
     first = node.nets.make()
     assert node.call("ADD", "first", first)[0] == 0
+    node.plane._adder = dataclasses.replace(node.plane._adder, patience_s=25)
     late = [node.nets.make() for _ in range(30)]
     with concurrent.futures.ThreadPoolExecutor(30) as callers:
         waiting = [callers.submit(node.call, "ADD", f"late{number}", pod) for number, pod in enumerate(late)]

@@ -156,6 +156,7 @@ def test_r26_a_deletion_wins_over_the_adds_before_it(
     assert node.call("ADD", "first", first).status == 0
     before = traces(node, pod)
     node.plane.set_network(FULL)
+    node.plane._adder = dataclasses.replace(node.plane._adder, patience_s=25)
     with concurrent.futures.ThreadPoolExecutor(3) as runtimes:
         calls = [runtimes.submit(node.call, "ADD", "one", pod)]
         eventually(lambda: node.plane._supply._waiting)

@@ -159,7 +159,7 @@ def test_r26_a_deletion_wins_over_the_adds_before_it(
     node.plane._adder = dataclasses.replace(node.plane._adder, patience_s=25)
     with concurrent.futures.ThreadPoolExecutor(3) as runtimes:
         calls = [runtimes.submit(node.call, "ADD", "one", pod)]
-        eventually(lambda: node.plane._supply._waiting)
+        eventually(lambda: node.plane.waiting)
         calls.append(runtimes.submit(node.call, "ADD", "one", pod))
         eventually(lambda: node.plane._locks._entries["one"].users == 2)
         calls.append(runtimes.submit(node.call, "DEL", "one", pod))
@@ -191,9 +191,9 @@ def test_r27_a_call_that_is_killed_leaves_nothing(
         process.stdin.write(json.dumps(shim_node.CONFIG).encode())
         process.stdin.close()
         # It waits for an address, its caller loses patience, and then there is one.
-        eventually(lambda: node.plane._supply._waiting)
+        eventually(lambda: node.plane.waiting)
         process.kill()
-    eventually(lambda: not node.plane._supply._waiting)
+    eventually(lambda: not node.plane.waiting)
     node.plane.set_network(shim_node.NETWORK)
     eventually(lambda: "net1" not in pod.run("ip", "link"))
     assert [attachment.pod_name for attachment in node.plane.attachments()] == ["first"]

@@ -119,6 +119,7 @@ import pathlib, sys, time
 class Hold:
     def find_spec(self, name, path=None, target=None):
         while name == "cnf.daemon" and not pathlib.Path({go!r}).exists():
+            pathlib.Path({held!r}).touch()
             time.sleep(0.01)
 sys.meta_path.insert(0, Hold())
 """
@@ -127,11 +128,12 @@ sys.meta_path.insert(0, Hold())
 def test_calls_are_served_before_the_rest_is_loaded(
     nets: Nets, cnf: Cnf, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
-    go, modules = cnf.folder / "go", cnf.folder / "modules"
+    go, held, modules = cnf.folder / "go", cnf.folder / "held", cnf.folder / "modules"
     modules.mkdir()
-    (modules / "sitecustomize.py").write_text(HOLD.format(go=str(go)))
+    (modules / "sitecustomize.py").write_text(HOLD.format(go=str(go), held=str(held)))
     cnf.start(nets.make("hub"), modules=str(modules))
     cnf.call("ADD", nets.make(), "first")
+    eventually(held.exists)
     assert '"msg":"running"' not in cnf.log
     go.touch()
     eventually(lambda: '"msg":"running"' in cnf.log)

@@ -6,7 +6,7 @@ import ipaddress
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import vip_topology as topology
@@ -151,14 +151,14 @@ def test_the_node_and_the_pods_answer_pings(node: Node, namespace: str, source: 
     assert ping(namespace, source, SERVERS[0])
 
 
-def test_redirects_are_dropped(node: Node) -> None:
+def test_redirects_are_dropped(node: Node, eventually: Callable[[Callable[[], object]], None]) -> None:
     with topology.inside("pods"):
         sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
     with sock:
         sock.bind((CLIENT, 0))
         sock.sendto(icmp(5, socket.inet_aton(CLIENT) + b"\x45" + bytes(27), code=1), (NODE, 0))
 
-    assert node.counters()["redirects"] == 1
+    eventually(lambda: node.counters()["redirects"] == 1)
 
 
 def test_pods_reach_the_whole_fleet(node: Node) -> None:

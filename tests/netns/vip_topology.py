@@ -45,6 +45,8 @@ AT_ONCE_TRIES = 3
 T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
+# A datagram a millisecond fills the usual buffer in 0.3 s, for which a loaded machine may well not run the echo.
+_SO_RCVBUFFORCE = 33
 _PREFIX = f"vip{os.getpid()}"
 
 
@@ -141,6 +143,8 @@ class Echo:
         with inside(namespace):
             sock = socket.socket(_family(address), socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if udp:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
         sock.bind((address, port))
         if not udp:
             sock.listen(512)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from vip_topology import CLIENT, FOREIGN, SERVERS, VIP, Node, backend, exported,
 from cnf.vip import errors, firewall, nftables, plane, transaction
 from cnf.vip.table import Shares
 
-pytestmark = pytest.mark.netns
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(900)]
 
 SERVICES = 1500
 MANY: Shares = {
@@ -78,6 +79,7 @@ def traffic() -> Iterator[Traffic]:
     def send() -> None:
         answered = 0
         with topology.udp_socket(CLIENT) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, topology.SO_RCVBUFFORCE, 8 << 20)
             sock.connect((FOREIGN, 8053))
             sock.setblocking(False)
             while not stop.is_set():

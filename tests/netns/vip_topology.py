@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
 # A datagram a millisecond fills the usual buffer in 0.3 s, for which a loaded machine may well not run the echo.
-_SO_RCVBUFFORCE = 33
+SO_RCVBUFFORCE = 33
 _PREFIX = f"vip{os.getpid()}"
 
 
@@ -144,7 +144,7 @@ class Echo:
             sock = socket.socket(_family(address), socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if udp:
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
         sock.bind((address, port))
         if not udp:
             sock.listen(512)

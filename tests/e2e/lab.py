@@ -20,6 +20,8 @@ TOOLS = "fleetboard-tools:latest"
 """nginx, curl, python3, ip, ping, socat and tcpdump; on every node."""
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 ATTACHED = {NETWORKS: "default/fleetboard"}
+MEASURED = "50m"
+"""As much processor as our parts: with less, the pods that measure are the ones that wait while parts start."""
 ALONE = {"fleetboard.io/attach": "false"}
 """The label of a namespace or a pod that takes no part: every other pod of the lab's children is attached."""
 
@@ -209,14 +211,18 @@ def make_deployment(
     node: str = "",
     attached: bool = True,
     probe_port: int = 0,
+    cpu: str = "5m",
 ) -> dict[str, Any]:
-    """Make a Deployment of the tools image, labelled ``app=<name>``; without a command it sleeps."""
+    """Make a Deployment of the tools image, labelled ``app=<name>``; without a command it sleeps.
+
+    ``cpu`` is what it asks for, and its weight where processors are short: ``MEASURED`` for what must answer in time.
+    """
     container: dict[str, Any] = {
         "name": "main",
         "image": TOOLS,
         "imagePullPolicy": "Never",
         "command": command or ["sleep", "infinity"],
-        "resources": {"requests": {"cpu": "5m", "memory": "16Mi"}},
+        "resources": {"requests": {"cpu": cpu, "memory": "16Mi"}},
     }
     if probe_port:
         container["readinessProbe"] = {"tcpSocket": {"port": probe_port}, "periodSeconds": 1}

@@ -113,7 +113,8 @@ class Sample:
 
 def make(name: str, namespace: str, *, host: str, port: int, node: str = "") -> dict[str, Any]:
     """Make the Deployment of an observer of one service."""
-    return lab.make_deployment(name, namespace, command=["python3", "-u", "-c", WATCH, host, str(port)], node=node)
+    command = ["python3", "-u", "-c", WATCH, host, str(port)]
+    return lab.make_deployment(name, namespace, command=command, node=node, cpu=lab.MEASURED)
 
 
 def samples(pod: lab.Pod, *, since: float) -> list[Sample]:

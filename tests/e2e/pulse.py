@@ -37,13 +37,12 @@ class Note:
 
 def deployment(name: str, namespace: str, *, node: str, side: str) -> dict[str, Any]:
     """Make a pulse pod on a node; its Service selects ``side``."""
-    made = lab.make_deployment(name, namespace, node=node, command=["python3", "-u", "-c", SCRIPT], probe_port=PORT)
+    command = ["python3", "-u", "-c", SCRIPT]
+    made = lab.make_deployment(name, namespace, node=node, command=command, probe_port=PORT, cpu=lab.MEASURED)
     template = made["spec"]["template"]
     template["metadata"]["labels"]["side"] = side
     spec = template["spec"]
     spec["volumes"] = [{"name": "pulse", "emptyDir": {}}]
-    # As much as our parts: with less, the pods that measure are the ones that wait while parts start.
-    spec["containers"][0]["resources"]["requests"]["cpu"] = "50m"
     spec["containers"][0]["volumeMounts"] = [{"name": "pulse", "mountPath": "/pulse"}]
     # A lost datagram must not look like five seconds without an answer, nor a name cost eight questions.
     options = {"timeout": "1", "attempts": "2", "ndots": "2"}

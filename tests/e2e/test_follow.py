@@ -48,7 +48,7 @@ def world(namespaces: Callable[[str], str]) -> World:
     for cluster in (lab.C1, lab.C2):
         cluster.apply(observer.make("observer", NAMESPACE, host=HOST, port=PORT))
     lab.C1.apply(
-        lab.make_deployment("web", NAMESPACE, replicas=3, command=SERVE, probe_port=PORT),
+        lab.make_deployment("web", NAMESPACE, replicas=3, command=SERVE, probe_port=PORT, cpu=lab.MEASURED),
         lab.make_service("web", NAMESPACE, ("tcp", "TCP", PORT, PORT)),
         lab.make_export("web", NAMESPACE),
     )
@@ -269,7 +269,7 @@ def late() -> Iterator[str]:
 
 
 def test_a_namespace_made_later_gets_its_imports(world: World, late: str) -> None:
-    server = lab.make_deployment("web", late, command=SERVE, probe_port=PORT)
+    server = lab.make_deployment("web", late, command=SERVE, probe_port=PORT, cpu=lab.MEASURED)
     service = lab.make_service("web", late, ("tcp", "TCP", PORT, PORT))
     lab.C1.apply(lab.make_namespace(late), server, service, lab.make_export("web", late))
     lab.C1.wait_pods(late, "web", 1)

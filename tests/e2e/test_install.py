@@ -63,7 +63,7 @@ def world(namespaces: Callable[[str], str]) -> Iterator[World]:
     namespaces(NAMESPACE)
     for service, cluster in HOME.items():
         cluster.apply(
-            lab.make_deployment(service, NAMESPACE, command=SERVE, probe_port=PORT),
+            lab.make_deployment(service, NAMESPACE, command=SERVE, probe_port=PORT, cpu=lab.MEASURED),
             lab.make_service(service, NAMESPACE, ("tcp", "TCP", PORT, PORT)),
             lab.make_export(service, NAMESPACE),
         )

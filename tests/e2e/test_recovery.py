@@ -70,7 +70,7 @@ class Streams:
 def streams(namespaces: Callable[[str], str]) -> Streams:
     namespaces(NAMESPACE)
     script = ["python3", "-u", "-c", SCRIPT]
-    server = lab.make_deployment("streams", NAMESPACE, command=[*script, "server"], probe_port=PORT)
+    server = lab.make_deployment("streams", NAMESPACE, command=[*script, "server"], probe_port=PORT, cpu=lab.MEASURED)
     lab.C2.apply(
         server,
         lab.make_service("streams", NAMESPACE, ("tcp", "TCP", PORT, PORT)),
@@ -82,9 +82,8 @@ def streams(namespaces: Callable[[str], str]) -> Streams:
     name = lab.dns_name("streams", NAMESPACE)
     vip = lab.eventually(lambda: resolver.sh(f"getent ahostsv4 {name}"), within_s=30).split()[0]
     targets = [f"direct={answering.fleet_address}", f"vip={vip}"]
-    lab.C1.apply(
-        lab.make_deployment("holder", NAMESPACE, node=victim(), command=[*script, "client", str(EACH), *targets])
-    )
+    holder = [*script, "client", str(EACH), *targets]
+    lab.C1.apply(lab.make_deployment("holder", NAMESPACE, node=victim(), command=holder, cpu=lab.MEASURED))
     (holding,) = lab.C1.wait_pods(NAMESPACE, "holder", 1)
     made = Streams(holding, answering)
     lab.eventually(made.read, within_s=20)

@@ -113,7 +113,7 @@ class Trials:
 def trials(namespaces: Callable[[str], str]) -> Iterator[Trials]:
     namespaces(NAMESPACE)
     lab.C1.apply(
-        lab.make_deployment("web", NAMESPACE, command=observer.serve(PORT), probe_port=PORT),
+        lab.make_deployment("web", NAMESPACE, command=observer.serve(PORT), probe_port=PORT, cpu=lab.MEASURED),
         lab.make_service("web", NAMESPACE, ("tcp", "TCP", PORT, PORT)),
         lab.make_export("web", NAMESPACE),
     )

@@ -14,26 +14,36 @@ from typing import Any
 
 import lab
 
-ASK = r"""
-import socket, struct, time
-def ask(name):
-    # One A query to the first server of resolv.conf: the resolver library doesn't tell NXDOMAIN from no data.
+EXCHANGE = r"""
+import socket
+def exchange(query):
+    # With the first server of resolv.conf: the resolver library doesn't tell NXDOMAIN from no data.
     with open("/etc/resolv.conf") as file:
         server = next(line.split()[1] for line in file if line.startswith("nameserver"))
-    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
-    query = struct.pack("!6H", time.monotonic_ns() & 0xFFFF, 0x0100, 1, 0, 0, 0) + labels + b"\0\0\1\0\1"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.settimeout(1)
         udp.connect((server, 53))
         for attempt in range(5):  # as resolvers do: a datagram may be lost, and a busy machine is slow
             try:
                 udp.send(query)
-                reply = udp.recv(4096)
-                break
+                return udp.recv(4096)
             except OSError as err:
-                failed = type(err).__name__
-        else:
-            return failed, []
+                failed = err
+    raise failed
+"""
+"""A query's answer, in a pod; an OSError when five tries of a second got none."""
+
+ASK = (
+    EXCHANGE
+    + r"""
+import struct, time
+def ask(name):
+    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+    query = struct.pack("!6H", time.monotonic_ns() & 0xFFFF, 0x0100, 1, 0, 0, 0) + labels + b"\0\0\1\0\1"
+    try:
+        reply = exchange(query)
+    except OSError as err:
+        return type(err).__name__, []
     count = struct.unpack("!H", reply[6:8])[0]
     place, found = len(query), []
     for _ in range(count):
@@ -47,6 +57,7 @@ def ask(name):
     rcode = reply[3] & 15
     return {0: "NOERROR", 2: "SERVFAIL", 3: "NXDOMAIN"}.get(rcode, str(rcode)), sorted(found)
 """
+)
 
 WATCH = (
     ASK

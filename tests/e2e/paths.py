@@ -30,9 +30,10 @@ class Member:
     address: str
     """On net1."""
 
-    def fetch(self, host: str, *, port: int = 80, timeout_s: int = 5) -> list[str]:
+    def fetch(self, host: str, *, port: int = 80, timeout_s: int = 30) -> list[str]:
         """Ask a server who it is and whom it sees."""
-        return self.pod.exec("curl", "-sS", "-m", str(timeout_s), f"http://{host}:{port}/").split()
+        command = ("curl", "-sS", "-m", str(timeout_s), f"http://{host}:{port}/")
+        return self.pod.exec(*command, timeout_s=timeout_s + 30).split()
 
     def program(self, *arguments: str) -> dict[str, Any]:
         """Run a client in it."""
@@ -87,7 +88,7 @@ def build(namespace: str) -> Paths:
     for member in (*paths.east, paths.west):
         for service in (EAST, WEST):
             host = paths.name(service)
-            lab.eventually(functools.partial(member.fetch, host), within_s=90, every_s=0.3)
+            lab.eventually(functools.partial(member.fetch, host, timeout_s=5), within_s=90, every_s=0.3)
     lab.record("new services: until every pod reaches both, s", time.monotonic() - began)
     return paths
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import dnslib
 import lab
+import observer
 import paths
 import paths_pod
 import pytest
@@ -29,16 +30,7 @@ CHILDREN = (lab.C1, lab.C2)
 
 SERVE = ["python3", "-c", paths.SOURCE, "serve"]
 FETCH = f"for i in $(seq {ROUNDS}); do curl -sS -m 5 http://$0:$1/; done"
-ASK = """
-import socket, sys
-with open("/etc/resolv.conf") as file:
-    server = next(line.split()[1] for line in file if line.startswith("nameserver"))
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-    udp.settimeout(3)
-    udp.connect((server, 53))
-    udp.send(bytes.fromhex(sys.argv[1]))
-    print(udp.recv(4096).hex())
-"""
+ASK = observer.EXCHANGE + "import sys\nprint(exchange(bytes.fromhex(sys.argv[1])).hex())"
 
 
 def service(name: str, *ports: tuple[str, str, int], **spec: Any) -> dict[str, Any]:
@@ -243,8 +235,7 @@ def test_r17_a_port_is_served_only_by_clusters_that_export_it(world: World) -> N
     for cluster in CHILDREN:
         served = {("clash", PORT): world.servers["c1"], ("union", OTHER): world.servers["c2"]}
         for (name, port), servers in served.items():
-            lab.eventually(lambda: world.fetch(cluster, name, port), within_s=60)  # noqa: B023
-            assert world.fetch(cluster, name, port) <= servers
+            assert lab.eventually(lambda: world.fetch(cluster, name, port), within_s=60) <= servers  # noqa: B023
         for servers in world.servers.values():
             lab.eventually(lambda: world.fetch(cluster, "union", PORT) & servers, within_s=60)  # noqa: B023
 

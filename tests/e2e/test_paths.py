@@ -65,9 +65,9 @@ def test_a_hundred_megabytes_arrive_unharmed(world: paths.Paths, way: str) -> No
         expected.update(piece)
     # curl's own report goes to a file: the body is hashed as it arrives.
     printed = client.pod.sh(
-        f"curl -sS -m 60 -w '%{{stderr}}%{{size_download}} %{{time_total}}' http://{world.name(service)}/blob "
+        f"curl -sS -m 240 -w '%{{stderr}}%{{size_download}} %{{time_total}}' http://{world.name(service)}/blob "
         "2>/tmp/report | sha256sum; cat /tmp/report",
-        timeout_s=90,
+        timeout_s=270,
     )
     checksum, _, size, seconds = printed.split()
     assert (int(size), checksum) == (paths_pod.BLOB_BYTES, expected.hexdigest())

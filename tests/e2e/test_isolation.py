@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import ipaddress
 import json
 import re
@@ -160,7 +161,8 @@ def test_between_clusters_only_wireguard_and_the_hubs_api_pass_and_nothing_of_th
         for node, uplink in uplinks.items():
             site = ipaddress.ip_interface(f"{node_address(node)}/24").network
             home = f"(src net {site} or src net {PODS}) and (dst net {site} or dst net {PODS})"
-            assert uplink.lines(f"udp port {TUNNEL_PORT}"), f"{node} carried nothing"
+            carried = functools.partial(uplink.lines, f"udp port {TUNNEL_PORT}")
+            assert lab.eventually(carried, within_s=60), f"{node} carried nothing"
             assert uplink.lines(f"ip and not ({home}) and not {ALLOWED}") == [], node
             assert uplink.lines(f"net {FLEET}") == [], node
             assert not uplink.shows(marker.encode()), node
@@ -267,9 +269,8 @@ def test_a_tampered_child_reaches_neither_the_hubs_networks_nor_another_childs_n
             outcomes = connect(cnf, [*targets, (hub_address, METRICS_PORT)], wait_s=3)
             assert "connected" not in outcomes.values(), outcomes
             for address, port in (*targets, (hub_address, METRICS_PORT)):
-                assert arrived.lines(f"dst host {address} and dst port {port}"), (
-                    f"no packet for {address} reached the hub"
-                )
+                reached = functools.partial(arrived.lines, f"dst host {address} and dst port {port}")
+                assert lab.eventually(reached, within_s=60), f"no packet for {address} reached the hub"
             assert let_out.lines() == []
             assert at_west.lines(f"ip and not (src net {FLEET} and dst net {FLEET})") == []
             cnf.run(sys.executable, "-c", SPOOF, world.west.address, str(paths_pod.ECHO_PORT), *foreign, own)

@@ -51,7 +51,7 @@ class Streams:
     def calm(self) -> float:
         """Forget how long any connection stood still so far; return when."""
         self.client.sh("touch /tmp/streams.calm")
-        lab.eventually(lambda: self.client.sh("test -e /tmp/streams.calm || echo done"), within_s=5)
+        lab.eventually(lambda: self.client.sh("test -e /tmp/streams.calm || echo done"), within_s=60)
         return time.time()
 
     def wait_going(self, since: float, *, within_s: float) -> float:

@@ -97,8 +97,8 @@ def _once(deployment: dict[str, Any], namespace: str) -> dict[str, Any]:
     }
 
 
-def finish(namespace: str, *, within_s: float = 60) -> Ending:
-    """Wait for the end of a trial and return what it said."""
+def finish(namespace: str, *, within_s: float = 180) -> Ending:
+    """Wait for the end of a trial, one of many that start at once, and return what it said."""
 
     def ended() -> dict[str, Any]:
         (container,) = PLACE.get("pod", "syncer", namespace)["status"]["containerStatuses"]

@@ -184,7 +184,7 @@ def test_a_labelled_namespaces_pods_run_with_the_interface() -> None:
     assert list(found) == ["eth0", "net1"]
     assert is_fleet(found["net1"])
     peer = interfaces("json")["net2"]
-    lab.Pod(lab.C2, LABELLED, "bare").exec("ping", "-c1", "-W2", "-I", "net1", peer)
+    lab.Pod(lab.C2, LABELLED, "bare").exec("ping", "-c1", "-w30", "-i0.2", "-I", "net1", peer, timeout_s=60)
 
 
 @pytest.mark.usefixtures("running")

@@ -150,7 +150,7 @@ def test_a_pod_is_attached_reaches_the_fleet_and_is_detached_again(node: Node, s
     ]
     lab.eventually(lambda: published(sandbox), within_s=60)
     (neighbour,) = lab.C2.wait_pods(NAMESPACE, "neighbour", 1)
-    neighbour.exec("ping", "-c1", "-W2", address)
+    neighbour.exec("ping", "-c1", "-w30", "-i0.2", address, timeout_s=60)
     node.call("DEL", sandbox)
     assert not node.interfaces(sandbox)
     lab.eventually(lambda: not published(sandbox), within_s=60)

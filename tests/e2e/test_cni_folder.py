@@ -86,10 +86,9 @@ def test_an_old_version_stays_while_a_call_runs_from_it_and_then_goes() -> None:
     lab.C2.node_exec(node, "mkdir", "-p", ELSEWHERE)
     installed_into(ELSEWHERE, "first")
     environ = [f"-e{name}={value}" for name, value in CALL.items()]
-    # It waits for its input.
     command = ["docker", "exec", "-i", *environ, node, f"{ELSEWHERE}/fleetboard"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as call:
-        lab.eventually(lambda: lab.C2.node_exec(node, "pgrep", "-xf", f"{ELSEWHERE}/fleetboard"), within_s=60)
+        lab.eventually(lambda: waits_for_input(node), within_s=60)
         lab.C2.node_exec(
             node, "sh", "-ec", f"cd {ELSEWHERE}/.fleetboard; mv * old; ln -sfn .fleetboard/old/fleetboard ../fleetboard"
         )
@@ -100,6 +99,12 @@ def test_an_old_version_stays_while_a_call_runs_from_it_and_then_goes() -> None:
         call.communicate()
     installed_into(ELSEWHERE, "third")
     assert versions(node) == {version}
+
+
+def waits_for_input(node: str) -> bool:
+    """Tell whether a call has come to where it reads its input: it has opened its own files by then."""
+    process = lab.C2.node_exec(node, "pgrep", "-xf", f"{ELSEWHERE}/fleetboard").strip()
+    return lab.C2.node_exec(node, "cat", f"/proc/{process}/wchan").endswith("pipe_read")
 
 
 def versions(node: str) -> set[str]:

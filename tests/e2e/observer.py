@@ -23,15 +23,15 @@ def exchange(query):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.settimeout(1)
         udp.connect((server, 53))
-        for attempt in range(5):  # as resolvers do: a datagram may be lost, and a busy machine is slow
+        for tries in range(1, 6):  # as resolvers do: a datagram may be lost, and a busy machine is slow
             try:
                 udp.send(query)
-                return udp.recv(4096)
+                return udp.recv(4096), tries
             except OSError as err:
                 failed = err
     raise failed
 """
-"""A query's answer, in a pod; an OSError when five tries of a second got none."""
+"""A query's answer and after how many tries, in a pod; an OSError when five tries of a second got none."""
 
 ASK = (
     EXCHANGE
@@ -41,9 +41,9 @@ def ask(name):
     labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
     query = struct.pack("!6H", time.monotonic_ns() & 0xFFFF, 0x0100, 1, 0, 0, 0) + labels + b"\0\0\1\0\1"
     try:
-        reply = exchange(query)
+        reply, tries = exchange(query)
     except OSError as err:
-        return type(err).__name__, []
+        return type(err).__name__, [], 5
     count = struct.unpack("!H", reply[6:8])[0]
     place, found = len(query), []
     for _ in range(count):
@@ -55,7 +55,7 @@ def ask(name):
         if kind == 1:
             found.append(socket.inet_ntoa(reply[place - size : place]))
     rcode = reply[3] & 15
-    return {0: "NOERROR", 2: "SERVFAIL", 3: "NXDOMAIN"}.get(rcode, str(rcode)), sorted(found)
+    return {0: "NOERROR", 2: "SERVFAIL", 3: "NXDOMAIN"}.get(rcode, str(rcode)), sorted(found), tries
 """
 )
 
@@ -72,16 +72,19 @@ def connect(address, port):
 known = ""
 while True:
     began = time.time()
-    rcode, found = ask(sys.argv[1])
+    rcode, found, tries = ask(sys.argv[1])
     known = found[0] if found else known
     asked = time.time()
     outcome, line = connect(known, int(sys.argv[2])) if known else ("unknown", "")
-    sample = dict(at=began, rcode=rcode, addresses=found, outcome=outcome, line=line, took=time.time() - asked)
-    print(json.dumps(sample), flush=True)
+    sample = dict(at=began, rcode=rcode, addresses=found, tries=tries)
+    print(json.dumps(sample | dict(outcome=outcome, line=line, took=time.time() - asked)), flush=True)
     time.sleep(max(0, 0.1 - (time.time() - began)))
 """
 )
 
+
+PATIENCE = 2
+"""Questions for a name that a client doesn't notice: as many as the pods of ``pulse`` send."""
 
 SERVE = r"""
 import os, signal, socketserver, sys
@@ -112,6 +115,7 @@ class Sample:
             last address that there was.
         line: What the server said.
         took: Seconds of the connection.
+        tries: How often DNS was asked, a second apart.
     """
 
     at: float
@@ -120,6 +124,7 @@ class Sample:
     outcome: str
     line: str
     took: float
+    tries: int
 
 
 def make(name: str, namespace: str, *, host: str, port: int, node: str = "") -> dict[str, Any]:
@@ -134,6 +139,11 @@ def samples(pod: lab.Pod, *, since: float) -> list[Sample]:
     lines = pod.cluster.kubectl("-n", pod.namespace, "logs", pod.name, f"--since={seconds}s").splitlines()
     found = [Sample(**json.loads(line)) for line in lines if line.startswith("{") and line.endswith("}")]
     return [sample for sample in found if sample.at >= since]
+
+
+def noticed(seen: list[Sample]) -> list[Sample]:
+    """Return what a client notices: it wasn't served, or its name took more questions than a resolver sends at most."""
+    return [one for one in seen if (one.rcode, one.outcome) != ("NOERROR", "served") or one.tries > PATIENCE]
 
 
 def wait(pod: lab.Pod, *, since: float, within_s: float, until: Callable[[list[Sample]], bool]) -> float:
@@ -179,5 +189,5 @@ def _run(found: list[Sample], holds: Callable[[Sample], bool]) -> int:
 def ask(pod: lab.Pod, name: str) -> tuple[str, list[str]]:
     """Resolve a name in a pod; return the rcode and the addresses."""
     script = ASK + "import json, sys\nprint(json.dumps(ask(sys.argv[1])))"
-    rcode, addresses = json.loads(pod.exec("python3", "-c", script, name))
+    rcode, addresses, _ = json.loads(pod.exec("python3", "-c", script, name))
     return rcode, addresses

@@ -86,7 +86,7 @@ def test_a_node_that_fills_gets_its_blocks_without_an_add_failing(namespaces: Ca
     filling = lab.make_deployment("full", NAMESPACE, replicas=0, node=node.name)
     (container,) = filling["spec"]["template"]["spec"]["containers"]
     del container["resources"]  # they sleep: how many fit is not the question
-    direct = max(0, BLOCK - PODS // 2 - len(before))
+    direct = max(0, BLOCK - PODS // 2 - len(before.keys() & node.living()))  # others may end meanwhile
     with node.attaching(direct):
         started = time.monotonic()
         lab.C1.apply(filling)
@@ -96,6 +96,7 @@ def test_a_node_that_fills_gets_its_blocks_without_an_add_failing(namespaces: Ca
         lab.record(f"{PODS} attached pods on one node started", time.monotonic() - started)
         held = lab.eventually(lambda: attached(node, PODS + direct), within_s=60)
         assert len(set(held.values())) == len(held), "two pods have one address"
+        assert len(held) > BLOCK, "they fit into one block"
         assert node.blocks()[: len(blocks)] == blocks
         assert len(node.blocks()) >= -(-len(held) // BLOCK)
         after = node.adds()

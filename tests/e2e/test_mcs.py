@@ -30,7 +30,7 @@ CHILDREN = (lab.C1, lab.C2)
 
 SERVE = ["python3", "-c", paths.SOURCE, "serve"]
 FETCH = f"for i in $(seq {ROUNDS}); do curl -sS -m 5 http://$0:$1/; done"
-ASK = observer.EXCHANGE + "import sys\nprint(exchange(bytes.fromhex(sys.argv[1])).hex())"
+ASK = observer.EXCHANGE + "import sys\nprint(exchange(bytes.fromhex(sys.argv[1]))[0].hex())"
 
 
 def service(name: str, *ports: tuple[str, str, int], **spec: Any) -> dict[str, Any]:

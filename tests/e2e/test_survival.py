@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import endless
 import lab
 import outage
 import pings
@@ -183,19 +184,11 @@ def test_an_agent_that_is_killed_loses_no_packet(world: World) -> None:
     (west,) = lab.C2.nodes()
     (hub,) = lab.HUB.nodes()
     address = world.pods[west].fleet_address
-    client = world.pods[other]
-    ping = client.sh(f"ping -D -i 0.05 -w 400 {address} > /tmp/pings 2>&1 & echo $!").strip()
+    ping = endless.start(world.pods[other], address, every_s=0.05)
     since = kill(lab.C1, leader, AGENT)
     kill(lab.HUB, hub, HUB_AGENT)
     lab.eventually(outage.parts_ready, within_s=outage.READY_S, every_s=0.5)
-    restarted = time.time()
-
-    def answered() -> dict[int, float]:
-        found = pings.answers(client.sh("cat /tmp/pings"))
-        return found if max(found.values(), default=0.0) > restarted else {}
-
-    seen = lab.eventually(answered, within_s=60, every_s=0.5)
-    client.sh(f"kill -INT {ping}")
+    seen = ping.end(after=time.time())
     lost = pings.lost(seen)
     assert not lost, (lost, [seen.get(number - 1, 0.0) - since for number in lost])
     gaps = world.gaps(since, within_s=2)

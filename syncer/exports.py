@@ -153,13 +153,8 @@ class Exports:
         told = conditions.plan(export_, planned, delivery=delivery, merged=merged, cluster=self._cluster, now=rfc3339())
         if told == sorted(export_.status.conditions, key=lambda condition: condition.type):
             return None
-        metadata = export_.metadata
-        # At that version: the list is written whole, and what others say in it is what they said then.
-        patch = {"metadata": {"resourceVersion": metadata.resource_version}, "status": {"conditions": told}}
         try:
-            written = self._child.merge_patch(
-                self._sources.kind, metadata.name, metadata.namespace, patch, subresource="status"
-            )
+            written = self._child.patch_status(self._sources.kind, export_, {"conditions": told})
         except errors.NotFoundError:
             # Deleted meanwhile; its event brings the key again.
             return None

@@ -191,14 +191,10 @@ class Imports:
         there = sorted(old.conditions, key=lambda condition: condition.type)
         if wanted == msgspec.structs.replace(old, conditions=there):
             return
-        # At that version: the lists are written whole, and what others say in them is what they said then.
         said: dict[str, Any] = {"clusters": clusters, "conditions": told}
         if wanted.endpoint_slice_objects:
             said["endpointSliceObjects"] = wanted.endpoint_slice_objects
-        metadata = current.metadata
-        patch = {"metadata": {"resourceVersion": metadata.resource_version}, "status": said}
-        written = self._child.merge_patch(self._kind, metadata.name, metadata.namespace, patch, subresource="status")
-        self.imports.remember(written)
+        self.imports.remember(self._child.patch_status(self._kind, current, said))
 
     def _write_slices(
         self,

@@ -140,7 +140,7 @@ class Client:
         try:
             if found is None:
                 return self.create(resource, body)
-            return self._replace(resource, body, encoding.version_of(found))
+            return self._replace(resource, body, encoding.metadata_of(found).resource_version)
         except errors.NotFoundError:
             return self.create(resource, body)
         except (errors.AlreadyExistsError, errors.ConflictError) as err:
@@ -157,6 +157,18 @@ class Client:
         """Return the version of what is there now, which may be an object that we can't read."""
         skeleton = encoding.decode_skeleton(self._transport.request("GET", _object_path(resource, body, "")))
         return skeleton.metadata.resource_version
+
+    def patch_status(self, resource: Resource[T], found: T, status: Body) -> T:
+        """Change some fields of a status, at the version of ``found``.
+
+        Lists are written whole, and what others say in them is what they said then.
+
+        Raises:
+            errors.ConflictError: somebody changed the object since.
+        """
+        metadata = encoding.metadata_of(found)
+        patch = {"metadata": {"resourceVersion": metadata.resource_version}, "status": status}
+        return self.merge_patch(resource, metadata.name, metadata.namespace, patch, subresource="status")
 
     def merge_patch(self, resource: Resource[T], name: str, namespace: str, patch: Body, *, subresource: str = "") -> T:
         """Change some fields of an object (RFC 7396: null removes, lists are replaced)."""

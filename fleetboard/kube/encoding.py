@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from fleetboard.kube import errors
-from fleetboard.model import resource
+from fleetboard.model import meta, resource
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -195,10 +195,10 @@ def _escape(found: re.Match[bytes]) -> bytes:
     return b"\\u%04x" % ord(found[0].decode())
 
 
-def version_of(obj: Any) -> str:
-    """Return the version that an object was read at."""
-    version: str = obj.metadata.resource_version
-    return version
+def metadata_of(obj: Any) -> meta.ObjectMeta:
+    """Return the metadata that every object of a collection has."""
+    metadata: meta.ObjectMeta = obj.metadata
+    return metadata
 
 
 def _constants(obj: Any) -> dict[str, str]:
@@ -208,10 +208,11 @@ def _constants(obj: Any) -> dict[str, str]:
     """
     if not isinstance(obj, msgspec.Struct):
         return {}
-    values = {encoded: getattr(obj, name) for name, encoded in _field_names(type(obj))}
+    values = {encoded: getattr(obj, name) for name, encoded in field_names(type(obj))}
     return {name: value for name, value in values.items() if isinstance(value, str) and value}
 
 
 @functools.cache
-def _field_names(type_: type[msgspec.Struct]) -> tuple[tuple[str, str], ...]:
+def field_names(type_: type[msgspec.Struct]) -> tuple[tuple[str, str], ...]:
+    """Return the fields of a struct, each as here and as in the API; found once, for that is slow."""
     return tuple((field.name, field.encode_name) for field in msgspec.structs.fields(type_))

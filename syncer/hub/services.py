@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from fleetboard.kube import events
+from fleetboard.kube import encoding, events
 from fleetboard.model import fleet, names, resource
 from syncer import admission, allocation
 from syncer.hub import ledger, merge
@@ -21,8 +21,6 @@ from syncer.hub.metrics import HubMetrics
 from syncer.hub.view import MANAGER, View, name_of, namespace_of
 
 LOG = logging.getLogger(__name__)
-
-_FIELDS = tuple((field.name, field.encode_name) for field in msgspec.structs.fields(fleet.FleetServiceSpec))
 
 
 class Services:
@@ -173,4 +171,4 @@ class Services:
 
 def spelled(spec: fleet.FleetServiceSpec) -> dict[str, Any]:
     """Render a spec with its defaults spelled out, for readers that don't know ours."""
-    return {encoded: msgspec.to_builtins(getattr(spec, name)) for name, encoded in _FIELDS}
+    return {encoded: msgspec.to_builtins(getattr(spec, name)) for name, encoded in encoding.field_names(type(spec))}

@@ -114,9 +114,8 @@ def _refused_of(framed: Sequence[_Framed], err: errors.RulesetRefusedError) -> l
     """Say what was refused of a batch of ``framed``; raise ``err`` again where something is nobody's."""
     found = []
     for sequence, reason in err.refusals:
-        subject = (
-            framed[sequence - 1][0] if 0 < sequence <= len(framed) else None
-        )  # it begins and ends with none of these
+        # What a batch begins and ends with has a number as well.
+        subject = framed[sequence - 1][0] if 0 < sequence <= len(framed) else None
         if subject is None:
             raise err
         found.append((subject, str(reason)))

@@ -33,16 +33,13 @@ MANY: Shares = {
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[topology.Echo]:
-    with topology.running() as echo:
-        for server in SERVERS:
-            echo.listen("servers", server, 8080)
+    with topology.serving() as echo:
         echo.listen("far", FOREIGN, 8053, udp=True)
         yield echo
 
 
-def nft(text: str) -> None:
-    with topology.inside("cnf"):
-        nftables.apply(text)
+def list_tables() -> list[str]:
+    return topology.run("ip", "netns", "exec", topology.name("cnf"), "nft", "list", "tables").splitlines()
 
 
 def stand_as_another_version() -> None:
@@ -178,8 +175,7 @@ def test_a_process_that_ended_in_the_middle_of_it_leaves_what_serves_and_the_nex
         successor.set_base(topology.firewall())
         successor.sync(MANY)
 
-    tables = topology.run("ip", "netns", "exec", topology.name("cnf"), "nft", "list", "tables").splitlines()
-    assert tables == [f"table {firewall.TABLE}"]
+    assert list_tables() == [f"table {firewall.TABLE}"]
     assert (seen.lost, seen.sent_again, seen.refused) == (0, 0, []), seen
     assert topology.ask(CLIENT, VIP).server in SERVERS
 
@@ -208,6 +204,5 @@ def test_an_nft_that_is_killed_in_the_middle_of_it_costs_no_packet_and_the_next_
         made.sync(MANY)
 
     assert served_by == (firewall.NAME, nftables.SPARE_TABLE)[texts]
-    tables = topology.run("ip", "netns", "exec", topology.name("cnf"), "nft", "list", "tables").splitlines()
-    assert tables == [f"table {firewall.TABLE}"]
+    assert list_tables() == [f"table {firewall.TABLE}"]
     assert (seen.lost, seen.sent_again, seen.refused) == (0, 0, []), seen

@@ -10,10 +10,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import fake_api
 import msgspec
+import polling
 from mcs_objects import MCS_GROUP_VERSION, import_schema
 
 from fleetboard.kube.client import Client
@@ -23,7 +24,6 @@ from syncer.join import Credential
 from syncer.member import Member
 from syncer.settings import Settings
 
-T = TypeVar("T")
 Object = dict[str, Any]
 EXPORTS, IMPORTS, SLICES, SERVICES = "serviceexports", "serviceimports", "endpointslices", "services"
 EXPORTED, MERGED = "exportedservices", "fleetservices"
@@ -194,15 +194,7 @@ def make() -> Iterator[Cluster]:
         yield Cluster(child, hub)
 
 
-def eventually(check: Callable[[], T], *, within_s: float = 30) -> T:
-    """Return what ``check`` returns once that is true."""
-    deadline = time.monotonic() + within_s
-    while True:
-        found = check()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not in time; last: {found!r}"
-        time.sleep(0.02)
+eventually = polling.wait_until
 
 
 def never(check: Callable[[], object], *, for_s: float = 0.5) -> None:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], object], *, within_s: float = 30.0) -> None:
-    """Poll until ``condition`` holds; fail when it doesn't in time."""
+def wait_until(condition: Callable[[], T], *, within_s: float = 30.0) -> T:
+    """Return what ``condition`` returns once that is true; fail when it isn't in time."""
     deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not in time; last: {found!r}"
         time.sleep(0.01)
+    return found

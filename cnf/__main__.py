@@ -3,11 +3,11 @@
 import logging
 import sys
 
-from cnf import node, settings
+from cnf.agent import node, settings
 from cnf.attach import errors as attach_errors
 from cnf.netlink import errors as netlink_errors
 from cnf.vip import errors as vip_errors
-from fleetboard.observe import environment, logs, process
+from fleetboard.runtime import environment, logs, process
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ def main() -> int:
             return 1
         crew.start(first.threads())
         # Not above: pods are served while this loads.
-        from cnf import daemon
+        from cnf.agent import agent
 
-        return daemon.run(options, first, crew)
+        return agent.run(options, first, crew)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def main() -> int:
 
 
 def _say(level: str, sentence: str) -> None:
-    """Write a line of cnf's log, which this is part of (``fleetboard.observe.logs``, which nothing here imports)."""
+    """Write a line of cnf's log, which this is part of (``fleetboard.runtime.logs``, which nothing here imports)."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     line = {"ts": now, "level": level, "component": "cnf", "logger": "cni.install", "msg": sentence}
     sys.stderr.write(f"{json.dumps(line)}\n")

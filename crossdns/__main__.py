@@ -1,7 +1,7 @@
 """``python -m crossdns``: settings, processes, threads, and a stop that loses no query.
 
 One invariant: after SIGTERM queries are answered, from a zone that goes on following the API, until they have gone
-elsewhere (``crossdns.drain``).
+elsewhere (``crossdns.server.drain``).
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from pathlib import Path
 
 import prometheus_client
 
-from crossdns import drain, errors, metrics, saved, watch, workers
+from crossdns import errors, metrics
+from crossdns.server import drain, workers
+from crossdns.watch import saved, watch
 from fleetboard.kube import errors as kube_errors
 from fleetboard.kube import metrics as kube_metrics
 from fleetboard.kube.client import Client
 from fleetboard.model import names, namespaces
-from fleetboard.observe import environment, logs, process, server
+from fleetboard.runtime import environment, logs, process, server
 
 log = logging.getLogger(__name__)
 

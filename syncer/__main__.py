@@ -15,10 +15,11 @@ from fleetboard.kube import errors
 from fleetboard.kube import metrics as kube_metrics
 from fleetboard.kube.client import Client
 from fleetboard.model import names
-from fleetboard.observe import logs, process, server
-from syncer import daemon, metrics, probing, settings
-from syncer.dns import forwarding
-from syncer.member import Member
+from fleetboard.runtime import logs, process, server
+from syncer.member import daemon, metrics, settings
+from syncer.member.dns import forwarding
+from syncer.member.member import Member
+from syncer.member.probe import controller
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def _register(registry: CollectorRegistry, part: daemon.Daemon) -> None:
     ]
     kube_metrics.register(registry)
     forwarding.register(registry)
-    probing.register(registry)
+    controller.register(registry)
     metrics.register(registry, gauges, lambda: part.member.imports.dropped() if part.member is not None else {})
 
 

@@ -11,7 +11,7 @@ import queue
 from collections.abc import Iterator
 
 from cnf.attach import removal, wiring
-from cnf.attach.network import NodeNetwork
+from cnf.attach.node_network.network import NodeNetwork
 from cnf.netlink import connection, errors, links
 from cnf.netlink.namespace import Namespace
 from fleetboard.model import names

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from cnf.attach import errors, identity, ledger, locks, plumber, pods, records, wiring
-from cnf.attach.network import NodeNetwork
+from cnf.attach.node_network.network import NodeNetwork
 from cnf.netlink import connection, links
 from cnf.netlink import errors as netlink_errors
 

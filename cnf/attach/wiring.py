@@ -13,7 +13,7 @@ import dataclasses
 import ipaddress
 
 from cnf.attach import identity, records
-from cnf.attach.network import NodeNetwork
+from cnf.attach.node_network.network import NodeNetwork
 from cnf.netlink import addresses, links, neighbours, routes, wire
 from fleetboard.model.addresses import Address, Network
 

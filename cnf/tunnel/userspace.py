@@ -16,9 +16,10 @@ import sys
 import time
 from pathlib import Path
 
-from cnf.tunnel import device, errors, links, uapi
+from cnf.tunnel import errors
+from cnf.tunnel.wireguard import device, links, uapi
 from fleetboard.model import names
-from fleetboard.observe import logs
+from fleetboard.runtime import logs
 
 log = logging.getLogger(__name__)
 

@@ -23,11 +23,11 @@ from fleetboard.kube.client import Client
 from fleetboard.kube.controller import Controller
 from fleetboard.kube.lease import Elector
 from fleetboard.model import addresses, membership, names, resource
-from fleetboard.observe import environment, logs, process, server
+from fleetboard.runtime import environment, logs, process, server
+from syncer.hub.copies.controller import Slices
 from syncer.hub.members import Members
 from syncer.hub.metrics import HubMetrics, ViewCollector
 from syncer.hub.services import Services
-from syncer.hub.slices import Slices
 from syncer.hub.view import Notices, Terms, View, name_of
 
 LOG = logging.getLogger(__name__)

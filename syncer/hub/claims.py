@@ -16,7 +16,7 @@ from fleetboard.kube import errors
 from fleetboard.kube.client import Client
 from fleetboard.model import addresses, fleet, meta, names, resource
 from fleetboard.model.addresses import Network
-from syncer import allocation
+from syncer.rules import allocation
 
 LOG = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from fleetboard.kube import events
 from fleetboard.model import fleet, membership, meta, names, resource
-from fleetboard.observe.environment import SettingRefusedError
-from syncer import admission, allocation
-from syncer.hub import ledger
+from fleetboard.runtime.environment import SettingRefusedError
+from syncer.hub import precedence
 from syncer.hub.claims import AddressesExhaustedError
 from syncer.hub.heartbeats import STALE_S, Heartbeats
 from syncer.hub.view import MANAGER, View
+from syncer.rules import admission, allocation
 
 LOG = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class Members:
         if bootstrap is None:
             return None
         used = report is not None and report.metadata.creation_timestamp >= bootstrap.created
-        left_s = -ledger.passed(bootstrap.expires, self._view.now()).total_seconds()
+        left_s = -precedence.passed(bootstrap.expires, self._view.now()).total_seconds()
         if not used and left_s > 0:
             return left_s + 1
         space = names.member_namespace(self._view.terms.clusterset, peer.spec.cluster)
@@ -186,7 +186,7 @@ class Members:
     def _write(self, peer: fleet.Peer, wanted: dict[str, Any], shown: Sequence[meta.Condition]) -> None:
         """Write our part of a Peer's status, when it changes."""
         status = peer.status
-        now = ledger.stamp(self._view.now())
+        now = precedence.stamp(self._view.now())
         before = [one for one in status.conditions if one.type in admission.TYPES]
         after: list[meta.Condition] = []
         for condition in shown:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from fleetboard.model import fleet
-from syncer import admission
+from syncer.rules import admission
 
 MERGE_VERSION = 1
 """Raised when the rules change in a way that children must know of."""

@@ -15,10 +15,10 @@ import msgspec
 
 from fleetboard.kube import encoding, events
 from fleetboard.model import fleet, names, resource
-from syncer import admission, allocation
-from syncer.hub import ledger, merge
+from syncer.hub import merge, precedence
 from syncer.hub.metrics import HubMetrics
 from syncer.hub.view import MANAGER, View, name_of, namespace_of
+from syncer.rules import admission, allocation
 
 LOG = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Services:
     def begin(self) -> list[str]:
         """Begin a term: return every service that is exported, merged, remembered or has an address."""
         merged = {service.metadata.name for service in list(self._view.services.store.values())}
-        remembered = {name_of(key).removeprefix(ledger.PREFIX) for key in list(self._view.records.store)}
+        remembered = {name_of(key).removeprefix(precedence.PREFIX) for key in list(self._view.records.store)}
         with self._lock:
             exported = set(self._exporters)
         return sorted(merged | remembered | exported | self._view.claims.owners(allocation.VIP))
@@ -81,10 +81,10 @@ class Services:
         now = self._view.now()
         exported = self._exports(key)
         service = self._view.service(key)
-        record = self._view.record(ledger.record_name(key))
-        known = ledger.read(service, record)
+        record = self._view.record(precedence.record_name(key))
+        known = precedence.read(service, record)
         present = {cluster: one.metadata.creation_timestamp for cluster, one in exported.items()}
-        updated = ledger.update(known, present, now=now)
+        updated = precedence.update(known, present, now=now)
         if set(updated.withdrawn) - set(known.withdrawn):
             # Before the FleetService forgets them. What is present again leaves the record only after it.
             again = [entry for entry in known.withdrawn if entry.cluster in present]
@@ -95,7 +95,7 @@ class Services:
             self._end(key, service)
         if updated.withdrawn != known.withdrawn:
             self._remember(key, updated.withdrawn)
-        return ledger.next_expiry_s(updated.withdrawn, now=now)
+        return precedence.next_expiry_s(updated.withdrawn, now=now)
 
     def _exports(self, key: str) -> dict[str, fleet.ExportedService]:
         with self._lock:
@@ -147,13 +147,13 @@ class Services:
             LOG.info("service ended: no export is left", extra={"service": key})
         self._view.claims.release(allocation.VIP, key)
 
-    def _remember(self, key: str, withdrawn: tuple[ledger.Withdrawn, ...]) -> None:
+    def _remember(self, key: str, withdrawn: tuple[precedence.Withdrawn, ...]) -> None:
         clusterset = self._view.terms.clusterset
         if withdrawn:
-            rendered = ledger.render(key, withdrawn, clusterset=clusterset)
+            rendered = precedence.render(key, withdrawn, clusterset=clusterset)
             self._view.client.apply(resource.CONFIG_MAPS, rendered, manager=MANAGER)
         else:
-            self._view.client.delete(resource.CONFIG_MAPS, ledger.record_name(key), self._view.terms.namespace)
+            self._view.client.delete(resource.CONFIG_MAPS, precedence.record_name(key), self._view.terms.namespace)
 
     def _refused(self, cluster: str, exported: fleet.ExportedService, why: str) -> None:
         self._metrics.exports_refused.labels(cluster).inc()

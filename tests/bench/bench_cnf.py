@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 
-from cnf.attach import network, plane, server
+from cnf.attach import server, service
+from cnf.attach.node_network import network
 from cnf.netlink.namespace import Namespace
 
 NETWORK = network.NodeNetwork(
@@ -29,7 +30,7 @@ def main(state: str, hub: str) -> None:
     started = time.monotonic()
     sys.setswitchinterval(0.0005)  # as cnf does
     calls: list[tuple[str, float]] = []
-    served = plane.Plane(
+    served = service.Plane(
         state_dir=pathlib.Path(state),
         netns_dir=pathlib.Path("/run/netns"),
         hub_netns=Namespace.open(hub),
@@ -47,7 +48,7 @@ def main(state: str, hub: str) -> None:
     begun_ms = time.process_time() * 1000
     print(json.dumps({"restored_s": restored_s, "recreated": summary.recreated}), flush=True)
     # After it serves, as in cnf; and all of it, so that its memory is that of a cnf.
-    importlib.import_module("cnf.daemon")
+    importlib.import_module("cnf.agent.agent")
     for line in sys.stdin:
         if line == "spent\n":
             print(json.dumps({"calls": calls, "cpu_ms": time.process_time() * 1000 - begun_ms}), flush=True)

@@ -23,7 +23,7 @@ from typing import Any
 
 from fleetboard.kube import selective
 from fleetboard.model import names, resource
-from syncer import clusterset
+from syncer.member import clusterset
 
 CONTEXT = "kind-fleet-hub"
 NAMESPACE = "bench-fanout"

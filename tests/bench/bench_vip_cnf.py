@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import bench_vip_api
 
-from cnf import caches, spreading
-from cnf.vip import plane
+from cnf.agent import caches
+from cnf.controllers.services import Spreading
+from cnf.vip import writer
 from fleetboard.kube import client, controller
 from fleetboard.model import names
 
@@ -46,11 +47,11 @@ def main(server: str) -> None:
         on_claims=lambda _key: None,
         on_pods=lambda _key: None,
     )
-    work = spreading.Spreading(
+    work = Spreading(
         node=bench_vip_api.NODE,
         cluster=bench_vip_api.CLUSTER,
         known=known,
-        plane=plane.VipPlane(),
+        plane=writer.VipPlane(),
         isolated=lambda: False,
     )
 
@@ -64,7 +65,7 @@ def main(server: str) -> None:
     spread = controller.Controller("services", reconcile, wait_for=known.services_synced, rest=2.0)
     runs = [*known.threads().values(), spread.run]
     threads = [threading.Thread(target=run, args=(stop,), daemon=True) for run in runs]
-    importlib.import_module("cnf.daemon")  # its memory is to be that of a cnf
+    importlib.import_module("cnf.agent.agent")  # its memory is to be that of a cnf
     for thread in threads:
         thread.start()
     for thread in threads:

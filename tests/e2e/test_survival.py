@@ -36,7 +36,7 @@ ISOLATED_S = 4.0
 QUERIES_S, ENOUGH_QUERIES = 240, 50
 """For how long names are asked for while crossdns is rolled out, at most, and how often at least in each way."""
 
-AGENT, HUB_AGENT, WIREGUARD = "python -m cnf", "python -m cnf.hub", "wireguard-go -f fleet0"
+AGENT, HUB_AGENT, WIREGUARD = "python -m cnf", "python -m cnf.relay", "wireguard-go -f fleet0"
 
 
 @pytest.fixture(scope="module")

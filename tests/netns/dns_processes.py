@@ -16,7 +16,8 @@ import time
 import urllib.request
 from collections.abc import Iterable, Iterator
 
-from crossdns import encode, feed, table, workers, zone
+from crossdns.server import feed, workers
+from crossdns.zone import encode, table, zone
 from fleetboard.model import fleet, names
 
 PORT = 5353

@@ -18,9 +18,9 @@ from typing import Any
 import netlab
 from netlab import Net, Nets
 
-from cnf.attach.network import NodeNetwork
-from cnf.attach.plane import Plane
+from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.server import Server
+from cnf.attach.service import Plane
 from cnf.netlink.namespace import Namespace
 
 RUN = pathlib.Path("/run/fleetboard")

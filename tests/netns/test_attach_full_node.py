@@ -19,12 +19,14 @@ import pytest
 from fake_api import FakeApi
 from quick_nets import QuickNet, QuickNets
 
-from cnf import caches, granting, publishing
+from cnf.agent import caches
 from cnf.attach import frames
-from cnf.attach.network import NodeNetwork
-from cnf.attach.plane import Plane
+from cnf.attach.node_network.network import NodeNetwork
+from cnf.attach.service import Plane
+from cnf.controllers import status
+from cnf.controllers.blocks import controller as block_controller
 from cnf.netlink.namespace import Namespace
-from cnf.tunnel import parse
+from cnf.tunnel.plan import parse
 from fleetboard.kube import controller, events
 from fleetboard.model import names
 
@@ -70,14 +72,14 @@ class Node:
             hub_netns=self.handle,
             on_change=lambda: self.publish.enqueue(ALL),
             node=NODE,
-            outlook=lambda: granting.outlook(self.known, node=NODE, cluster="c1"),
+            outlook=lambda: block_controller.outlook(self.known, node=NODE, cluster="c1"),
             patience_s=60,
             clock=self.clock,
         )
-        granter = granting.Granting(
+        granter = block_controller.Granting(
             client, SPACE, "c1", self.known, leading=lambda: True, recorder=events.Recorder(client, "cnf")
         )
-        publisher = publishing.Publishing(
+        publisher = status.Publishing(
             client,
             namespace=SPACE,
             node=NODE,
@@ -111,9 +113,9 @@ class Node:
             self.plane.set_network(NodeNetwork(shown[0].network_address, shown, FLEET, 1360, returned))
         return 10
 
-    def _report(self) -> publishing.Report:
-        usage, wanted, returned, held = publishing.read_addresses(self.plane)
-        return publishing.Report("k", "", 1360, usage.used, usage.free, wanted, returned, held, None)
+    def _report(self) -> status.Report:
+        usage, wanted, returned, held = status.read_addresses(self.plane)
+        return status.Report("k", "", 1360, usage.used, usage.free, wanted, returned, held, None)
 
     def call(self, verb: str, container: str, net: QuickNet) -> frames.Response:
         env = {

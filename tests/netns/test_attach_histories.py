@@ -28,8 +28,8 @@ import pytest
 from quick_nets import QuickNet, QuickNets
 
 from cnf.attach import frames, identity, journal, spool
-from cnf.attach.network import NodeNetwork
-from cnf.attach.plane import Plane
+from cnf.attach.node_network.network import NodeNetwork
+from cnf.attach.service import Plane
 from cnf.netlink import connection, links
 from cnf.netlink.namespace import Namespace
 

@@ -18,7 +18,7 @@ import pytest
 from netlab import Net, Nets
 
 from cnf.attach import frames
-from cnf.attach.plane import Plane
+from cnf.attach.service import Plane
 from cnf.netlink.namespace import Namespace
 
 pytestmark = pytest.mark.netns

@@ -21,8 +21,8 @@ import pytest
 from netlab import Net, Nets
 
 from cnf.attach import frames, identity
-from cnf.attach.network import NodeNetwork
-from cnf.attach.plane import Plane
+from cnf.attach.node_network.network import NodeNetwork
+from cnf.attach.service import Plane
 from cnf.netlink import errors, links
 from cnf.netlink.namespace import Namespace
 

@@ -19,9 +19,9 @@ import pytest
 from netlab import Net, Nets
 
 from cnf.attach import frames
-from cnf.attach.network import NodeNetwork
-from cnf.attach.plane import Plane
+from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.server import Server
+from cnf.attach.service import Plane
 from cnf.attach.spool import Spool
 from cnf.netlink.namespace import Namespace
 

@@ -21,7 +21,8 @@ import pytest
 from netlab import Net, Nets
 from shim_node import NETWORK, environ
 
-from cnf.attach import frames, network
+from cnf.attach import frames
+from cnf.attach.node_network import network
 
 pytestmark = pytest.mark.netns
 
@@ -118,7 +119,7 @@ HOLD = """
 import pathlib, sys, time
 class Hold:
     def find_spec(self, name, path=None, target=None):
-        while name == "cnf.daemon" and not pathlib.Path({go!r}).exists():
+        while name == "cnf.agent.agent" and not pathlib.Path({go!r}).exists():
             pathlib.Path({held!r}).touch()
             time.sleep(0.01)
 sys.meta_path.insert(0, Hold())

@@ -20,7 +20,8 @@ import dnslib
 import pytest
 from dns_objects import make_endpoint, make_service, make_slice
 
-from crossdns import counters, table, wire, workers, zone
+from crossdns.server import counters, wire, workers
+from crossdns.zone import table, zone
 
 pytestmark = pytest.mark.netns
 

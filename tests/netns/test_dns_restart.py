@@ -13,7 +13,7 @@ from dns_objects import contents, make_service, rcode
 from fake_api import FakeApi
 from test_dns_follows import put_service
 
-from crossdns import drain
+from crossdns.server import drain
 
 pytestmark = pytest.mark.netns
 

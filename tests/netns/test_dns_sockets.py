@@ -11,7 +11,9 @@ import dns_processes
 import dnslib
 import pytest
 
-from crossdns import counters, errors, table, workers, zone
+from crossdns import errors
+from crossdns.server import counters, workers
+from crossdns.zone import table, zone
 from fleetboard.model import fleet
 
 pytestmark = pytest.mark.netns

@@ -17,10 +17,13 @@ from typing import TypeVar
 
 import pytest
 
-from cnf.tunnel import epochs, errors, key, mesh, plan, probe, uapi, userspace
-from cnf.tunnel.mesh import HubIdentity, HubPeer, Leadership, Member, MeshNode, NodeIdentity, Session
-from cnf.tunnel.tunnel import PeerStatus, Tunnel
-from cnf.tunnel.wanted import Endpoint, Wanted
+from cnf.tunnel import errors, userspace
+from cnf.tunnel.plan import epochs, mesh, plan
+from cnf.tunnel.plan.mesh import HubIdentity, HubPeer, Leadership, Member, MeshNode, NodeIdentity, Session
+from cnf.tunnel.plan.wanted import Endpoint, Wanted
+from cnf.tunnel.session import probe
+from cnf.tunnel.wireguard import key, uapi
+from cnf.tunnel.wireguard.tunnel import PeerStatus, Tunnel
 from fleetboard.model.addresses import Address
 
 pytestmark = pytest.mark.netns

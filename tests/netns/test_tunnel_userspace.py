@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cnf.tunnel import errors, uapi, userspace
+from cnf.tunnel import errors, userspace
+from cnf.tunnel.wireguard import uapi
 
 pytestmark = pytest.mark.netns
 

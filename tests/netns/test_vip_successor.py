@@ -19,7 +19,9 @@ import vip_topology as topology
 from vip_topology import CLIENT, FOREIGN, NODE, SERVERS, VIP, Node, backend, frontend, vips
 
 from cnf.netlink import wire
-from cnf.vip import elements, errors, flows, keeping, kept, nftables, plane, tracking, transaction
+from cnf.vip import elements, errors, nftables, tracking, transaction, writer
+from cnf.vip.handover import files, flows
+from cnf.vip.handover import state as handover_state
 from cnf.vip.tracking import End, Flow
 
 pytestmark = pytest.mark.netns
@@ -42,10 +44,10 @@ def keeper(
     owner: str = OWNER,
     run_dir: pathlib.Path | None = None,
     boot: str | None = None,
-) -> keeping.Keeping:
+) -> handover_state.Keeping:
     with topology.inside("cnf"):
-        vips = node.plane if node is not None else plane.VipPlane()
-        return keeping.Keeping(vips, owner=owner, state_dir=folder, run_dir=run_dir or folder, boot=boot)
+        vips = node.plane if node is not None else writer.VipPlane()
+        return handover_state.Keeping(vips, owner=owner, state_dir=folder, run_dir=run_dir or folder, boot=boot)
 
 
 def keep(folder: pathlib.Path, node: Node) -> None:
@@ -54,7 +56,7 @@ def keep(folder: pathlib.Path, node: Node) -> None:
         made.keep()
 
 
-def take_over(folder: pathlib.Path, *, owner: str = OWNER, boot: str | None = None) -> keeping.TakenOver:
+def take_over(folder: pathlib.Path, *, owner: str = OWNER, boot: str | None = None) -> handover_state.TakenOver:
     made = keeper(folder, owner=owner, boot=boot)
     with topology.inside("cnf"):
         return made.take_over()
@@ -105,7 +107,7 @@ def test_forty_connections_outlive_the_namespace_whoever_sends_first(
         topology.replace_cnf()
         taken_over = take_over(tmp_path)
         topology.wire()
-        assert taken_over == keeping.TakenOver(firewall=True, connections=MANY)
+        assert taken_over == handover_state.TakenOver(firewall=True, connections=MANY)
         living = [alive(pair, server_first=number % 2 == 0) for number, pair in enumerate(pairs)]
     assert living.count(True) == MANY
 
@@ -117,7 +119,7 @@ def test_without_what_was_kept_a_server_that_sends_first_is_reset(echo: topology
         keep(tmp_path, node)
         (tmp_path / "connections").unlink()
         topology.replace_cnf()
-        assert take_over(tmp_path) == keeping.TakenOver(firewall=True)
+        assert take_over(tmp_path) == handover_state.TakenOver(firewall=True)
         topology.wire()
         for client, _ in pairs:
             client.settimeout(1)  # it is the server that is reset; the client hears nothing
@@ -188,7 +190,7 @@ def test_udp_flows_that_nothing_answers_any_more_end_once_the_services_are_known
         if guarded:
             (tmp_path / "firewall").unlink()
         topology.replace_cnf()
-        assert take_over(tmp_path) == keeping.TakenOver(firewall=not guarded, connections=1)
+        assert take_over(tmp_path) == handover_state.TakenOver(firewall=not guarded, connections=1)
         topology.wire()
         successor = Node()
         assert topology.exchange(sock, VIP, 53).server == SERVERS[1]
@@ -206,9 +208,9 @@ def test_a_restarted_process_changes_nothing_in_its_own_namespace(echo: topology
     node = Node()
     node.sync(vips((frontend(), backend(SERVERS))))
     keep(tmp_path, node)
-    assert take_over(tmp_path) == keeping.TakenOver(firewall=True, standing=True)
+    assert take_over(tmp_path) == handover_state.TakenOver(firewall=True, standing=True)
     (tmp_path / "firewall").unlink()
-    assert take_over(tmp_path) == keeping.TakenOver(firewall=True, standing=True)
+    assert take_over(tmp_path) == handover_state.TakenOver(firewall=True, standing=True)
 
 
 def test_a_process_killed_before_it_filled_the_table_is_made_good_from_what_is_kept(
@@ -224,7 +226,7 @@ def test_a_process_killed_before_it_filled_the_table_is_made_good_from_what_is_k
     with pytest.raises(TimeoutError):
         topology.ask(CLIENT, VIP, timeout_s=0.5)
 
-    assert take_over(tmp_path) == keeping.TakenOver(firewall=True, standing=True)
+    assert take_over(tmp_path) == handover_state.TakenOver(firewall=True, standing=True)
 
     assert topology.ask(CLIENT, VIP).server in SERVERS
 
@@ -234,9 +236,9 @@ def test_a_former_firewall_that_is_put_back_in_part_leaves_no_table(
 ) -> None:
     rules, filling = nftables.render_base(topology.firewall()), transaction.encode([elements.deletion("none")])
     content = zlib.compress(rules.encode() + b"\0" + filling.content)
-    kept.write(tmp_path / "firewall", content, origin=kept.Origin(OWNER, "x", 1), taken_s=0)
+    files.write(tmp_path / "firewall", content, origin=files.Origin(OWNER, "x", 1), taken_s=0)
     echo.listen("servers", SERVERS[0], 8080)
-    assert take_over(tmp_path) == keeping.TakenOver()
+    assert take_over(tmp_path) == handover_state.TakenOver()
     with topology.inside("cnf"):
         assert transaction.table_awake() is None
 
@@ -258,11 +260,11 @@ def test_what_a_cnf_kept_that_had_nft_write_the_elements_is_taken_over(
             + f"delete table inet {nftables.CLOSED_TABLE}\n"
             + f"add element inet fleetboard spread4_1 {{ {element} }}\n"
         )
-        kept.write(tmp_path / "firewall", zlib.compress(whole.encode()), origin=kept.Origin(OWNER, "x", 1), taken_s=0)
+        files.write(tmp_path / "firewall", zlib.compress(whole.encode()), origin=files.Origin(OWNER, "x", 1), taken_s=0)
         for name in ("firewall", "connections"):
             assert (tmp_path / name).read_bytes().startswith(b'{"format":2,')  # as those cnf wrote
         topology.replace_cnf()
-        assert take_over(tmp_path) == keeping.TakenOver(firewall=True, connections=1)
+        assert take_over(tmp_path) == handover_state.TakenOver(firewall=True, connections=1)
         topology.wire()
         assert alive(pairs[0], server_first=True)
     echo.listen("servers", SERVERS[0], 8080)
@@ -287,7 +289,7 @@ def test_where_nft_dies_of_the_former_firewall_nothing_is_forwarded(
     keep(tmp_path, node)
     topology.replace_cnf()
     break_nft(tmp_path / "bin", monkeypatch, at="chain choose4")
-    assert take_over(tmp_path) == keeping.TakenOver()
+    assert take_over(tmp_path) == handover_state.TakenOver()
     topology.wire()
     with pytest.raises(TimeoutError):
         topology.ask(CLIENT, SERVERS[0], 8080, timeout_s=0.5)
@@ -310,7 +312,7 @@ def test_a_firewall_without_its_connections_is_taken_over(
         keep(tmp_path, node)
     topology.replace_cnf()
     monkeypatch.setattr(tracking, "_NETLINK_NETFILTER", 31)  # what a kernel without conntrack says
-    assert take_over(tmp_path) == keeping.TakenOver(firewall=True)
+    assert take_over(tmp_path) == handover_state.TakenOver(firewall=True)
 
 
 @pytest.mark.parametrize("harm", ["gone", "torn", "foreign", "not ours"])
@@ -330,7 +332,7 @@ def test_without_a_firewall_to_take_over_nothing_is_forwarded_until_there_is_one
             rules.write_bytes(rules.read_bytes()[:-9])
             connections.write_bytes(connections.read_bytes()[:-1])
         case "foreign":
-            kept.write(rules, b"no zlib", origin=kept.Origin(OWNER, "x", 1), taken_s=0)
+            files.write(rules, b"no zlib", origin=files.Origin(OWNER, "x", 1), taken_s=0)
             connections.write_bytes(b"\0" * 4096)
         case "not ours":
             rules.write_bytes(b"{}\n")
@@ -355,7 +357,7 @@ def test_connections_of_a_former_boot_stay_away_and_its_firewall_does_not(
     with connections(1):
         keep(tmp_path, node)
     topology.replace_cnf()
-    assert take_over(tmp_path, boot="another") == keeping.TakenOver(firewall=True)
+    assert take_over(tmp_path, boot="another") == handover_state.TakenOver(firewall=True)
 
 
 def test_what_another_node_left_stays_away(echo: topology.Echo, tmp_path: pathlib.Path) -> None:
@@ -365,7 +367,7 @@ def test_what_another_node_left_stays_away(echo: topology.Echo, tmp_path: pathli
     with connections(1):
         keep(tmp_path, node)
     topology.replace_cnf()
-    assert take_over(tmp_path, owner="fleet/c2/n1") == keeping.TakenOver()
+    assert take_over(tmp_path, owner="fleet/c2/n1") == handover_state.TakenOver()
     topology.wire()
     with pytest.raises(TimeoutError):
         topology.ask(CLIENT, SERVERS[0], 8081, timeout_s=0.5)

@@ -15,7 +15,7 @@ import pytest
 import vip_topology as topology
 from vip_topology import CLIENT, FOREIGN, SERVERS, VIP, Node, backend, exported, frontend, vips
 
-from cnf.vip import errors, firewall, nftables, plane, transaction
+from cnf.vip import errors, firewall, nftables, transaction, writer
 from cnf.vip.table import Shares
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(900)]
@@ -51,7 +51,7 @@ def stand_as_another_version() -> None:
         assert whole is not None
         rules = re.sub(r"chain layout_\w+ \{ \}", "chain layout_00000000 { }\n  chain more { }", whole.rules)
         assert rules != whole.rules
-        plane.put(dataclasses.replace(whole, rules=rules))
+        writer.put(dataclasses.replace(whole, rules=rules))
 
 
 @dataclasses.dataclass
@@ -166,12 +166,12 @@ def test_a_process_that_ended_in_the_middle_of_it_leaves_what_serves_and_the_nex
         transaction.apply(batch)
 
     with traffic() as seen, topology.inside("cnf"):
-        ending = plane.VipPlane(write=write)
+        ending = writer.VipPlane(write=write)
         ending.set_base(topology.firewall())
         with pytest.raises(EndedError):
             ending.sync(MANY)
         time.sleep(0.2)
-        successor = plane.VipPlane()
+        successor = writer.VipPlane()
         successor.set_base(topology.firewall())
         successor.sync(MANY)
 
@@ -196,7 +196,7 @@ def test_an_nft_that_is_killed_in_the_middle_of_it_costs_no_packet_and_the_next_
         nftables.apply(text)
 
     with traffic() as seen, topology.inside("cnf"):
-        made = plane.VipPlane(apply=apply)
+        made = writer.VipPlane(apply=apply)
         made.set_base(topology.firewall())
         with pytest.raises(errors.NftUnavailableError):
             made.sync(MANY)

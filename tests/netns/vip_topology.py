@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from cnf.vip import counters, plane
+from cnf.vip import counters, writer
 from cnf.vip.firewall import Firewall, NodeFirewall
 from cnf.vip.table import Backend, ExportedPort, Frontend, Protocol, Target, VipTable
 
@@ -338,7 +338,7 @@ class Node:
     """A plane in cnf's namespace, from the start of its process."""
 
     def __init__(self, wall: Firewall | None = None) -> None:
-        self.plane = plane.VipPlane()
+        self.plane = writer.VipPlane()
         with inside("cnf"):
             self.plane.set_base(wall or firewall())
 

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import msgspec
 
-from cnf import caches, granting
+from cnf.agent import caches
+from cnf.controllers.blocks.controller import Granting
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import encoding, events
 from fleetboard.kube import errors as kube_errors
@@ -145,9 +146,9 @@ class Told:
         self.events.append((regarding["name"], reason, message))
 
 
-def make_leader(store: Store) -> tuple[granting.Granting, View]:
+def make_leader(store: Store) -> tuple[Granting, View]:
     view = View(store)
-    made = granting.Granting(
+    made = Granting(
         cast("kube_client.Client", store),
         "fleetboard-system",
         "c1",

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import dnslib
 
-from crossdns import encode, feed, odd, table, wire, zone
+from crossdns.server import feed, odd, wire
+from crossdns.zone import encode, table, zone
 from fleetboard.model import core, fleet, meta, names
 
 SERVER = "crossdns.fleetboard-system.svc.cluster.local"

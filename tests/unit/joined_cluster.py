@@ -19,10 +19,11 @@ from mcs_objects import MCS_GROUP_VERSION, import_schema
 
 from fleetboard.kube.client import Client
 from fleetboard.model import core, fleet, mcs, membership, meta, names, namespaces
-from syncer import crew, join_settings
-from syncer.join import Credential
-from syncer.member import Member
-from syncer.settings import Settings
+from fleetboard.runtime import crew
+from syncer.member.join import settings as join_settings
+from syncer.member.join.credential import Credential
+from syncer.member.member import Member
+from syncer.member.settings import Settings
 
 Object = dict[str, Any]
 EXPORTS, IMPORTS, SLICES, SERVICES = "serviceexports", "serviceimports", "endpointslices", "services"

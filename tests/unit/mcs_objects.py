@@ -11,7 +11,8 @@ import yaml
 
 from fleetboard.model import core, fleet, mcs, meta, names
 from fleetboard.model.addresses import Address
-from syncer import export, importing
+from syncer.member.exports import plan
+from syncer.member.imports import plan as import_plan
 
 CRDS = pathlib.Path(__file__).parents[2] / "manifests/crds"
 MCS_GROUP_VERSION = "multicluster.x-k8s.io/v1alpha1"
@@ -63,12 +64,12 @@ def make_slice(
     )
 
 
-def make_source(*slices: core.EndpointSlice, **fields: object) -> export.Source:
+def make_source(*slices: core.EndpointSlice, **fields: object) -> plan.Source:
     given: dict[str, object] = {"export": make_export(), "service": make_service(), **fields}
-    return export.Source(namespace="shop", name="web", slices=slices, **given)  # type: ignore[arg-type]
+    return plan.Source(namespace="shop", name="web", slices=slices, **given)  # type: ignore[arg-type]
 
 
-def addresses(**pods: str) -> export.AddressesOf:
+def addresses(**pods: str) -> plan.AddressesOf:
     known = {uid: tuple(map(ipaddress.ip_address, text.split(","))) for uid, text in pods.items()}
 
     def addresses_of(uid: str) -> tuple[Address, ...]:
@@ -99,7 +100,7 @@ def make_merged(
 
 
 def make_import(
-    *, owner: str | None = importing.CREATED, spec: mcs.ServiceImportSpec | None = None, uid: str = "i1"
+    *, owner: str | None = import_plan.CREATED, spec: mcs.ServiceImportSpec | None = None, uid: str = "i1"
 ) -> mcs.ServiceImport:
     annotations = {} if owner is None else {names.ANNOTATION_IMPORT_OWNER: owner}
     return mcs.ServiceImport(
@@ -108,18 +109,18 @@ def make_import(
     )
 
 
-def situation(**fields: object) -> importing.Situation:
+def situation(**fields: object) -> import_plan.Situation:
     given: dict[str, object] = {
         "cluster": "c1",
         "merged": None,
-        "local": export.NOTHING,
+        "local": plan.NOTHING,
         "remote": [],
         "blocks": BLOCKS,
         "families": ("IPv4",),
         "current": None,
         **fields,
     }
-    return importing.Situation(**given)  # type: ignore[arg-type]
+    return import_plan.Situation(**given)  # type: ignore[arg-type]
 
 
 def import_schema(*lacking: str) -> dict[str, Any]:

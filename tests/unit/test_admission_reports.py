@@ -9,7 +9,7 @@ import pytest
 from hub_objects import make_peer, make_report
 
 from fleetboard.model import fleet, meta
-from syncer import admission
+from syncer.rules import admission
 
 HUB = admission.HubTerms((ipaddress.ip_network("10.112.0.0/12"),), 1360)
 

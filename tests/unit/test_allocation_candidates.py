@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from fleetboard.model import addresses
 from fleetboard.model.addresses import Network
-from syncer import allocation
-from syncer.allocation import Held
+from syncer.rules import allocation
+from syncer.rules.allocation import Held
 
 PLAN = addresses.parse_fleet_cidr("10.112.0.0/12")
 SMALL = addresses.parse_fleet_cidr("10.112.0.0/17")

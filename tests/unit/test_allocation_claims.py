@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleetboard.model import addresses
-from syncer import allocation
 from syncer.hub.claims import AddressesExhaustedError, Claims
+from syncer.rules import allocation
 
 PLAN = addresses.parse_fleet_cidr("10.112.0.0/17")
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnf.attach import demand, network
+from cnf.attach.node_network import demand, network
 from fleetboard.model.addresses import Network
 
 FIRST, SECOND, THIRD = (ipaddress.ip_network(f"10.113.4.{start}/26") for start in (0, 64, 128))

@@ -8,7 +8,9 @@ import pathlib
 
 import pytest
 
-from cnf.attach import demand, errors, holding, journal, ledger, network, records, supply
+from cnf.attach import errors, journal, ledger, records
+from cnf.attach.node_network import blocks as node_network_blocks
+from cnf.attach.node_network import demand, network, supply
 from fleetboard.model.addresses import Network
 
 FIRST, SECOND = ipaddress.ip_network("10.113.4.64/26"), ipaddress.ip_network("10.113.4.0/26")
@@ -22,7 +24,7 @@ def test_a_network_whose_node_address_a_pod_has_is_refused_until_the_pod_ends(tm
     book, known = ledger.Ledger(journal.Journal(tmp_path / "journal"), node="n"), supply.Supply()
     book.load()
     put: list[network.NodeNetwork] = []
-    held = holding.Holding(
+    held = node_network_blocks.Holding(
         path=tmp_path / "network.json",
         node="n",
         book=book,

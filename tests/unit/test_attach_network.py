@@ -9,7 +9,8 @@ import pathlib
 
 import pytest
 
-from cnf.attach import errors, network
+from cnf.attach import errors
+from cnf.attach.node_network import network
 
 FIRST, SECOND = (ipaddress.ip_network(f"10.113.4.{start}/26") for start in (0, 64))
 KNOWN = network.NodeNetwork(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cnf.attach import errors, protocol, records, results, wiring
-from cnf.attach.network import NodeNetwork
+from cnf.attach.node_network.network import NodeNetwork
 
 NETWORK = NodeNetwork(
     node_address=ipaddress.ip_address("10.112.4.0"),

@@ -22,8 +22,11 @@ from typing import Any, cast
 import pytest
 from block_store import CLUSTER, NAMES, Ended, Store, make_leader
 
-from cnf import blocks, granting, publishing
-from cnf.attach import demand, errors, holding, ipam, journal, ledger, network, plane, records, supply
+from cnf.attach import errors, ipam, journal, ledger, records, service
+from cnf.attach.node_network import blocks as node_network_blocks
+from cnf.attach.node_network import demand, network, supply
+from cnf.controllers import status
+from cnf.controllers.blocks import controller, plan
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import errors as kube_errors
 from fleetboard.model import addresses, fleet, meta, resource
@@ -95,7 +98,7 @@ class Node:
         )
         self.book.load()
         self.supply = supply.Supply()
-        self.held = holding.Holding(
+        self.held = node_network_blocks.Holding(
             path=self.folder / "network.json",
             node=self.name,
             book=self.book,
@@ -106,7 +109,7 @@ class Node:
         known = self.held.recall()
         if known is not None:
             self.supply.change(known)
-        self.publishing = publishing.Publishing(
+        self.publishing = status.Publishing(
             cast("kube_client.Client", self.outbox),
             namespace="fleetboard-system",
             node=self.name,
@@ -154,9 +157,9 @@ class Node:
     def held_blocks(self) -> tuple[Network, ...]:
         return demand.held_blocks(self.supply.network, self.book.held())
 
-    def report(self) -> publishing.Report:
-        usage, wanted, returned, held = publishing.read_addresses(cast("plane.Plane", self))
-        return publishing.Report("k", "", 1360, usage.used, usage.free, wanted, returned, held, None)
+    def report(self) -> status.Report:
+        usage, wanted, returned, held = status.read_addresses(cast("service.Plane", self))
+        return status.Report("k", "", 1360, usage.used, usage.free, wanted, returned, held, None)
 
 
 class HandOver:
@@ -189,7 +192,7 @@ class HandOver:
             )
             claim = fleet.Claim(
                 metadata=meta.ObjectMeta(name=addresses.claim_name(block)),
-                spec=fleet.ClaimSpec(cidr=str(block), purpose=blocks.PURPOSE, owner=name),
+                spec=fleet.ClaimSpec(cidr=str(block), purpose=plan.PURPOSE, owner=name),
             )
             self.store.create(resource.FLEET_NODES, node)
             self.store.create(resource.CLAIMS, claim)
@@ -348,7 +351,7 @@ class HandOver:
     def reconcile(self, number: int) -> None:
         before = {block for name in NAMES for block in self.shown(name).spec.blocks}
         try:
-            self.seen["conflict"] += self.leaders[number][0].reconcile("all") == granting.SOON_S
+            self.seen["conflict"] += self.leaders[number][0].reconcile("all") == controller.SOON_S
         except Ended:
             self.seen["end"] += 1
             self.leaders[number] = make_leader(self.store)
@@ -401,7 +404,7 @@ class HandOver:
         assert len({block for _, block in shown}) == len(shown)
         wanting = {name for name in NAMES if self.nodes[name].report().wanted > len(self.nodes[name].given)}
         cluster, now = [ipaddress.ip_network(CLUSTER)], datetime.datetime.fromtimestamp(self.clock(), datetime.UTC)
-        decision = blocks.plan_grants(self.store.all(resource.FLEET_NODES), claims, cluster, now=now)
+        decision = plan.plan_grants(self.store.all(resource.FLEET_NODES), claims, cluster, now=now)
         assert set(decision.refused) == wanting
         assert not decision.grants
 

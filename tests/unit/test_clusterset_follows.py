@@ -10,7 +10,7 @@ import pytest
 from polling import wait_until
 
 from fleetboard.model import names
-from syncer import clusterset
+from syncer.member import clusterset
 
 HUB = names.clusterset_namespace("default")
 

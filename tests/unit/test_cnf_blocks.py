@@ -6,7 +6,7 @@ import ipaddress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnf import blocks
+from cnf.controllers.blocks import plan
 from fleetboard.model import addresses, fleet, meta
 
 NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
@@ -30,12 +30,12 @@ def make_node(
 
 def make_claim(block: str, owner: str, released: str = "") -> fleet.Claim:
     name = addresses.claim_name(ipaddress.ip_network(block))
-    spec = fleet.ClaimSpec(cidr=block, purpose=blocks.PURPOSE, owner=owner, released=released)
+    spec = fleet.ClaimSpec(cidr=block, purpose=plan.PURPOSE, owner=owner, released=released)
     return fleet.Claim(metadata=meta.ObjectMeta(name=name), spec=spec)
 
 
 def test_every_node_gets_a_block_of_its_own() -> None:
-    decision = blocks.plan_grants([make_node("a"), make_node("b")], [], CLUSTER, now=NOW)
+    decision = plan.plan_grants([make_node("a"), make_node("b")], [], CLUSTER, now=NOW)
     assert [(grant.node, str(grant.block)) for grant in decision.grants] == [
         ("a", "10.113.4.0/26"),
         ("b", "10.113.4.64/26"),
@@ -44,27 +44,27 @@ def test_every_node_gets_a_block_of_its_own() -> None:
 
 def test_a_claim_that_the_node_does_not_show_yet_is_finished_first() -> None:
     claim = make_claim("10.113.4.128/26", "a")
-    decision = blocks.plan_grants([make_node("a")], [claim], CLUSTER, now=NOW)
-    assert decision.grants == (blocks.Grant("a", ipaddress.ip_network("10.113.4.128/26"), claim),)
+    decision = plan.plan_grants([make_node("a")], [claim], CLUSTER, now=NOW)
+    assert decision.grants == (plan.Grant("a", ipaddress.ip_network("10.113.4.128/26"), claim),)
 
 
 def test_a_block_that_a_node_shows_is_not_given_away_though_its_claim_was_deleted() -> None:
     nodes = [make_node("a", held=["10.113.4.0/26"]), make_node("b")]
-    [grant] = blocks.plan_grants(nodes, [], CLUSTER, now=NOW).grants
+    [grant] = plan.plan_grants(nodes, [], CLUSTER, now=NOW).grants
     assert (grant.node, str(grant.block)) == ("b", "10.113.4.64/26")
 
 
 def test_a_tombstone_is_taken_over_at_the_version_that_was_decided_on() -> None:
     tombstone = make_claim("10.113.4.0/26", "old", released="2026-11-01T00:00:00Z")
-    [grant] = blocks.plan_grants([make_node("new")], [tombstone], CLUSTER, now=NOW).grants
+    [grant] = plan.plan_grants([make_node("new")], [tombstone], CLUSTER, now=NOW).grants
     assert grant.claim is tombstone
 
 
 def test_a_released_block_rests_a_day_for_other_nodes_and_not_for_its_own() -> None:
     claims = [make_claim("10.113.4.0/26", "old", released="2026-11-22T12:00:00Z")]
-    other = blocks.plan_grants([make_node("new")], claims, CLUSTER, now=NOW)
-    same = blocks.plan_grants([make_node("old")], claims, CLUSTER, now=NOW)
-    rested = blocks.plan_grants([make_node("new")], claims, CLUSTER, now=NOW + datetime.timedelta(hours=13))
+    other = plan.plan_grants([make_node("new")], claims, CLUSTER, now=NOW)
+    same = plan.plan_grants([make_node("old")], claims, CLUSTER, now=NOW)
+    rested = plan.plan_grants([make_node("new")], claims, CLUSTER, now=NOW + datetime.timedelta(hours=13))
     assert str(other.grants[0].block) == "10.113.4.64/26"
     assert str(same.grants[0].block) == "10.113.4.0/26"
     assert str(rested.grants[0].block) == "10.113.4.0/26"
@@ -74,7 +74,7 @@ def test_an_exhausted_cluster_says_which_blocks_are_full() -> None:
     claims = [make_claim(f"10.113.4.{start}/26", "x") for start in (0, 64, 128)]
     claims.append(make_claim("10.113.4.192/26", "lives", released="2026-11-22T12:00:00Z"))
     small = (ipaddress.ip_network("10.113.4.0/24"),)
-    decision = blocks.plan_grants([make_node("a")], claims, small, now=NOW)
+    decision = plan.plan_grants([make_node("a")], claims, small, now=NOW)
     assert decision.grants == ()
     assert "10.113.4.0/24" in decision.refused["a"]
     assert "nodes have 3 of 4 node blocks, 1 rest for 24 h before another node may have them" in decision.refused["a"]
@@ -84,37 +84,37 @@ def test_a_node_made_anew_gets_the_blocks_it_holds_in_its_order_and_nothing_befo
     first, second = "10.113.4.64/26", "10.113.4.0/26"
     claims = [make_claim(first, "a"), make_claim(second, "a")]
     anew = fleet.FleetNode(metadata=meta.ObjectMeta(name="a"))
-    assert blocks.plan_grants([anew], claims, CLUSTER, now=NOW).grants == ()
-    assert blocks.plan_loose([anew], claims) == []
+    assert plan.plan_grants([anew], claims, CLUSTER, now=NOW).grants == ()
+    assert plan.plan_loose([anew], claims) == []
     told = make_node("a", missing=[first, second])
-    assert [str(grant.block) for grant in blocks.plan_grants([told], claims, CLUSTER, now=NOW).grants] == [
+    assert [str(grant.block) for grant in plan.plan_grants([told], claims, CLUSTER, now=NOW).grants] == [
         first,
         second,
     ]
-    assert blocks.plan_loose([make_node("a", held=[first], missing=[second])], claims) == []
+    assert plan.plan_loose([make_node("a", held=[first], missing=[second])], claims) == []
 
 
 def test_no_other_node_gets_a_block_that_one_says_it_holds() -> None:
     nodes = [make_node("a", held=["10.113.4.64/26"], missing=["10.113.4.0/26"]), make_node("b")]
     tombstone = make_claim("10.113.4.0/26", "old", released="2026-11-01T00:00:00Z")
-    grants = blocks.plan_grants(nodes, [tombstone], CLUSTER, now=NOW).grants
+    grants = plan.plan_grants(nodes, [tombstone], CLUSTER, now=NOW).grants
     assert [(grant.node, str(grant.block)) for grant in grants] == [("a", "10.113.4.0/26"), ("b", "10.113.4.128/26")]
 
 
 def test_a_node_that_holds_what_is_not_the_clusters_asks_for_no_more_than_it_wants() -> None:
     node = make_node("a", held=["10.113.4.0/26"], missing=["10.99.0.0/26"])
-    assert blocks.plan_grants([node], [], CLUSTER, now=NOW) == blocks.Decision((), {})
+    assert plan.plan_grants([node], [], CLUSTER, now=NOW) == plan.Decision((), {})
 
 
 def test_a_node_that_has_what_it_wants_gets_nothing() -> None:
     node = make_node("a", held=["10.113.4.0/26"])
-    assert blocks.plan_grants([node], [make_claim("10.113.4.0/26", "a")], CLUSTER, now=NOW).grants == ()
+    assert plan.plan_grants([node], [make_claim("10.113.4.0/26", "a")], CLUSTER, now=NOW).grants == ()
 
 
 def test_claims_of_gone_nodes_are_released_once() -> None:
     claims = [make_claim("10.113.4.0/26", "gone"), make_claim("10.113.4.64/26", "here")]
     released = [make_claim("10.113.4.128/26", "long-gone", released="2026-11-01T00:00:00Z")]
-    assert blocks.plan_releases([*claims, *released], {"here"}) == claims[:1]
+    assert plan.plan_releases([*claims, *released], {"here"}) == claims[:1]
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12))
@@ -124,7 +124,7 @@ def test_no_block_is_ever_granted_twice(wants: list[int]) -> None:
     claims: list[fleet.Claim] = []
     for _ in range(20):
         current = [make_node(name, held=held[name], wanted=wanted) for name, wanted in nodes.items()]
-        decision = blocks.plan_grants(current, claims, CLUSTER, now=NOW)
+        decision = plan.plan_grants(current, claims, CLUSTER, now=NOW)
         for grant in decision.grants:
             held[grant.node].append(str(grant.block))
             claims.append(make_claim(str(grant.block), grant.node))

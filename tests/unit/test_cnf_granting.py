@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from block_store import CLUSTER, Ended, Store, make_leader
 
-from cnf import blocks, granting
+from cnf.controllers.blocks import controller, plan
 from fleetboard.kube import errors
 from fleetboard.model import addresses, fleet, meta, resource
 
@@ -28,7 +28,7 @@ def make_store(**nodes: fleet.FleetNodeStatus) -> Store:
 
 def claim(store: Store, block: str, owner: str) -> None:
     name = addresses.claim_name(addresses.parse_cidr(block, field="block"))
-    spec = fleet.ClaimSpec(cidr=block, purpose=blocks.PURPOSE, owner=owner)
+    spec = fleet.ClaimSpec(cidr=block, purpose=plan.PURPOSE, owner=owner)
     store.create(resource.CLAIMS, fleet.Claim(metadata=meta.ObjectMeta(name=name), spec=spec))
 
 
@@ -112,7 +112,7 @@ def test_a_leader_that_read_a_node_before_another_wrote_it_undoes_nothing() -> N
         spec = fleet.FleetNodeSpec(blocks=[FIRST, THIRD])
         store.replace(resource.FLEET_NODES, msgspec.structs.replace(node, spec=spec))
 
-    assert lead(store, before_call={4: give_meanwhile}) == granting.SOON_S
+    assert lead(store, before_call={4: give_meanwhile}) == controller.SOON_S
     assert shown(store, "n0") == [FIRST, THIRD]
     lead(store)
     assert claims(store)[SECOND] == ("n0", True, False)
@@ -122,10 +122,10 @@ def test_a_node_or_claim_that_changes_meanwhile_does_not_hold_up_the_others() ->
     store = make_store(n0=status(2), n1=status(2))
     leader, view = make_leader(store)
     claim(store, THIRD, "n2")
-    assert leader.reconcile("all") == granting.SOON_S
+    assert leader.reconcile("all") == controller.SOON_S
     assert (shown(store, "n0"), shown(store, "n1")) == ([FIRST], [SECOND, "10.113.4.192/26"])
     view.catch_up(store)
-    assert leader.reconcile("all") == granting.AGAIN_S
+    assert leader.reconcile("all") == controller.AGAIN_S
     assert len(shown(store, "n0")) == 2
 
 

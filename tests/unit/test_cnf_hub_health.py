@@ -1,27 +1,27 @@
 """Which members cnf-hub may call unreachable."""
 
-from cnf import hub_health
-from cnf.hub_health import Observation
+from cnf.relay import health
+from cnf.relay.health import Observation
 
 
 def test_a_member_that_never_answered_is_not_judged() -> None:
-    verdicts, _ = hub_health.judge({"c1": Observation(alive=False, seen=0)}, now=100)
+    verdicts, _ = health.judge({"c1": Observation(alive=False, seen=0)}, now=100)
     assert verdicts == {}
 
 
 def test_a_member_that_was_alive_and_is_silent_for_a_second_is_unreachable() -> None:
-    verdicts, _ = hub_health.judge({"c1": Observation(alive=False, seen=99), "c2": Observation(True, 100)}, now=100)
+    verdicts, _ = health.judge({"c1": Observation(alive=False, seen=99), "c2": Observation(True, 100)}, now=100)
     assert verdicts == {"c1": False, "c2": True}
 
 
 def test_a_member_that_lost_some_probes_is_left_as_it_was() -> None:
-    verdicts, _ = hub_health.judge({"c1": Observation(alive=False, seen=99.5)}, now=100)
+    verdicts, _ = health.judge({"c1": Observation(alive=False, seen=99.5)}, now=100)
     assert verdicts == {}
 
 
 def test_many_lost_at_once_mean_that_the_hub_is_the_one_cut_off() -> None:
     lost = {f"c{index}": Observation(alive=False, seen=98) for index in range(3)}
-    verdicts, cut_off = hub_health.judge({**lost, "c9": Observation(True, 100)}, now=100)
+    verdicts, cut_off = health.judge({**lost, "c9": Observation(True, 100)}, now=100)
     assert cut_off
     assert verdicts == {"c9": True}
 
@@ -29,7 +29,7 @@ def test_many_lost_at_once_mean_that_the_hub_is_the_one_cut_off() -> None:
 def test_a_fifth_of_a_large_fleet_may_be_lost() -> None:
     lost = {f"c{index}": Observation(alive=False, seen=98) for index in range(10)}
     rest = {f"d{index}": Observation(True, 100) for index in range(40)}
-    verdicts, cut_off = hub_health.judge({**lost, **rest}, now=100)
+    verdicts, cut_off = health.judge({**lost, **rest}, now=100)
     assert not cut_off
     assert [cluster for cluster, reachable in verdicts.items() if not reachable] == list(lost)
 
@@ -37,13 +37,13 @@ def test_a_fifth_of_a_large_fleet_may_be_lost() -> None:
 def test_a_hub_that_stays_cut_off_withdraws_nobody_later_either() -> None:
     lost = {f"c{index}": Observation(alive=False, seen=98 + index / 10) for index in range(5)}
     for now in (108, 120, 4000):
-        verdicts, cut_off = hub_health.judge(lost, now=now)
+        verdicts, cut_off = health.judge(lost, now=now)
         assert cut_off
         assert verdicts == {}
 
 
 def test_members_lost_one_by_one_are_each_withdrawn() -> None:
     lost = {f"c{index}": Observation(alive=False, seen=100 + 20 * index) for index in range(5)}
-    verdicts, cut_off = hub_health.judge(lost, now=300)
+    verdicts, cut_off = health.judge(lost, now=300)
     assert not cut_off
     assert verdicts == dict.fromkeys(lost, False)

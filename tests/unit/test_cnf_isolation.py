@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cnf import sessions
-from cnf.tunnel import probe
+from cnf.tunnel.session import probe, sessions
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cnf import latecomers
+from cnf.controllers.latecomers import plan
 from fleetboard.model import core, fleet, meta, names
 
 
@@ -35,11 +35,11 @@ def make_attachment(name: str) -> fleet.Attachment:
     ],
 )
 def test_the_interface_is_named_as_multus_names_it(annotation: str, interface: str | None) -> None:
-    assert latecomers.parse_selection(annotation) == interface
+    assert plan.parse_selection(annotation) == interface
 
 
 def test_a_running_pod_without_its_interface_is_found() -> None:
-    found = latecomers.find([make_pod("late"), make_pod("fine")], [make_attachment("fine")])
+    found = plan.find([make_pod("late"), make_pod("fine")], [make_attachment("fine")])
     assert [(late.name, late.interface, late.address) for late in found] == [("late", "net1", "10.244.0.9")]
 
 
@@ -49,4 +49,4 @@ def test_pods_that_did_not_ask_or_are_not_there_yet_or_any_more_are_left_alone()
         make_pod("starting", address=""),
         make_pod("done", phase="Succeeded"),
     ]
-    assert latecomers.find(pods, []) == []
+    assert plan.find(pods, []) == []

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from cnf import settings
+from cnf.agent import settings
 
 CHARTS = pathlib.Path(__file__).parents[2] / "manifests/charts"
 POD = (CHARTS / "fleetboard-agent/templates/cnf.yaml").read_text()

@@ -8,8 +8,9 @@ from typing import cast
 
 import pytest
 
-from cnf import caches, spreading
-from cnf.vip import errors, nftables, plane, transaction
+from cnf.agent import caches
+from cnf.controllers.services import Spreading
+from cnf.vip import errors, nftables, transaction, writer
 from fleetboard.model import addresses, core, fleet, meta, names
 
 GOOD, BAD = bytes((10, 113, 4, 7)), bytes((10, 113, 4, 66))
@@ -92,25 +93,21 @@ def kernel() -> Kernel:
 
 
 @pytest.fixture
-def work(known: Known, kernel: Kernel) -> spreading.Spreading:
-    vips = plane.VipPlane(
+def work(known: Known, kernel: Kernel) -> Spreading:
+    vips = writer.VipPlane(
         apply=kernel.apply, write=kernel.write, evict=lambda _answering, _ranges: 0, serving=lambda: None
     )
     vips.sync({})
-    return spreading.Spreading(
-        node="n1", cluster="c1", known=cast("caches.Caches", known), plane=vips, isolated=lambda: False
-    )
+    return Spreading(node="n1", cluster="c1", known=cast("caches.Caches", known), plane=vips, isolated=lambda: False)
 
 
-def show(work: spreading.Spreading, known: Known, *targets: bytes) -> None:
+def show(work: Spreading, known: Known, *targets: bytes) -> None:
     before, known.slices = known.slices, {f"web{target[-1]}": slice_of(target) for target in targets}
     for key in before.keys() | known.slices.keys():
         work.note_slice(key)
 
 
-def test_endpoints_that_are_refused_are_over_with_their_deletion(
-    work: spreading.Spreading, known: Known, kernel: Kernel
-) -> None:
+def test_endpoints_that_are_refused_are_over_with_their_deletion(work: Spreading, known: Known, kernel: Kernel) -> None:
     work.reconcile("all")
     show(work, known, GOOD, BAD)
     for _ in range(2):
@@ -123,7 +120,7 @@ def test_endpoints_that_are_refused_are_over_with_their_deletion(
     assert GOOD in kernel.elements[-1]
 
 
-def test_refused_endpoints_hold_up_no_firewall(work: spreading.Spreading, known: Known, kernel: Kernel) -> None:
+def test_refused_endpoints_hold_up_no_firewall(work: Spreading, known: Known, kernel: Kernel) -> None:
     work.reconcile("all")
     show(work, known, BAD)
     known.blocks["c1"].append("10.113.8.0/22")
@@ -137,7 +134,7 @@ def test_refused_endpoints_hold_up_no_firewall(work: spreading.Spreading, known:
 
 
 def test_fewer_endpoints_are_taken_up_though_the_former_ones_are_refused_first(
-    work: spreading.Spreading, known: Known, kernel: Kernel
+    work: Spreading, known: Known, kernel: Kernel
 ) -> None:
     """The kernel may have no memory for as many as there were."""
     show(work, known, GOOD)
@@ -155,9 +152,7 @@ def test_fewer_endpoints_are_taken_up_though_the_former_ones_are_refused_first(
     assert GOOD not in kernel.elements[-1]
 
 
-def test_a_malformed_block_of_ours_is_told_until_it_is_mended(
-    work: spreading.Spreading, known: Known, kernel: Kernel
-) -> None:
+def test_a_malformed_block_of_ours_is_told_until_it_is_mended(work: Spreading, known: Known, kernel: Kernel) -> None:
     work.reconcile("all")
     known.blocks["c1"] = ["10.113.4.1/22"]
     work.note_mesh()
@@ -172,7 +167,7 @@ def test_a_malformed_block_of_ours_is_told_until_it_is_mended(
 
 
 def test_a_malformed_block_of_another_cluster_holds_nothing_up(
-    work: spreading.Spreading, known: Known, kernel: Kernel, caplog: pytest.LogCaptureFixture
+    work: Spreading, known: Known, kernel: Kernel, caplog: pytest.LogCaptureFixture
 ) -> None:
     known.blocks["c2"] = ["ten"]
     show(work, known, GOOD)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cnf import startup
+from cnf.controllers import startup_taint
 from fleetboard.kube import errors
 from fleetboard.model import core, meta, taints
 
@@ -58,21 +58,21 @@ def conf(folder: pathlib.Path, name: str, content: object) -> None:
 
 
 def test_multus_is_called_when_the_first_usable_configuration_is_its_own(tmp_path: pathlib.Path) -> None:
-    assert not startup.calls_multus(tmp_path / "none")
-    assert not startup.calls_multus(tmp_path)
+    assert not startup_taint.calls_multus(tmp_path / "none")
+    assert not startup_taint.calls_multus(tmp_path)
     conf(tmp_path, "10-flannel.conflist", {"name": "cbr0", "plugins": [{"type": "flannel"}, {"type": "portmap"}]})
-    assert not startup.calls_multus(tmp_path)
+    assert not startup_taint.calls_multus(tmp_path)
     conf(tmp_path, "00-multus.conf", {"name": "m", "type": "multus-shim"})
-    assert startup.calls_multus(tmp_path)
+    assert startup_taint.calls_multus(tmp_path)
     conf(tmp_path, "00-multus.conf", {"name": "m", "type": "multus"})
-    assert startup.calls_multus(tmp_path)
+    assert startup_taint.calls_multus(tmp_path)
     conf(tmp_path, "00-a.conf", '{"type": ')
     conf(tmp_path, "00-b.conflist", {"plugins": []})
     conf(tmp_path, "00-c.txt", {"type": "other"})
     conf(tmp_path, "00-d.conf", [1])
-    assert startup.calls_multus(tmp_path), "what the runtime passes over doesn't count"
+    assert startup_taint.calls_multus(tmp_path), "what the runtime passes over doesn't count"
     conf(tmp_path, "00-e.json", {"type": "other"})
-    assert not startup.calls_multus(tmp_path)
+    assert not startup_taint.calls_multus(tmp_path)
 
 
 class OneNode:
@@ -107,7 +107,7 @@ class World:
         self.folder.mkdir()
         self.reason: str | None = "no block"
         self.now = 0.0
-        self.taint = startup.StartupTaint(
+        self.taint = startup_taint.StartupTaint(
             self.api,  # type: ignore[arg-type]
             node="n",
             conf_dir=self.folder,
@@ -125,7 +125,7 @@ class World:
             (self.folder / "00-multus.conf").unlink()
 
     def tainted_after_a_look(self) -> bool:
-        assert self.taint.reconcile("n") == startup.PERIOD_S
+        assert self.taint.reconcile("n") == startup_taint.PERIOD_S
         return self.api.tainted
 
 
@@ -174,7 +174,7 @@ def test_a_settled_node_is_read_once_a_minute_and_mended(tmp_path: pathlib.Path)
         world.taint.reconcile("n")
     assert world.api.reads == 1
     world.api.node = make_node(OURS)
-    world.now += startup.AGAIN_S
+    world.now += startup_taint.AGAIN_S
     assert not world.tainted_after_a_look()
 
 

@@ -7,10 +7,13 @@ from typing import cast
 
 import pytest
 
-from cnf import caches, sessions, steering
-from cnf.attach import errors, network
-from cnf.tunnel import key, tunnel
-from cnf.tunnel.wanted import Wanted
+from cnf.agent import caches
+from cnf.attach import errors
+from cnf.attach.node_network import network
+from cnf.controllers import tunnel as controller_tunnel
+from cnf.tunnel.plan.wanted import Wanted
+from cnf.tunnel.session import sessions
+from cnf.tunnel.wireguard import key, tunnel
 from fleetboard.kube import lease
 from fleetboard.model import fleet, meta, names
 
@@ -61,8 +64,8 @@ class World:
             raise self.fault
         self.taken_up.append(found)
 
-    def steer(self, *, standing: bool) -> steering.Steering:
-        return steering.Steering(
+    def steer(self, *, standing: bool) -> controller_tunnel.Steering:
+        return controller_tunnel.Steering(
             node="n1",
             cluster="c1",
             known=cast("caches.Caches", self),
@@ -82,7 +85,7 @@ def carries(world: World) -> bool:
 def test_a_standing_tunnel_is_left_alone_until_the_lease_was_read() -> None:
     world = World()
     steered = world.steer(standing=True)
-    assert steered.reconcile("all") == pytest.approx(steering.UNKNOWN_POLL_S)
+    assert steered.reconcile("all") == pytest.approx(controller_tunnel.UNKNOWN_POLL_S)
     assert world.wanted is None
     world.holder = "n1"
     steered.reconcile("all")
@@ -93,7 +96,7 @@ def test_the_time_without_an_api_does_not_count() -> None:
     world = World()
     steered = world.steer(standing=True)
     world.now += 60
-    assert steered.reconcile("all") == pytest.approx(steering.UNKNOWN_POLL_S)
+    assert steered.reconcile("all") == pytest.approx(controller_tunnel.UNKNOWN_POLL_S)
     assert world.wanted is None
 
 
@@ -101,7 +104,7 @@ def test_where_nobody_leads_the_nodes_are_joined_all_the_same() -> None:
     world = World()
     steered = world.steer(standing=True)
     steered.reconcile("all")
-    world.now += steering.UNKNOWN_S
+    world.now += controller_tunnel.UNKNOWN_S
     steered.reconcile("all")
     assert world.wanted is not None
     assert not carries(world)

@@ -11,8 +11,8 @@ import pytest
 from fake_api import FakeApi
 
 from fleetboard.model import names
-from syncer.dns import corefile, forwarding
-from syncer.dns.forwarding import State
+from syncer.member.dns import corefile, forwarding
+from syncer.member.dns.forwarding import State
 
 SYSTEM = "kube-system"
 COREFILE = ".:53 {\n    errors\n    kubernetes cluster.local\n    reload\n}\n"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies
 
 from fleetboard.model import names
-from syncer.dns import corefile
+from syncer.member.dns import corefile
 
 ADDRESS = "10.96.0.11"
 KUBEADM = """.:53 {

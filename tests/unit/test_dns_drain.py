@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crossdns import drain
+from crossdns.server import drain
 
 
 class World:

@@ -13,7 +13,9 @@ import pytest
 from dns_objects import Resolver, contents, make_endpoint, make_node, make_peer, make_service, make_slice, rcode
 from fake_api import FakeApi
 
-from crossdns import feed, saved, watch, zone
+from crossdns.server import feed
+from crossdns.watch import saved, watch
+from crossdns.zone import zone
 from fleetboard.model import core, fleet, meta, names, namespaces
 
 WEB = "web.shop.svc.hyperos.local"

@@ -9,7 +9,7 @@ import pytest
 from dns_objects import Resolver, contents, make_endpoint, make_service, make_slice, rcode
 from dns_packets import WEB, largest_asked, mutate, query, with_circles, with_opt, with_questions
 
-from crossdns import wire
+from crossdns.server import wire
 
 
 @pytest.fixture

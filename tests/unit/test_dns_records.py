@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 from dns_objects import KEY, Resolver, contents, make_endpoint, make_service, make_slice, rcode
 
-from crossdns import zone
+from crossdns.zone import zone
 from fleetboard.model import core, meta, names
 
 BOTH_ZONES = pytest.mark.parametrize("apex", names.ZONES)

@@ -9,7 +9,10 @@ import pytest
 from dns_objects import KEY, SERVER, Resolver, contents, make_endpoint, make_service, make_slice, rcode
 from hypothesis import strategies
 
-from crossdns import errors, feed, saved, table, zone
+from crossdns import errors
+from crossdns.server import feed
+from crossdns.watch import saved
+from crossdns.zone import table, zone
 
 LAST = 5
 KEYS = [zone.ServiceKey(namespace, name) for namespace in ("a", "b") for name in ("x", "y")]

@@ -8,19 +8,20 @@ from hypothesis import strategies as st
 from mcs_objects import addresses, make_endpoint, make_export, make_merged, make_slice, make_source
 
 from fleetboard.model import fleet, mcs, meta
-from syncer import conditions, export
+from syncer.member.exports import conditions
+from syncer.member.exports import plan as export_plan
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
 WRITTEN = conditions.Delivery(written=True)
 
 
-def planned(**fields: object) -> export.ExportPlan:
+def planned(**fields: object) -> export_plan.ExportPlan:
     source = make_source(make_slice(make_endpoint("u1"), make_endpoint("bare")), **fields)
-    return export.plan(source, cluster="c1", addresses_of=addresses(u1="10.113.0.5"))
+    return export_plan.plan(source, cluster="c1", addresses_of=addresses(u1="10.113.0.5"))
 
 
 def told(
-    plan: export.ExportPlan,
+    plan: export_plan.ExportPlan,
     *,
     delivery: conditions.Delivery = WRITTEN,
     merged: fleet.FleetService | None = None,

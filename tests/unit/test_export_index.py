@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.index import Index
+from fleetboard.kube.index import Index
 
 Words = dict[str, frozenset[str]]
 

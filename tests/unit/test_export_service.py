@@ -9,11 +9,11 @@ import pytest
 from mcs_objects import addresses, make_export, make_service, make_source
 
 from fleetboard.model import core, fleet
-from syncer import export
+from syncer.member.exports import plan
 
 
 def exported(**fields: object) -> fleet.ExportedServiceSpec:
-    found = export.plan(make_source(**fields), cluster="c1", addresses_of=addresses()).exported
+    found = plan.plan(make_source(**fields), cluster="c1", addresses_of=addresses()).exported
     assert found is not None
     return found.spec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from fleetboard.model import fleet, meta
-from syncer import sources
+from syncer.member.exports import sources
 
 
 def make_attachment(uid: str, *addresses: str) -> fleet.Attachment:

@@ -15,7 +15,8 @@ from polling import wait_until
 from fleetboard.kube import errors
 from fleetboard.kube.reflector import Reflector
 from fleetboard.model import names
-from syncer import clusterset, exports, sources
+from syncer.member import clusterset
+from syncer.member.exports import controller, sources
 
 HUB, MEMBER = names.clusterset_namespace("default"), names.member_namespace("default", "c1")
 KEY = "shop/web"
@@ -27,7 +28,7 @@ class World:
 
     child: fake_api.FakeApi
     hub: fake_api.FakeApi
-    exports: exports.Exports
+    exports: controller.Exports
     delivered: list[str]
     now: list[float]
 
@@ -65,7 +66,7 @@ def world() -> Iterator[World]:
         )
         delivered: list[str] = []
         now = [1000.0]
-        made = exports.Exports(
+        made = controller.Exports(
             child.client(),
             hub.client(),
             sources=source,
@@ -98,7 +99,7 @@ def test_the_hub_is_written_before_anything_is_told(world: World) -> None:
 
 def test_an_export_that_is_merged_soon_is_told_once(world: World) -> None:
     world.exports.reconcile(KEY)
-    assert world.exports.tell(KEY) == pytest.approx(exports.MERGE_S)
+    assert world.exports.tell(KEY) == pytest.approx(controller.MERGE_S)
     assert world.told() == {}
     world.merge()
     wait_until(lambda: world.exports.tell(KEY) is None)
@@ -109,7 +110,7 @@ def test_an_export_that_is_merged_soon_is_told_once(world: World) -> None:
 
 def test_an_export_that_the_hub_does_not_merge_says_so(world: World) -> None:
     world.exports.reconcile(KEY)
-    world.now[0] += exports.MERGE_S
+    world.now[0] += controller.MERGE_S
     world.exports.reconcile(KEY)  # the same again: it waits no longer for it
     assert world.exports.tell(KEY) is None
     assert world.told() == {"Valid": "True Valid", "Ready": "False Pending"}
@@ -130,7 +131,7 @@ def test_a_service_that_comes_back_waits_anew_for_the_merge(world: World) -> Non
     wait_until(
         lambda: world.exports.reconcile(KEY) is None and ("exportedservices", MEMBER, "shop.web") in world.hub.objects
     )
-    assert world.exports.tell(KEY) == pytest.approx(exports.MERGE_S)
+    assert world.exports.tell(KEY) == pytest.approx(controller.MERGE_S)
 
 
 def test_what_the_hub_holds_is_not_written_again(world: World) -> None:

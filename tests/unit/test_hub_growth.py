@@ -11,12 +11,12 @@ import pytest
 from fake_api import FakeApi
 from hub_objects import make_report
 
-from cnf import blocks
+from cnf.controllers.blocks import plan
 from fleetboard.kube import events
 from fleetboard.model import addresses, fleet, meta, names
-from syncer import report
 from syncer.hub.members import Members
 from syncer.hub.view import Notices, Terms, View
+from syncer.member.report import plan as report_plan
 
 NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
 TERMS = Terms("default", (addresses.parse_fleet_cidr("10.112.0.0/12"),), 1360)
@@ -86,18 +86,18 @@ def make_nodes(count: int) -> list[fleet.FleetNode]:
 
 
 def test_a_second_block_is_there_before_the_last_node_block_is_gone(hub: Hub) -> None:
-    first = hub.take_in("c1", report.blocks_wanted(make_nodes(14)))
+    first = hub.take_in("c1", report_plan.blocks_wanted(make_nodes(14)))
     assert [addresses.parse_cidr(block, field="b").prefixlen for block in first] == [22]
     full = make_nodes(15)
-    given = blocks.plan_grants(full, [], [addresses.parse_cidr(first[0], field="b")], now=NOW)
+    given = plan.plan_grants(full, [], [addresses.parse_cidr(first[0], field="b")], now=NOW)
     assert len(given.grants) == 15, "one node block is left when the cluster asks"
-    both = hub.take_in("c1", report.blocks_wanted(full))
+    both = hub.take_in("c1", report_plan.blocks_wanted(full))
     assert both[0] == first[0]
     assert [addresses.parse_cidr(block, field="b").prefixlen for block in both] == [22, 21]
 
 
 def test_the_next_block_is_double_the_last_and_none_is_taken_back(hub: Hub) -> None:
-    wanted = report.blocks_wanted(make_nodes(47))
+    wanted = report_plan.blocks_wanted(make_nodes(47))
     grown = hub.take_in("c1", wanted)
     assert wanted == 3
     assert sum(1 << (26 - addresses.parse_cidr(block, field="b").prefixlen) for block in grown) == 16 + 32 + 64

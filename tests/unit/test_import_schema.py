@@ -8,7 +8,7 @@ from mcs_objects import MCS_GROUP_VERSION, import_schema
 
 from fleetboard.kube import errors
 from fleetboard.model import mcs, names, resource
-from syncer import schema
+from syncer.member.imports import schema
 
 PATH = ("status", "endpointSliceObjects")
 

@@ -14,7 +14,9 @@ def run(program: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["fleetboard.kube.client", "syncer.daemon", "cnf.daemon", "crossdns.watch"])
+@pytest.mark.parametrize(
+    "module", ["fleetboard.kube.client", "syncer.member.daemon", "cnf.agent.agent", "crossdns.watch.watch"]
+)
 def test_no_part_loads_what_only_the_rest_of_the_package_needs(module: str) -> None:
     loaded = run(f"import sys, {module}; print(*sys.modules)").split()
 

@@ -13,7 +13,17 @@ from hub_objects import make_peer
 
 from fleetboard.kube import errors
 from fleetboard.model import core, membership
-from syncer import join, join_errors, join_settings
+from syncer.member.join import credential, settings
+from syncer.member.join.errors import (
+    ClusterNameTakenError,
+    ClusterRefusedError,
+    HubCertificateError,
+    HubRefusedError,
+    HubUnreachableError,
+    JoinError,
+    JoinSettingsError,
+    TokenRefusedError,
+)
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -27,7 +37,7 @@ def make_ca() -> bytes:
 
 
 CA = make_ca()
-JOIN = join_settings.HubJoin("https://hub:6443", CA, "t", membership.Member("default", "c1"))
+JOIN = settings.HubJoin("https://hub:6443", CA, "t", membership.Member("default", "c1"))
 
 
 def make_secret(**changed: bytes) -> core.Secret:
@@ -43,7 +53,7 @@ def make_secret(**changed: bytes) -> core.Secret:
 
 
 def test_the_charts_values_are_read() -> None:
-    assert join_settings.parse_join(make_secret(server=b"https://hub:6443/\n")) == JOIN
+    assert settings.parse_join(make_secret(server=b"https://hub:6443/\n")) == JOIN
 
 
 @pytest.mark.parametrize(
@@ -61,15 +71,15 @@ def test_the_charts_values_are_read() -> None:
     ],
 )
 def test_values_that_cannot_work_are_refused_naming_the_field(secret: core.Secret | None, part: str) -> None:
-    with pytest.raises(join_errors.JoinSettingsError) as caught:
-        join_settings.parse_join(secret)
+    with pytest.raises(JoinSettingsError) as caught:
+        settings.parse_join(secret)
     assert part in str(caught.value)
 
 
 def test_a_credential_survives_a_restart() -> None:
-    stored = join_settings.StoredCredential("https://hub:6443", "fleetboard-default-c1", CA, "t", 100, 200)
-    rendered = join_settings.render_credential(stored, namespace="fleetboard-system")
-    assert join_settings.parse_credential(core.Secret(data=rendered["data"])) == stored
+    stored = settings.StoredCredential("https://hub:6443", "fleetboard-default-c1", CA, "t", 100, 200)
+    rendered = settings.render_credential(stored, namespace="fleetboard-system")
+    assert settings.parse_credential(core.Secret(data=rendered["data"])) == stored
     assert stored.is_for(JOIN)
 
 
@@ -78,53 +88,51 @@ def test_a_credential_is_shown_to_no_other_hub() -> None:
         ("https://other", "fleetboard-default-c1"),
         ("https://hub:6443", "fleetboard-default-c2"),
     ):
-        assert not join_settings.StoredCredential(server, namespace, CA, "t", 1, 2).is_for(JOIN)
+        assert not settings.StoredCredential(server, namespace, CA, "t", 1, 2).is_for(JOIN)
 
 
 @pytest.mark.parametrize("data", [{}, {"token": "%%"}, {"token": "dA==", "server": "dA=="}])
 def test_a_credential_that_cannot_be_read_counts_as_none(data: dict[str, str]) -> None:
-    assert join_settings.parse_credential(core.Secret(data=data)) is None
+    assert settings.parse_credential(core.Secret(data=data)) is None
 
 
 def test_no_token_is_in_what_is_printed() -> None:
-    stored = join_settings.StoredCredential("https://hub", "n", CA, "s3cret", 1, 2)
-    joined = join_settings.HubJoin("https://hub", CA, "s3cret", JOIN.member)
+    stored = settings.StoredCredential("https://hub", "n", CA, "s3cret", 1, 2)
+    joined = settings.HubJoin("https://hub", CA, "s3cret", JOIN.member)
     assert "s3cret" not in f"{stored!r} {joined!r}"
 
 
 def test_renewal_is_daily_or_at_half_the_life_of_a_short_token() -> None:
     day = 24 * 3600
-    assert join.renewal_due(join_settings.StoredCredential("s", "n", CA, "t", 0, 30 * day)) == day
-    assert join.renewal_due(join_settings.StoredCredential("s", "n", CA, "t", 0, 3600)) == 1800
+    assert credential.renewal_due(settings.StoredCredential("s", "n", CA, "t", 0, 30 * day)) == day
+    assert credential.renewal_due(settings.StoredCredential("s", "n", CA, "t", 0, 3600)) == 1800
 
 
 def test_a_name_that_another_cluster_has_is_refused() -> None:
-    with pytest.raises(join_errors.ClusterNameTakenError, match="'c1' is taken"):
-        join.check_peer(make_peer(uid="u1"), join=JOIN, cluster_uid="u2")
-    join.check_peer(make_peer(uid="u1"), join=JOIN, cluster_uid="u1")
-    join.check_peer(make_peer(), join=JOIN, cluster_uid="u1")
+    with pytest.raises(ClusterNameTakenError, match="'c1' is taken"):
+        credential.check_peer(make_peer(uid="u1"), join=JOIN, cluster_uid="u2")
+    credential.check_peer(make_peer(uid="u1"), join=JOIN, cluster_uid="u1")
+    credential.check_peer(make_peer(), join=JOIN, cluster_uid="u1")
 
 
 def test_a_cluster_that_the_hub_does_not_know_is_refused() -> None:
-    with pytest.raises(join_errors.ClusterRefusedError, match="no member 'c1'"):
-        join.check_peer(None, join=JOIN, cluster_uid="u1")
+    with pytest.raises(ClusterRefusedError, match="no member 'c1'"):
+        credential.check_peer(None, join=JOIN, cluster_uid="u1")
 
 
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (errors.CertificateRefusedError("x"), join_errors.HubCertificateError),
-        (errors.UnreachableError("x"), join_errors.HubUnreachableError),
-        (errors.api_error(401, "Unauthorized", "x"), join_errors.TokenRefusedError),
-        (errors.api_error(403, "Forbidden", "x"), join_errors.ClusterRefusedError),
-        (errors.api_error(404, "NotFound", "x"), join_errors.ClusterRefusedError),
-        (errors.api_error(500, "", "x"), join_errors.HubRefusedError),
+        (errors.CertificateRefusedError("x"), HubCertificateError),
+        (errors.UnreachableError("x"), HubUnreachableError),
+        (errors.api_error(401, "Unauthorized", "x"), TokenRefusedError),
+        (errors.api_error(403, "Forbidden", "x"), ClusterRefusedError),
+        (errors.api_error(404, "NotFound", "x"), ClusterRefusedError),
+        (errors.api_error(500, "", "x"), HubRefusedError),
     ],
 )
-def test_each_answer_of_the_hub_has_its_own_sentence(
-    error: errors.KubeError, kind: type[join_errors.JoinError]
-) -> None:
-    explained = join.explain(error, JOIN)
+def test_each_answer_of_the_hub_has_its_own_sentence(error: errors.KubeError, kind: type[JoinError]) -> None:
+    explained = credential.explain(error, JOIN)
     assert type(explained) is kind
     assert "https://hub:6443" in str(explained)
     assert "\n" not in str(explained)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetboard.model import fleet
-from syncer import slices
 from syncer.hub import merge
+from syncer.rules import slices
 
 BOTH, VIPS = ("IPv4", "IPv6"), ["10.112.0.1", "fd00::1"]
 

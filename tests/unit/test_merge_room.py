@@ -13,8 +13,9 @@ from mcs_objects import addresses, make_endpoint, make_export, make_service, mak
 from test_merge_exports import make_export as make_merge_export
 
 from fleetboard.model import core, fleet, meta
-from syncer import admission, conditions, export, slices
 from syncer.hub import merge, services
+from syncer.member.exports import conditions, plan
+from syncer.rules import admission, slices
 
 CLUSTERS = ["c1", "c2", "c3", "c4", "c5"]
 ETCD_REQUEST = 1536 * 1024
@@ -146,7 +147,7 @@ def _three(cluster: str, second: int) -> merge.Export:
 
 
 def _told(own: fleet.Constituent, *, type_: str = "ClusterSetIP") -> dict[str, meta.Condition]:
-    planned = export.plan(make_source(), cluster="c1", addresses_of=addresses())
+    planned = plan.plan(make_source(), cluster="c1", addresses_of=addresses())
     spec = fleet.FleetServiceSpec(
         namespace="shop", name="web", constituents=[own], conflicts={"PortConflict": "No room."}, type=type_
     )
@@ -183,7 +184,7 @@ def test_a_clusters_own_endpoints_get_no_traffic_of_a_port_that_it_lost() -> Non
         two_ports, ports=[core.EndpointPort(name="http", port=8080), core.EndpointPort(name="metrics", port=9090)]
     )
     source = make_source(two_ports, service=service)
-    planned = export.plan(source, cluster="c1", addresses_of=addresses(p1="10.113.0.5"))
+    planned = plan.plan(source, cluster="c1", addresses_of=addresses(p1="10.113.0.5"))
     assert planned.exported is not None
     older = fleet.Constituent(cluster="c2", ports=[http, metrics])
     own = fleet.Constituent(cluster="c1", ports=[http], ports_left_out="spec.ports: 1 of 2 ports are left out.")

@@ -7,8 +7,8 @@ from mcs_objects import make_merged
 
 from fleetboard.kube import encoding
 from fleetboard.model import fleet, meta, resource
-from syncer import mirror
-from syncer.mirror import Step
+from syncer.member import mirror
+from syncer.member.mirror import Step
 
 
 def make_peer(namespace: str, *, mtu: int = 1360, labels: dict[str, str] | None = None) -> fleet.Peer:

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from fleetboard.observe import environment
+from fleetboard.runtime import environment
 
 
 def test_a_value_is_parsed() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fleetboard.observe import logs
+from fleetboard.runtime import logs
 
 
 @pytest.fixture

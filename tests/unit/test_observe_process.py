@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from fleetboard.observe import process
+from fleetboard.runtime import process
 
 
 def wait(stop: threading.Event) -> None:
@@ -67,7 +67,7 @@ def test_a_thread_that_does_not_stop_is_told_of(caplog: pytest.LogCaptureFixture
 def test_a_whole_process_ends_on_sigterm() -> None:
     script = (
         "import sys\n"
-        "from fleetboard.observe import logs, process\n"
+        "from fleetboard.runtime import logs, process\n"
         "logs.configure('t')\n"
         "sys.exit(process.run({'a': lambda stop: (print('up', flush=True), stop.wait())[0]}))\n"
     )

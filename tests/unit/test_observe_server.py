@@ -12,7 +12,7 @@ import prometheus_client
 import pytest
 
 from fleetboard.kube import metrics
-from fleetboard.observe import server
+from fleetboard.runtime import server
 
 State = dict[str, str | None]
 

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import strategies as st
 
 from fleetboard.model import fleet, names
-from fleetboard.observe import environment
-from syncer import probe, probing, settings
+from fleetboard.runtime import environment
+from syncer.member import settings
+from syncer.member.probe import controller, plan
 
 CLUSTERS = st.sampled_from([f"c{number}" for number in range(40)])
 NUMBERS = st.integers(1024, 1060)
@@ -26,30 +27,30 @@ STEPS = st.lists(st.tuples(st.booleans(), CLUSTERS, NUMBERS), max_size=60)
 
 @hypothesis.given(STEPS)
 def test_a_service_takes_whatever_was_asked_and_echoed(steps: list[tuple[bool, str, int]]) -> None:
-    said = probe.Said()
+    said = plan.Said()
     for asks, cluster, number in steps:
         said = said.ask(cluster, number) if asks else said.echo(cluster, number)
         ports = said.render("c1", namespace="f")["spec"]["ports"]
         assert len({(port["protocol"], port["port"]) for port in ports}) == len(ports), "the API refuses one twice"
         assert len({port["name"] for port in ports}) == len(ports)
-        assert len(ports) <= probe.ECHOES + 1
+        assert len(ports) <= plan.ECHOES + 1
         wanted = {"name": f"ping-{cluster}", "protocol": "TCP", "port": number}
         assert (wanted if asks else wanted | {"name": f"pong-{cluster}", "protocol": "UDP"}) in ports
 
 
 def test_numbers_begin_again_after_the_last_port() -> None:
-    assert probe.following(1024) == 1025
-    assert probe.following(65535) == 1024
+    assert plan.following(1024) == 1025
+    assert plan.following(65535) == 1024
 
 
 def test_only_probe_services_of_our_own_namespace_count() -> None:
-    assert probe.cluster_of("fleetboard-system/fleet-probe-c2", namespace="fleetboard-system") == "c2"
-    assert probe.cluster_of("shop/fleet-probe-c2", namespace="fleetboard-system") is None
-    assert probe.cluster_of("fleetboard-system/web", namespace="fleetboard-system") is None
+    assert plan.cluster_of("fleetboard-system/fleet-probe-c2", namespace="fleetboard-system") == "c2"
+    assert plan.cluster_of("shop/fleet-probe-c2", namespace="fleetboard-system") is None
+    assert plan.cluster_of("fleetboard-system/web", namespace="fleetboard-system") is None
 
 
 def key_of(cluster: str) -> str:
-    return f"{names.NAMESPACE}/{probe.service_name(cluster)}"
+    return f"{names.NAMESPACE}/{plan.service_name(cluster)}"
 
 
 def ping(number: int, asked: str) -> fleet.ServicePort:
@@ -64,7 +65,7 @@ class World:
         self.members = set(apis)
         self.forged: dict[str, Sequence[str]] = {}
         self.probes = {
-            name: probing.Probing(
+            name: controller.Probing(
                 api.client(),
                 clusterset=self,
                 cluster=name,
@@ -78,11 +79,11 @@ class World:
     def ports(self, cluster: str) -> list[fleet.ServicePort]:
         if cluster not in self.apis:
             return [ping(7777, "c1")]
-        found = self.apis[cluster].objects["services", names.NAMESPACE, probe.service_name(cluster)]["spec"]["ports"]
+        found = self.apis[cluster].objects["services", names.NAMESPACE, plan.service_name(cluster)]["spec"]["ports"]
         return [fleet.ServicePort(port=one["port"], name=one["name"], protocol=one["protocol"]) for one in found]
 
     def service(self, key: str) -> fleet.FleetService | None:
-        cluster = probe.cluster_of(key, namespace=names.NAMESPACE)
+        cluster = plan.cluster_of(key, namespace=names.NAMESPACE)
         assert cluster is not None
         exporters = self.forged.get(cluster, (cluster,))
         ports = self.ports(cluster)
@@ -99,7 +100,7 @@ class World:
     def ask(self, name: str) -> Sequence[int]:
         """Answer as DNS does: by port name, protocol and service."""
         port, protocol, service, *_ = name.split(".")
-        cluster = service.removeprefix(probe.PREFIX)
+        cluster = service.removeprefix(plan.PREFIX)
         if not self.open:
             return ()
         wanted = port.removeprefix("_"), protocol.removeprefix("_").upper()
@@ -119,16 +120,16 @@ def two_clusters() -> Iterator[World]:
     with fake_api.FakeApi() as one, fake_api.FakeApi() as two:
         apis = {"c1": one, "c2": two}
         for name, api in apis.items():
-            api.put("services", probe.service_name(name), names.NAMESPACE, spec={"ports": []})
+            api.put("services", plan.service_name(name), names.NAMESPACE, spec={"ports": []})
         yield World(apis)
 
 
 @pytest.fixture
 def registry() -> prometheus_client.CollectorRegistry:
-    probing.SECONDS.clear()
-    probing.LOST.clear()
+    controller.SECONDS.clear()
+    controller.LOST.clear()
     made = prometheus_client.CollectorRegistry()
-    probing.register(made)
+    controller.register(made)
     return made
 
 
@@ -163,7 +164,7 @@ def test_each_cluster_times_the_other(registry: prometheus_client.CollectorRegis
 def test_an_echo_that_does_not_come_is_counted(
     registry: prometheus_client.CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probing, "LOST_S", 0.2)
+    monkeypatch.setattr(controller, "LOST_S", 0.2)
     with two_clusters() as world:
         world.open = False
         run(world, until=lambda: (registry.get_sample_value(LOST, {"cluster": "c2"}) or 0) >= 1)
@@ -172,7 +173,7 @@ def test_an_echo_that_does_not_come_is_counted(
 
 def test_only_a_member_that_alone_exports_its_probe_is_believed() -> None:
     with fake_api.FakeApi() as one:
-        one.put("services", probe.service_name("c1"), names.NAMESPACE, spec={"ports": []})
+        one.put("services", plan.service_name("c1"), names.NAMESPACE, spec={"ports": []})
         world = World({"c1": one})
         world.members |= {"c3", "c4"}
         world.forged = {"c3": ("c2",), "c4": ("c4", "c2"), **{f"x{number}": ("c2",) for number in range(100)}}
@@ -186,7 +187,7 @@ def test_only_a_member_that_alone_exports_its_probe_is_believed() -> None:
 
 def test_a_cluster_waits_for_its_echo_once_however_often_it_is_noticed() -> None:
     with fake_api.FakeApi() as one:
-        one.put("services", probe.service_name("c1"), names.NAMESPACE, spec={"ports": []})
+        one.put("services", plan.service_name("c1"), names.NAMESPACE, spec={"ports": []})
         world = World({"c1": one})
         world.members |= {"c3", "c4"}
         world.forged = {"c3": ("c3",), "c4": ("c4",)}
@@ -200,7 +201,7 @@ def test_a_cluster_waits_for_its_echo_once_however_often_it_is_noticed() -> None
 def test_a_cluster_that_left_is_no_longer_shown(
     registry: prometheus_client.CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probing, "LOST_S", 0.1)
+    monkeypatch.setattr(controller, "LOST_S", 0.1)
     with two_clusters() as world:
         world.open = False
         stop = threading.Event()

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetboard.model import core, fleet, meta
-from syncer import networks, report, reporter
-from syncer.admission import MAX_REPORTED_CIDRS
+from syncer.member.report import controller, networks, plan
+from syncer.rules.admission import MAX_REPORTED_CIDRS
 
 
 def make_peer(*conditions: meta.Condition) -> fleet.Peer:
@@ -32,17 +32,17 @@ def make_node(pod_cidr: str, address: str) -> core.Node:
 @pytest.mark.parametrize(("status", "reason"), [("True", "Admitted"), ("False", "CIDROverlap")])
 def test_the_hubs_decision_is_shown_word_for_word(status: str, reason: str) -> None:
     decision = meta.Condition(type="Admitted", status=status, reason=reason, message="m")
-    shown = report.joined(report.admission(make_peer(decision)))
+    shown = plan.joined(plan.admission(make_peer(decision)))
     assert (shown.type, shown.status, shown.reason, shown.message) == ("Joined", status, reason, "m")
 
 
 @pytest.mark.parametrize("peer", [None, make_peer()])
 def test_no_decision_is_shown_as_unknown(peer: fleet.Peer | None) -> None:
-    assert report.joined(report.admission(peer)).status == "Unknown"
+    assert plan.joined(plan.admission(peer)).status == "Unknown"
 
 
 def test_a_name_that_no_object_can_have_is_recorded_under_another() -> None:
-    assert (reporter.reportable_name("c1"), reporter.reportable_name("Bad_Name")) == ("c1", "unnamed")
+    assert (controller.reportable_name("c1"), controller.reportable_name("Bad_Name")) == ("c1", "unnamed")
 
 
 def test_pod_service_and_node_networks_are_reported_and_joined_where_they_adjoin() -> None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnf.tunnel import plan as tunnel_plan
+from cnf.tunnel.plan import plan as tunnel_plan
 from fleetboard.model import addresses, core, fleet, meta
-from syncer import report
+from syncer.member.report import plan as report_plan
 
 NODE_BLOCKS = ["10.113.0.0/26", "10.113.0.64/26", "fd00:1::/64"]
 
@@ -30,7 +30,7 @@ def make_lease(holder: str, transitions: int = 4) -> core.Lease:
 
 
 def plan(*nodes: fleet.FleetNode, lease: core.Lease | None = None) -> fleet.PeerReportSpec:
-    return report.plan(nodes, lease, cluster="c1", cluster_uid="u", networks=[], version="1")
+    return report_plan.plan(nodes, lease, cluster="c1", cluster_uid="u", networks=[], version="1")
 
 
 def test_leader_and_the_first_two_others_are_named() -> None:
@@ -73,11 +73,11 @@ def test_blocks_of_nodes_that_went_today_count_for_the_blocks_the_cluster_needs(
         fleet.Claim(spec=fleet.ClaimSpec(cidr="10.113.0.0/26", purpose="node-block", owner="gone", released=when))
         for when in released
     ]
-    assert report.resting_blocks(claims, now=now) == 16
+    assert report_plan.resting_blocks(claims, now=now) == 16
     nodes = [make_node("a"), make_node("b")]
-    assert report.blocks_wanted(nodes) == 1
-    assert report.blocks_wanted(nodes, resting=14 - report.SPARE) == 1
-    assert report.blocks_wanted(nodes, resting=15 - report.SPARE) == 2
+    assert report_plan.blocks_wanted(nodes) == 1
+    assert report_plan.blocks_wanted(nodes, resting=14 - report_plan.SPARE) == 1
+    assert report_plan.blocks_wanted(nodes, resting=15 - report_plan.SPARE) == 2
 
 
 def test_blocks_that_a_living_node_gave_back_do_not_count_for_anybody_may_have_them() -> None:
@@ -85,44 +85,44 @@ def test_blocks_that_a_living_node_gave_back_do_not_count_for_anybody_may_have_t
     spec = fleet.ClaimSpec(
         cidr="10.113.0.0/26", purpose="node-block", owner="a", released="2026-11-23T00:00:00Z", returned=True
     )
-    assert report.resting_blocks([fleet.Claim(spec=spec)], now=now) == 0
+    assert report_plan.resting_blocks([fleet.Claim(spec=spec)], now=now) == 0
 
 
 def test_the_hub_is_asked_for_a_second_cluster_block_while_the_first_has_node_blocks_left() -> None:
     size = 16
-    full = size - report.SPARE
-    assert report.blocks_wanted([make_node(f"n{number}") for number in range(full)]) == 1
-    assert report.blocks_wanted([make_node(f"n{number}") for number in range(full + 1)]) == 2
+    full = size - report_plan.SPARE
+    assert report_plan.blocks_wanted([make_node(f"n{number}") for number in range(full)]) == 1
+    assert report_plan.blocks_wanted([make_node(f"n{number}") for number in range(full + 1)]) == 2
 
 
 def test_a_leader_that_gave_its_lease_back_is_reported_until_another_took_it() -> None:
     held, given_back, taken = make_lease("a"), make_lease(""), make_lease("b", 5)
-    assert report.standing(None, held) is held
-    assert report.standing(held, given_back) is held
-    assert report.standing(held, None) is held
-    assert report.standing(held, taken) is taken
-    assert report.standing(None, given_back) is given_back
+    assert report_plan.standing(None, held) is held
+    assert report_plan.standing(held, given_back) is held
+    assert report_plan.standing(held, None) is held
+    assert report_plan.standing(held, taken) is taken
+    assert report_plan.standing(None, given_back) is given_back
 
 
 @given(st.sets(st.text("abc", min_size=1, max_size=3)), st.text("abc", max_size=3))
 def test_every_cnf_chooses_the_same_standbys(nodes: set[str], leader: str) -> None:
-    assert report.choose_standbys(nodes, leader=leader) == frozenset(tunnel_plan.choose_standbys(leader, nodes))
+    assert report_plan.choose_standbys(nodes, leader=leader) == frozenset(tunnel_plan.choose_standbys(leader, nodes))
 
 
 @given(st.lists(st.integers(0, 40), max_size=60))
 def test_the_cluster_blocks_asked_for_hold_the_node_blocks_wanted_with_some_spare_and_one_fewer_would_not(
     wanted: list[int],
 ) -> None:
-    count = report.blocks_wanted([make_node(f"n{number}", wanted=one) for number, one in enumerate(wanted)])
+    count = report_plan.blocks_wanted([make_node(f"n{number}", wanted=one) for number, one in enumerate(wanted)])
     blocks = [f"10.{113 + number}.0.0/{22 - number}" for number in range(count)]
     room = [len(list(addresses.node_blocks([addresses.parse_cidr(block, field="b")]))) for block in blocks]
-    assert sum(room) >= sum(wanted) + report.SPARE
-    assert count == 1 or sum(room[:-1]) < sum(wanted) + report.SPARE
+    assert sum(room) >= sum(wanted) + report_plan.SPARE
+    assert count == 1 or sum(room[:-1]) < sum(wanted) + report_plan.SPARE
 
 
 def test_blocks_that_a_node_already_holds_are_not_given_up() -> None:
     nodes = [make_node(f"n{number}", blocks=NODE_BLOCKS, wanted=1) for number in range(9)]
-    assert report.blocks_wanted(nodes) == 2
+    assert report_plan.blocks_wanted(nodes) == 2
 
 
 def test_an_unchanged_cluster_makes_an_unchanged_report() -> None:

@@ -17,7 +17,7 @@ from joined_cluster import EXPORTED, MERGED, SET, SLICES, eventually
 from prometheus_client import CollectorRegistry
 
 from fleetboard.model import fleet, names
-from syncer import crew
+from fleetboard.runtime import crew
 from syncer.hub import __main__ as hub_main
 from syncer.hub.view import Terms
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnf.tunnel import errors, kernel, key, uapi
-from cnf.tunnel.changes import Actual, ActualPeer, Changes, PeerUpdate, Target, TargetPeer, diff
-from cnf.tunnel.endpoints import SocketAddress
+from cnf.tunnel import errors
+from cnf.tunnel.wireguard import kernel, key, uapi
+from cnf.tunnel.wireguard.changes import Actual, ActualPeer, Changes, PeerUpdate, Target, TargetPeer, diff
+from cnf.tunnel.wireguard.endpoints import SocketAddress
 from fleetboard.model.addresses import Network
 
 Prefixes = frozenset[Network]

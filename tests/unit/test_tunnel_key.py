@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import x25519
 
-from cnf.tunnel import errors, key
+from cnf.tunnel import errors
+from cnf.tunnel.wireguard import key
 
 
 def test_a_node_keeps_its_key(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnf.tunnel import endpoints, errors, key, parse
-from cnf.tunnel.mesh import Member, Reason, Session
-from cnf.tunnel.wanted import DEFAULT_MTU, Endpoint
+from cnf.tunnel import errors
+from cnf.tunnel.plan import parse
+from cnf.tunnel.plan.mesh import Member, Reason, Session
+from cnf.tunnel.plan.wanted import DEFAULT_MTU, Endpoint
+from cnf.tunnel.wireguard import endpoints, key
 from fleetboard.model import addresses, fleet, meta
 from fleetboard.model.addresses import Address
 

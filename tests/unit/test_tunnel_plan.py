@@ -6,9 +6,10 @@ from ipaddress import ip_address, ip_network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnf.tunnel import key, plan
-from cnf.tunnel.mesh import HubIdentity, HubPeer, Leadership, Member, MeshNode, NodeIdentity, Reason, Session
-from cnf.tunnel.wanted import Endpoint, RouteKind, Wanted, WantedPeer, WantedRoute
+from cnf.tunnel.plan import plan
+from cnf.tunnel.plan.mesh import HubIdentity, HubPeer, Leadership, Member, MeshNode, NodeIdentity, Reason, Session
+from cnf.tunnel.plan.wanted import Endpoint, RouteKind, Wanted, WantedPeer, WantedRoute
+from cnf.tunnel.wireguard import key
 from fleetboard.model.addresses import Network
 
 FLEET: Network = ip_network("10.112.0.0/12")

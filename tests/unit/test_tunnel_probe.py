@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnf.tunnel import epochs, key, probe, revive, wire
-from cnf.tunnel.epochs import Claim
+from cnf.tunnel.plan import epochs
+from cnf.tunnel.plan.epochs import Claim
+from cnf.tunnel.session import probe, revive, wire
+from cnf.tunnel.wireguard import key
 from fleetboard.model.addresses import Address
 
 A, B = ip_address("10.113.4.0"), ip_address("10.113.8.0")

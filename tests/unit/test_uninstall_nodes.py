@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fleetboard.model import core, meta
-from syncer import uninstall
+from syncer.member.uninstall import hook
 
 
 def make_node(name: str, ready: str | None) -> core.Node:
@@ -17,7 +17,7 @@ def make_node(name: str, ready: str | None) -> core.Node:
 
 def test_a_node_is_dead_unless_its_kubelet_says_that_it_is_ready() -> None:
     nodes = [make_node("a", "True"), make_node("b", "False"), make_node("c", "Unknown"), make_node("d", None)]
-    assert uninstall.dead_nodes(nodes) == {"b", "c", "d"}
+    assert hook.dead_nodes(nodes) == {"b", "c", "d"}
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,4 @@ def test_a_node_is_dead_unless_its_kubelet_says_that_it_is_ready() -> None:
 )
 def test_dead_nodes_are_not_waited_for(wanted: int, ready: int, dead: int, cleaned: bool) -> None:
     status = {"desiredNumberScheduled": wanted, "numberReady": ready}
-    assert uninstall.is_cleaned(status, dead=dead) is cleaned
+    assert hook.is_cleaned(status, dead=dead) is cleaned

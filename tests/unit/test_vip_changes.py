@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnf.vip import conntrack, elements, errors, firewall, nftables, plane, table, transaction
+from cnf.vip import conntrack, elements, errors, firewall, nftables, table, transaction, writer
 from cnf.vip.firewall import HubFirewall, NodeFirewall
 from cnf.vip.table import Backend, ExportedPort, Frontend, Target, VipTable
 from fleetboard.model.addresses import Network
@@ -202,8 +202,8 @@ class Nft:
             raise errors.ConntrackError("refused")
         return len(answering)
 
-    def plane(self) -> plane.VipPlane:
-        made = plane.VipPlane(apply=self.apply, write=self.write, evict=self.evict, serving=lambda: self.there)
+    def plane(self) -> writer.VipPlane:
+        made = writer.VipPlane(apply=self.apply, write=self.write, evict=self.evict, serving=lambda: self.there)
         made.sync({})
         made.set_base(wall())
         self.transactions.clear()
@@ -231,7 +231,7 @@ def test_a_refused_change_is_made_good_by_all_elements() -> None:
 def test_where_there_is_no_table_of_ours_all_of_it_is_written() -> None:
     nft = Nft()
     nft.refuses = lambda kind: kind == "rules"
-    made = plane.VipPlane(apply=nft.apply, write=nft.write, evict=nft.evict, serving=lambda: nft.there)
+    made = writer.VipPlane(apply=nft.apply, write=nft.write, evict=nft.evict, serving=lambda: nft.there)
     made.sync(ONE)
 
     made.set_base(wall())
@@ -243,11 +243,11 @@ def names_of(batch: bytes) -> set[str]:
     return {name for name in (firewall.NAME, nftables.SPARE_TABLE) if f"{name}\0".encode() in batch}
 
 
-def another_version_stands(there: str) -> tuple[Nft, plane.VipPlane]:
+def another_version_stands(there: str) -> tuple[Nft, writer.VipPlane]:
     nft = Nft()
     nft.refuses = lambda kind: kind == "rules"
     nft.there = there
-    made = plane.VipPlane(apply=nft.apply, write=nft.write, evict=nft.evict, serving=lambda: nft.there)
+    made = writer.VipPlane(apply=nft.apply, write=nft.write, evict=nft.evict, serving=lambda: nft.there)
     made.sync(ONE)
     return nft, made
 
@@ -303,7 +303,7 @@ def test_a_table_that_serves_is_kept_where_nft_is_killed_before_there_is_a_spare
     assert nft.transactions == ["rules", "asleep"]
 
 
-def spare_serves(failing: list[str], error: type[errors.VipError]) -> tuple[Nft, plane.VipPlane]:
+def spare_serves(failing: list[str], error: type[errors.VipError]) -> tuple[Nft, writer.VipPlane]:
     """Let the exchange fail at the last of ``failing``, once the spare table serves."""
     nft, made = another_version_stands(firewall.NAME)
     nft.error = error

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnf.netlink import wire
-from cnf.vip import flows, tracking
+from cnf.vip import tracking
+from cnf.vip.handover import flows
 from cnf.vip.tracking import End, Flow
 
 ports = st.integers(0, 65535).map(lambda port: port.to_bytes(2, "big"))

@@ -1,0 +1,69 @@
+"""What a node's cnf is told by its environment.
+
+One invariant: a process that starts has every setting it needs; what is missing or malformed ends it with a sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from fleetboard.model import names
+from fleetboard.runtime import environment
+
+GRACE_S = 4.0
+"""How long threads have to end; kubelet gives cnf's pods 5 s, and then kills."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of ``python -m cnf``.
+
+    Attributes:
+        node: Name of the Kubernetes node.
+        pod_ip: Primary address of this pod: where other nodes reach its WireGuard.
+        cluster: This cluster's name in the clusterset.
+        clusterset: Its name on the hub.
+        namespace: Where our objects live.
+        state_dir: Survives the pod: key, journal.
+        run_dir: Survives the pod but not the node's reboot: socket, spooled DELs.
+        netns_dir: The host's named network namespaces.
+        startup_taint: Whether this node's taint is kept in step with what can be attached here.
+        cni_conf_dir: The runtime's network configurations; read only with ``startup_taint``.
+        observe_port: Of metrics and health.
+    """
+
+    node: str
+    pod_ip: str
+    cluster: str
+    clusterset: str
+    namespace: str
+    state_dir: pathlib.Path
+    run_dir: pathlib.Path
+    netns_dir: pathlib.Path
+    startup_taint: bool
+    cni_conf_dir: pathlib.Path
+    observe_port: int
+    log_level: str
+
+
+def read() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingRefusedError: naming the variable, its value and what was expected.
+    """
+    return Settings(
+        node=environment.read("NODE_NAME"),
+        pod_ip=environment.read("POD_IP"),
+        cluster=environment.read("CLUSTER", parse=names.parse_cluster_name),
+        clusterset=environment.read("CLUSTERSET", "default", parse=names.parse_clusterset_name),
+        namespace=environment.read("NAMESPACE", names.NAMESPACE),
+        state_dir=environment.read("STATE_DIR", pathlib.Path("/var/lib/fleetboard"), parse=pathlib.Path),
+        run_dir=environment.read("RUN_DIR", pathlib.Path("/run/fleetboard"), parse=pathlib.Path),
+        netns_dir=environment.read("NETNS_DIR", pathlib.Path("/run/netns"), parse=pathlib.Path),
+        startup_taint=environment.read("STARTUP_TAINT", False, parse=environment.flag),
+        cni_conf_dir=environment.read("CNI_CONF_DIR", pathlib.Path("/etc/cni/net.d"), parse=pathlib.Path),
+        observe_port=environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port),
+        log_level=environment.read("LOG_LEVEL", "info"),
+    )

@@ -1,0 +1,196 @@
+"""ADD: address, journal, wiring, journal, answer.
+
+One invariant: whatever fails, at whichever step, nothing stays behind: no interface, no route, no address.
+
+The disk takes RESERVE in while the kernel works, and the answer waits for both. For COMMIT it needn't wait: a crash of
+the process leaves what was written, and a crash of the machine ends every namespace.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+
+from cnf.attach import errors, identity, ledger, plumber, pods, protocol, records, wiring
+from cnf.attach.errors import CallRefusedError, Code
+from cnf.attach.frames import Request
+from cnf.attach.node_network import supply
+from cnf.attach.node_network.network import NodeNetwork
+from cnf.netlink import connection
+from cnf.netlink import errors as netlink_errors
+from cnf.netlink.namespace import Namespace
+
+_log = logging.getLogger(__name__)
+
+_LOOK_AGAIN_S = 1.2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Added:
+    """What ADD made."""
+
+    record: records.Record
+    ends: wiring.Ends
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Adder:
+    """Serves ADD.
+
+    ``reclaim`` looks for dead pods' addresses when none is free, ``outlook`` says why no further block comes, as far
+    as it is known, and ``boot`` is the machine's boot id.
+    """
+
+    ledger: ledger.Ledger
+    plumber: plumber.Plumber
+    pods: pods.Pods
+    supply: supply.Supply
+    reclaim: Callable[[], object]
+    outlook: Callable[[], str]
+    boot: str
+    patience_s: float
+
+    def add(self, call: protocol.Call, request: Request) -> Added:
+        """Attach one pod; the caller holds the container's lock.
+
+        Raises:
+            CallRefusedError: with nothing left behind.
+        """
+        given = request.namespace
+        pod = given or self.pods.open_unverified(call.netns)
+        if pod is None:
+            raise CallRefusedError(Code.INVALID_NETNS, f"CNI_NETNS {call.netns!r} can't be opened")
+        try:
+            with pod.connect() as inside:
+                return self._add_inside(call, request, pod, inside)
+        except netlink_errors.NamespaceError as err:
+            raise CallRefusedError(Code.INVALID_NETNS, f"CNI_NETNS {call.netns!r} can't be entered", str(err)) from err
+        finally:
+            if given is None:
+                pod.close()
+
+    def _add_inside(
+        self, call: protocol.Call, request: Request, pod: Namespace, inside: connection.Connection
+    ) -> Added:
+        if pod.cookie == self.plumber.hub_cookie:
+            raise CallRefusedError(Code.INVALID_NETNS, f"CNI_NETNS {call.netns!r} is cnf's own namespace")
+        self._refuse_second(call, pod.cookie)
+        record, mark, network = self._reserve(call, request, pod)
+        ends: wiring.Ends | None = None
+        try:
+            ends = self._wire(record, network, pod=pod, inside=inside)
+            self.ledger.commit(record.key, index=ends.far.index)
+            self.ledger.sync(mark)
+            _refuse_cancelled(request)
+        except BaseException:
+            self._roll_back(record, ends, inside)
+            raise
+        return Added(record, ends)
+
+    def _roll_back(self, record: records.Record, ends: wiring.Ends | None, inside: connection.Connection) -> None:
+        """Undo a failed ADD. An interface that the kernel keeps keeps its address, until the next sweep."""
+        try:
+            if ends is not None:
+                self.plumber.abandon(ends, inside=inside)
+        except netlink_errors.NetlinkError as err:
+            _log.error("a failed ADD can't be undone yet", extra={"container": record.container_id, "error": str(err)})
+            return
+        self.ledger.release(record.key, rest=False)
+
+    def _refuse_second(self, call: protocol.Call, cookie: int) -> None:
+        for other in self.ledger.holders(cookie=cookie, container_id=call.container_id):
+            if self.plumber.find(identity.veth_name(*other.key)) is not None:
+                self._refuse_beside(call, cookie, other)
+            elif other.key != call.key:
+                # Its DEL was lost and the kernel has let go. A retry under the same key keeps the address.
+                self.ledger.release(other.key)
+
+    def _refuse_beside(self, call: protocol.Call, cookie: int, other: records.Record) -> None:
+        if other.key != call.key:
+            raise CallRefusedError(
+                Code.ALREADY_ATTACHED,
+                f"the pod has a fleet interface already: {other.interface} with {', '.join(other.addresses)}",
+                "one attachment in each pod is served",
+            )
+        if other.cookie == cookie:
+            raise CallRefusedError(Code.INTERFACE_EXISTS, f"the pod has an interface {call.interface} already")
+        # The container was restarted in a new namespace and its DEL was lost.
+        self.plumber.detach(identity.veth_name(*other.key))
+
+    def _reserve(
+        self, call: protocol.Call, request: Request, pod: Namespace
+    ) -> tuple[records.Record, int, NodeNetwork]:
+        draft = self._draft(call, pod)
+        deadline = time.monotonic() + self.patience_s
+        while True:
+            _refuse_cancelled(request)
+            generation = self.supply.generation
+            try:
+                network = _require(self.supply.network)
+                record, mark = self.ledger.reserve(draft, requested=call.requested)
+            except errors.ExhaustedError as err:
+                with self.supply.queue():
+                    self._reclaim()
+                    now = time.monotonic()
+                    if now >= deadline:
+                        raise errors.ExhaustedError(f"{err.message}; {self._explain()}") from err
+                    # The dead are freed when they are found twice, so a second look is worth it while we wait.
+                    until = min(deadline, now + _LOOK_AGAIN_S)
+                    self.supply.wait(generation, deadline=until, cancelled=request.cancelled)
+                continue
+            return record, mark, network
+
+    def _reclaim(self) -> None:
+        """Look for addresses of the dead. A kernel that shows nothing is no reason to refuse: a block may come."""
+        try:
+            self.reclaim()
+        except netlink_errors.NetlinkError as err:
+            _log.warning("no look was had for dead pods' addresses", extra={"error": str(err)})
+
+    def _explain(self) -> str:
+        known = self.outlook()
+        return known or (
+            f"no further block came within {self.patience_s:.0f} s: the cluster has no leader to give one, or this "
+            "node doesn't reach the API"
+        )
+
+    def _draft(self, call: protocol.Call, pod: Namespace) -> records.Record:
+        return records.Record(
+            container_id=call.container_id,
+            interface=call.interface,
+            addresses=[],
+            mac=call.mac or identity.pod_mac(*call.key),
+            cookie=pod.cookie,
+            boot=self.boot,
+            netns=call.netns if self.pods.leads_to(call.netns, pod) else "",
+            network=call.network,
+            pod_namespace=call.pod_namespace,
+            pod_name=call.pod_name,
+            pod_uid=call.pod_uid,
+        )
+
+    def _wire(
+        self, record: records.Record, network: NodeNetwork, *, pod: Namespace, inside: connection.Connection
+    ) -> wiring.Ends:
+        try:
+            return self.plumber.attach(wiring.plan_ends(record, network), pod=pod, inside=inside)
+        except plumber.OccupiedError as err:
+            raise CallRefusedError(Code.INTERFACE_EXISTS, str(err)) from err
+        except netlink_errors.NetlinkError as err:
+            raise CallRefusedError(Code.WIRING_FAILED, "the interface can't be wired", str(err)) from err
+
+
+def _refuse_cancelled(request: Request) -> None:
+    if request.cancelled():
+        raise CallRefusedError(Code.CANCELLED, "the caller hung up before it got its answer")
+
+
+def _require(network: NodeNetwork | None) -> NodeNetwork:
+    if network is None or not network.blocks:
+        raise errors.ExhaustedError(
+            "this node has no fleet addresses yet: the cluster has not joined the fleet, or it has no leader that "
+            "could give this node a block"
+        )
+    return network

@@ -1,0 +1,69 @@
+"""DEL: interface, pod's leftovers, journal.
+
+One invariant: idempotent and best effort. Only a kernel that refuses to delete makes it fail; a pod, a namespace, a
+record or a disk that is gone doesn't. The address comes back after the interface is gone, never before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+from cnf.attach import identity, ledger, plumber, pods, protocol, records, wiring
+from cnf.attach.frames import Request
+from cnf.attach.node_network import supply
+from cnf.netlink import connection, errors, links
+from cnf.netlink.namespace import Namespace
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Deleter:
+    """Serves DEL."""
+
+    ledger: ledger.Ledger
+    plumber: plumber.Plumber
+    pods: pods.Pods
+    supply: supply.Supply
+
+    def delete(self, call: protocol.Call, request: Request) -> bool:
+        """Detach one pod; the caller holds the container's lock. Return whether it held an address.
+
+        Raises:
+            NetlinkError: the kernel refused to delete the interface; the address stays taken.
+        """
+        record = self.ledger.find(call.key)
+        if record is not None and 0 < request.issued_at < record.reserved_at:
+            return False  # spooled before the container was attached anew
+        self.plumber.detach(identity.veth_name(*call.key))
+        self._clean_pod(call, record, request.namespace)
+        return self.ledger.release(call.key)
+
+    def _clean_pod(self, call: protocol.Call, record: records.Record | None, namespace: Namespace | None) -> None:
+        """Take back what outlives the interface, and an interface whose other end is in a namespace of the past."""
+        pod = namespace or self.pods.open_unverified(call.netns)
+        if pod is None:
+            return
+        try:
+            with contextlib.suppress(errors.NetlinkError), pod.connect() as inside:
+                known = record is None or record.cookie == pod.cookie
+                if known and pod.cookie != self.plumber.hub_cookie and not self._is_anothers(call, pod):
+                    self._clean_inside(call, inside)
+        finally:
+            if namespace is None:
+                pod.close()
+
+    def _is_anothers(self, call: protocol.Call, pod: Namespace) -> bool:
+        """Say whether another attachment stands there, as after a second one was refused: its routes are the same."""
+        there = self.ledger.holders(cookie=pod.cookie, container_id=call.container_id)
+        return any(other.key != call.key and other.cookie == pod.cookie for other in there)
+
+    def _clean_inside(self, call: protocol.Call, inside: connection.Connection) -> None:
+        link = links.find(inside, call.interface)
+        if link is not None:
+            # Another's, or that of another container: the path may lead to a namespace of somebody else by now.
+            if not identity.is_tag_of(link.alias, *call.key):
+                return
+            inside.send([links.delete(call.interface)])
+        network = self.supply.network
+        if network is not None:
+            inside.send(wiring.plan_unfence(network.fleet))

@@ -1,0 +1,68 @@
+"""The node's network as calls see it: what it is now, and waiting for it to change.
+
+One invariant: whoever waits is counted, so that the node asks for as many blocks as will be used at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from cnf.attach.node_network.network import NodeNetwork
+
+_TICK_S = 0.2
+
+
+class Supply:
+    """Holds the last NodeNetwork. Any thread."""
+
+    def __init__(self) -> None:
+        """Nothing is known at first."""
+        self._changed = threading.Condition()
+        self._network: NodeNetwork | None = None
+        self._generation = 0
+        self._waiting = 0
+
+    @property
+    def network(self) -> NodeNetwork | None:
+        """What is known."""
+        return self._network
+
+    @property
+    def generation(self) -> int:
+        """Counts changes; read it before looking, hand it to ``wait``."""
+        return self._generation
+
+    @property
+    def waiting(self) -> int:
+        """Counts the calls that found no address."""
+        return self._waiting
+
+    @contextlib.contextmanager
+    def queue(self) -> Iterator[None]:
+        """Count the caller among those who wait."""
+        with self._changed:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._waiting -= 1
+
+    def change(self, network: NodeNetwork) -> None:
+        """Set what is known and wake all who wait."""
+        with self._changed:
+            self._network = network
+            self._generation += 1
+            self._changed.notify_all()
+
+    def wait(self, generation: int, *, deadline: float, cancelled: Callable[[], bool]) -> None:
+        """Wait for a change since ``generation``, at most until ``deadline`` (monotonic) or until cancelled."""
+        with self._changed:
+            while self._generation == generation:
+                left = deadline - time.monotonic()
+                if left <= 0 or cancelled():
+                    break
+                self._changed.wait(min(left, _TICK_S))

@@ -1,0 +1,1 @@
+"""Pods that run without their interface because they were started before Multus."""

@@ -1,0 +1,1 @@
+"""cnf on the hub: forwards between members, and probes them."""

@@ -1,0 +1,1 @@
+"""What a tunnel must hold, decided from values alone."""

@@ -1,0 +1,164 @@
+"""A node's session with the hub: probes it, announces a new leader, and wakes it when it fell silent.
+
+One invariant: everything here goes by what the tunnel itself carries, never by the API, so it works while either API
+is away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from cnf.tunnel import errors
+from cnf.tunnel.plan import epochs
+from cnf.tunnel.session import probe, revive
+from cnf.tunnel.wireguard import tunnel
+from fleetboard.model.addresses import Address
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+ISOLATED_S = 1.0
+"""The hub silent for so long: whatever lies behind it is out of reach."""
+RELAYED_S = 1.0
+"""Between probes of a node without a session, whose way to the hub leads through the leader: there may be thousands."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Session:
+    """What this node's session shall be.
+
+    Attributes:
+        address: The node's fleet address; probes leave from and arrive at it.
+        cluster: Of this node.
+        hub_key: The hub's public key; empty when this node keeps no session.
+        hub_address: The hub's fleet address.
+        claim: Set while this node leads: what the hub has to know.
+    """
+
+    address: Address
+    cluster: str
+    hub_key: str = ""
+    hub_address: Address | None = None
+    claim: epochs.Claim | None = None
+
+
+class Sessions:
+    """Runs the session that ``update`` was given last."""
+
+    def __init__(
+        self,
+        carrier: tunnel.Tunnel,
+        *,
+        outbid: Callable[[int], None] = lambda _epoch: None,
+        on_isolation: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Be ready for ``run``.
+
+        ``outbid`` is told the epoch that the hub knows when it is not ours: the cluster's must exceed it.
+        ``on_isolation`` hears of every change of ``isolated``.
+        """
+        self._carrier, self._outbid, self._on_isolation = carrier, outbid, on_isolation
+        self.isolated = False
+        """Whether the hub gives no answer, by whichever way this node has to it."""
+        self._changed = threading.Event()
+        self._session: Session | None = None
+        self._announced: epochs.Claim | None = None
+        self._kicks = revive.Kicks()
+        self._interval_s = probe.INTERVAL_S
+        self.prober = probe.Prober()
+        self._port: probe.Port | None = None
+
+    def update(self, session: Session) -> None:
+        """Keep ``session`` from now on; returns at once."""
+        if session != self._session:
+            self._session = session
+            self._changed.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve the probe port and keep the session until ``stop``."""
+        while not stop.is_set():
+            session = self._session
+            if session is None:
+                self._changed.wait(TICK_S)
+                continue
+            self._serve(session.address, stop)
+
+    def _serve(self, address: Address, stop: threading.Event) -> None:
+        """Serve at one address until ``stop`` or until the node got another one."""
+        ended = threading.Event()
+        port = probe.Port(address, prober=self.prober, responder=probe.Responder())
+        serving = threading.Thread(target=port.run, args=(ended,), name="probe port", daemon=True)
+        serving.start()
+        self._port = port
+        try:
+            while not stop.is_set() and serving.is_alive():
+                session = self._session
+                if session is None or session.address != address:
+                    return
+                self._keep(session, port, stop)
+                self._changed.wait(TICK_S)
+                self._changed.clear()
+        finally:
+            ended.set()
+            serving.join(5)
+        if not stop.is_set():
+            raise errors.DeviceError("the probe port ended by itself")
+
+    def _keep(self, session: Session, port: probe.Port, stop: threading.Event) -> None:
+        hub = session.hub_address
+        interval_s = probe.INTERVAL_S if session.hub_key else RELAYED_S
+        if interval_s != self._interval_s:
+            self.prober.set_targets([])  # an interval counts for new targets
+            self._interval_s = interval_s
+        self.prober.set_targets([hub] if hub is not None else [], interval_s=interval_s)
+        self._judge(hub)
+        if hub is None or not session.hub_key:
+            self._announced = None
+            return
+        self._revive(session, hub)
+        if session.claim is not None and session.claim != self._announced:
+            ack = port.announce(hub, cluster=session.cluster, claim=session.claim, stop=stop)
+            if ack is not None:
+                self._announced = session.claim
+                log.info("the hub knows this leader", extra={"epoch": session.claim.epoch, "accepted": ack.accepted})
+                if not ack.accepted:
+                    # A Lease that was deleted or restored counts from below what the hub saw, which refuses that.
+                    self._outbid(ack.epoch)
+
+    def _judge(self, hub: Address | None) -> None:
+        state = self.prober.state(hub) if hub is not None else None
+        isolated = is_isolated(state, interval_s=self._interval_s)
+        if isolated is not self.isolated:
+            self.isolated = isolated
+            log.warning("the hub gives no answer" if isolated else "the hub answers")
+            self._on_isolation()
+
+    def _revive(self, session: Session, hub: Address) -> None:
+        """Ask the hub for a fresh handshake when it fell silent: it may be a new one that doesn't know the session."""
+        state = self.prober.state(hub)
+        if state is None or state.lost == 0:
+            self._kicks = revive.Kicks()
+            return
+        age = next(
+            (peer.handshake_age_s for peer in self._carrier.status() if peer.public_key == session.hub_key), None
+        )
+        now = time.monotonic()
+        if not revive.is_due(self._kicks, lost=state.lost, handshake_age_s=age, now=now):
+            return
+        self._kicks = revive.after(self._kicks, now=now)
+        try:
+            self._carrier.kick(session.hub_key)
+        except errors.TunnelError as err:
+            log.warning("the hub's peer could not be made anew", extra={"error": str(err)})
+
+
+def is_isolated(state: probe.Target | None, *, interval_s: float) -> bool:
+    """Tell whether the probes of the hub, sent each ``interval_s``, say that nothing behind it can be reached.
+
+    Unlike ``alive`` it begins as False: before the first probes nothing is known, and nothing is taken away.
+    """
+    return state is not None and state.lost >= probe.LOST_IS_DEAD and state.lost * interval_s >= ISOLATED_S

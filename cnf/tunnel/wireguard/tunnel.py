@@ -1,0 +1,237 @@
+"""The tunnel of this network namespace, kept as wanted.
+
+One invariant: one thread at a time reads the device, compares and writes, and what it writes is only the difference; so
+a sync that finds nothing to do writes nothing, and a restart of the agent changes no session.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from cnf.tunnel import errors
+from cnf.tunnel.plan.wanted import Wanted, WantedPeer
+from cnf.tunnel.wireguard import changes, device, endpoints, key, links, watch
+from cnf.tunnel.wireguard.endpoints import SocketAddress
+from fleetboard.model import names
+from fleetboard.model.addresses import Network
+
+log = logging.getLogger(__name__)
+
+RESYNC_S = 30.0
+_POLL_S = 0.5
+_RETRY_S = (0.2, 5.0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """A peer as it is now; ``handshake_age_s`` is None before the first handshake."""
+
+    public_key: str
+    endpoint: SocketAddress | None
+    handshake_age_s: float | None
+    rx_bytes: int
+    tx_bytes: int
+    allowed: frozenset[Network]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Counters:
+    """What was done since the start.
+
+    Attributes:
+        syncs: Comparisons with the device.
+        writes: Times that WireGuard was written to.
+        kicks: Peers made anew for a fresh handshake.
+        restores: Times that everything had to be put back into a new device.
+    """
+
+    syncs: int = 0
+    writes: int = 0
+    kicks: int = 0
+    restores: int = 0
+
+
+class Tunnel:
+    """WireGuard link ``name`` of the namespace that its methods are called in.
+
+    Hand plans to ``want`` and run ``run`` in a thread of its own; ``sync`` applies in the caller's thread.
+    """
+
+    def __init__(
+        self,
+        name: str = names.TUNNEL_INTERFACE,
+        *,
+        private_key: key.PrivateKey,
+        port: int = names.TUNNEL_PORT,
+        resolver: endpoints.Resolver | None = None,
+        wait_s: float = device.WAIT_S,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self.port = port
+        self.counters = Counters()
+        self._key = private_key
+        self._wait_s = wait_s
+        self._wall_clock = wall_clock
+        self._resolver = resolver or endpoints.Resolver(on_change=self.wake)
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._wanted: Wanted | None = None
+        self._written: dict[str, SocketAddress] = {}
+        self._turn: dict[str, int] = {}
+        self._index = 0
+        self._last = 0.0
+        self._backend: device.Backend | None = None
+
+    @property
+    def public_key(self) -> str:
+        """The tunnel's own key."""
+        return self._key.public
+
+    @property
+    def backend(self) -> str:
+        """``kernel`` or ``userspace``; empty before the first sync."""
+        return self._backend.kind if self._backend is not None else ""
+
+    def want(self, wanted: Wanted) -> None:
+        """Make ``run`` bring ``wanted`` about; returns at once, and at no cost when it was wanted before."""
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._wake.set()
+
+    def wake(self) -> None:
+        """Make ``run`` compare again now."""
+        self._wake.set()
+
+    def sync(self, wanted: Wanted) -> None:
+        """Bring ``wanted`` about in this thread.
+
+        Raises:
+            TunnelError: something is not as wanted; calling again goes on from there.
+        """
+        self._wanted = wanted
+        try:
+            with self._lock:
+                self._apply(wanted)
+        except errors.TunnelError:
+            self._wake.set()  # ``run`` goes on from there
+            raise
+
+    def kick(self, public_key: str) -> bool:
+        """Remove a peer and add it again, with its next endpoint: a fresh handshake at once instead of after 15 s.
+
+        For a hub that gave no answer; return False when there is no such peer.
+
+        Raises:
+            TunnelError: the device is away or refused.
+        """
+        with self._lock:
+            wanted, backend = self._wanted, self._backend
+            if wanted is None or backend is None or wanted.peer(public_key) is None:
+                return False
+            self._turn[public_key] = self._turn.get(public_key, 0) + 1
+            if public_key in backend.read().peers:
+                self._write(backend, changes.Changes(remove=(public_key,)))
+            self._sync_peers(backend, wanted)
+            self.counters = dataclasses.replace(self.counters, kicks=self.counters.kicks + 1)
+        return True
+
+    def status(self) -> list[PeerStatus]:
+        """Return the peers as they are, by public key; none while the device is away."""
+        backend = self._backend
+        if backend is None:
+            return []
+        try:
+            peers = backend.read().peers
+        except errors.BackendError:
+            return []
+        now = self._wall_clock()
+        return [_status(public_key, peers[public_key], now) for public_key in sorted(peers)]
+
+    def run(self, stop: threading.Event) -> None:
+        """Bring about what ``want`` was given, and put it back when the link went away, until ``stop``."""
+        watcher = threading.Thread(target=watch.watch, args=(self.name, self.wake, stop), name="tunnel watch")
+        watcher.start()
+        failures = 0
+        while not stop.is_set():
+            woken = self._wake.wait(_POLL_S)
+            if not watcher.is_alive() and not stop.is_set():
+                raise errors.DeviceError(f"the watch of link {self.name} ended")
+            if not woken and not self._due():
+                continue
+            self._wake.clear()
+            failures = 0 if self._try(stop) else failures + 1
+            if failures:
+                stop.wait(_back_off(failures))
+                self._wake.set()
+        watcher.join()
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._last >= RESYNC_S
+
+    def _try(self, stop: threading.Event) -> bool:
+        wanted = self._wanted
+        if wanted is None:
+            return True
+        try:
+            with self._lock:
+                self._apply(wanted, stopped=stop.is_set)
+        except errors.TunnelError as err:
+            if not stop.is_set():
+                log.error("the tunnel is not as wanted", extra={"error": str(err)})  # noqa: TRY400 - expected kinds
+            return False
+        return True
+
+    def _apply(self, wanted: Wanted, *, stopped: Callable[[], bool] = lambda: False) -> None:
+        self._last = time.monotonic()
+        self.counters = dataclasses.replace(self.counters, syncs=self.counters.syncs + 1)
+        with links.open_netlink() as netlink:
+            for address in wanted.addresses:
+                netlink.ensure_address(address)
+            link, backend = device.ensure(netlink, self.name, mtu=wanted.mtu, wait_s=self._wait_s, stopped=stopped)
+            if link.index != self._index:
+                restored = self._index != 0
+                self._index = link.index
+                self._written.clear()
+                self.counters = dataclasses.replace(self.counters, restores=self.counters.restores + restored)
+            self._backend = backend
+            self._sync_peers(backend, wanted)
+            device.configure(netlink, link, mtu=wanted.mtu)
+            netlink.ensure_routes(link, wanted.routes)
+
+    def _sync_peers(self, backend: device.Backend, wanted: Wanted) -> None:
+        target = changes.Target(
+            self._key.base64, self.port, {peer.public_key: self._target(peer) for peer in wanted.peers}
+        )
+        difference = changes.diff(target, backend.read(), written=self._written, now=self._wall_clock())
+        if difference:
+            self._write(backend, difference)
+
+    def _target(self, peer: WantedPeer) -> changes.TargetPeer:
+        known = self._resolver.addresses(peer.endpoints)
+        turn = self._turn.get(peer.public_key, 0)
+        return changes.TargetPeer(known[turn % len(known)] if known else None, peer.allowed, peer.keepalive_s)
+
+    def _write(self, backend: device.Backend, difference: changes.Changes) -> None:
+        backend.apply(difference)
+        self.counters = dataclasses.replace(self.counters, writes=self.counters.writes + 1)
+        for public_key in difference.remove:
+            self._written.pop(public_key, None)
+        for update in difference.updates:
+            if update.endpoint is not None:
+                self._written[update.public_key] = update.endpoint
+
+
+def _status(public_key: str, peer: changes.ActualPeer, now: float) -> PeerStatus:
+    age = max(0.0, now - peer.handshake_at) if peer.handshake_at else None
+    return PeerStatus(public_key, peer.endpoint, age, peer.rx_bytes, peer.tx_bytes, peer.allowed)
+
+
+def _back_off(failures: int) -> float:
+    least, most = _RETRY_S
+    return float(min(most, least * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0))

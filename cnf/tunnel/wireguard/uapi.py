@@ -1,0 +1,180 @@
+"""WireGuard in user space: the control protocol of wireguard-go over its unix socket.
+
+https://www.wireguard.com/xplatform/#configuration-protocol. One invariant: all changes of one sync are one ``set``
+operation, so that no packet sees half of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from cnf.tunnel import errors
+from cnf.tunnel.wireguard import changes, endpoints, key
+
+SOCKETS = Path("/var/run/wireguard")
+"""Fixed in wireguard-go."""
+TIMEOUT_S = 5.0
+
+
+def socket_path(name: str) -> Path:
+    """Return where wireguard-go listens for link ``name``."""
+    return SOCKETS / f"{name}.sock"
+
+
+def answers(name: str) -> bool:
+    """Tell whether a wireguard-go listens for link ``name``."""
+    try:
+        with _connect(name):
+            return True
+    except errors.BackendError:
+        return False
+
+
+class Userspace:
+    """One wireguard-go device."""
+
+    kind = "userspace"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def read(self) -> changes.Actual:
+        """Return the device as it is.
+
+        Raises:
+            BackendError: wireguard-go is away.
+        """
+        return parse(_exchange(self.name, "get=1\n\n"))
+
+    def apply(self, wanted: changes.Changes) -> None:
+        """Write the changes.
+
+        Raises:
+            BackendError: refused, or wireguard-go is away.
+        """
+        _exchange(self.name, render(wanted))
+
+
+def render(wanted: changes.Changes) -> str:
+    """Return the ``set`` operation of the changes."""
+    return "\n".join(["set=1", *_lines(wanted), "", ""])
+
+
+def _lines(wanted: changes.Changes) -> Iterator[str]:
+    if wanted.private_key is not None:
+        yield f"private_key={_to_hex(wanted.private_key)}"
+    if wanted.port is not None:
+        yield f"listen_port={wanted.port}"
+    for update in wanted.updates:
+        yield f"public_key={_to_hex(update.public_key)}"
+        if update.endpoint is not None:
+            yield f"endpoint={update.endpoint}"
+        if update.keepalive_s is not None:
+            yield f"persistent_keepalive_interval={update.keepalive_s}"
+        yield from (f"allowed_ip={network}" for network in sorted(update.add, key=str))
+    if wanted.drop:
+        # Moved to a peer that lives for these lines only: see ``changes``.
+        yield f"public_key={_to_hex(key.generate().public)}"
+        yield from (f"allowed_ip={network}" for network in sorted(wanted.drop, key=str))
+        yield "remove=true"
+    for public_key in wanted.remove:
+        yield f"public_key={_to_hex(public_key)}"
+        yield "remove=true"
+
+
+def parse(lines: list[tuple[str, str]]) -> changes.Actual:
+    """Read the answer to ``get``.
+
+    Raises:
+        BackendError: it is malformed.
+    """
+    private_key, port, peers = "", 0, dict[str, _Peer]()
+    peer: _Peer | None = None
+    try:
+        for field, value in lines:
+            if field == "public_key":
+                peer = peers.setdefault(_to_base64(value), _Peer())
+            elif peer is not None:
+                peer.take(field, value)
+            elif field == "private_key":
+                private_key = _to_base64(value)
+            elif field == "listen_port":
+                port = int(value)
+    except ValueError as err:
+        raise errors.BackendError(f"wireguard-go gave a malformed answer: {err}") from err
+    return changes.Actual(private_key, port, {public_key: found.value() for public_key, found in peers.items()})
+
+
+class _Peer:
+    """One peer while its lines are read."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, str] = {}
+        self._allowed: list[str] = []
+
+    def take(self, field: str, value: str) -> None:
+        if field == "allowed_ip":
+            self._allowed.append(value)
+        else:
+            self._fields[field] = value
+
+    def value(self) -> changes.ActualPeer:
+        endpoint = self._fields.get("endpoint")
+        return changes.ActualPeer(
+            endpoint=endpoints.parse_address(endpoint) if endpoint else None,
+            allowed=frozenset(ipaddress.ip_network(text) for text in self._allowed),
+            keepalive_s=self._number("persistent_keepalive_interval"),
+            handshake_at=self._number("last_handshake_time_sec") + self._number("last_handshake_time_nsec") / 1e9,
+            rx_bytes=self._number("rx_bytes"),
+            tx_bytes=self._number("tx_bytes"),
+        )
+
+    def _number(self, field: str) -> int:
+        return int(self._fields.get(field, "0"))
+
+
+def _connect(name: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    connection.settimeout(TIMEOUT_S)
+    try:
+        connection.connect(str(socket_path(name)))
+    except OSError as err:
+        connection.close()
+        raise errors.BackendError(f"wireguard-go of {name} does not answer: {err}", errno=err.errno or 0) from err
+    return connection
+
+
+def _exchange(name: str, operation: str) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    with _connect(name) as connection:
+        try:
+            connection.sendall(operation.encode())
+            with connection.makefile(encoding="ascii") as answer:
+                for line in answer:
+                    field, _, value = line.rstrip("\n").partition("=")
+                    if field == "errno":
+                        return _check(name, int(value), lines)
+                    if field:
+                        lines.append((field, value))
+        except (OSError, ValueError) as err:
+            raise errors.BackendError(f"wireguard-go of {name} went away: {err}") from err
+    raise errors.BackendError(f"wireguard-go of {name} closed the connection without an answer")
+
+
+def _check(name: str, status: int, lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    if status:
+        raise errors.BackendError(f"wireguard-go of {name} refused: {os.strerror(-status)}", errno=-status)
+    return lines
+
+
+def _to_hex(text: str) -> str:
+    return base64.b64decode(text).hex()
+
+
+def _to_base64(text: str) -> str:
+    return base64.b64encode(bytes.fromhex(text)).decode()

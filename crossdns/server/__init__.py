@@ -1,0 +1,1 @@
+"""Answers queries, in processes that know nothing of Kubernetes."""

@@ -1,0 +1,1 @@
+"""Follows the cluster's API, and keeps the answering processes' zone in step."""

@@ -1,0 +1,1 @@
+"""Which names there are, and what they hold."""

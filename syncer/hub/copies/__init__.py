@@ -1,0 +1,1 @@
+"""Copies of members' EndpointSlices in the clusterset's namespace."""

@@ -1,0 +1,142 @@
+"""Copies members' EndpointSlices into the clusterset's namespace, where all members read them.
+
+One invariant: a copy exists exactly while its source does and its cluster is admitted; the merge of the service has
+no say in it, so that an endpoint's change reaches others by one write.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from fleetboard.kube import errors
+from fleetboard.model import core, fleet, names, resource
+from syncer.hub.copies import plan
+from syncer.hub.metrics import HubMetrics
+from syncer.hub.view import View, name_of, namespace_of
+from syncer.rules import admission
+
+LOG = logging.getLogger(__name__)
+
+
+class Slices:
+    """Reconciles one copy at a time; keys are the copies' names."""
+
+    def __init__(
+        self,
+        view: View,
+        *,
+        metrics: HubMetrics,
+        enqueue: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._view = view
+        self._metrics = metrics
+        self._enqueue = enqueue
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sources: dict[str, str] = {}
+        self._noticed: dict[str, float] = {}
+        self._said: dict[str, object] = {}
+
+    def begin(self) -> list[str]:
+        """Begin a term: return the name of every copy there is or should be."""
+        space = self._view.terms.namespace
+        there = {one.metadata.name for one in list(self._view.slices.store.values()) if one.metadata.namespace == space}
+        with self._lock:
+            self._noticed.clear()
+            return sorted(there | self._sources.keys())
+
+    def notice(self, key: str) -> None:
+        """Learn that a slice changed: a member's, or a copy."""
+        space = namespace_of(key)
+        cluster = self._view.cluster_of(space)
+        if cluster is not None:
+            name = plan.copy_name(cluster, name_of(key))
+            with self._lock:
+                self._sources[name] = key
+                self._noticed.setdefault(name, self._clock())
+            self._enqueue(name)
+        elif space == self._view.terms.namespace:
+            self._enqueue(name_of(key))
+
+    def notice_peer(self, cluster: str) -> None:
+        """Learn that a Peer changed; its slices matter only if what it may say changed."""
+        peer = self._view.peer(cluster)
+        may_say = _may_say(peer)
+        if self._said.get(cluster) == may_say:
+            return
+        self._said[cluster] = may_say
+        space = names.member_namespace(self._view.terms.clusterset, cluster)
+        with self._lock:
+            concerned = [name for name, key in self._sources.items() if namespace_of(key) == space]
+        for name in concerned:
+            self._enqueue(name)
+
+    def reconcile(self, name: str) -> None:
+        """Make one copy what it should be."""
+        with self._lock:
+            key = self._sources.get(name, "")
+            noticed = self._noticed.pop(name, None)
+        cluster = self._view.cluster_of(namespace_of(key)) if key else None
+        source = self._view.slices.get(key) if key else None
+        if source is None or cluster is None:
+            self._remove(name)
+            with self._lock:
+                # Unless it was made anew meanwhile, which is another notice with its own key.
+                if self._view.slices.get(key) is None and name not in self._noticed:
+                    self._sources.pop(name, None)
+            return
+        peer = self._view.peer(cluster)
+        planned = plan.plan(source, cluster=cluster, peer=peer, clusterset=self._view.terms.clusterset)
+        if planned.slice is None:
+            self._refused(key, cluster, planned.refused)
+            self._remove(name)
+            return
+        if self._write(planned.slice):
+            self._metrics.slices_copied.labels(cluster).inc()
+            if planned.dropped:
+                self._metrics.addresses_dropped.labels(cluster).inc(planned.dropped)
+                LOG.warning(
+                    "addresses outside the cluster's blocks dropped",
+                    extra={"cluster": cluster, "slice": key, "dropped": planned.dropped},
+                )
+            if noticed is not None:
+                self._metrics.copy_seconds.observe(self._clock() - noticed)
+
+    def _write(self, wanted: core.EndpointSlice) -> bool:
+        client = self._view.client
+        found = self._view.slices.get(wanted.metadata.key)
+        if found is not None and plan.same(wanted, found):
+            return False
+        if found is not None and found.address_type != wanted.address_type:
+            client.delete(resource.ENDPOINT_SLICES, found.metadata.name, found.metadata.namespace)
+            found = None
+        # Nobody else writes copies, so the last write is right without asking what it replaces.
+        steps = (client.create, client.replace) if found is None else (client.replace, client.create)
+        try:
+            steps[0](resource.ENDPOINT_SLICES, wanted)
+        except (errors.AlreadyExistsError, errors.NotFoundError):
+            steps[1](resource.ENDPOINT_SLICES, wanted)
+        return True
+
+    def _remove(self, name: str) -> None:
+        space = self._view.terms.namespace
+        found = self._view.slices.get(f"{space}/{name}")
+        if found is None:
+            return
+        if self._view.client.delete(resource.ENDPOINT_SLICES, name, space):
+            cluster = found.metadata.labels.get(names.LABEL_SOURCE_CLUSTER, "")
+            self._metrics.slices_copied.labels(cluster).inc()
+
+    def _refused(self, key: str, cluster: str, why: str) -> None:
+        self._metrics.slices_refused.labels(cluster).inc()
+        LOG.info("slice not copied", extra={"cluster": cluster, "slice": key, "why": why})
+
+
+def _may_say(peer: fleet.Peer | None) -> object:
+    if peer is None or not admission.is_admitted(peer):
+        return None
+    return (tuple(peer.status.cluster_cidrs), tuple(peer.spec.export_namespaces))

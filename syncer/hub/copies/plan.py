@@ -1,0 +1,111 @@
+"""What of a member's EndpointSlice the whole clusterset gets to see.
+
+One invariant: a copy says nothing that the member may not say. Its source cluster is the namespace it was found in,
+its addresses are in blocks that the hub gave to that cluster, and only labels and fields we know are in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import ipaddress
+from collections.abc import Sequence
+
+import msgspec
+
+from fleetboard.model import core, fleet, meta, names
+from fleetboard.model.addresses import Network, is_endpoint
+from syncer.rules import admission
+
+_NAME_LIMIT = 253
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Copy:
+    """What becomes of one slice.
+
+    Attributes:
+        slice: The copy; None when there is to be none.
+        dropped: Addresses left out, because they are not the cluster's.
+        refused: Why there is no copy; empty when there is one.
+    """
+
+    slice: core.EndpointSlice | None
+    dropped: int = 0
+    refused: str = ""
+
+
+def copy_name(cluster: str, name: str) -> str:
+    """Name the copy of a slice; no cluster's name holds a dot, so two clusters' copies never share one."""
+    whole = f"{cluster}.{name}"
+    if len(whole) <= _NAME_LIMIT:
+        return whole
+    return f"{cluster}.{hashlib.sha256(name.encode()).hexdigest()[:40]}"
+
+
+def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, clusterset: str) -> Copy:
+    """Decide on the copy of ``source``, which was found in the namespace of ``cluster``."""
+    if peer is None or not admission.is_admitted(peer):
+        return Copy(None, refused=f"cluster {cluster!r} is not admitted")
+    labels = source.metadata.labels
+    service = labels.get(names.LABEL_SERVICE_NAME, "")
+    namespace = labels.get(names.LABEL_SERVICE_NAMESPACE, "")
+    refused = admission.refuse_service(peer, namespace=namespace, name=service)
+    if refused is not None:
+        return Copy(None, refused=refused)
+    version = {"IPv4": 4, "IPv6": 6}.get(source.address_type)
+    if version is None:
+        return Copy(None, refused=f"addressType {source.address_type!r} is not IPv4 or IPv6")
+    wrong = [port.port for port in source.ports or [] if port.port is not None and not 0 < port.port < 65536]
+    if wrong:
+        # The API server takes any number here.
+        return Copy(None, refused=f"port {wrong[0]} is not between 1 and 65535")
+    blocks = [ipaddress.ip_network(text) for text in peer.status.cluster_cidrs]
+    own = [block for block in blocks if block.version == version]
+    endpoints, dropped = _keep(source.endpoints or [], own)
+    copied = core.EndpointSlice(
+        metadata=meta.ObjectMeta(
+            name=copy_name(cluster, source.metadata.name),
+            namespace=names.clusterset_namespace(clusterset),
+            # Importers see what is left, and would not know that anything was refused.
+            annotations={names.ANNOTATION_REFUSED: str(dropped)} if dropped else {},
+            labels={
+                names.LABEL_SERVICE_NAME: service,
+                names.LABEL_SERVICE_NAMESPACE: namespace,
+                names.LABEL_SOURCE_CLUSTER: cluster,
+                names.LABEL_MANAGED_BY: names.MANAGER,
+                names.LABEL_PROXY_NAME: names.PROXY_NAME,
+            },
+        ),
+        address_type=source.address_type,
+        endpoints=endpoints,
+        ports=source.ports or [],
+    )
+    return Copy(copied, dropped)
+
+
+def same(wanted: core.EndpointSlice, found: core.EndpointSlice) -> bool:
+    """Whether ``found`` needs no write; the API server shows no endpoints as null."""
+    return (
+        wanted.metadata.labels == found.metadata.labels
+        and wanted.metadata.annotations == found.metadata.annotations
+        and wanted.address_type == found.address_type
+        and (wanted.endpoints or []) == (found.endpoints or [])
+        and (wanted.ports or []) == (found.ports or [])
+        and not found.metadata.owner_references
+        and not found.metadata.finalizers
+    )
+
+
+def _keep(endpoints: Sequence[core.Endpoint], own: Sequence[Network]) -> tuple[list[core.Endpoint], int]:
+    kept: list[core.Endpoint] = []
+    dropped = 0
+    for endpoint in endpoints:
+        usable = [text for text in endpoint.addresses if is_endpoint(text, own)]
+        dropped += len(endpoint.addresses) - len(usable)
+        if usable:
+            # Another cluster may have a node or a pod of the same name.
+            kept.append(
+                msgspec.structs.replace(endpoint, addresses=usable, node_name=None, target_ref=None, hints=None)
+            )
+    return kept, dropped

@@ -1,0 +1,215 @@
+"""What the hub says of the clusterset: members, merged services, other clusters' endpoints.
+
+One invariant: it answers from the hub once the hub was heard and from this cluster's copies until then, and says which
+questions it can't answer yet; absence is only ever the hub's own word.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Callable
+
+from fleetboard.kube import backoff, index, selective
+from fleetboard.kube.client import Client
+from fleetboard.kube.reflector import Reflector
+from fleetboard.model import core, fleet, names, resource
+from fleetboard.model.addresses import Network
+from syncer.rules import slices
+
+log = logging.getLogger(__name__)
+
+RETRY_CAP_S = 2.0
+"""A hub that is back is noticed within this time; 250 clusters' tries are spread over it."""
+
+
+class Clusterset:
+    """Watch the hub's clusterset and this cluster's copies of it.
+
+    Args:
+        hub: Client of the hub's API.
+        child: Client of this cluster's API.
+        clusterset: Name of the clusterset.
+        cluster: Name of this cluster.
+        namespace: Where the copies are.
+        service_changed: Gets ``namespace/name`` of a service whose merge or remote endpoints may differ.
+        original_changed: Gets ``peers/<name>`` or ``fleetservices/<name>`` when an original or its copy changed.
+        peer_changed: Gets the name of a member whose Peer changed.
+    """
+
+    def __init__(
+        self,
+        hub: Client,
+        child: Client,
+        *,
+        clusterset: str,
+        cluster: str,
+        namespace: str,
+        service_changed: Callable[[str], None],
+        original_changed: Callable[[str], None],
+        peer_changed: Callable[[str], None],
+    ) -> None:
+        self._cluster, self._namespace = cluster, namespace
+        self._hub_namespace = names.clusterset_namespace(clusterset)
+        self._service_changed, self._original_changed = service_changed, original_changed
+        self._peer_changed_listener = peer_changed
+        self.peers = Reflector(
+            hub, resource.PEERS, notify=self._peer_changed, namespace=self._hub_namespace, retry=_retry()
+        )
+        self.services = Reflector(
+            hub, resource.FLEET_SERVICES, notify=self._merge_changed, namespace=self._hub_namespace, retry=_retry()
+        )
+        self.slices = selective.Selective(
+            hub,
+            resource.ENDPOINT_SLICES,
+            label=names.LABEL_SERVICE_NAMESPACE,
+            covered=self._covered,
+            notify=self._slice_changed,
+            namespace=self._hub_namespace,
+            selector=slice_selector(cluster),
+            retry=_retry(),
+        )
+        self.peer_copies = Reflector(child, resource.PEERS, notify=self._peer_changed, namespace=namespace)
+        self.service_copies = Reflector(child, resource.FLEET_SERVICES, notify=self._copy_changed, namespace=namespace)
+        self._by_service = index.Index(lambda: self.slices.store, _service_of)
+        self._blocks: dict[str, tuple[Network, ...]] = {}
+
+    @property
+    def remote_reflectors(self) -> list[Reflector[object]]:
+        """Those of the hub."""
+        return [self.peers, self.services, self.slices]  # type: ignore[list-item]
+
+    @property
+    def local_reflectors(self) -> list[Reflector[object]]:
+        """Those of this cluster."""
+        return [self.peer_copies, self.service_copies]  # type: ignore[list-item]
+
+    @property
+    def heard(self) -> bool:
+        """Whether the hub listed its members and its services at least once."""
+        return self.peers.synced.is_set() and self.services.synced.is_set()
+
+    @property
+    def last_contact(self) -> float:
+        """Monotonic time of the hub's last answer; minus infinity before the first."""
+        reflectors = [one for one in self.remote_reflectors if one.synced.is_set()]
+        return max((one.last_contact for one in reflectors), default=-float("inf"))
+
+    def peer(self, name: str) -> fleet.Peer | None:
+        """Return a member as the hub last said."""
+        found = self.peers.get(f"{self._hub_namespace}/{name}")
+        if found is not None or self.peers.synced.is_set():
+            return found
+        return self.peer_copies.get(f"{self._namespace}/{name}")
+
+    def service(self, key: str) -> fleet.FleetService | None:
+        """Return the merge of all exports of ``namespace/name`` as the hub last said."""
+        name = key.replace("/", ".", 1)
+        found = self.services.get(f"{self._hub_namespace}/{name}")
+        if found is not None or self.services.synced.is_set():
+            return found
+        return self.service_copies.get(f"{self._namespace}/{name}")
+
+    def service_keys(self) -> list[str]:
+        """Return ``namespace/name`` of every service of the clusterset."""
+        found = [_service_key(name) for name in [*list(self.services.store), *list(self.service_copies.store)]]
+        return list(dict.fromkeys(key for key in found if key is not None))
+
+    def remote(self, key: str) -> list[core.EndpointSlice] | None:
+        """Return other clusters' slices of ``namespace/name``; None while the hub was never heard of its namespace."""
+        if not (self.heard and self.slices.covers(key.partition("/")[0])):
+            return None
+        return self._by_service.find(key)
+
+    def follow(self, namespaces: frozenset[str]) -> None:
+        """Watch other clusters' slices of these namespaces: one member of many then costs the hub what it needs."""
+        self.slices.select(namespaces)
+
+    def blocks(self) -> slices.Blocks:
+        """Return the address blocks of every member."""
+        return self._blocks
+
+    def families(self) -> tuple[str, ...]:
+        """Return the address families that this cluster's pods have in the fleet, or else those of the fleet."""
+        own = self.peer(self._cluster)
+        cidrs = own.status.cluster_cidrs if own is not None else []
+        if not cidrs:
+            hub = self.peer(names.HUB)
+            cidrs = hub.status.fleet_cidrs if hub is not None else []
+        versions = [network.version for network in _parse(cidrs)]
+        return tuple(f"IPv{version}" for version in dict.fromkeys(versions))
+
+    def original(self, kind: str, name: str) -> fleet.Peer | fleet.FleetService | None:
+        """Return the hub's object that a copy is made of."""
+        return (self.peers if kind == "peers" else self.services).get(f"{self._hub_namespace}/{name}")
+
+    def copy(self, kind: str, name: str) -> fleet.Peer | fleet.FleetService | None:
+        """Return this cluster's copy."""
+        return (self.peer_copies if kind == "peers" else self.service_copies).get(f"{self._namespace}/{name}")
+
+    def _peer_changed(self, key: str) -> None:
+        name = key.rpartition("/")[2]
+        self._original_changed(f"peers/{name}")
+        self._peer_changed_listener(name)
+        peer = self.peer(name)
+        blocks = tuple(_parse(peer.status.cluster_cidrs)) if peer is not None else ()
+        if self._blocks.get(name, ()) != blocks:
+            # Replaced whole: readers are in other threads.
+            self._blocks = {**self._blocks, name: blocks}
+            for service in self.service_keys():
+                self._service_changed(service)
+
+    def _merge_changed(self, key: str) -> None:
+        self._original_changed(f"fleetservices/{key.rpartition('/')[2]}")
+        service = _service_key(key)
+        if service is not None:
+            self._service_changed(service)
+
+    def _copy_changed(self, key: str) -> None:
+        if not self.services.synced.is_set():
+            self._merge_changed(key)
+        else:
+            # The hub's own word counts, and was heard.
+            self._original_changed(f"fleetservices/{key.rpartition('/')[2]}")
+
+    def _covered(self, namespaces: frozenset[str] | None) -> None:
+        for service in self.service_keys():
+            if namespaces is None or service.partition("/")[0] in namespaces:
+                self._service_changed(service)
+
+    def _slice_changed(self, key: str) -> None:
+        for service in self._by_service.update(key):
+            self._service_changed(service)
+
+
+def slice_selector(cluster: str) -> str:
+    """Select the slices of the clusterset that come from other members."""
+    return f"{names.LABEL_MANAGED_BY}={names.MANAGER},{names.LABEL_SOURCE_CLUSTER}!={cluster}"
+
+
+def _retry() -> backoff.Backoff:
+    return backoff.Backoff(base_s=0.25, cap_s=RETRY_CAP_S)
+
+
+def _service_key(object_key: str) -> str | None:
+    """Turn ``<namespace>/<ns>.<svc>`` into ``ns/svc``; None for an object that has no such name."""
+    try:
+        return "/".join(names.parse_service_key(object_key.rpartition("/")[2]))
+    except names.NameRefusedError:
+        return None
+
+
+def _service_of(slice_: core.EndpointSlice) -> index.Terms:
+    labels = slice_.metadata.labels
+    namespace, name = labels.get(names.LABEL_SERVICE_NAMESPACE, ""), labels.get(names.LABEL_SERVICE_NAME, "")
+    return frozenset({f"{namespace}/{name}"}) if namespace and name else frozenset()
+
+
+def _parse(cidrs: list[str]) -> list[Network]:
+    parsed: list[Network] = []
+    for text in cidrs:
+        try:
+            parsed.append(ipaddress.ip_network(text))
+        except ValueError:
+            log.warning("the hub names a block that is no network", extra={"cidr": text})
+    return parsed

@@ -1,0 +1,49 @@
+"""What to add by hand where the cluster's DNS is not a CoreDNS that we may change.
+
+One invariant: every sentence can be followed as it stands, with this cluster's addresses in it.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Sequence
+
+from syncer.member.dns import corefile
+
+
+class Platform(enum.Enum):
+    """Who serves DNS in the cluster, as far as it can be told."""
+
+    OPENSHIFT = "the OpenShift DNS operator"
+    KUBE_DNS = "kube-dns"
+    UNKNOWN = "an unknown server"
+
+
+def advise(platform: Platform, *, address: str, zones: Sequence[str]) -> str:
+    """Say how to forward ``zones`` to ``address`` there."""
+    listed = " and ".join(zones)
+    begin = f"DNS is served by {platform.value}, which is left alone. To resolve {listed}, "
+    if platform is Platform.OPENSHIFT:
+        return f"{begin}run: oc patch dns.operator default --type=merge -p '{_openshift_patch(address, zones)}'"
+    if platform is Platform.KUBE_DNS:
+        domains = json.dumps({zone: [address] for zone in zones})
+        return f"{begin}put into ConfigMap kube-system/kube-dns under stubDomains: {domains}"
+    return (
+        f"{begin}forward these zones to {address} port 53, UDP and TCP; for CoreDNS by this block:\n"
+        f"{corefile.render(zones, address=address)}"
+    )
+
+
+def advise_nodelocal(*, address: str, zones: Sequence[str]) -> str:
+    """Say what NodeLocal DNSCache needs: pods ask it first, and it sends unknown zones past CoreDNS."""
+    blocks = " ".join(f"{zone}:53 {{ errors bind __PILLAR__LOCAL__DNS__ forward . {address} }}" for zone in zones)
+    return (
+        "NodeLocal DNSCache runs here and answers pods before CoreDNS does: put into ConfigMap "
+        f"kube-system/node-local-dns, in the form its other blocks have: {blocks}"
+    )
+
+
+def _openshift_patch(address: str, zones: Sequence[str]) -> str:
+    server = {"name": "fleetboard", "zones": list(zones), "forwardPlugin": {"upstreams": [address]}}
+    return json.dumps({"spec": {"servers": [server]}})

@@ -1,0 +1,1 @@
+"""Exports: from this cluster's Services to the hub."""

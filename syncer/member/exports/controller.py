@@ -1,0 +1,295 @@
+"""Carry this cluster's exports to its own namespace on the hub, and say on each ServiceExport what became of it.
+
+One invariant: the hub's namespace of this cluster is brought to what the export plans say, both ways: what no plan
+wants is deleted there, but never before this cluster's own objects were all read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from fleetboard.kube import backoff, errors, index
+from fleetboard.kube.client import Client
+from fleetboard.kube.reflector import Reflector
+from fleetboard.model import core, fleet, names, resource
+from syncer.member.clusterset import RETRY_CAP_S, Clusterset
+from syncer.member.exports import conditions, plan
+from syncer.member.exports.sources import Sources
+from syncer.member.report import plan as report_plan
+from syncer.member.stopwatch import Stopwatch
+from syncer.rules import admission, slices
+
+log = logging.getLogger(__name__)
+
+MANAGER = "syncer"
+MERGE_S = 3.0
+"""How long an export says nothing of itself while the hub merges it, which takes a thirtieth of that.
+
+A hub that has too much to do takes longer, and would be told of each twice."""
+_AWAY_RETRY_S = (0.5, 1.5)
+_REFUSED_RETRY_S = 30.0
+_OLDER_HUB_RETRY_S = 600.0
+"""How often a hub whose schema lacks fields of ours is tried with them again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Noted:
+    """How far an export got, whether there was one at all, and since when that is so."""
+
+    delivery: conditions.Delivery
+    exported: bool
+    since: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Pruned:
+    """What an older hub kept of an export, and when it was sent."""
+
+    sent: fleet.ExportedServiceSpec
+    kept: fleet.ExportedServiceSpec
+    at: float
+
+
+class Exports:
+    """Reconcile one service's export at a time; hand ``reconcile`` to a controller, and ``tell`` to another.
+
+    What is told to users waits for what carries their traffic: ``delivered`` gets the key that ``tell`` shall look at.
+    """
+
+    def __init__(
+        self,
+        child: Client,
+        hub: Client,
+        *,
+        sources: Sources,
+        clusterset: Clusterset,
+        cluster: str,
+        member_namespace: str,
+        changed: Callable[[str], None],
+        delivered: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._child, self._hub = child, hub
+        self._sources, self._clusterset = sources, clusterset
+        self._cluster, self._namespace = cluster, member_namespace
+        self._changed, self._delivered, self._clock = changed, delivered, clock
+        self._deliveries: dict[str, _Noted] = {}
+        self.stopwatch = Stopwatch("export")
+        self.exported = Reflector(
+            hub,
+            resource.EXPORTED_SERVICES,
+            notify=self._exported_changed,
+            namespace=member_namespace,
+            retry=backoff.Backoff(base_s=0.25, cap_s=RETRY_CAP_S),
+        )
+        self.slices = Reflector(
+            hub,
+            resource.ENDPOINT_SLICES,
+            notify=self._slice_changed,
+            namespace=member_namespace,
+            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}",
+            retry=backoff.Backoff(base_s=0.25, cap_s=RETRY_CAP_S),
+        )
+        self._by_service = index.Index(lambda: self.slices.store, _services_of)
+        self._pruned: dict[str, _Pruned] = {}
+        self._endpoints: dict[str, int] = {}
+
+    @property
+    def reflectors(self) -> list[Reflector[object]]:
+        """Those of the hub, to be run."""
+        return [self.exported, self.slices]  # type: ignore[list-item]
+
+    @property
+    def services(self) -> int:
+        """How many services this cluster exports."""
+        return len(self._endpoints)
+
+    @property
+    def endpoints(self) -> int:
+        """How many endpoints they have."""
+        return sum(list(self._endpoints.values()))
+
+    def keys(self) -> list[str]:
+        """Return every service of which the hub holds something."""
+        there = [key.rpartition("/")[2].replace(".", "/", 1) for key in list(self.exported.store)]
+        return [*there, *(key for slice_ in list(self.slices.store.values()) for key in _services_of(slice_))]
+
+    def reconcile(self, key: str) -> float | None:
+        """Bring the hub to what the export plan of ``namespace/name`` says."""
+        planned = self._sources.plan(key)
+        if planned.exported is not None:
+            self._endpoints[key] = planned.endpoints
+        else:
+            self._endpoints.pop(key, None)
+        failure: errors.KubeError | None = None
+        try:
+            delivery, again_s = self._deliver(key, planned)
+        except errors.KubeError as err:
+            failure, again_s = err, None
+            delivery = conditions.Delivery(pending=f"The hub failed: {err}.")
+        self._note(key, planned, delivery)
+        self._delivered(key)
+        if failure is not None:
+            # The controller tries again, after a pause that grows.
+            raise failure
+        return again_s
+
+    def tell(self, key: str) -> float | None:
+        """Bring the status of the ServiceExport ``namespace/name`` to what became of it."""
+        planned, export_ = self._sources.plan(key), self._sources.exports.get(key)
+        noted = self._deliveries.get(key)
+        if export_ is None or not planned.valid or noted is None:
+            return None
+        delivery = noted.delivery
+        merged = self._clusterset.service(key)
+        left_s = noted.since + MERGE_S - self._clock()
+        if delivery.written and planned.exported and not conditions.is_member(merged, self._cluster) and left_s > 0:
+            return left_s
+        told = conditions.plan(export_, planned, delivery=delivery, merged=merged, cluster=self._cluster, now=rfc3339())
+        if told == sorted(export_.status.conditions, key=lambda condition: condition.type):
+            return None
+        try:
+            written = self._child.patch_status(self._sources.kind, export_, {"conditions": told})
+        except errors.NotFoundError:
+            # Deleted meanwhile; its event brings the key again.
+            return None
+        self._sources.exports.remember(written)
+        return None
+
+    def _note(self, key: str, planned: plan.ExportPlan, delivery: conditions.Delivery) -> None:
+        if not planned.valid:
+            self._deliveries.pop(key, None)
+            return
+        exported = planned.exported is not None
+        known = self._deliveries.get(key)
+        # A Service that comes back is written anew, and waits anew for the hub to merge it.
+        same = known is not None and (known.delivery, known.exported) == (delivery, exported)
+        since = known.since if known is not None and same else self._clock()
+        self._deliveries[key] = _Noted(delivery, exported, since)
+
+    def _deliver(self, key: str, planned: plan.ExportPlan) -> tuple[conditions.Delivery, float | None]:
+        if not all(reflector.synced.is_set() for reflector in self.reflectors):
+            # The daemon gives every key again once the hub was heard.
+            return conditions.Delivery(pending="The hub has not been reached yet."), None
+        peer = self._clusterset.peer(self._cluster)
+        decision = report_plan.admission(peer)
+        if peer is None or decision is None or decision.status != "True":
+            why = decision.message if decision is not None else "it has not decided yet"
+            return conditions.Delivery(pending=f"The hub has not admitted this cluster: {why}"), None
+        refused = ""
+        if planned.exported is not None:
+            spec = planned.exported.spec
+            problem = admission.refuse_service(peer, namespace=spec.namespace, name=spec.name)
+            refused = problem or admission.refuse_size(spec) or admission.refuse_ports(spec.ports) or ""
+        try:
+            whole = self._write(key, plan.NOTHING if refused else planned)
+        except errors.UnreachableError as err:
+            return conditions.Delivery(pending=f"The hub can't be reached: {err}."), random.uniform(*_AWAY_RETRY_S)
+        except (errors.ForbiddenError, errors.InvalidError) as err:
+            log.warning("the hub refuses an export", extra={"key": key, "error": str(err)})
+            return conditions.Delivery(refused=f"The hub refuses the export: {err}."), _REFUSED_RETRY_S
+        if refused:
+            return conditions.Delivery(refused=f"The hub refuses the export: {refused}."), None
+        return conditions.Delivery(written=True), None if whole else _OLDER_HUB_RETRY_S
+
+    def _write(self, key: str, planned: plan.ExportPlan) -> bool:
+        """Bring the hub to the plan; tell whether it took all of it."""
+        name = key.replace("/", ".", 1)
+        current = self.exported.get(f"{self._namespace}/{name}")
+        wrote, whole = False, True
+        if planned.exported is None and current is not None:
+            self._hub.delete(resource.EXPORTED_SERVICES, name, self._namespace)
+            wrote = True
+            self._pruned.pop(key, None)
+        elif planned.exported is not None:
+            wrote = not self._is_taken(key, planned.exported.spec, current)
+            if wrote:
+                current = self._send(key, _placed(planned.exported, self._namespace), current)
+            whole = current is not None and current.spec == planned.exported.spec
+        wrote |= self._write_slices(key, planned.slices)
+        self.stopwatch.stop(key, wrote=wrote)
+        return whole
+
+    def _write_slices(self, key: str, planned: Sequence[core.EndpointSlice]) -> bool:
+        """Bring the hub's slices to the plan, new ones before old ones go; tell whether any was written."""
+        there = {slice_.metadata.name: slice_ for slice_ in self._by_service.find(key)}
+        surplus = list(there.keys() - {wanted.metadata.name for wanted in planned})
+        wrote = False
+        for wanted in planned:
+            found = there.get(wanted.metadata.name)
+            if found is not None and slices.is_same(found, wanted):
+                continue
+            placed = slices.place(wanted, namespace=self._namespace)
+            try:
+                written = self._hub.put(resource.ENDPOINT_SLICES, placed, found=found)
+            except errors.ForbiddenError:
+                if not surplus:
+                    raise
+                # At a full quota the new ones fit only once the old ones are gone.
+                self._delete_slices(surplus)
+                surplus = []
+                written = self._hub.put(resource.ENDPOINT_SLICES, placed, found=found)
+            self.slices.remember(written)
+            wrote = True
+        return self._delete_slices(surplus) or wrote
+
+    def _delete_slices(self, surplus: Sequence[str]) -> bool:
+        for name in surplus:
+            self._hub.delete(resource.ENDPOINT_SLICES, name, self._namespace)
+        return bool(surplus)
+
+    def _is_taken(self, key: str, wanted: fleet.ExportedServiceSpec, current: fleet.ExportedService | None) -> bool:
+        """Tell whether the hub holds ``wanted``, or what it made of that not long ago."""
+        if current is None or current.spec == wanted:
+            return current is not None
+        pruned = self._pruned.get(key)
+        if pruned is None or self._clock() >= pruned.at + _OLDER_HUB_RETRY_S:
+            return False
+        return (pruned.sent, pruned.kept) == (wanted, current.spec)
+
+    def _send(
+        self, key: str, exported: fleet.ExportedService, current: fleet.ExportedService | None
+    ) -> fleet.ExportedService:
+        """Write one export and return what became of it: a hub whose schema lacks fields drops them."""
+        written = self._hub.put(resource.EXPORTED_SERVICES, exported, found=current)
+        if written.spec == exported.spec:
+            self._pruned.pop(key, None)
+        else:
+            if not self._pruned:
+                log.warning("the hub is of an older version and doesn't take all that is said of an export")
+            self._pruned[key] = _Pruned(exported.spec, written.spec, self._clock())
+        self.exported.remember(written)
+        return written
+
+    def _exported_changed(self, key: str) -> None:
+        try:
+            self._changed("/".join(names.parse_service_key(key.rpartition("/")[2])))
+        except names.NameRefusedError:
+            log.warning("an object that is not ours is in this cluster's namespace on the hub", extra={"key": key})
+
+    def _slice_changed(self, key: str) -> None:
+        for service in self._by_service.update(key):
+            self._changed(service)
+
+
+def rfc3339() -> str:
+    """Return the time now as the API writes it, in whole seconds."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _placed(exported: fleet.ExportedService, namespace: str) -> fleet.ExportedService:
+    metadata = msgspec.structs.replace(exported.metadata, namespace=namespace)
+    return msgspec.structs.replace(exported, metadata=metadata)
+
+
+def _services_of(slice_: core.EndpointSlice) -> index.Terms:
+    """Name the service of a slice by the slice's own name, which is all that a deletion needs."""
+    parts = slice_.metadata.name.split(".")
+    return frozenset({f"{parts[0]}/{parts[1]}"}) if len(parts) > 1 else frozenset()

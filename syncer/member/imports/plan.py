@@ -1,0 +1,282 @@
+"""Decide what this cluster imports under one name: a ServiceImport and EndpointSlices, one source cluster each.
+
+Pure: the hub's merge, the slices of other clusters, this cluster's own export and what is there already come in as
+values. One invariant: nothing is taken away because something couldn't be read.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import enum
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from fleetboard.model import core, fleet, marks, mcs, meta, names
+from syncer.member.exports.plan import ExportPlan
+from syncer.rules import slices
+
+CREATED, ADOPTED = "created", "adopted"
+READY = "Ready"
+
+OPTIONAL_FIELDS = frozenset({"internalTrafficPolicy", "trafficDistribution"})
+"""Fields of a ServiceImport's spec that older definitions (CRDs) lack."""
+
+# Found once: msgspec evaluates every annotation each time it is asked, which took most of a look at an import.
+_OPTIONAL = tuple(field.name for field in msgspec.structs.fields(mcs.ServiceImportSpec) if field.default is None)
+
+
+class Fate(enum.Enum):
+    """What shall become of the ServiceImport."""
+
+    WRITE = "write"
+    REMOVE = "remove"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What is known about one name.
+
+    Attributes:
+        cluster: This cluster.
+        merged: The hub's merge of all exports.
+        local: What this cluster itself exports.
+        remote: Other clusters' slices as the hub holds them; None while the hub was never heard.
+        blocks: Each cluster's address blocks.
+        families: Address families that this cluster's pods have in the fleet.
+        current: The ServiceImport that is there.
+        accepted: Whether this cluster takes imports in the namespace.
+        fields: Those of OPTIONAL_FIELDS that this cluster's definition of a ServiceImport has.
+    """
+
+    cluster: str
+    merged: fleet.FleetService | None
+    local: ExportPlan
+    remote: Sequence[core.EndpointSlice] | None
+    blocks: slices.Blocks
+    families: tuple[str, ...]
+    current: mcs.ServiceImport | None
+    accepted: bool = True
+    fields: frozenset[str] = OPTIONAL_FIELDS
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ImportPlan:
+    """What this cluster shall hold under one name.
+
+    Attributes:
+        fate: What to do with the ServiceImport.
+        spec: Its spec, None when that is the user's own business.
+        labels: Labels it shall carry.
+        annotations: Annotations it shall carry.
+        clusters: Exporting clusters, for its status.
+        ready: Its Ready condition, without a time.
+        slices: Its EndpointSlices, without namespace and owner.
+        frozen: Whether other clusters' slices stay as they are, because the hub was never heard.
+        dropped: Source cluster to the number of addresses that were refused.
+    """
+
+    fate: Fate
+    spec: mcs.ServiceImportSpec | None = None
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    clusters: tuple[str, ...] = ()
+    ready: meta.Condition | None = None
+    slices: tuple[core.EndpointSlice, ...] = ()
+    frozen: bool = False
+    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def slice_objects(self) -> str:
+        """``status.endpointSliceObjects``: whether there are EndpointSlices for the import."""
+        return "Present" if self.slices or self.frozen else "Absent"
+
+
+def plan(situation: Situation) -> ImportPlan:
+    """Decide what becomes of one name in this cluster."""
+    if situation.merged is None or not situation.accepted:
+        return _ended(situation)
+    merged = situation.merged.spec
+    remote, dropped = _remote(situation, merged)
+    spec = _known(_spec(merged, situation.families), situation.fields)
+    labels = marks.take_labels(merged.exported_labels)
+    annotations = marks.take_annotations(merged.exported_annotations)
+    left_out = len(merged.exported_labels) + len(merged.exported_annotations) - len(labels) - len(annotations)
+    current = situation.current
+    owner = CREATED if current is None else current.metadata.annotations.get(names.ANNOTATION_IMPORT_OWNER, ADOPTED)
+    return ImportPlan(
+        fate=Fate.WRITE,
+        spec=spec,
+        labels=labels,
+        annotations={**annotations, names.ANNOTATION_IMPORT_OWNER: owner},
+        clusters=_clusters(situation, merged),
+        ready=_ready(spec, situation.families, dropped, left_out=left_out),
+        slices=(*_own(situation, merged), *remote),
+        frozen=situation.remote is None,
+        dropped=dropped,
+    )
+
+
+def _own(situation: Situation, merged: fleet.FleetServiceSpec) -> list[core.EndpointSlice]:
+    """Render this cluster's slices straight from its export plan, hub or no hub."""
+    local = situation.local
+    if local.exported is None:
+        return []
+    spec = local.exported.spec
+    served = [slice_ for slice_ in local.slices if _is_served(slice_, merged)]
+    return [slices.render_own(slice_, spec, merged, cluster=situation.cluster) for slice_ in served]
+
+
+def _is_served(slice_: core.EndpointSlice, merged: fleet.FleetServiceSpec) -> bool:
+    """Tell whether a slice is of a family that the service has; one without endpoints says that there are none."""
+    return not (slice_.endpoints and merged.ip_families) or slice_.address_type in merged.ip_families
+
+
+def _remote(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[list[core.EndpointSlice], Mapping[str, int]]:
+    """Render other clusters' slices and count refused addresses; a cluster that the merge doesn't name has none."""
+    constituents = {one.cluster: one for one in merged.constituents if one.cluster != situation.cluster}
+    dropped: collections.Counter[str] = collections.Counter()
+    rendered = []
+    for slice_ in situation.remote or ():
+        cluster = slice_.metadata.labels.get(names.LABEL_SOURCE_CLUSTER, "")
+        if cluster not in constituents or not _is_served(slice_, merged):
+            continue
+        checked = slices.render_remote(slice_, constituents[cluster], merged, situation.blocks.get(cluster, ()))
+        rendered.append(checked.slice)
+        dropped[cluster] += checked.dropped
+    return rendered, {cluster: count for cluster, count in dropped.items() if count}
+
+
+def _ended(situation: Situation) -> ImportPlan:
+    """Nobody exports the name, or not for us: ours goes; a user's stays, emptied if we ever filled it."""
+    if situation.current is None:
+        return ImportPlan(fate=Fate.REMOVE)
+    message = "No cluster exports this service."
+    if not situation.accepted:
+        message = (
+            "This cluster takes no imports in this namespace (imports.namespaces and imports.refused of its agent)."
+        )
+    ready = meta.Condition(type=READY, status="False", reason="Pending", message=message)
+    annotations = situation.current.metadata.annotations
+    owner = annotations.get(names.ANNOTATION_IMPORT_OWNER)
+    if owner == CREATED:
+        return ImportPlan(fate=Fate.REMOVE)
+    if owner is None:
+        return ImportPlan(fate=Fate.WRITE, ready=ready)
+    empty = mcs.ServiceImportSpec(type=situation.current.spec.type)
+    return ImportPlan(fate=Fate.WRITE, spec=empty, annotations={names.ANNOTATION_IMPORT_OWNER: ADOPTED}, ready=ready)
+
+
+def _spec(spec: fleet.FleetServiceSpec, families: tuple[str, ...]) -> mcs.ServiceImportSpec:
+    """Render the ServiceImport's spec; addresses and families always go together (conformance reads both at once)."""
+    headless = spec.type == "Headless"
+    vips = [] if headless else [ipaddress.ip_address(vip) for vip in spec.vips]
+    # A headless service has no address to tell its families by, and a hub of the version before doesn't say them.
+    served = spec.ip_families or list(families)
+    config = None
+    if spec.session_affinity == "ClientIP" and spec.session_affinity_timeout_s:
+        client_ip = mcs.ClientIPConfig(timeout_seconds=spec.session_affinity_timeout_s)
+        config = mcs.SessionAffinityConfig(client_ip=client_ip)
+    return mcs.ServiceImportSpec(
+        type=spec.type,
+        ports=[
+            mcs.ImportPort(port=port.port, protocol=port.protocol, name=port.name, app_protocol=port.app_protocol)
+            for port in spec.ports
+        ],
+        ips=[str(vip) for vip in vips],
+        ip_families=served if headless else [f"IPv{vip.version}" for vip in vips],
+        session_affinity=spec.session_affinity,
+        session_affinity_config=config,
+        internal_traffic_policy=spec.internal_traffic_policy or None,
+        traffic_distribution=spec.traffic_distribution or None,
+    )
+
+
+def _known(spec: mcs.ServiceImportSpec, fields: frozenset[str]) -> mcs.ServiceImportSpec:
+    """Leave out what this cluster's definition lacks: server-side apply of such a field fails whole."""
+    if "internalTrafficPolicy" not in fields:
+        spec = msgspec.structs.replace(spec, internal_traffic_policy=None)
+    if "trafficDistribution" not in fields:
+        spec = msgspec.structs.replace(spec, traffic_distribution=None)
+    return spec
+
+
+def _clusters(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[str, ...]:
+    """List the exporting clusters: of itself this cluster knows better than the hub."""
+    others = {one.cluster for one in merged.constituents} - {situation.cluster}
+    own = {situation.cluster} if situation.local.exported is not None else set()
+    return tuple(sorted(others | own))
+
+
+def _ready(
+    spec: mcs.ServiceImportSpec, families: tuple[str, ...], dropped: Mapping[str, int], *, left_out: int
+) -> meta.Condition:
+    if families and spec.ip_families and not set(families) & set(spec.ip_families):
+        message = (
+            f"The service is served by {' and '.join(spec.ip_families)}, and this cluster's pods have addresses of "
+            f"{' and '.join(families)} in the fleet."
+        )
+        return meta.Condition(type=READY, status="False", reason="IPFamilyNotSupported", message=message)
+    if spec.type != "Headless" and not spec.ips:
+        message = "The hub has not given the service a virtual address yet."
+        return meta.Condition(type=READY, status="False", reason="Pending", message=message)
+    message = "Imported from the clusterset."
+    for cluster, count in sorted(dropped.items()):
+        noun = "address" if count == 1 else "addresses"
+        message += f" {count} {noun} of cluster {cluster} refused: outside the blocks that the hub gave it."
+    if left_out:
+        noun = "label or annotation" if left_out == 1 else "labels and annotations"
+        message += f" {left_out} exported {noun} left out: invalid, reserved or too large."
+    return meta.Condition(type=READY, status="True", reason="Ready", message=message)
+
+
+def surplus(current: Iterable[core.EndpointSlice], plan_: ImportPlan, *, cluster: str) -> list[core.EndpointSlice]:
+    """Return those of our slices that have no place in the plan; when frozen, only this cluster's own count."""
+    wanted = {slice_.metadata.name for slice_ in plan_.slices}
+    unwanted = [slice_ for slice_ in current if slice_.metadata.name not in wanted]
+    if not plan_.frozen:
+        return unwanted
+    return [one for one in unwanted if one.metadata.labels.get(names.LABEL_SOURCE_CLUSTER) == cluster]
+
+
+def marks_of(plan_: ImportPlan) -> frozenset[str]:
+    """Name the labels, the annotations and the optional fields that a plan sets."""
+    return _marks(plan_.labels, plan_.annotations, plan_.spec)
+
+
+def _marks(labels: Iterable[str], annotations: Iterable[str], spec: mcs.ServiceImportSpec | None) -> frozenset[str]:
+    fields = () if spec is None else (name for name, value in _optional(spec).items() if value is not None)
+    return frozenset(
+        [
+            *(f"label {key}" for key in labels),
+            *(f"annotation {key}" for key in annotations),
+            *(f"field {name}" for name in fields),
+        ]
+    )
+
+
+def _optional(spec: mcs.ServiceImportSpec) -> dict[str, object]:
+    """Return the fields that are left out where there is nothing to say: another's value may stand there."""
+    return {name: getattr(spec, name) for name in _OPTIONAL}
+
+
+def needs_write(current: mcs.ServiceImport | None, plan_: ImportPlan, *, written: frozenset[str] | None) -> bool:
+    """Tell whether the ServiceImport differs from the plan.
+
+    ``written`` are the marks of our last write; before the first one, any mark that is there and not planned may be
+    one that we set before a restart, and one write settles it.
+    """
+    if current is None or plan_.spec is None:
+        return current is None
+    unsaid = {name: None for name, value in _optional(plan_.spec).items() if value is None}
+    if msgspec.structs.replace(current.spec, **unsaid) != plan_.spec:
+        return True
+    labels, annotations = current.metadata.labels, current.metadata.annotations
+    if any(labels.get(key) != value for key, value in plan_.labels.items()):
+        return True
+    if any(annotations.get(key) != value for key, value in plan_.annotations.items()):
+        return True
+    there = _marks(labels, annotations, current.spec)
+    return bool((there if written is None else written) - marks_of(plan_))

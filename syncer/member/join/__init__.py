@@ -1,0 +1,1 @@
+"""Joining the hub, and staying joined."""

@@ -1,0 +1,105 @@
+"""Keep copies of the hub's Peers and FleetServices in this cluster, where cnf and crossdns read them.
+
+One invariant: a copy is deleted only after a list from the hub succeeded and did not hold the original; a hub that is
+away, or refuses us, changes nothing here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any
+
+import msgspec
+
+from fleetboard.kube import errors
+from fleetboard.kube.client import Client
+from fleetboard.model import fleet, meta, names, resource
+from syncer.member.clusterset import Clusterset
+from syncer.member.stopwatch import Stopwatch
+
+MANAGER = "syncer"
+
+Mirrored = fleet.Peer | fleet.FleetService
+
+
+class Step(enum.Enum):
+    """One write that makes a copy equal to its original."""
+
+    WRITE = "write"
+    WRITE_STATUS = "write status"
+    DELETE = "delete"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MirrorPlan:
+    """What to do with one copy, and what it shall be."""
+
+    steps: tuple[Step, ...] = ()
+    copy: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def plan(original: Mirrored | None, copy: Mirrored | None, *, namespace: str = names.NAMESPACE) -> MirrorPlan:
+    """Decide what makes ``copy`` equal to ``original``."""
+    if original is None:
+        return MirrorPlan((Step.DELETE,)) if copy is not None else MirrorPlan()
+    metadata = meta.ObjectMeta(name=original.metadata.name, namespace=namespace, labels=dict(original.metadata.labels))
+    wanted = msgspec.to_builtins(msgspec.structs.replace(original, metadata=metadata))
+    steps = []
+    if copy is None or copy.spec != original.spec or not _labelled(copy, original):
+        steps.append(Step.WRITE)
+    if isinstance(original, fleet.Peer):
+        # A new object's status is empty until it is written through its own subresource.
+        status = copy.status if isinstance(copy, fleet.Peer) else fleet.PeerStatus()
+        if status != original.status:
+            steps.append(Step.WRITE_STATUS)
+    return MirrorPlan(tuple(steps), wanted)
+
+
+def _labelled(copy: Mirrored, original: Mirrored) -> bool:
+    return all(copy.metadata.labels.get(key) == value for key, value in original.metadata.labels.items())
+
+
+class Mirror:
+    """Reconcile one copy at a time: keys are ``peers/<name>`` and ``fleetservices/<name>``.
+
+    Its controller waits until the hub was heard; before that an absent original means nothing.
+    """
+
+    def __init__(self, child: Client, *, clusterset: Clusterset, namespace: str) -> None:
+        self._child, self._clusterset, self._namespace = child, clusterset, namespace
+        self.stopwatch = Stopwatch("copy")
+
+    def reconcile(self, key: str) -> float | None:
+        """Make the copy ``key`` equal to its original."""
+        kind, _, name = key.partition("/")
+        target: resource.AnyResource = resource.PEERS if kind == "peers" else resource.FLEET_SERVICES
+        copy = self._clusterset.copy(kind, name)
+        planned = plan(self._clusterset.original(kind, name), copy, namespace=self._namespace)
+        for step in planned.steps:
+            match step:
+                case Step.WRITE:
+                    body = {part: content for part, content in planned.copy.items() if part != "status"}
+                    self._write(target, body, copy)
+                case Step.WRITE_STATUS:
+                    self._write_status(target, planned.copy)
+                case Step.DELETE:
+                    self._child.delete(target, name, self._namespace)
+        self.stopwatch.stop(key, wrote=bool(planned.steps))
+        return None
+
+    def _write(self, target: resource.AnyResource, body: dict[str, Any], copy: Mirrored | None) -> None:
+        if target is resource.FLEET_SERVICES:
+            self._clusterset.service_copies.remember(self._child.put(target, body, found=copy))
+        else:
+            # Its status is written by itself, after which the version we know is not the last.
+            self._child.apply(target, body, manager=MANAGER)
+
+    def _write_status(self, target: resource.AnyResource, copy: dict[str, Any]) -> None:
+        body = {"metadata": copy["metadata"], "status": copy.get("status", {})}
+        try:
+            self._child.apply(target, body, manager=MANAGER, subresource="status")
+        except errors.NotFoundError:
+            # Somebody deleted the copy: write it whole, status last.
+            self._child.apply(target, {part: copy[part] for part in ("metadata", "spec")}, manager=MANAGER)
+            self._child.apply(target, body, manager=MANAGER, subresource="status")

@@ -1,0 +1,1 @@
+"""The latency probe: how long a change takes from one cluster to another and back."""

@@ -1,0 +1,1 @@
+"""What this cluster reports of itself to the hub."""

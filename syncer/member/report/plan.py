@@ -1,0 +1,155 @@
+"""Decide what this cluster says of itself to the hub: its nodes, its leader and standbys, its networks.
+
+Pure. One invariant: the standbys are the first two other nodes by name, the rule that each cnf follows by itself, so
+the hub and the cluster never disagree about who may keep a session.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import logging
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from fleetboard.model import addresses, core, fleet, meta
+from fleetboard.model.addresses import Network
+from syncer.rules import allocation
+
+log = logging.getLogger(__name__)
+
+STANDBYS = 2
+JOINED = "Joined"
+ADMITTED = "Admitted"
+NODE_BLOCK = "node-block"
+SPARE = 2
+"""Node blocks that are free when the hub is asked for more: what nodes take until it has answered."""
+
+
+def plan(
+    nodes: Iterable[fleet.FleetNode],
+    lease: core.Lease | None,
+    *,
+    cluster: str,
+    cluster_uid: str,
+    networks: Sequence[Network],
+    version: str,
+    resting: int = 0,
+) -> fleet.PeerReportSpec:
+    """Render the report, without a heartbeat; ``resting`` node blocks wait for owners that are gone."""
+    known = [node for node in nodes if _is_well_formed(node)]
+    leader = lease.spec.holder_identity if lease is not None else ""
+    # Those that a cnf counts as nodes of the mesh: it chooses among the same.
+    meshed = [node for node in known if node.status.public_key and node.spec.blocks and not _is_going(node)]
+    standbys = choose_standbys((node.metadata.name for node in meshed), leader=leader)
+    reported = [
+        _node(node, leader=node.metadata.name == leader, standby=node.metadata.name in standbys)
+        for node in sorted(known, key=lambda node: node.metadata.name)
+        if node.status.public_key
+    ]
+    return fleet.PeerReportSpec(
+        cluster=cluster,
+        cluster_uid=cluster_uid,
+        network_cidrs=[str(network) for network in networks],
+        blocks_wanted=blocks_wanted(known, resting=resting),
+        nodes=reported,
+        epoch=lease.spec.lease_transitions if lease is not None else 0,
+        versions={"fleetboard": version},
+    )
+
+
+def standing(before: core.Lease | None, found: core.Lease | None) -> core.Lease | None:
+    """Return the Lease to report: of a leader that gave it back the hub hears once another has taken it.
+
+    Until then the last leader's session carries, and the hub would drop it for one that nobody leads.
+    """
+    return found if before is None or (found is not None and found.spec.holder_identity) else before
+
+
+def _is_well_formed(node: fleet.FleetNode) -> bool:
+    """Whether its blocks can be read: one bad object must not silence the whole cluster."""
+    try:
+        for block in node.spec.blocks:
+            addresses.parse_cidr(block, field="blocks")
+    except addresses.AddressRefusedError as err:
+        log.warning("a FleetNode is left out of the report", extra={"node": node.metadata.name, "error": str(err)})
+        return False
+    return True
+
+
+def _is_going(node: fleet.FleetNode) -> bool:
+    return bool(node.metadata.deletion_timestamp)
+
+
+def choose_standbys(names: Iterable[str], *, leader: str) -> frozenset[str]:
+    """Choose who, besides the leader, keeps a session with the hub."""
+    return frozenset(sorted(name for name in names if name != leader)[:STANDBYS])
+
+
+def _node(node: fleet.FleetNode, *, leader: bool, standby: bool) -> fleet.ReportedNode:
+    return fleet.ReportedNode(
+        name=node.metadata.name,
+        public_key=node.status.public_key,
+        addresses=node_addresses(node.spec.blocks),
+        mtu=node.status.mtu,
+        leader=leader,
+        standby=standby,
+    )
+
+
+def node_addresses(blocks: Iterable[str]) -> list[str]:
+    """Return the node's own fleet addresses: the first of its first block, per family."""
+    first: dict[int, str] = {}
+    for block in map(ipaddress.ip_network, blocks):
+        first.setdefault(block.version, str(addresses.node_address(block)))
+    return [first[version] for version in sorted(first)]
+
+
+def resting_blocks(claims: Iterable[fleet.Claim], *, now: datetime.datetime) -> int:
+    """Count the node blocks that nobody but their former owner may have yet; another may have those it returned."""
+    held = (claim.spec for claim in claims if claim.spec.purpose == NODE_BLOCK and not claim.spec.returned)
+    rested = (allocation.since(spec.released, now=now) for spec in held)
+    return sum(1 for since in rested if since is not None and since < allocation.TOMBSTONE)
+
+
+def blocks_wanted(nodes: Iterable[fleet.FleetNode], *, resting: int = 0) -> int:
+    """Count the cluster blocks that hold all the node blocks wanted and ``SPARE``; each further one is double the last.
+
+    Where nodes come and go all day the blocks of those that went fill a cluster block as well as used ones do.
+    """
+    needed = SPARE + resting + sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
+    size = 1 << (addresses.NODE_BLOCK_PREFIX[4] - addresses.CLUSTER_BLOCK_PREFIX[4])
+    count, room = 1, size
+    while room < needed:
+        count, size = count + 1, size * 2
+        room += size
+    return count
+
+
+def _most_blocks(blocks: Iterable[str]) -> int:
+    versions = [ipaddress.ip_network(block).version for block in blocks]
+    return max((versions.count(version) for version in (4, 6)), default=0)
+
+
+def admission(peer: fleet.Peer | None) -> meta.Condition | None:
+    """Return the hub's decision about this cluster, None while there is none."""
+    return meta.find_condition(peer.status.conditions, ADMITTED) if peer is not None else None
+
+
+def joined(decision: meta.Condition | None) -> meta.Condition:
+    """Render the hub's decision as this cluster's Joined condition."""
+    if decision is None:
+        message = "Waiting for the hub to decide about this cluster."
+        return meta.Condition(type=JOINED, status="Unknown", reason="Pending", message=message)
+    return meta.Condition(type=JOINED, status=decision.status, reason=decision.reason, message=decision.message)
+
+
+def refused(reason: str, message: str) -> meta.Condition:
+    """Render why joining failed."""
+    return meta.Condition(type=JOINED, status="False", reason=reason, message=message)
+
+
+def with_heartbeat(spec: fleet.PeerReportSpec, now: str) -> fleet.PeerReportSpec:
+    """Stamp the report with the time it is sent."""
+    return msgspec.structs.replace(spec, heartbeat=now)

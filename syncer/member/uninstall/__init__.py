@@ -1,0 +1,1 @@
+"""Takes Fleetboard out of a cluster."""

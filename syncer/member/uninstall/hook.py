@@ -1,0 +1,225 @@
+"""Takes Fleetboard out of a child cluster: the pre-delete hook of the agent's chart.
+
+It runs while everything still works, says first which pods will lose their second interface, then undoes what a
+running part would do again, in the order that harms least: names, the hub's copy, the nodes.
+
+One invariant: every step may be repeated, so a hook that was cut off is run again from the start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from fleetboard.kube import client as kube_client
+from fleetboard.kube import errors
+from fleetboard.model import core, fleet, names, resource, taints
+from fleetboard.runtime import logs
+from syncer.member.uninstall import withdrawal
+
+log = logging.getLogger(__name__)
+
+CLEANUP = "fleetboard-cleanup"
+ATTACH = "fleetboard-attach"
+STEP_S = 60.0
+
+
+class UninstallError(Exception):
+    """A step did not finish in time; the sentence says which and what is left."""
+
+
+def describe_attached(published: Iterable[fleet.NodeAttachments]) -> list[str]:
+    """Return one line for each pod that is attached, sorted."""
+    lines = [
+        f"{attachment.pod_namespace}/{attachment.pod_name} on {node.metadata.name}: "
+        f"{attachment.interface} {', '.join(attachment.addresses)}"
+        for node in published
+        for attachment in node.attachments
+    ]
+    return sorted(lines)
+
+
+def render_cleanup(*, namespace: str, image: str, cni_bin_dir: str) -> dict[str, Any]:
+    """Render the DaemonSet that takes our files off every node (``cni.remove``).
+
+    It mounts the parents of our folders, because a mount point can't be removed from inside. The image is there: cnf
+    was just running from it.
+    """
+    resources = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
+    image_of = {"image": image, "imagePullPolicy": "IfNotPresent", "resources": resources}
+    mounts = {"cni-bin": cni_bin_dir, "var-lib": "/var/lib", "run": "/run"}
+    labels = {names.LABEL_APP: CLEANUP}
+    init = {
+        "name": "clean",
+        **image_of,
+        "command": ["python", "-m", "cni.remove"],
+        "env": [{"name": "CNI_BIN_DIR", "value": "/host/cni-bin"}],
+        "securityContext": {"runAsUser": 0, "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True},
+        "volumeMounts": [{"name": name, "mountPath": f"/host/{name}"} for name in mounts],
+    }
+    rest = {"name": "done", **image_of, "command": ["sleep", "infinity"]}
+    return {
+        "metadata": {"name": CLEANUP, "namespace": namespace, "labels": labels},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "automountServiceAccountToken": False,
+                    # As cnf: also a node that is full or under pressure is cleaned.
+                    "priorityClassName": "system-node-critical",
+                    "terminationGracePeriodSeconds": 0,
+                    "tolerations": [{"operator": "Exists"}],
+                    "initContainers": [init],
+                    "containers": [rest],
+                    "volumes": [{"name": name, "hostPath": {"path": path}} for name, path in mounts.items()],
+                },
+            },
+        },
+    }
+
+
+def dead_nodes(nodes: Iterable[core.Node]) -> frozenset[str]:
+    """Return the nodes whose kubelet doesn't answer: nothing can be stopped, started or cleaned there."""
+    return frozenset(
+        node.metadata.name
+        for node in nodes
+        if not any(one.type == "Ready" and one.status == "True" for one in node.status.conditions)
+    )
+
+
+def is_cleaned(status: Mapping[str, Any], *, dead: int) -> bool:
+    """Whether the cleanup's pods are ready on every node but ``dead`` ones."""
+    wanted = int(status.get("desiredNumberScheduled", 0))
+    return wanted > 0 and int(status.get("numberReady", 0)) >= max(1, wanted - dead)
+
+
+def wait_until(done: Callable[[], bool], *, what: str, timeout_s: float = STEP_S) -> None:
+    """Poll until ``done``.
+
+    Raises:
+        UninstallError: naming ``what`` when it does not come true in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() > deadline:
+            raise UninstallError(f"{what} took longer than {timeout_s:.0f} s")
+        time.sleep(0.5)
+
+
+def main() -> int:
+    """Run every step; return the exit status."""
+    logs.configure("uninstall", os.environ.get("LOG_LEVEL", "info"))
+    namespace = os.environ.get("NAMESPACE", names.NAMESPACE)
+    client = kube_client.Client.in_cluster(user_agent="fleetboard-uninstall")
+    try:
+        _list_attached(client, namespace)
+        _stop_attaching(client, os.environ.get("ATTACH_API", ""))
+        _stop_part(client, resource.DEPLOYMENTS, "syncer", namespace)
+        withdrawal.withdraw(client, namespace, forwards=os.environ.get("DNS_CONFIGURE") == "true")
+        _stop_part(client, resource.DAEMON_SETS, "cnf", namespace)
+        _clean_nodes(client, namespace)
+        if os.environ.get("STARTUP_TAINT") == "true":
+            wait_until(lambda: _untaint_nodes(client), what="taking the startup taint off the nodes")
+        _forget_state(client, namespace)
+    except (errors.KubeError, UninstallError) as err:
+        log.error("uninstall stopped: %s", err)  # noqa: TRY400 - the sentence says all an operator needs
+        return 1
+    log.info("this cluster's nodes hold nothing of Fleetboard any more")
+    return 0
+
+
+def _list_attached(client: kube_client.Client, namespace: str) -> None:
+    published, _ = client.list(resource.NODE_ATTACHMENTS, namespace)
+    lines = describe_attached(published)
+    log.info("%d attached pods lose their second interface", len(lines))
+    for line in lines:
+        log.warning("loses its second interface: %s", line)
+
+
+def attach_binding(api_version: str) -> resource.Resource[core.Generic]:
+    """Return the kind that puts pods under the policy of attach by default, at the version that the chart made it."""
+    group, _, version = api_version.partition("/")
+    plural = "mutatingadmissionpolicybindings"
+    return resource.Resource(group, version, plural, "MutatingAdmissionPolicyBinding", core.Generic, namespaced=False)
+
+
+def _stop_attaching(client: kube_client.Client, api_version: str) -> None:
+    """Let new pods start without us: one that still got our annotation would wait for our network for ever."""
+    if api_version:
+        client.delete(attach_binding(api_version), ATTACH)
+
+
+def _stop_part(client: kube_client.Client, kind: resource.AnyResource, name: str, namespace: str) -> None:
+    """Delete the workload and wait for its pods: while they run they would put back what the next steps take."""
+    client.delete(kind, name, namespace)
+    wait_until(lambda: not _living_pods(client, name, namespace), what=f"stopping {name}")
+
+
+def _living_pods(client: kube_client.Client, name: str, namespace: str) -> list[core.Pod]:
+    """Return a part's pods; those of dead nodes are no more than their objects."""
+    found, _ = client.list(resource.PODS, namespace, selector=f"{names.LABEL_APP}={name}")
+    dead = dead_nodes(client.list(resource.NODES)[0]) if found else frozenset()
+    return [pod for pod in found if pod.spec.node_name not in dead]
+
+
+def _clean_nodes(client: kube_client.Client, namespace: str) -> None:
+    manifest = render_cleanup(
+        namespace=namespace,
+        image=os.environ["IMAGE"],
+        cni_bin_dir=os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin"),
+    )
+    client.apply(resource.DAEMON_SETS, manifest, manager="uninstall")
+    dead = dead_nodes(client.list(resource.NODES)[0])
+    if dead:
+        log.warning(
+            "%d nodes don't answer and keep Fleetboard's files in %s, /var/lib/fleetboard and /run/fleetboard: %s",
+            len(dead),
+            os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin"),
+            ", ".join(sorted(dead)),
+        )
+    try:
+        wait_until(
+            lambda: is_cleaned(client.get(resource.DAEMON_SETS, CLEANUP, namespace).status, dead=len(dead)),
+            what="cleaning the nodes",
+        )
+    finally:
+        with contextlib.suppress(errors.KubeError):
+            client.delete(resource.DAEMON_SETS, CLEANUP, namespace)
+    wait_until(lambda: not _living_pods(client, CLEANUP, namespace), what="stopping the cleanup")
+
+
+def _untaint_nodes(client: kube_client.Client) -> bool:
+    """Take the startup taint off, which cnf did until now; tell whether no node has it."""
+    tainted = [node for node in client.list(resource.NODES)[0] if taints.is_tainted(node)]
+    for node in tainted:
+        with contextlib.suppress(errors.ConflictError, errors.NotFoundError):
+            client.merge_patch(resource.NODES, node.metadata.name, "", taints.untainted(node, registered=True) or {})
+    return not tainted
+
+
+def _forget_state(client: kube_client.Client, namespace: str) -> None:
+    """Delete the objects that parts wrote; Helm knows only those it made itself."""
+    kinds: tuple[resource.AnyResource, ...] = (
+        resource.NODE_ATTACHMENTS,
+        resource.FLEET_NODES,
+        resource.CLAIMS,
+        resource.FLEET_SERVICES,
+        resource.PEERS,
+        resource.PEER_REPORTS,
+    )
+    for kind in kinds:
+        for obj in client.list(kind, namespace)[0]:
+            client.delete(kind, obj.metadata.name, namespace)
+    client.delete(resource.SECRETS, "hub-credential", namespace)
+    for lease in ("cnf-leader", "syncer"):
+        client.delete(resource.LEASES, lease, namespace)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

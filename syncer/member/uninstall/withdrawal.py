@@ -1,0 +1,79 @@
+"""Takes what this cluster imported and exported back, when Fleetboard leaves it.
+
+One invariant: only objects that we made or adopted are touched, and a hub that can't be reached stops nothing here:
+its own expiry and ``fleetboard cluster remove`` are for that.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from fleetboard.kube import client as kube_client
+from fleetboard.kube import errors
+from fleetboard.model import mcs, membership, names, resource
+from syncer.member.dns import forwarding
+from syncer.member.join import settings
+from syncer.member.join.errors import JoinError
+
+log = logging.getLogger(__name__)
+
+ADOPTED = "adopted"
+
+
+def withdraw(client: kube_client.Client, namespace: str, *, forwards: bool) -> None:
+    """Take back the DNS forwarding, the imports, and at the hub the exports.
+
+    Raises:
+        KubeError: the child's own API failed.
+    """
+    if forwards:
+        forwarding.Forwarding(client, namespace=namespace).remove()
+    _take_back_imports(client)
+    try:
+        _leave_hub(client, namespace)
+    except (errors.KubeError, JoinError) as err:
+        log.warning(
+            "the hub was not told; run `fleetboard cluster remove` there to withdraw this cluster's exports",
+            extra={"error": str(err)},
+        )
+
+
+def _take_back_imports(client: kube_client.Client) -> None:
+    for found in client.list(resource.SERVICE_IMPORTS)[0]:
+        owner = found.metadata.annotations.get(names.ANNOTATION_IMPORT_OWNER)
+        if owner == ADOPTED:
+            _empty(client, found)
+        elif owner is not None:
+            client.delete(resource.SERVICE_IMPORTS, found.metadata.name, found.metadata.namespace)
+    for slice_ in client.list(resource.ENDPOINT_SLICES, selector=names.IMPORTED_SLICES)[0]:
+        client.delete(resource.ENDPOINT_SLICES, slice_.metadata.name, slice_.metadata.namespace)
+
+
+def _empty(client: kube_client.Client, found: mcs.ServiceImport) -> None:
+    """Leave a user's own ServiceImport, without what we wrote into it."""
+    patch = {"metadata": {"annotations": {names.ANNOTATION_IMPORT_OWNER: None}}, "spec": {"ips": None}}
+    client.merge_patch(resource.SERVICE_IMPORTS, found.metadata.name, found.metadata.namespace, patch)
+
+
+def _leave_hub(client: kube_client.Client, namespace: str) -> None:
+    """Delete our objects in the member namespace, the report last: it is what makes us a member."""
+    join = settings.parse_join(client.find(resource.SECRETS, settings.JOIN_SECRET, namespace))
+    secret = client.find(resource.SECRETS, settings.CREDENTIAL_SECRET, namespace)
+    stored = settings.parse_credential(secret)
+    if stored is None or not stored.is_for(join):
+        log.info("this cluster never joined, so the hub has nothing of it")
+        return
+    token = stored.token
+    hub = kube_client.Client.from_token(
+        join.server, ca_pem=stored.ca_pem, token=lambda: token, user_agent="fleetboard-uninstall"
+    )
+    member: membership.Member = join.member
+    kinds: tuple[resource.AnyResource, ...] = (
+        resource.ENDPOINT_SLICES,
+        resource.EXPORTED_SERVICES,
+        resource.PEER_REPORTS,
+    )
+    for kind in kinds:
+        for obj in hub.list(kind, member.namespace)[0]:
+            hub.delete(kind, obj.metadata.name, member.namespace)
+    log.info("the hub withdraws this cluster's exports", extra={"server": join.server})

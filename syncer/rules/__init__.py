@@ -1,0 +1,1 @@
+"""Rules that syncer and syncer-hub share: what the hub admits, how it allocates, which slices are believed."""

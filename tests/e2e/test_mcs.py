@@ -160,7 +160,7 @@ def ports_of(found: dict[str, Any]) -> set[tuple[str, str, int]]:
     return {(port["name"], port["protocol"], port["port"]) for port in found["spec"]["ports"]}
 
 
-def test_r1_a_service_without_an_export_of_its_own_is_seen_nowhere(world: World) -> None:
+def test_mcs1_a_service_without_an_export_of_its_own_is_seen_nowhere(world: World) -> None:
     for cluster in CHILDREN:
         answer = world.ask(cluster, lab.dns_name("hidden", NAMESPACE))
         assert dnslib.RCODE[answer.header.rcode] == "NXDOMAIN"
@@ -168,7 +168,7 @@ def test_r1_a_service_without_an_export_of_its_own_is_seen_nowhere(world: World)
         lab.eventually(lambda: world.fetch(cluster, "lone") <= world.servers["c1"], within_s=60)  # noqa: B023
 
 
-def test_r3_an_import_lives_as_long_as_any_export(world: World) -> None:
+def test_mcs3_an_import_lives_as_long_as_any_export(world: World) -> None:
     def exporters(cluster: lab.Cluster) -> set[str]:
         sources = {one["metadata"]["labels"][f"{prefix}/source-cluster"] for one in slices_of(cluster, "leaving")}
         told = {one["cluster"] for one in find_import(cluster, "leaving")["status"]["clusters"]}
@@ -190,13 +190,13 @@ def test_r3_an_import_lives_as_long_as_any_export(world: World) -> None:
 
 
 @pytest.mark.usefixtures("world")
-def test_r4_an_external_name_is_not_exported() -> None:
+def test_mcs4_an_external_name_is_not_exported() -> None:
     wait_condition(lab.C1, "outer", "Valid", "False", "InvalidServiceType")
     assert not any(is_imported(cluster, "outer") for cluster in CHILDREN)
 
 
 @pytest.mark.usefixtures("world")
-def test_r5_an_export_waits_for_its_service() -> None:
+def test_mcs5_an_export_waits_for_its_service() -> None:
     wait_condition(lab.C1, "missing", "Valid", "False", "NoService")
     lab.C1.apply(service("missing"))
     wait_condition(lab.C1, "missing", "Valid", "True", "Valid")
@@ -204,34 +204,34 @@ def test_r5_an_export_waits_for_its_service() -> None:
 
 
 @pytest.mark.usefixtures("world")
-def test_r6_only_labels_and_annotations_that_an_export_names_are_seen() -> None:
+def test_mcs6_only_labels_and_annotations_that_an_export_names_are_seen() -> None:
     for cluster in CHILDREN:
         metadata = lab.eventually(lambda: find_import(cluster, "lone"), within_s=60)["metadata"]  # noqa: B023
         assert metadata["labels"]["word"] == metadata["annotations"]["word"] == "yes"
         assert "theirs" not in metadata["labels"] | metadata["annotations"]
 
 
-def test_r7_the_clusters_own_names_stay_its_own(world: World) -> None:
+def test_mcs7_the_clusters_own_names_stay_its_own(world: World) -> None:
     for cluster in CHILDREN:
         own = cluster.get("service", "lone", NAMESPACE)["spec"]["clusterIP"]
         assert world.addresses(cluster, f"lone.{NAMESPACE}.svc.cluster.local") == {own}
     assert not world.addresses(lab.C2, f"twice.{NAMESPACE}.svc.cluster.local")
 
 
-def test_r11_r16_ports_that_differ_are_united_and_both_exports_told(world: World) -> None:
+def test_mcs11_mcs16_ports_that_differ_are_united_and_both_exports_told(world: World) -> None:
     wanted = {("tcp", "TCP", PORT), ("more", "TCP", OTHER)}
     for cluster in CHILDREN:
         wait_condition(cluster, "union", "Conflict", "True", "PortConflict")
         lab.eventually(lambda: ports_of(find_import(cluster, "union")) == wanted, within_s=60)  # noqa: B023
 
 
-def test_r16_of_two_ports_with_one_name_the_older_is_used(world: World) -> None:
+def test_mcs16_of_two_ports_with_one_name_the_older_is_used(world: World) -> None:
     for cluster in CHILDREN:
         wait_condition(cluster, "clash", "Conflict", "True", "PortConflict")
         assert ports_of(find_import(cluster, "clash")) == {("tcp", "TCP", PORT)}
 
 
-def test_r17_a_port_is_served_only_by_clusters_that_export_it(world: World) -> None:
+def test_mcs17_a_port_is_served_only_by_clusters_that_export_it(world: World) -> None:
     for cluster in CHILDREN:
         served = {("clash", PORT): world.servers["c1"], ("union", OTHER): world.servers["c2"]}
         for (name, port), servers in served.items():
@@ -241,7 +241,7 @@ def test_r17_a_port_is_served_only_by_clusters_that_export_it(world: World) -> N
 
 
 @pytest.mark.usefixtures("world")
-def test_r18_type_labels_and_affinity_are_the_oldest_exports() -> None:
+def test_mcs18_type_labels_and_affinity_are_the_oldest_exports() -> None:
     reasons = "AnnotationsConflict,LabelsConflict,TypeConflict"
     for cluster in CHILDREN:
         wait_condition(cluster, "kinds", "Conflict", "True", reasons)
@@ -254,7 +254,7 @@ def test_r18_type_labels_and_affinity_are_the_oldest_exports() -> None:
 
 
 @pytest.mark.usefixtures("world")
-def test_r21_r23_addresses_go_with_families_and_headless_has_none() -> None:
+def test_mcs21_mcs23_addresses_go_with_families_and_headless_has_none() -> None:
     for cluster in CHILDREN:
         spec = find_import(cluster, "lone")["spec"]
         versions = [ipaddress.ip_address(one).version for one in spec["ips"]]
@@ -265,7 +265,7 @@ def test_r21_r23_addresses_go_with_families_and_headless_has_none() -> None:
 
 
 @pytest.mark.usefixtures("world")
-def test_r26_r27_slices_carry_the_labels_and_the_owner_that_bind() -> None:
+def test_mcs26_mcs27_slices_carry_the_labels_and_the_owner_that_bind() -> None:
     for cluster in CHILDREN:
         owner = find_import(cluster, "twice")["metadata"]["uid"]
         for found in lab.eventually(lambda: slices_of(cluster, "twice"), within_s=60):  # noqa: B023
@@ -276,7 +276,7 @@ def test_r26_r27_slices_carry_the_labels_and_the_owner_that_bind() -> None:
             assert not [one for one in found["endpoints"] if "nodeName" in one or "targetRef" in one]
 
 
-def test_r32_the_name_of_a_service_is_its_address(world: World) -> None:
+def test_mcs32_the_name_of_a_service_is_its_address(world: World) -> None:
     for cluster in CHILDREN:
         assert world.addresses(cluster, lab.dns_name("twice", NAMESPACE)) == set(
             find_import(cluster, "twice")["spec"]["ips"]
@@ -290,14 +290,14 @@ def service_records(answer: dnslib.DNSRecord) -> list[tuple[int, str]]:
     return sorted((record.rdata.port, str(record.rdata.target).rstrip(".")) for record in answer.rr)
 
 
-def test_r33_r41_service_records_name_the_port_once(world: World) -> None:
+def test_mcs33_mcs41_service_records_name_the_port_once(world: World) -> None:
     host = lab.dns_name("twice", NAMESPACE)
     for cluster in CHILDREN:
         for name in (host, f"_tcp._tcp.{host}", f"_udp._udp.{host}"):
             assert service_records(world.ask(cluster, name, "SRV")) == [(PORT, host)]
 
 
-def test_r35_r36_a_headless_service_gives_every_endpoint_and_each_a_name(world: World) -> None:
+def test_mcs35_mcs36_a_headless_service_gives_every_endpoint_and_each_a_name(world: World) -> None:
     host = lab.dns_name("bare", NAMESPACE)
     servers = [lab.Pod(lab.C1, NAMESPACE, name) for name in world.servers["c1"]]
     wanted = {pod.fleet_address: pod.sh("hostname -i").split()[0].replace(".", "-") for pod in servers}

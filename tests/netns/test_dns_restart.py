@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import dns_processes
 import dnslib
 import pytest
-from dns_objects import contents, make_service, rcode
+from dns_objects import contents, make_service, put_service, rcode
 from fake_api import FakeApi
-from test_dns_follows import put_service
 
 from crossdns.server import drain
 

@@ -27,7 +27,7 @@ def traces(node: Node, pod: Net) -> tuple[str, str, int]:
     return seen, node.hub.run("ip", "-o", "link"), node.plane.usage().used
 
 
-def test_r18_an_interface_that_is_there_is_refused_and_left(node: Node) -> None:
+def test_cni18_an_interface_that_is_there_is_refused_and_left(node: Node) -> None:
     pod = node.nets.make()
     pod.run("ip", "link", "add", "net1", "type", "bridge")
     before = traces(node, pod)
@@ -37,7 +37,7 @@ def test_r18_an_interface_that_is_there_is_refused_and_left(node: Node) -> None:
     assert traces(node, pod) == before
 
 
-def test_r19_an_add_that_fails_leaves_nothing_and_its_deletion_works(node: Node) -> None:
+def test_cni19_an_add_that_fails_leaves_nothing_and_its_deletion_works(node: Node) -> None:
     first, pod = node.nets.make(), node.nets.make()
     assert node.call("ADD", "first", first).status == 0
     before = traces(node, pod)
@@ -59,7 +59,7 @@ def test_r19_an_add_that_fails_leaves_nothing_and_its_deletion_works(node: Node)
     assert first.answers_ping("10.112.4.0")
 
 
-def test_r19_a_second_interface_of_ours_is_refused_and_the_first_is_left(node: Node) -> None:
+def test_cni19_a_second_interface_of_ours_is_refused_and_the_first_is_left(node: Node) -> None:
     pod = node.nets.make()
     assert node.call("ADD", "one", pod).status == 0
     before = traces(node, pod)
@@ -71,7 +71,7 @@ def test_r19_a_second_interface_of_ours_is_refused_and_the_first_is_left(node: N
     assert traces(node, pod) == before
 
 
-def test_r20_the_plugins_and_cnfs_own_namespaces_are_refused(node: Node) -> None:
+def test_cni20_the_plugins_and_cnfs_own_namespaces_are_refused(node: Node) -> None:
     own = Net("own")
     for path in ("/proc/self/ns/net", "/proc/1/ns/net"):
         own.path = pathlib.Path(path)
@@ -82,7 +82,7 @@ def test_r20_the_plugins_and_cnfs_own_namespaces_are_refused(node: Node) -> None
     assert node.call("DEL", "one", node.hub) == CLEAN
 
 
-def test_r21_a_namespace_that_is_none_is_refused_and_its_deletion_works(node: Node, tmp_path: pathlib.Path) -> None:
+def test_cni21_a_namespace_that_is_none_is_refused_and_its_deletion_works(node: Node, tmp_path: pathlib.Path) -> None:
     plain = Net("x")
     (tmp_path / "plain").touch()
     for path in (tmp_path / "missing", tmp_path / "plain", tmp_path, pathlib.Path("/proc/self/ns/mnt")):
@@ -91,7 +91,7 @@ def test_r21_a_namespace_that_is_none_is_refused_and_its_deletion_works(node: No
         assert node.call("DEL", "one", plain) == CLEAN
 
 
-def test_r21_a_deletion_frees_the_address_wherever_the_namespace_is(node: Node, tmp_path: pathlib.Path) -> None:
+def test_cni21_a_deletion_frees_the_address_wherever_the_namespace_is(node: Node, tmp_path: pathlib.Path) -> None:
     gone = Net("x")
     gone.path = tmp_path / "missing"
     (tmp_path / "plain").touch()
@@ -106,7 +106,7 @@ def test_r21_a_deletion_frees_the_address_wherever_the_namespace_is(node: Node, 
         assert node.call("DEL", "one", pod) == CLEAN
 
 
-def test_r21_the_deletion_of_a_dead_namespace_frees_the_address(node: Node) -> None:
+def test_cni21_the_deletion_of_a_dead_namespace_frees_the_address(node: Node) -> None:
     pod = node.nets.make()
     assert node.call("ADD", "one", pod).status == 0
     node.nets.remove(pod)
@@ -114,7 +114,7 @@ def test_r21_the_deletion_of_a_dead_namespace_frees_the_address(node: Node) -> N
     assert node.plane.usage().used == 0
 
 
-def test_r21_a_deletion_takes_nothing_of_somebody_else(node: Node) -> None:
+def test_cni21_a_deletion_takes_nothing_of_somebody_else(node: Node) -> None:
     """A path leads to another container's namespace, as one that is used again does."""
     theirs, pod = node.nets.make(), node.nets.make()
     assert node.call("ADD", "theirs", theirs).status == 0
@@ -127,7 +127,7 @@ def test_r21_a_deletion_takes_nothing_of_somebody_else(node: Node) -> None:
     assert "net1" not in pod.run("ip", "link")
 
 
-def test_r25_pods_at_once_get_addresses_of_their_own(node: Node) -> None:
+def test_cni25_pods_at_once_get_addresses_of_their_own(node: Node) -> None:
     pods = {f"c{number}": node.nets.make() for number in range(16)}
     with concurrent.futures.ThreadPoolExecutor(16) as runtimes:
         found = list(runtimes.map(lambda item: node.call("ADD", *item).content["ips"][0]["address"], pods.items()))
@@ -136,7 +136,7 @@ def test_r25_pods_at_once_get_addresses_of_their_own(node: Node) -> None:
     assert node.plane.attachments() == []
 
 
-def test_r25_calls_of_one_container_at_once_are_served_one_after_the_other(node: Node) -> None:
+def test_cni25_calls_of_one_container_at_once_are_served_one_after_the_other(node: Node) -> None:
     pod = node.nets.make()
     before = traces(node, pod)
     with concurrent.futures.ThreadPoolExecutor(9) as runtimes:
@@ -148,7 +148,7 @@ def test_r25_calls_of_one_container_at_once_are_served_one_after_the_other(node:
     assert traces(node, pod) == before
 
 
-def test_r26_a_deletion_wins_over_the_adds_before_it(
+def test_cni26_a_deletion_wins_over_the_adds_before_it(
     node: Node, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
     """The runtime lost patience with one ADD, sent another and then a DEL, and all are still waiting."""
@@ -170,7 +170,7 @@ def test_r26_a_deletion_wins_over_the_adds_before_it(
     assert traces(node, pod) == before
 
 
-def test_r26_the_container_may_be_attached_again_after_its_deletion(node: Node) -> None:
+def test_cni26_the_container_may_be_attached_again_after_its_deletion(node: Node) -> None:
     pod = node.nets.make()
     assert node.call("DEL", "one", pod) == CLEAN
     for _ in range(2):
@@ -180,7 +180,7 @@ def test_r26_the_container_may_be_attached_again_after_its_deletion(node: Node) 
         assert node.call("DEL", "one", pod) == CLEAN
 
 
-def test_r27_a_call_that_is_killed_leaves_nothing(
+def test_cni27_a_call_that_is_killed_leaves_nothing(
     node: Node, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
     first, pod = node.nets.make(), node.nets.make()
@@ -199,7 +199,7 @@ def test_r27_a_call_that_is_killed_leaves_nothing(
     assert [attachment.pod_name for attachment in node.plane.attachments()] == ["first"]
 
 
-def test_r28_what_the_runtime_asks_for_is_given_or_refused_by_name(node: Node) -> None:
+def test_cni28_what_the_runtime_asks_for_is_given_or_refused_by_name(node: Node) -> None:
     pod = node.nets.make()
     wanted = {"ips": ["10.112.4.20"], "mac": "0A-58-0A-70-04-14"}
     result = node.call("ADD", "one", pod, config={"runtimeConfig": wanted}).content

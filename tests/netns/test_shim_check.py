@@ -27,7 +27,7 @@ def check(node: Node, pod: Net, previous: Any) -> Answer:
     return node.call("CHECK", "one", pod, config={"prevResult": previous})
 
 
-def test_r22_check_follows_at_once_and_needs_what_add_said(node: Node) -> None:
+def test_cni22_check_follows_at_once_and_needs_what_add_said(node: Node) -> None:
     pod, result = attach(node)
     for version in ("0.4.0", "1.0.0", "1.1.0"):
         assert node.call("CHECK", "one", pod, config={"cniVersion": version, "prevResult": result}) == CLEAN
@@ -50,7 +50,7 @@ def test_r22_check_follows_at_once_and_needs_what_add_said(node: Node) -> None:
         ("ip link del net1; ip link add net1 type bridge; ip link set net1 up", "missing"),
     ],
 )
-def test_r22_what_was_changed_in_the_pod_is_named(node: Node, change: str, named: str) -> None:
+def test_cni22_what_was_changed_in_the_pod_is_named(node: Node, change: str, named: str) -> None:
     pod, result = attach(node)
     pod.run("sh", "-c", change)
     answer = check(node, pod, result)
@@ -58,7 +58,7 @@ def test_r22_what_was_changed_in_the_pod_is_named(node: Node, change: str, named
     assert named in answer.content["msg"]
 
 
-def test_r22_what_was_changed_at_cnfs_end_is_named(node: Node) -> None:
+def test_cni22_what_was_changed_at_cnfs_end_is_named(node: Node) -> None:
     pod, result = attach(node)
     name = identity.veth_name("one", "net1")
     node.hub.run("ip", "link", "set", name, "down")
@@ -67,7 +67,7 @@ def test_r22_what_was_changed_at_cnfs_end_is_named(node: Node) -> None:
     assert name in answer.content["msg"]
 
 
-def test_r22_what_the_previous_result_lacks_is_named(node: Node) -> None:
+def test_cni22_what_the_previous_result_lacks_is_named(node: Node) -> None:
     pod, result = attach(node)
     for broken, named in (
         ({**result, "interfaces": []}, "net1"),
@@ -80,7 +80,7 @@ def test_r22_what_the_previous_result_lacks_is_named(node: Node) -> None:
         assert named in answer.content["msg"]
 
 
-def test_r22_an_attachment_that_cnf_does_not_know_is_named(node: Node) -> None:
+def test_cni22_an_attachment_that_cnf_does_not_know_is_named(node: Node) -> None:
     pod, result = attach(node)
     other = node.nets.make()
     moved = copy.deepcopy(result)
@@ -94,7 +94,7 @@ def test_r22_an_attachment_that_cnf_does_not_know_is_named(node: Node) -> None:
     assert check(node, pod, result).code == 102
 
 
-def test_r22_what_others_add_or_take_after_us_is_tolerated(node: Node) -> None:
+def test_cni22_what_others_add_or_take_after_us_is_tolerated(node: Node) -> None:
     pod, result = attach(node)
     pod.run("ip", "link", "set", "net1", "mtu", "1300")
     pod.run("ip", "addr", "add", "192.0.2.7/24", "dev", "net1")
@@ -108,7 +108,7 @@ def test_r22_what_others_add_or_take_after_us_is_tolerated(node: Node) -> None:
     assert check(node, pod, later) == CLEAN
 
 
-def test_r22_both_families_are_compared(node: Node) -> None:
+def test_cni22_both_families_are_compared(node: Node) -> None:
     node.plane.set_network(shim_node.BOTH_FAMILIES)
     pod, result = attach(node)
     assert check(node, pod, result) == CLEAN

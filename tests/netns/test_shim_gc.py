@@ -20,7 +20,7 @@ def collect(node: Node, valid: Any, **config: Any) -> Answer:
     return node.call("GC", "", None, config={**NEW, "cni.dev/valid-attachments": valid, **config})
 
 
-def test_r23_what_lives_is_left_whatever_the_list_says(node: Node) -> None:
+def test_cni23_what_lives_is_left_whatever_the_list_says(node: Node) -> None:
     pod = node.nets.make()
     node.call("ADD", "one", pod)
     for valid in (None, [], [{"containerID": "other", "ifname": "net1"}]):
@@ -29,7 +29,7 @@ def test_r23_what_lives_is_left_whatever_the_list_says(node: Node) -> None:
     assert pod.answers_ping("10.112.4.0")
 
 
-def test_r23_what_is_dead_and_not_listed_is_freed(
+def test_cni23_what_is_dead_and_not_listed_is_freed(
     node: Node, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
     pods = {name: node.nets.make() for name in ("listed", "unlisted", "foreign")}
@@ -49,14 +49,14 @@ def test_r23_what_is_dead_and_not_listed_is_freed(
     assert {attachment.pod_name for attachment in node.plane.attachments()} == {"foreign"}
 
 
-def test_r23_a_list_that_is_none_is_refused(node: Node) -> None:
+def test_cni23_a_list_that_is_none_is_refused(node: Node) -> None:
     for valid in (7, "x", [7], [{"containerID": "x"}], {"containerID": "x"}):
         answer = collect(node, valid)
         assert answer.code == 7
         assert "cni.dev/valid-attachments" in answer.content["msg"]
 
 
-def test_r24_status_tells_whether_an_add_would_work(node: Node) -> None:
+def test_cni24_status_tells_whether_an_add_would_work(node: Node) -> None:
     assert node.call("STATUS", "", None, config=NEW) == CLEAN
     node.plane.set_network(dataclasses.replace(shim_node.NETWORK, blocks=()))
     answer = node.call("STATUS", "", None, config=NEW)

@@ -23,7 +23,7 @@ def refused(node: Node, verb: str, *, stdin: Any, **over: str) -> tuple[int, str
     return answer.code, answer.content["msg"] + answer.content.get("details", "")
 
 
-def test_r1_an_unknown_command_is_refused_by_name(node: Node) -> None:
+def test_cni1_an_unknown_command_is_refused_by_name(node: Node) -> None:
     for command in ("", "add", "REMOVE", "ADD "):
         env = {**environ("ADD", "one", node.hub), "CNI_COMMAND": command}
         answer = node.execute(env, json.dumps(shim_node.CONFIG).encode())
@@ -31,13 +31,13 @@ def test_r1_an_unknown_command_is_refused_by_name(node: Node) -> None:
         assert f"CNI_COMMAND is '{command}'" in answer.content["msg"]
 
 
-def test_r1_without_a_command_it_says_what_it_is(node: Node) -> None:
+def test_cni1_without_a_command_it_says_what_it_is(node: Node) -> None:
     answer = node.execute({})
     assert (answer.status, answer.stdout) == (0, b"")
     assert all(version.encode() in answer.stderr for version in VERSIONS)
 
 
-def test_r2_all_missing_variables_are_named_at_once(node: Node) -> None:
+def test_cni2_all_missing_variables_are_named_at_once(node: Node) -> None:
     for verb, missing in (
         ("ADD", "CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME"),
         ("CHECK", "CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME"),
@@ -48,7 +48,7 @@ def test_r2_all_missing_variables_are_named_at_once(node: Node) -> None:
         assert (answer.code, answer.content["msg"]) == (4, f"required env variables [{missing}] missing")
 
 
-def test_r2_what_a_verb_does_not_need_may_be_missing(node: Node) -> None:
+def test_cni2_what_a_verb_does_not_need_may_be_missing(node: Node) -> None:
     config = b'{"cniVersion":"1.1.0","name":"fleetboard"}'
     pod = node.nets.make()
     assert node.execute({"CNI_COMMAND": "STATUS"}, config) == shim_node.Answer(0, b"", b"")
@@ -60,7 +60,7 @@ def test_r2_what_a_verb_does_not_need_may_be_missing(node: Node) -> None:
 
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL", "CHECK"])
-def test_r3_a_container_id_that_could_be_a_path_is_refused(node: Node, verb: str) -> None:
+def test_cni3_a_container_id_that_could_be_a_path_is_refused(node: Node, verb: str) -> None:
     for container in ("../x", "-a", ".a", "a b", "a/b", "a;b", "ä", "a\n"):
         code, said = refused(node, verb, stdin=shim_node.CONFIG, CNI_CONTAINERID=container)
         assert code == 4
@@ -68,44 +68,44 @@ def test_r3_a_container_id_that_could_be_a_path_is_refused(node: Node, verb: str
 
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
-def test_r4_an_interface_name_that_the_kernel_would_not_take_is_refused(node: Node, verb: str) -> None:
+def test_cni4_an_interface_name_that_the_kernel_would_not_take_is_refused(node: Node, verb: str) -> None:
     for interface in ("sixteen-letters-", ".", "..", "a/b", "a:b", "a b", "a\tb", "ääääääää"):
         code, said = refused(node, verb, stdin=shim_node.CONFIG, CNI_IFNAME=interface)
         assert code == 4
         assert f"CNI_IFNAME is {interface!r}" in said
 
 
-def test_r4_the_longest_name_is_taken(node: Node) -> None:
+def test_cni4_the_longest_name_is_taken(node: Node) -> None:
     pod = node.nets.make()
     assert node.call("ADD", "one", pod, CNI_IFNAME="fifteen-letters").status == 0
     assert "fifteen-letters" in pod.run("ip", "link")
 
 
-def test_r5_a_configuration_that_is_none_is_refused(node: Node) -> None:
+def test_cni5_a_configuration_that_is_none_is_refused(node: Node) -> None:
     for stdin in (b"", b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b"\0" * 100, b"[" * 100_000):
         assert node.execute(environ("ADD", "one", node.hub), stdin).code == 6
 
 
-def test_r5_a_configuration_without_end_is_refused_early(node: Node) -> None:
+def test_cni5_a_configuration_without_end_is_refused_early(node: Node) -> None:
     command = node.command(environ("ADD", "one", node.nets.make()))
     with pathlib.Path("/dev/zero").open("rb") as endless:
         done = subprocess.run(command, stdin=endless, capture_output=True, timeout=20, check=False)
     assert shim_node.Answer(done.returncode, done.stdout, done.stderr).code == 6
 
 
-def test_r5_a_stdin_that_cannot_be_read_is_an_answer_too(node: Node) -> None:
+def test_cni5_a_stdin_that_cannot_be_read_is_an_answer_too(node: Node) -> None:
     answer = node.execute(environ("ADD", "one", node.nets.make()), prepare="exec <&-")
     assert (answer.code, answer.stderr) == (5, b"")
 
 
-def test_r5_a_network_without_a_proper_name_is_refused(node: Node) -> None:
+def test_cni5_a_network_without_a_proper_name_is_refused(node: Node) -> None:
     for name in (None, "", 7, "a b", "-a", "../a"):
         code, said = refused(node, "ADD", stdin={**shim_node.CONFIG, "name": name})
         assert code == 7
         assert f"network name is {name!r}" in said
 
 
-def test_r6_a_version_that_is_not_served_is_refused_with_those_that_are(node: Node) -> None:
+def test_cni6_a_version_that_is_not_served_is_refused_with_those_that_are(node: Node) -> None:
     for version in (None, "0.1.0", "0.2.0", "1.2.0", "2.0.0", "x", 1):
         stdin = {"name": "fleetboard"} | ({} if version is None else {"cniVersion": version})
         code, said = refused(node, "ADD", stdin=stdin)
@@ -114,7 +114,7 @@ def test_r6_a_version_that_is_not_served_is_refused_with_those_that_are(node: No
         assert all(served in said for served in VERSIONS)
 
 
-def test_r6_a_verb_newer_than_the_configuration_is_refused(node: Node) -> None:
+def test_cni6_a_verb_newer_than_the_configuration_is_refused(node: Node) -> None:
     for verb, newer in (("CHECK", 2), ("GC", 4), ("STATUS", 4)):
         for version in VERSIONS[:newer]:
             code, said = refused(node, verb, stdin={"name": "fleetboard", "cniVersion": version})
@@ -122,7 +122,7 @@ def test_r6_a_verb_newer_than_the_configuration_is_refused(node: Node) -> None:
             assert f"config version does not allow {verb}" in said
 
 
-def test_r7_keys_that_others_read_are_tolerated(node: Node) -> None:
+def test_cni7_keys_that_others_read_are_tolerated(node: Node) -> None:
     pod = node.nets.make()
     others = {
         "cni.dev/valid-attachments": None,
@@ -147,7 +147,7 @@ def test_r7_keys_that_others_read_are_tolerated(node: Node) -> None:
         assert node.call(verb, "one", pod, config={**others, "prevResult": result.content}).status == 0
 
 
-def test_r8_an_unknown_argument_is_refused_unless_it_may_be_ignored(node: Node) -> None:
+def test_cni8_an_unknown_argument_is_refused_unless_it_may_be_ignored(node: Node) -> None:
     for args in ("FOO=bar", "IgnoreUnknown=0;FOO=bar", "FOO"):
         code, said = refused(node, "ADD", stdin=shim_node.CONFIG, CNI_ARGS=args)
         assert code == 4
@@ -155,14 +155,14 @@ def test_r8_an_unknown_argument_is_refused_unless_it_may_be_ignored(node: Node) 
         assert "FOO" in said
 
 
-def test_r8_arguments_that_come_twice_as_multus_adds_them(node: Node) -> None:
+def test_cni8_arguments_that_come_twice_as_multus_adds_them(node: Node) -> None:
     twice = "IgnoreUnknown=true;K8S_POD_NAME=a;;FOO=bar;IgnoreUnknown=1;K8S_POD_NAME=one;IP=10.112.4.9;"
     result = node.call("ADD", "one", node.nets.make(), CNI_ARGS=twice).content
     assert result["ips"][0]["address"] == "10.112.4.9/32"
     assert [attachment.pod_name for attachment in node.plane.attachments()] == ["one"]
 
 
-def test_r8_addresses_of_both_families_in_one_argument(node: Node) -> None:
+def test_cni8_addresses_of_both_families_in_one_argument(node: Node) -> None:
     node.plane.set_network(shim_node.BOTH_FAMILIES)
     result = node.call("ADD", "one", node.nets.make(), CNI_ARGS="IgnoreUnknown=1;IP=10.112.4.9/24,fd00:1::9").content
     assert [ip["address"] for ip in result["ips"]] == ["10.112.4.9/32", "fd00:1::9/128"]
@@ -188,7 +188,7 @@ def test_r8_addresses_of_both_families_in_one_argument(node: Node) -> None:
     ],
     ids=["runtimeConfig", "args.cni", "CNI_ARGS"],
 )
-def test_r8_the_configuration_comes_before_the_arguments(
+def test_cni8_the_configuration_comes_before_the_arguments(
     node: Node, config: dict[str, object], address: str, mac: str
 ) -> None:
     args = "IgnoreUnknown=1;IP=10.112.4.9;MAC=0a:58:0a:70:04:99"

@@ -23,7 +23,7 @@ def leaves(value: Any) -> list[Any]:
     return [value]
 
 
-def test_r10_a_pod_is_attached_and_detached(node: Node) -> None:
+def test_cni10_a_pod_is_attached_and_detached(node: Node) -> None:
     pod = node.nets.make()
     added = node.call("ADD", "one", pod)
     assert (added.status, added.stderr) == (0, b"")
@@ -36,7 +36,7 @@ def test_r10_a_pod_is_attached_and_detached(node: Node) -> None:
     assert "net1" not in pod.run("ip", "link")
 
 
-def test_r11_an_error_has_its_version_code_and_sentence_on_stdout(node: Node) -> None:
+def test_cni11_an_error_has_its_version_code_and_sentence_on_stdout(node: Node) -> None:
     answer = node.call("ADD", "one", None, config={"cniVersion": "0.4.0"})
     assert (answer.status, answer.stderr) == (1, b"")
     assert answer.content == {
@@ -47,7 +47,7 @@ def test_r11_an_error_has_its_version_code_and_sentence_on_stdout(node: Node) ->
     }
 
 
-def test_r12_version_is_answered_without_reading_stdin(node: Node) -> None:
+def test_cni12_version_is_answered_without_reading_stdin(node: Node) -> None:
     with node.start({"CNI_COMMAND": "VERSION", "CNI_NETNS": "dummy", "CNI_IFNAME": "dummy"}) as process:
         assert process.stdout is not None
         # stdin stays open all the while.
@@ -55,7 +55,7 @@ def test_r12_version_is_answered_without_reading_stdin(node: Node) -> None:
         assert process.wait(10) == 0
 
 
-def test_r9_r13_each_version_gets_its_own_shape(node: Node) -> None:
+def test_cni9_cni13_each_version_gets_its_own_shape(node: Node) -> None:
     node.plane.set_network(shim_node.BOTH_FAMILIES)
     for version in VERSIONS:
         pod = node.nets.make()
@@ -73,7 +73,7 @@ def test_r9_r13_each_version_gets_its_own_shape(node: Node) -> None:
         assert not {"", None} & set(leaves(result))
 
 
-def test_r14_r15_r16_the_pods_interface_alone_with_all_its_addresses(node: Node) -> None:
+def test_cni14_cni15_cni16_the_pods_interface_alone_with_all_its_addresses(node: Node) -> None:
     node.plane.set_network(shim_node.BOTH_FAMILIES)
     pod = node.nets.make()
     # As a runtime that mounts them elsewhere writes it: what it said is what it gets.
@@ -89,7 +89,7 @@ def test_r14_r15_r16_the_pods_interface_alone_with_all_its_addresses(node: Node)
     assert "default" not in pod.run("ip", "route", "show", "table", "all")
 
 
-def test_r17_results_of_a_chain_are_passed_on(node: Node) -> None:
+def test_cni17_results_of_a_chain_are_passed_on(node: Node) -> None:
     before: dict[str, Any] = {
         "interfaces": [{"name": "br0"}, {"name": "eth0", "sandbox": "x"}],
         "ips": [{"version": "4", "interface": 1, "address": "10.0.0.5/24", "gateway": "10.0.0.1"}],
@@ -108,13 +108,13 @@ def test_r17_results_of_a_chain_are_passed_on(node: Node) -> None:
     assert node.call("DEL", "one", pod, config={"prevResult": result}) == Answer(0, b"", b"")
 
 
-def test_r17_a_previous_result_may_be_empty_and_without_a_version(node: Node) -> None:
+def test_cni17_a_previous_result_may_be_empty_and_without_a_version(node: Node) -> None:
     for number, before in enumerate((None, {}, {"interfaces": None, "ips": None, "routes": None, "dns": None})):
         result = node.call("ADD", f"c{number}", node.nets.make(), config={"prevResult": before}).content
         assert (result["cniVersion"], [ip["interface"] for ip in result["ips"]]) == ("1.0.0", [0])
 
 
-def test_r17_a_previous_result_that_is_none_is_refused(node: Node) -> None:
+def test_cni17_a_previous_result_that_is_none_is_refused(node: Node) -> None:
     odd: list[Any] = [7, [], {"ips": {"address": "x"}}, {"interfaces": [7]}]
     for before in odd:
         stdin = json.dumps({**shim_node.CONFIG, "prevResult": before}).encode()

@@ -10,7 +10,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
-{{/* What every pod of ours carries for a Prometheus that goes by annotations. */}}
+{{/* What each of our pods carries for a Prometheus that reads annotations. */}}
 {{- define "fleetboard.scrape" -}}
 prometheus.io/scrape: "true"
 prometheus.io/port: "9464"

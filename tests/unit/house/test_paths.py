@@ -1,0 +1,101 @@
+"""What a comment, a page, a chart or a script cites exists in the repository.
+
+A path is cited from the root, from the citing file's folder, or from the folder of a package above it. A path that
+begins elsewhere (``/etc/cni/net.d``) belongs to a machine and not to us.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+import repository
+import yaml
+from repository import ROOT, Hit, Text, expect_none
+
+FOLDERS = sorted({path.relative_to(ROOT).parts[0] for path in repository.files() if path.parent != ROOT})
+# Such as hack/lab, tests/e2e, cnf/vip/plan.py, docs/decisions/0012-…md. After a colon it is an image or a URL.
+UNDER_FOLDER = re.compile(
+    rf"(?<![\w./~$@:}}{{%=-])((?:{'|'.join(map(re.escape, FOLDERS))}|reference|shared)/[\w.*…/-]*\w(?:/|\b))"
+)
+FILE_NAME = re.compile(r"(?<![\w/.*$}…-])([\w-]+\.(?:md|py|tpl))\b(?!\()")
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#[^)\s]*)?\)")
+MODULE = re.compile(rf"`((?:{'|'.join(repository.packages())})(?:\.\w+)+)`")
+OUTSIDE = re.compile(r"\bDESIGN\b|\breference numbers\b|/work/")
+
+VALUES = [path for path in repository.manifests() if path.name == "values.yaml"]
+NAMES = {path.name for path in repository.files()}
+# Files of others, by the names that they have there.
+THEIRS = frozenset({"CONVENTIONS.md"})  # of the CNI specification
+
+
+def cited_texts() -> list[Text]:
+    """Return what is read: of Python, comments and docstrings."""
+    found = [text for path in repository.python(product=False) for text in repository.comments(path)]
+    found += [text for path in repository.python(product=False) for text in repository.docstrings(path)]
+    others = [*repository.pages(), *repository.shell(), *repository.manifests(), ROOT / "pyproject.toml"]
+    return found + [text for path in others for text in repository.lines(path)]
+
+
+TEXTS = [text for text in cited_texts() if text.path != pathlib.Path(__file__)]
+
+
+def cited(pattern: re.Pattern[str]) -> list[Hit]:
+    return [hit for text in TEXTS for hit in text.search(pattern)]
+
+
+def path_exists(hit: Hit) -> bool:
+    pattern = hit.found.replace("…", "*").rstrip("/")
+    return any(any(base.glob(pattern)) for base in (ROOT, *hit.path.parents) if base.is_relative_to(ROOT))
+
+
+def module_exists(dotted: str) -> bool:
+    """Tell whether it is a module, or begins with one that knows the name after it."""
+    parts = dotted.split(".")
+    for end in range(len(parts), 0, -1):
+        base = ROOT.joinpath(*parts[:end])
+        for module in (base.with_suffix(".py"), base / "__init__.py"):
+            if module.exists():
+                return end == len(parts) or re.search(rf"\b{parts[end]}\b", module.read_text()) is not None
+    return False
+
+
+def value_exists(dotted: str) -> bool:
+    """Tell whether a chart has this value: parts have values under their own names."""
+    return any(has_value(yaml.safe_load(path.read_text()), dotted) for path in VALUES)
+
+
+def has_value(values: object, dotted: str) -> bool:
+    key, _, rest = dotted.partition(".")
+    return isinstance(values, dict) and key in values and (not rest or has_value(values[key], rest))
+
+
+def test_every_cited_path_exists() -> None:
+    missing = [hit for hit in cited(UNDER_FOLDER) if not path_exists(hit)]
+    expect_none(missing)
+
+
+def test_every_cited_file_name_is_some_files() -> None:
+    missing = [hit for hit in cited(FILE_NAME) if hit.found not in NAMES | THEIRS]
+    expect_none(missing)
+
+
+@pytest.mark.parametrize("page", repository.pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_into_the_repository(page: pathlib.Path) -> None:
+    targets = [target for target in LINK.findall(page.read_text()) if target]
+    wrong = [
+        target
+        for target in targets
+        if not (page.parent / target).exists() or not (page.parent / target).resolve().is_relative_to(ROOT)
+    ]
+    assert not wrong
+
+
+def test_every_cited_module_exists() -> None:
+    missing = [hit for hit in cited(MODULE) if not module_exists(hit.found) and not value_exists(hit.found)]
+    expect_none(missing)
+
+
+def test_nothing_cites_what_is_outside_of_the_repository() -> None:
+    expect_none(cited(OUTSIDE))

@@ -1,7 +1,7 @@
 """What a comment, a page, a chart or a script cites exists in the repository.
 
-A path is cited from the root, from the citing file's folder, or from the folder of a package above it. A path that
-begins elsewhere (``/etc/cni/net.d``) belongs to a machine and not to us.
+A path is cited from the root, from a folder above the citing file, or from one below its own. One that begins elsewhere
+(``/etc/cni/net.d``) belongs to a machine.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from repository import ROOT, Hit, Text, expect_none
 
 FOLDERS = sorted({path.relative_to(ROOT).parts[0] for path in repository.files() if path.parent != ROOT})
 # Such as hack/lab, tests/e2e, cnf/vip/plan.py, docs/decisions/0012-…md. After a colon it is an image or a URL.
-UNDER_FOLDER = re.compile(
-    rf"(?<![\w./~$@:}}{{%=-])((?:{'|'.join(map(re.escape, FOLDERS))}|reference|shared)/[\w.*…/-]*\w(?:/|\b))"
-)
+# A link's own text may be shorter, for its target is looked at.
+FIRST = "|".join(map(re.escape, [*FOLDERS, "reference", "shared"]))
+UNDER_FOLDER = re.compile(rf"(?<![\w./~$@:}}{{%=-])((?>(?:{FIRST})/[\w.*…/-]*[\w*/]))(?!`?\]\()")
 FILE_NAME = re.compile(r"(?<![\w/.*$}…-])([\w-]+\.(?:md|py|tpl))\b(?!\()")
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#[^)\s]*)?\)")
 MODULE = re.compile(rf"`((?:{'|'.join(repository.packages())})(?:\.\w+)+)`")
@@ -46,8 +46,12 @@ def cited(pattern: re.Pattern[str]) -> list[Hit]:
 
 
 def path_exists(hit: Hit) -> bool:
-    pattern = hit.found.replace("…", "*").rstrip("/")
-    return any(any(base.glob(pattern)) for base in (ROOT, *hit.path.parents) if base.is_relative_to(ROOT))
+    # In capitals stands what a reader puts there: tests/unit/PATH.
+    pattern = re.sub(r"/[A-Z]+$", "/*", hit.found.replace("…", "*").rstrip("/"))
+    bases = [base for base in (ROOT, *hit.path.parents) if base.is_relative_to(ROOT)]
+    # A page in a folder may name what stands anywhere below it.
+    below = hit.path.parent != ROOT and any(hit.path.parent.rglob(pattern))
+    return below or any(any(base.glob(pattern)) for base in bases)
 
 
 def module_exists(dotted: str) -> bool:

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The three kind clusters. Both children use the same pod and service CIDRs as the hub, which is the point of the lab.
-# A node keeps its address for life: certificates and peers are made of it. `up` restores that or makes the cluster anew.
+# A node keeps its address for life: certificates and peers are made of it. `up` restores that or makes the cluster again.
 
 CLUSTERS="hub c1 c2"
 # shellcheck disable=SC2034 # hack/lab and other parts use it
@@ -12,9 +12,11 @@ cluster_kubectl() { kubectl --context "kind-fleet-$1" --request-timeout 10s "${@
 
 cluster_up() {
   local name=$1
-  cluster_claim "$name"
-  if [ -n "$(cluster_nodes "$name")" ] && ! cluster_revive "$name"; then
-    echo "fleet-$name does not come back; making it anew"
+  if ! cluster_is_current "$name"; then
+    echo "fleet-$name is of another node image than $(node_image); making it again"
+    cluster_delete "$name"
+  elif [ -n "$(cluster_nodes "$name")" ] && ! cluster_revive "$name"; then
+    echo "fleet-$name does not come back; making it again"
     cluster_delete "$name"
   fi
   if [ -z "$(cluster_nodes "$name")" ]; then
@@ -23,6 +25,17 @@ cluster_up() {
   pod_network_up "$name"
   within 180 cluster_ready "$name" || die "the nodes of fleet-$name are not Ready after 180 s"
   within 180 cluster_dns_ready "$name" || die "CoreDNS of fleet-$name is not ready after 180 s"
+}
+
+# True when every node the cluster has is made of the present node image, whose name changes with all it is made of. The
+# images of the control plane are inside it, so no cluster can be brought to it in place.
+cluster_is_current() {
+  local node image made_of
+  image=$(node_image)
+  for node in $(cluster_nodes "$1"); do
+    made_of=$(docker inspect -f '{{.Config.Image}}' "$node") || die "Docker does not say what image $node is made of"
+    [ "$made_of" = "$image" ] || return 1
+  done
 }
 
 # A cluster of our name in a network that is not ours belongs to somebody else.

@@ -3,7 +3,7 @@
 # the name that the project's Dockerfile builds on.
 
 NODE_PACKAGES=systemd,systemd-sysv,conntrack,iptables,nftables,iproute2,ethtool,util-linux,mount,kmod,libseccomp2,pigz,e2fsprogs
-NODE_PACKAGES+=,bash,ca-certificates,curl,jq,procps,runc,containerd,hostname,socat
+NODE_PACKAGES+=,bash,ca-certificates,curl,jq,procps,runc,containerd,hostname,socat,netbase
 
 debian_node_name() { echo "fleetboard-lab/debian:$NODE_DEBIAN-$(echo "$NODE_PACKAGES" | short_hash)"; }
 

@@ -37,7 +37,9 @@ control_plane_images() {
       */pause:*) program_image "$name" "$work/pause" "$work/root" '["/usr/local/bin/pause"]' ;;
       */coredns:*) program_image "$name" "$PARTS/coredns" "$work/root" '["/usr/local/bin/coredns"]' ;;
       */kube-proxy:*)
-        copy_program_of_node nft "$work/root"
+        # nft prints a protocol it can't name as a number. kube-proxy doesn't know such an element for its own and deletes
+        # it at every full sync.
+        copy_program_of_node nft "$work/root" /etc/protocols /etc/services
         program_image "$name" "$PARTS/kube-proxy" "$work/root" '[]'
         ;;
       *)
@@ -59,11 +61,12 @@ program_image() {
     docker import -c "ENTRYPOINT $4" -c 'ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' - "$1"
 }
 
-# copy_program_of_node PROGRAM ROOT: a program of the nodes' Debian, with the libraries it is linked to.
+# copy_program_of_node PROGRAM ROOT [FILE...]: a program of the nodes' Debian, with the libraries it is linked to and the
+# files it reads.
 # shellcheck disable=SC2016 # for the shell in the container
 copy_program_of_node() {
   docker run --rm --network none "$(debian_node_name)" \
-    sh -c 'p=$(command -v "$1"); tar -chf - "$p" $(ldd "$p" | grep -o "/[^ ]*")' _ "$1" | tar -C "$2" -x
+    sh -c 'p=$(command -v "$1"); shift; tar -chf - "$p" $(ldd "$p" | grep -o "/[^ ]*") "$@"' _ "$1" "${@:3}" | tar -C "$2" -x
 }
 
 # node_base_image FOLDER: Debian with kind's node files and the programs; FOLDER becomes the build context.

@@ -50,7 +50,9 @@ status_networks() {
 status_cluster() {
   local name=$1 nodes node
   nodes=$(docker ps --filter "label=io.x-k8s.kind.cluster=fleet-$name" --format '{{.Names}}' | sort)
-  if [ -n "$nodes" ] && cluster_ready "$name" && cluster_dns_ready "$name"; then
+  if ! cluster_is_current "$name"; then
+    status_line FAIL "fleet-$name" "made of another node image; 'hack/lab up' makes it again"
+  elif [ -n "$nodes" ] && cluster_ready "$name" && cluster_dns_ready "$name"; then
     status_line ok "fleet-$name" "Ready: $(for node in $nodes; do echo "${node#"fleet-$name-"} $(node_address "$node")"; done | xargs | sed 's/\([0-9]\) /\1, /g')"
   else
     status_line FAIL "fleet-$name" "running nodes: $(xargs <<<"${nodes:-none}"); not all Ready with DNS"

@@ -22,8 +22,10 @@ begin_exclusive() {
 }
 
 steps_abort() {
-  local pid
-  for pid in "${STEP_PID[@]}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
+  local name
+  for name in "${!STEP_PID[@]}"; do
+    step_ended "$name" || kill -TERM -- "-${STEP_PID[$name]}" 2>/dev/null || true
+  done
 }
 
 # begin NAME TITLE COMMAND...: start a step in the background.
@@ -32,11 +34,11 @@ begin() {
   STEP_TITLE[$name]=$2
   STEP_START[$name]=$SECONDS
   shift 2
-  rm -f "$LOGS/$name.seconds"
+  rm -f "$LOGS/$name.ended"
   set -m # a process group of its own
   (
     set -euo pipefail
-    trap 'echo "$((SECONDS - STEP_START[$name]))" >"$LOGS/$name.seconds"' EXIT
+    trap 'echo "$? $((SECONDS - STEP_START[$name]))" >"$LOGS/$name.ended"' EXIT
     "$@"
   ) >"$LOGS/$name.log" 2>&1 </dev/null &
   STEP_PID[$name]=$!
@@ -45,18 +47,23 @@ begin() {
 
 # finish NAME: wait for a step that was begun, and print its line.
 finish() {
-  local name=$1 pid=${STEP_PID[$1]} beat=$((SECONDS + 30))
-  while kill -0 "$pid" 2>/dev/null; do
+  local name=$1 beat=$((SECONDS + 30)) status=killed seconds
+  until step_ended "$name"; do
     if ((SECONDS >= beat)); then
       printf '  ..  %4ss  %s\n' "$((SECONDS - STEP_START[$name]))" "$(steps_running)"
       beat=$((SECONDS + 60))
     fi
     sleep 0.1
   done
-  wait "$pid" || step_failed "$name"
+  [ ! -s "$LOGS/$name.ended" ] || read -r status seconds <"$LOGS/$name.ended"
+  [ "$status" = 0 ] || step_failed "$name"
   unset "STEP_PID[$name]"
-  printf '  ok  %4ss  %s\n' "$(cat "$LOGS/$name.seconds")" "${STEP_TITLE[$name]}"
+  printf '  ok  %4ss  %s\n' "$seconds" "${STEP_TITLE[$name]}"
 }
+
+# A step writes its status and its seconds before it ends. `wait` can't tell: it is asked minutes later, when a build has
+# used up all process ids, and the shell forgets the status of a child whose id another of its children gets.
+step_ended() { [ -s "$LOGS/$1.ended" ] || ! kill -0 "${STEP_PID[$1]}" 2>/dev/null; }
 
 step() {
   begin "$@"
@@ -66,7 +73,7 @@ step() {
 steps_running() {
   local name names=()
   for name in "${!STEP_PID[@]}"; do
-    kill -0 "${STEP_PID[$name]}" 2>/dev/null && names+=("${STEP_TITLE[$name]}")
+    step_ended "$name" || names+=("${STEP_TITLE[$name]}")
   done
   local list
   list=$(printf ', %s' "${names[@]}")

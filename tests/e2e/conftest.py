@@ -29,6 +29,7 @@ ORDER = (
     "startup_taint",
     "multus_defaults",
     "scale",
+    "kube_proxy",
     "recovery",
     "survival",
     "hub_away",

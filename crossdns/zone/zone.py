@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from fleetboard.model import addresses, core, fleet, names
 from fleetboard.model.addresses import Address
+from fleetboard.model.keys import ServiceKey
 
 SERVICES = "svc"
 """The name that all services are below."""
@@ -29,19 +30,6 @@ _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 # "_" and the port's name share one label of 63.
 _PORT_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?")
 _PROTOCOLS = ("TCP", "UDP", "SCTP")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, order=True)
-class ServiceKey:
-    """A service of the clusterset."""
-
-    namespace: str
-    name: str
-
-    @property
-    def domain(self) -> str:
-        """The service's name relative to the zone."""
-        return f"{self.name}.{domain_of(self.namespace)}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -119,8 +107,8 @@ def service_records(
     if not _LABEL.fullmatch(key.name) or not _LABEL.fullmatch(key.namespace):
         return {}
     if service.spec.type == "Headless":
-        return _headless(key.domain, _reachable(_backends(key.domain, slices), reach))
-    return _clusterset_ip(key.domain, service.spec)
+        return _headless(service_domain(key), _reachable(_backends(service_domain(key), slices), reach))
+    return _clusterset_ip(service_domain(key), service.spec)
 
 
 def _clusterset_ip(domain: str, spec: fleet.FleetServiceSpec) -> dict[str, Records]:
@@ -222,15 +210,20 @@ def domain_of(namespace: str) -> str:
     return f"{namespace}.{SERVICES}"
 
 
+def service_domain(key: ServiceKey) -> str:
+    """Return the name of a service."""
+    return f"{key.name}.{domain_of(key.namespace)}"
+
+
 def names_of(key: ServiceKey, records: Mapping[str, Records]) -> set[str]:
     """Return the names that exist because of a service's records, from its own downwards.
 
     One above a name with records exists as soon as that does: it answers NODATA and not NXDOMAIN (RFC 8020).
     """
-    found = set()
+    found, domain = set(), service_domain(key)
     for name in records:
         above = name
         while above not in found:
             found.add(above)
-            above = above if above == key.domain else above.partition(".")[2]
+            above = above if above == domain else above.partition(".")[2]
     return found

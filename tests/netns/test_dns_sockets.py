@@ -15,6 +15,7 @@ from crossdns import errors
 from crossdns.server import counters, workers
 from crossdns.zone import table, zone
 from fleetboard.model import fleet
+from fleetboard.model.keys import ServiceKey
 
 pytestmark = pytest.mark.netns
 
@@ -104,7 +105,7 @@ def test_an_update_loses_no_query(answering: workers.Workers) -> None:
 def publish_fifty(answering: workers.Workers, made: table.Table) -> None:
     """Publish fifty changes, and the whole zone now and then, until the last one is served."""
     for n in range(50):
-        key = zone.ServiceKey("shop", f"new-{n}")
+        key = ServiceKey("shop", f"new-{n}")
         spec = fleet.FleetServiceSpec(namespace="shop", name=key.name, vips=["10.112.0.7"])
         change = made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], zone.Reach()))
         dns_processes.publish(answering, [change], snapshot=False)

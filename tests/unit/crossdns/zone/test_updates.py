@@ -13,12 +13,13 @@ from crossdns import errors
 from crossdns.server import feed
 from crossdns.watch import saved
 from crossdns.zone import table, zone
+from fleetboard.model.keys import ServiceKey
 
 LAST = 5
-KEYS = [zone.ServiceKey(namespace, name) for namespace in ("a", "b") for name in ("x", "y")]
+KEYS = [ServiceKey(namespace, name) for namespace in ("a", "b") for name in ("x", "y")]
 
 
-def make_records(key: zone.ServiceKey, variant: int) -> dict[str, zone.Records]:
+def make_records(key: ServiceKey, variant: int) -> dict[str, zone.Records]:
     """Return one of several states of a service; 0 is none, and the last has its name and nothing else."""
     if variant == 0:
         return {}
@@ -40,10 +41,10 @@ def state(resolver: Resolver) -> tuple[dict[bytes, tuple[bytes, bytes, int]], se
 
 
 @hypothesis.given(STEPS, strategies.integers(1, 7))
-def test_changes_lead_where_a_snapshot_leads(steps: list[tuple[zone.ServiceKey, int]], batch: int) -> None:
+def test_changes_lead_where_a_snapshot_leads(steps: list[tuple[ServiceKey, int]], batch: int) -> None:
     changed, fresh = Resolver(), Resolver()
     changed.load()
-    last: dict[zone.ServiceKey, int] = {}
+    last: dict[ServiceKey, int] = {}
     for start in range(0, len(steps), batch):
         changes = []
         for key, variant in steps[start : start + batch]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeVar
 
 from crossdns.zone import zone
-from fleetboard.model import core, fleet, keys
+from fleetboard.model import core, fleet, keys, reach
 from fleetboard.model.keys import ServiceKey
 from fleetboard.model.namespaces import Namespaces
 
@@ -64,7 +64,7 @@ class Index:
         self._copies, self._namespace, self._imports = copies, namespace, imports
         self._service_of: dict[str, ServiceKey] = {}
         self._slices_of: dict[ServiceKey, set[str]] = collections.defaultdict(set)
-        self._reach = zone.Reach()
+        self._reach = reach.Reach()
 
     def rebuild(self) -> set[ServiceKey]:
         """Read the copies from the beginning; return every service there is."""
@@ -79,7 +79,7 @@ class Index:
         """Return the services whose names the events may change."""
         found: set[ServiceKey] = set()
         spaces: set[str] = set()
-        reach = False
+        reach_events = False
         for kind, key in events:
             if kind is Kind.SERVICE and (service := keys.parse_dotted(key)) is not None:
                 found.add(service)
@@ -88,11 +88,11 @@ class Index:
             elif kind is Kind.NAMESPACE:
                 spaces.add(key)
             elif kind in (Kind.PEER, Kind.REPORT, Kind.NODE):
-                reach = True
+                reach_events = True
         if spaces:
             services = map(keys.parse_dotted, list(self._copies.services.store))
             found.update(s for s in services if s is not None and s.namespace in spaces)
-        return found | (self._reach_changed() if reach else set())
+        return found | (self._reach_changed() if reach_events else set())
 
     def records(self, service: ServiceKey) -> dict[str, zone.Records]:
         """Return the names of a service; none when it, or its namespace here, doesn't exist or isn't accepted."""
@@ -118,9 +118,13 @@ class Index:
             self._slices_of[new].add(key)
         return {service for service in (old, new) if service is not None}
 
-    def _read_reach(self) -> zone.Reach:
+    def _read_reach(self) -> reach.Reach:
         peers, reports, nodes = self._copies.peers.store, self._copies.reports.store, self._copies.nodes.store
-        return zone.read_reach(list(peers.values()), list(reports.values()), list(nodes.values()))
+        return reach.read(
+            list(peers.values()),
+            own=[report.metadata.name for report in list(reports.values())],
+            isolated=reach.is_isolated(list(nodes.values())),
+        )
 
     def _reach_changed(self) -> set[ServiceKey]:
         """Return the services with endpoints if it changed who is reachable.

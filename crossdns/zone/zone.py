@@ -13,9 +13,10 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from fleetboard.model import addresses, core, fleet, names
+from fleetboard.model import core, fleet, names, trust
 from fleetboard.model.addresses import Address
 from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 SERVICES = "svc"
 """The name that all services are below."""
@@ -53,26 +54,6 @@ class Records:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Reach:
-    """Which clusters' endpoints may be answered with.
-
-    Attributes:
-        own: Names this cluster has; its own endpoints are never withdrawn.
-        unreachable: Clusters whose data path the hub's probe found dead.
-        isolated: Whether our own leader's probe of the hub gets no answer, which the hub can't tell us.
-    """
-
-    own: frozenset[str] = frozenset()
-    unreachable: frozenset[str] = frozenset()
-    isolated: bool = False
-
-    @property
-    def cut_off(self) -> bool:
-        """Whether it is we whom the hub can't reach: then the others are out of our reach, whatever it says of them."""
-        return self.isolated or bool(self.own & self.unreachable)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class _Backend:
     """A ready endpoint, under its host name relative to the zone."""
 
@@ -80,24 +61,6 @@ class _Backend:
     cluster: str
     addresses: tuple[Address, ...]
     ports: tuple[core.EndpointPort, ...]
-
-
-def read_reach(
-    peers: Iterable[fleet.Peer], reports: Iterable[fleet.PeerReport], nodes: Iterable[fleet.FleetNode] = ()
-) -> Reach:
-    """Tell who is unreachable (the mirrored Peers), who we are (our PeerReport) and whether the hub answers us.
-
-    The last is what the leader's FleetNode says.
-    """
-    dead = frozenset(p.metadata.name for p in peers if p.status.health is not None and not p.status.health.reachable)
-    leading = [node.status.leading for node in nodes if node.status.leading is not None]
-    # A leader that died goes on saying what it saw last, under a lower epoch.
-    last = max(leading, key=lambda seen: seen.epoch, default=fleet.Leading())
-    return Reach(
-        own=frozenset(report.metadata.name for report in reports),
-        unreachable=dead - {names.HUB},
-        isolated=not last.hub_reachable,
-    )
 
 
 def service_records(
@@ -112,12 +75,12 @@ def service_records(
 
 
 def _clusterset_ip(domain: str, spec: fleet.FleetServiceSpec) -> dict[str, Records]:
-    vips = tuple(address for address in map(addresses.parse_unicast, spec.vips) if address is not None)
-    targets = {Target(domain, port.port) for port in spec.ports if _valid_port(port.port)}
+    vips = tuple(address for address in map(trust.parse_unicast, spec.vips) if address is not None)
+    targets = {Target(domain, port.port) for port in spec.ports if trust.is_port(port.port)}
     records = {domain: Records(addresses=vips, targets=tuple(sorted(targets)))}
     for port in spec.ports:
         name = _port_domain(port.name, port.protocol, domain)
-        if name and _valid_port(port.port):
+        if name and trust.is_port(port.port):
             records[name] = Records(targets=(Target(domain, port.port),))
     return records
 
@@ -130,7 +93,7 @@ def _headless(domain: str, backends: list[_Backend]) -> dict[str, Records]:
     for backend in backends:
         hosts.setdefault(backend.host, set()).update(backend.addresses)
         for port in backend.ports:
-            if port.port is None or not _valid_port(port.port):
+            if port.port is None or not trust.is_port(port.port):
                 continue
             target = Target(backend.host, port.port)
             targets.setdefault(domain, set()).add(target)
@@ -160,14 +123,10 @@ def _common(hosts: Mapping[str, set[Address]]) -> set[Address]:
 
 
 def _reachable(backends: Iterable[_Backend], reach: Reach) -> list[_Backend]:
-    """Leave out clusters that are unreachable; cut off ourselves, prefer what is ours."""
+    """Leave out the clusters that names don't lead to now."""
     every = list(backends)
-    if reach.cut_off:
-        local = [backend for backend in every if backend.cluster in reach.own]
-        if local:
-            return local
-    withdrawn = reach.unreachable - reach.own
-    return [backend for backend in every if backend.cluster not in withdrawn]
+    clusters = reach.for_names({backend.cluster for backend in every})
+    return [backend for backend in every if backend.cluster in clusters]
 
 
 def _backends(domain: str, slices: Iterable[core.EndpointSlice]) -> Iterator[_Backend]:
@@ -177,7 +136,7 @@ def _backends(domain: str, slices: Iterable[core.EndpointSlice]) -> Iterator[_Ba
             continue
         ports = tuple(item.ports or ())
         for endpoint in item.endpoints or ():
-            usable = tuple(a for a in map(addresses.parse_unicast, endpoint.addresses) if a is not None)
+            usable = tuple(a for a in map(trust.parse_unicast, endpoint.addresses) if a is not None)
             if not usable or not endpoint.ready:
                 continue
             yield _Backend(f"{_host_label(endpoint.hostname, usable[0])}.{cluster}.{domain}", cluster, usable, ports)
@@ -195,10 +154,6 @@ def _port_domain(port_name: str, protocol: str, domain: str) -> str:
     if not _PORT_LABEL.fullmatch(port_name.lower()) or protocol not in _PROTOCOLS:
         return ""
     return f"_{port_name.lower()}._{protocol.lower()}.{domain}"
-
-
-def _valid_port(port: int) -> bool:
-    return 0 < port < 65536
 
 
 def _address_order(address: Address) -> tuple[int, int]:

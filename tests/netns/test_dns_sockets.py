@@ -16,6 +16,7 @@ from crossdns.server import counters, workers
 from crossdns.zone import table, zone
 from fleetboard.model import fleet
 from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 pytestmark = pytest.mark.netns
 
@@ -107,7 +108,7 @@ def publish_fifty(answering: workers.Workers, made: table.Table) -> None:
     for n in range(50):
         key = ServiceKey("shop", f"new-{n}")
         spec = fleet.FleetServiceSpec(namespace="shop", name=key.name, vips=["10.112.0.7"])
-        change = made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], zone.Reach()))
+        change = made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], Reach()))
         dns_processes.publish(answering, [change], snapshot=False)
         if n % 10 == 0:
             dns_processes.publish(answering, made.snapshot())

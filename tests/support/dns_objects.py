@@ -13,6 +13,7 @@ from crossdns.server import feed, odd, wire
 from crossdns.zone import encode, table, zone
 from fleetboard.model import core, fleet, meta, names
 from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 SERVER = "crossdns.fleetboard-system.svc.cluster.local"
 KEY = ServiceKey("shop", "web")
@@ -101,10 +102,10 @@ class Resolver:
         self,
         service: fleet.FleetService,
         *slices: core.EndpointSlice,
-        reach: zone.Reach | None = None,
+        reach: Reach | None = None,
     ) -> None:
         key = ServiceKey(service.spec.namespace, service.spec.name)
-        self.table.put(key, zone.service_records(key, service, slices, reach or zone.Reach()))
+        self.table.put(key, zone.service_records(key, service, slices, reach or Reach()))
         self.load()
 
     def send(self, data: bytes, *, udp: bool = True) -> bytes | None:

@@ -10,11 +10,12 @@ from dns_objects import KEY, Resolver, contents, make_endpoint, make_service, ma
 from crossdns.zone import zone
 from fleetboard.model import core, meta, names
 from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 BOTH_ZONES = pytest.mark.parametrize("apex", names.ZONES)
 
 
-def make_headless(*slices: core.EndpointSlice, reach: zone.Reach | None = None) -> Resolver:
+def make_headless(*slices: core.EndpointSlice, reach: Reach | None = None) -> Resolver:
     resolver = Resolver()
     resolver.put(make_service(type_="Headless", ports=()), *slices, reach=reach)
     return resolver
@@ -214,7 +215,7 @@ def test_mcs40_what_is_no_label_has_no_name() -> None:
         endpoints=[make_endpoint("10.112.4.2")],
     )
     assert rcode(make_headless(bad).ask("web.shop.svc.hyperos.local")) == "NXDOMAIN"
-    assert zone.service_records(ServiceKey("shop", "we b"), make_service(), [], zone.Reach()) == {}
+    assert zone.service_records(ServiceKey("shop", "we b"), make_service(), [], Reach()) == {}
 
 
 def test_mcs41_and_trap_3m_srv_on_the_bare_name_answers_each_port_number_once() -> None:
@@ -253,7 +254,7 @@ def test_trap_3j_a_slice_of_no_cluster_is_not_read() -> None:
         assert rcode(resolver.ask(f"{name}.shop.svc.hyperos.local")) == "NXDOMAIN"
 
 
-def both_clusters(reach: zone.Reach) -> list[str]:
+def both_clusters(reach: Reach) -> list[str]:
     resolver = make_headless(
         make_slice("c1", [make_endpoint("10.112.4.2")]), make_slice("c2", [make_endpoint("10.112.8.2")]), reach=reach
     )
@@ -261,9 +262,9 @@ def both_clusters(reach: zone.Reach) -> list[str]:
 
 
 def test_an_unreachable_clusters_endpoints_are_withdrawn() -> None:
-    assert both_clusters(zone.Reach(frozenset({"c1"}), frozenset({"c2"}))) == ["10.112.4.2"]
+    assert both_clusters(Reach(frozenset({"c1"}), frozenset({"c2"}))) == ["10.112.4.2"]
 
 
 def test_our_own_endpoints_are_never_withdrawn_and_come_alone_when_we_are_cut_off() -> None:
-    assert both_clusters(zone.Reach(frozenset({"c1"}), frozenset({"c1"}))) == ["10.112.4.2"]
-    assert both_clusters(zone.Reach(frozenset({"c3"}), frozenset({"c3"}))) == ["10.112.4.2", "10.112.8.2"]
+    assert both_clusters(Reach(frozenset({"c1"}), frozenset({"c1"}))) == ["10.112.4.2"]
+    assert both_clusters(Reach(frozenset({"c3"}), frozenset({"c3"}))) == ["10.112.4.2", "10.112.8.2"]

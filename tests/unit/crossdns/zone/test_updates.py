@@ -14,6 +14,7 @@ from crossdns.server import feed
 from crossdns.watch import saved
 from crossdns.zone import table, zone
 from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 LAST = 5
 KEYS = [ServiceKey(namespace, name) for namespace in ("a", "b") for name in ("x", "y")]
@@ -24,11 +25,11 @@ def make_records(key: ServiceKey, variant: int) -> dict[str, zone.Records]:
     if variant == 0:
         return {}
     if variant == 1:
-        return zone.service_records(key, make_service(key), [], zone.Reach())
+        return zone.service_records(key, make_service(key), [], Reach())
     if variant == LAST:
-        return zone.service_records(key, make_service(key, vips=(), ports=()), [], zone.Reach())
+        return zone.service_records(key, make_service(key, vips=(), ports=()), [], Reach())
     slices = [make_slice("c1", [make_endpoint(f"10.112.4.{n}") for n in range(1, variant)], key=key)]
-    return zone.service_records(key, make_service(key, type_="Headless"), slices, zone.Reach())
+    return zone.service_records(key, make_service(key, type_="Headless"), slices, Reach())
 
 
 STEPS = strategies.lists(strategies.tuples(strategies.sampled_from(KEYS), strategies.integers(0, LAST)), max_size=25)

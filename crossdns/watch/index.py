@@ -20,7 +20,7 @@ from fleetboard.model.namespaces import Namespaces
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Copy(Protocol[T_co]):
+class ObjectStore(Protocol[T_co]):
     """A reflector, as far as it is read here."""
 
     @property
@@ -31,7 +31,7 @@ class Copy(Protocol[T_co]):
         """Return one object."""
 
 
-class Kind(enum.Enum):
+class ObjectKind(enum.Enum):
     """What an event is about."""
 
     SERVICE = "fleetservices"
@@ -42,26 +42,26 @@ class Kind(enum.Enum):
     NODE = "fleetnodes"
 
 
-Event = tuple[Kind, str]
+Event = tuple[ObjectKind, str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Copies:
+class ObjectStores:
     """Everything that names are made of."""
 
-    services: Copy[fleet.FleetService]
-    slices: Copy[core.EndpointSlice]
-    peers: Copy[fleet.Peer]
-    reports: Copy[fleet.PeerReport]
-    namespaces: Copy[core.Namespace]
-    nodes: Copy[fleet.FleetNode]
+    services: ObjectStore[fleet.FleetService]
+    slices: ObjectStore[core.EndpointSlice]
+    peers: ObjectStore[fleet.Peer]
+    reports: ObjectStore[fleet.PeerReport]
+    namespaces: ObjectStore[core.Namespace]
+    nodes: ObjectStore[fleet.FleetNode]
 
 
-class Index:
+class ServiceIndex:
     """Finds by service what the copies hold by object."""
 
-    def __init__(self, copies: Copies, *, namespace: str, imports: Namespaces) -> None:
-        self._copies, self._namespace, self._imports = copies, namespace, imports
+    def __init__(self, stores: ObjectStores, *, namespace: str, imports: Namespaces) -> None:
+        self._stores, self._namespace, self._imports = stores, namespace, imports
         self._service_of: dict[str, ServiceKey] = {}
         self._slices_of: dict[ServiceKey, set[str]] = collections.defaultdict(set)
         self._reach = reach.Reach()
@@ -71,9 +71,9 @@ class Index:
         self._service_of.clear()
         self._slices_of.clear()
         self._reach = self._read_reach()
-        for key in list(self._copies.slices.store):
+        for key in list(self._stores.slices.store):
             self._place(key)
-        return {service for key in list(self._copies.services.store) if (service := keys.parse_dotted(key)) is not None}
+        return {service for key in list(self._stores.services.store) if (service := keys.parse_dotted(key)) is not None}
 
     def concerned(self, events: Iterable[Event]) -> set[ServiceKey]:
         """Return the services whose names the events may change."""
@@ -81,16 +81,16 @@ class Index:
         spaces: set[str] = set()
         reach_events = False
         for kind, key in events:
-            if kind is Kind.SERVICE and (service := keys.parse_dotted(key)) is not None:
+            if kind is ObjectKind.SERVICE and (service := keys.parse_dotted(key)) is not None:
                 found.add(service)
-            elif kind is Kind.SLICE:
+            elif kind is ObjectKind.SLICE:
                 found |= self._place(key)
-            elif kind is Kind.NAMESPACE:
+            elif kind is ObjectKind.NAMESPACE:
                 spaces.add(key)
-            elif kind in (Kind.PEER, Kind.REPORT, Kind.NODE):
+            elif kind in (ObjectKind.PEER, ObjectKind.REPORT, ObjectKind.NODE):
                 reach_events = True
         if spaces:
-            services = map(keys.parse_dotted, list(self._copies.services.store))
+            services = map(keys.parse_dotted, list(self._stores.services.store))
             found.update(s for s in services if s is not None and s.namespace in spaces)
         return found | (self._reach_changed() if reach_events else set())
 
@@ -98,15 +98,15 @@ class Index:
         """Return the names of a service; none when it, or its namespace here, doesn't exist or isn't accepted."""
         if not self._imports.accept(service.namespace):
             return {}
-        merged = self._copies.services.get(f"{self._namespace}/{service.dotted}")
-        if merged is None or self._copies.namespaces.get(service.namespace) is None:
+        merged = self._stores.services.get(f"{self._namespace}/{service.dotted}")
+        if merged is None or self._stores.namespaces.get(service.namespace) is None:
             return {}
-        found = [self._copies.slices.get(key) for key in sorted(self._slices_of.get(service, ()))]
+        found = [self._stores.slices.get(key) for key in sorted(self._slices_of.get(service, ()))]
         return zone.service_records(service, merged, [item for item in found if item is not None], self._reach)
 
     def _place(self, key: str) -> set[ServiceKey]:
         """Note whose slice that is now; return the service it was of and the one it is of."""
-        item = self._copies.slices.get(key)
+        item = self._stores.slices.get(key)
         new = None if item is None else keys.of_imported(item)
         old = self._service_of.pop(key, None)
         if old is not None and old != new:
@@ -119,7 +119,7 @@ class Index:
         return {service for service in (old, new) if service is not None}
 
     def _read_reach(self) -> reach.Reach:
-        peers, reports, nodes = self._copies.peers.store, self._copies.reports.store, self._copies.nodes.store
+        peers, reports, nodes = self._stores.peers.store, self._stores.reports.store, self._stores.nodes.store
         return reach.read(
             list(peers.values()),
             own=[report.metadata.name for report in list(reports.values())],

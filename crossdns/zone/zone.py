@@ -34,7 +34,7 @@ _PROTOCOLS = ("TCP", "UDP", "SCTP")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
-class Target:
+class SrvTarget:
     """One SRV record: ``host`` is relative to the zone."""
 
     host: str
@@ -46,7 +46,7 @@ class Records:
     """What one name holds."""
 
     addresses: tuple[Address, ...] = ()
-    targets: tuple[Target, ...] = ()
+    targets: tuple[SrvTarget, ...] = ()
 
     def of_version(self, version: int) -> tuple[Address, ...]:
         """Return the addresses of one family."""
@@ -54,7 +54,7 @@ class Records:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Backend:
+class _ReadyEndpoint:
     """A ready endpoint, under its host name relative to the zone."""
 
     host: str
@@ -76,26 +76,26 @@ def service_records(
 
 def _clusterset_ip(domain: str, spec: fleet.FleetServiceSpec) -> dict[str, Records]:
     vips = tuple(address for address in map(trust.parse_unicast, spec.vips) if address is not None)
-    targets = {Target(domain, port.port) for port in spec.ports if trust.is_port(port.port)}
+    targets = {SrvTarget(domain, port.port) for port in spec.ports if trust.is_port(port.port)}
     records = {domain: Records(addresses=vips, targets=tuple(sorted(targets)))}
     for port in spec.ports:
         name = _port_domain(port.name, port.protocol, domain)
         if name and trust.is_port(port.port):
-            records[name] = Records(targets=(Target(domain, port.port),))
+            records[name] = Records(targets=(SrvTarget(domain, port.port),))
     return records
 
 
-def _headless(domain: str, backends: list[_Backend]) -> dict[str, Records]:
+def _headless(domain: str, backends: list[_ReadyEndpoint]) -> dict[str, Records]:
     if not backends:
         return {}
     hosts: dict[str, set[Address]] = {}
-    targets: dict[str, set[Target]] = {}
+    targets: dict[str, set[SrvTarget]] = {}
     for backend in backends:
         hosts.setdefault(backend.host, set()).update(backend.addresses)
         for port in backend.ports:
             if port.port is None or not trust.is_port(port.port):
                 continue
-            target = Target(backend.host, port.port)
+            target = SrvTarget(backend.host, port.port)
             targets.setdefault(domain, set()).add(target)
             name = _port_domain(port.name, port.protocol, domain)
             if name:
@@ -122,14 +122,14 @@ def _common(hosts: Mapping[str, set[Address]]) -> set[Address]:
     return chosen
 
 
-def _reachable(backends: Iterable[_Backend], reach: Reach) -> list[_Backend]:
+def _reachable(backends: Iterable[_ReadyEndpoint], reach: Reach) -> list[_ReadyEndpoint]:
     """Leave out the clusters that names don't lead to now."""
     every = list(backends)
     clusters = reach.for_names({backend.cluster for backend in every})
     return [backend for backend in every if backend.cluster in clusters]
 
 
-def _backends(domain: str, slices: Iterable[core.EndpointSlice]) -> Iterator[_Backend]:
+def _backends(domain: str, slices: Iterable[core.EndpointSlice]) -> Iterator[_ReadyEndpoint]:
     for item in slices:
         cluster = item.metadata.labels.get(names.LABEL_SOURCE_CLUSTER, "")
         if not _LABEL.fullmatch(cluster):
@@ -139,7 +139,9 @@ def _backends(domain: str, slices: Iterable[core.EndpointSlice]) -> Iterator[_Ba
             usable = tuple(a for a in map(trust.parse_unicast, endpoint.addresses) if a is not None)
             if not usable or not endpoint.ready:
                 continue
-            yield _Backend(f"{_host_label(endpoint.hostname, usable[0])}.{cluster}.{domain}", cluster, usable, ports)
+            yield _ReadyEndpoint(
+                f"{_host_label(endpoint.hostname, usable[0])}.{cluster}.{domain}", cluster, usable, ports
+            )
 
 
 def _host_label(hostname: str | None, address: Address) -> str:

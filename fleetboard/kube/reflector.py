@@ -198,9 +198,9 @@ class Reflector(Generic[T]):
         with self._writing:
             at = int(event.version or 0)
             self._seen = max(self._seen, at)
-            if event.change is watch.Change.BOOKMARK or 0 < at <= _version(self._store.get(event.key)):
+            if event.change is watch.ChangeType.BOOKMARK or 0 < at <= _version(self._store.get(event.key)):
                 return  # nothing changed, or a write of ours told of it
-            if event.change is watch.Change.DELETED or event.obj is None:
+            if event.change is watch.ChangeType.DELETED or event.obj is None:
                 self._store.pop(event.key, None)
             else:
                 self._store[event.key] = event.obj

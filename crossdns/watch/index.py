@@ -129,7 +129,7 @@ class ServiceIndex:
     def _reach_changed(self) -> set[ServiceKey]:
         """Return the services with endpoints if it changed who is reachable.
 
-        Peers are written for every handshake and nodes for every pod.
+        Most events of nodes change something else: a node counts its addresses every half minute.
         """
         fresh = self._read_reach()
         if fresh == self._reach:

@@ -33,11 +33,10 @@ class PeerHealth(_Wire, frozen=True, kw_only=True):
 
     reachable: bool = True
     since: str = ""
-    last_handshake: str = ""
 
 
 class PeerStatus(_Wire, frozen=True, kw_only=True):
-    """Written by syncer-hub; ``health``, ``public_key``, ``epoch`` and ``leader_address`` by cnf-hub."""
+    """Written by syncer-hub; ``health`` and ``public_key`` by cnf-hub."""
 
     fleet_cidrs: list[str] = []
     vip_cidrs: list[str] = []
@@ -49,7 +48,6 @@ class PeerStatus(_Wire, frozen=True, kw_only=True):
     endpoints: list[str] = []
     """Where children reach the hub's WireGuard, ``host:port``; on the hub's Peer only."""
     health: PeerHealth | None = None
-    epoch: int = 0
     conditions: list[meta.Condition] = []
 
 

@@ -17,7 +17,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class ObjectStore(Protocol[T_co]):
-    """A reflector, as far as it is read here."""
+    """The part of a reflector that is read here."""
 
     @property
     def store(self) -> Mapping[str, T_co]:
@@ -28,7 +28,7 @@ class ObjectStore(Protocol[T_co]):
 
 
 class ObjectKind(enum.Enum):
-    """What an event is about."""
+    """The kind of object that an event is about."""
 
     SERVICE = "fleetservices"
     SLICE = "endpointslices"
@@ -43,7 +43,7 @@ Event = tuple[ObjectKind, str]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ObjectStores:
-    """Everything that names are made of."""
+    """The stores of all objects that names are made of."""
 
     services: ObjectStore[fleet.FleetService]
     slices: ObjectStore[core.EndpointSlice]
@@ -54,7 +54,7 @@ class ObjectStores:
 
 
 class ServiceIndex:
-    """Finds by service what the stores hold by object."""
+    """Finds the objects of a service; the stores hold them by their own keys."""
 
     def __init__(self, stores: ObjectStores, *, namespace: str, imports: Namespaces) -> None:
         self._stores, self._namespace, self._imports = stores, namespace, imports
@@ -62,7 +62,7 @@ class ServiceIndex:
         self._reach = reach.Reach()
 
     def rebuild(self) -> set[ServiceKey]:
-        """Read the stores from the beginning; return every service there is."""
+        """Read the stores from the beginning; return every service."""
         self._reach = self._read_reach()
         self._slices.rebuild()
         keyed = map(keys.parse_dotted, list(self._stores.services.store))
@@ -88,7 +88,7 @@ class ServiceIndex:
         return concerned | (self._reach_changed() if reach_events else frozenset())
 
     def records(self, service: ServiceKey) -> dict[str, zone.Records]:
-        """Return the names of a service; none when it, or its namespace here, doesn't exist or isn't accepted."""
+        """Return the names of a service; none unless it and its namespace here exist and imports are accepted there."""
         if not self._imports.accept(service.namespace):
             return {}
         merged = self._stores.services.get(f"{self._namespace}/{service.dotted}")
@@ -105,9 +105,9 @@ class ServiceIndex:
         )
 
     def _reach_changed(self) -> frozenset[ServiceKey]:
-        """Return the services with endpoints if it changed who is reachable.
+        """Return all services with endpoints when reachability changed, else none.
 
-        Most events of nodes change something else: a node counts its addresses every half minute.
+        Most events of nodes change something else: a node reports its free addresses every half minute.
         """
         fresh = self._read_reach()
         if fresh == self._reach:

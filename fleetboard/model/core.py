@@ -1,7 +1,4 @@
-"""Kubernetes' own objects, narrowed to what we read or write of them.
-
-One invariant: only fields that some part uses are here; a wider struct costs memory in every watcher.
-"""
+"""Kubernetes' own objects, with the fields that some part reads or writes; any other would cost memory in every watcher."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ PREFER_CLOSE = "PreferClose"
 PREFER_SAME_ZONE = "PreferSameZone"
 PREFER_SAME_NODE = "PreferSameNode"
 TRAFFIC_DISTRIBUTIONS = (PREFER_CLOSE, PREFER_SAME_ZONE, PREFER_SAME_NODE)
-"""Wishes of a Service for near endpoints (corev1.ServiceSpec.trafficDistribution)."""
+"""How a Service may prefer near endpoints (corev1.ServiceSpec.trafficDistribution)."""
 
 
 class CoreServicePort(WireStruct, frozen=True, kw_only=True):
@@ -88,7 +85,7 @@ class ForZone(WireStruct, frozen=True, kw_only=True):
 
 
 class EndpointHints(WireStruct, frozen=True, kw_only=True):
-    """discovery.k8s.io/v1 EndpointHints: whose clients should prefer the endpoint."""
+    """discovery.k8s.io/v1 EndpointHints: the zones whose clients should prefer the endpoint."""
 
     for_zones: list[ForZone] = []
 
@@ -111,7 +108,7 @@ class Endpoint(WireStruct, frozen=True, kw_only=True):
 
 
 class EndpointPort(WireStruct, frozen=True, kw_only=True):
-    """discovery.k8s.io/v1 EndpointPort: the target's port, under the Service port's name."""
+    """discovery.k8s.io/v1 EndpointPort: the target port, under the name of the Service's port."""
 
     name: str = ""
     protocol: str = "TCP"
@@ -126,7 +123,7 @@ class EndpointSlice(WireStruct, frozen=True, kw_only=True):
     kind: str = "EndpointSlice"
     metadata: meta.ObjectMeta = meta.ObjectMeta()
     address_type: str = "IPv4"
-    # The API server writes null for no endpoints and no ports.
+    # The API server writes null for an empty list.
     endpoints: list[Endpoint] | None = None
     ports: list[EndpointPort] | None = None
 
@@ -154,7 +151,7 @@ class PodStatus(WireStruct, frozen=True, kw_only=True):
 
 
 class Pod(WireStruct, frozen=True, kw_only=True):
-    """corev1.Pod: which network it is in."""
+    """corev1.Pod."""
 
     api_version: str = "v1"
     kind: str = "Pod"
@@ -171,7 +168,7 @@ class NodeAddress(WireStruct, frozen=True, kw_only=True):
 
 
 class Taint(WireStruct, frozen=True, kw_only=True):
-    """corev1.Taint, whole: a list of them is written back."""
+    """corev1.Taint, with all fields: lists of taints are written back."""
 
     key: str
     value: str = ""
@@ -187,7 +184,7 @@ class NodeSpec(WireStruct, frozen=True, kw_only=True):
 
 
 class NodeCondition(WireStruct, frozen=True):
-    """One condition of a Node; other than metav1.Condition it has a heartbeat."""
+    """corev1.NodeCondition, which unlike metav1.Condition has a heartbeat."""
 
     type: str = ""
     status: str = ""
@@ -249,7 +246,7 @@ class Lease(WireStruct, frozen=True, kw_only=True):
 
 
 class PlainObject(WireStruct, frozen=True, kw_only=True):
-    """Any object of which only the metadata matters, or that is passed through whole."""
+    """An object of any kind: only its metadata matters, or it is passed on whole."""
 
     api_version: str = ""
     kind: str = ""

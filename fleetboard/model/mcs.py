@@ -1,6 +1,6 @@
-"""Multi-Cluster Services API objects (KEP-1645, mcs-api v0.5.2), narrowed to what we use.
+"""Objects of the Multi-Cluster Services API (KEP-1645, mcs-api v0.5.2), with the fields that Fleetboard uses.
 
-One invariant: v1alpha1 and v1beta1 have one schema, so one struct serves both. Every released CRD serves v1alpha1.
+v1alpha1 and v1beta1 have one schema, so one struct serves both. Every released CRD serves v1alpha1.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from fleetboard.model.meta import WireStruct
 
 API_VERSION = f"{names.MCS_GROUP}/v1alpha1"
 VERSIONS = ("v1beta1", "v1alpha1")
-"""Those that the structs fit."""
+"""The versions that the structs fit, newest first."""
 
 
 class ServiceExportSpec(WireStruct, frozen=True, kw_only=True):
-    """Labels and annotations that go with the export."""
+    """Labels and annotations of the export."""
 
     exported_labels: dict[str, str] = {}
     exported_annotations: dict[str, str] = {}
@@ -29,7 +29,7 @@ class ServiceExportStatus(WireStruct, frozen=True, kw_only=True):
 
 
 class ServiceExport(WireStruct, frozen=True, kw_only=True):
-    """The user's wish to export the Service of the same name."""
+    """A user's request to export the Service of the same name."""
 
     api_version: str = API_VERSION
     kind: str = "ServiceExport"
@@ -54,7 +54,7 @@ class ClientIPConfig(WireStruct, frozen=True, kw_only=True):
 
 
 class SessionAffinityConfig(WireStruct, frozen=True, kw_only=True):
-    """As corev1.SessionAffinityConfig."""
+    """Same as corev1.SessionAffinityConfig."""
 
     client_ip: ClientIPConfig | None = msgspec.field(default=None, name="clientIP")
 

@@ -1,7 +1,7 @@
-"""Object metadata and conditions as the API server writes them, narrowed to what we use.
+"""Metadata and conditions of API objects, with the fields that Fleetboard uses.
 
-One invariant: every struct decodes any API object of its kind; unknown fields are dropped, so objects are written
-by server-side apply or merge patch of our own fields, or whole where we are the only writer, and never by a typed
+Every struct decodes any API object of its kind and drops unknown fields. So objects are written by server-side apply or
+a merge patch of Fleetboard's own fields, or whole where Fleetboard is the only writer; never by a typed
 read-modify-replace.
 """
 
@@ -61,7 +61,7 @@ class Condition(WireStruct, frozen=True, kw_only=True):
 
 
 def find_condition(conditions: list[Condition], type_: str) -> Condition | None:
-    """Return the condition of that type, if it is there."""
+    """Return the condition of that type, if there is one."""
     return next((condition for condition in conditions if condition.type == type_), None)
 
 

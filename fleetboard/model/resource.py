@@ -1,7 +1,4 @@
-"""Where the API serves each kind, and the struct that reads it.
-
-One invariant: a kind's path is spelled here and nowhere else.
-"""
+"""Where the API serves each kind, and the struct that decodes it."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ class Resource(Generic[T]):
         version: API version.
         plural: Name in the path.
         kind: Kind of its objects.
-        type: Struct that objects are decoded into; has ``metadata``.
+        type: Struct that objects are decoded into; it has ``metadata``.
         namespaced: Whether objects live in a namespace.
     """
 

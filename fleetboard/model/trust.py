@@ -1,7 +1,7 @@
-"""What of another cluster's word is believed: addresses, ports, and which clusters export a port.
+"""Decides which addresses, ports and exports of other clusters are believed.
 
-A slice, a virtual address or a port that reaches a member was written in another cluster and passed on by the hub.
-Every part that acts on it asks here: the hub's copies, imported slices, DNS records and firewall rules.
+A slice, a virtual address or a port comes from another cluster by way of the hub. Every part that acts on it asks here:
+the hub's copies, imported slices, DNS records and firewall rules.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Values that the parts exchange, and the pure rules about them. Imports the standard library and msgspec alone."""
+"""The values that parts exchange, and the pure rules about them; imports only the standard library and msgspec."""

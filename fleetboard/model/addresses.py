@@ -1,6 +1,6 @@
-"""The address plan of the fleet: which part of the fleet CIDR serves what (DESIGN.md section 3).
+"""The address plan of the fleet: which part of the fleet CIDR has which use (docs/design.md section 3).
 
-One invariant: the plan is a function of the fleet CIDR alone, so hub and children never disagree about it.
+The plan is a function of the fleet CIDR alone, so the hub and the members never disagree about it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NODE_BLOCK_PREFIX = {4: 26, 6: 64}
 
 
 class AddressRefusedError(ValueError):
-    """A CIDR or address that a user or a member gave can't be used; the sentence says which field and why."""
+    """A CIDR or address from a user or a member is invalid; the message says which field and why."""
 
 
 def parse_cidr(text: str, *, field: str) -> Network:
@@ -27,7 +27,7 @@ def parse_cidr(text: str, *, field: str) -> Network:
         AddressRefusedError: naming ``field``, the value and what was expected.
     """
     if "%" in text:
-        # A zone ("fd00::%eth0") may hold any text, and networks are printed into rules and device settings.
+        # A zone ("fd00::%eth0") may hold any text, and networks are written into rules and device settings.
         raise AddressRefusedError(f"{field} {text!r} is not a network in CIDR notation: it has a zone")
     try:
         network: Network = ipaddress.ip_network(text, strict=True)
@@ -36,9 +36,18 @@ def parse_cidr(text: str, *, field: str) -> Network:
     return network
 
 
+def parse_networks(texts: Iterable[str], *, field: str) -> tuple[Network, ...]:
+    """Parse a list of CIDRs.
+
+    Raises:
+        AddressRefusedError: naming ``field`` and the first value that can't be used.
+    """
+    return tuple(parse_cidr(text, field=field) for text in texts)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class FleetPlan:
-    """One family's fleet CIDR and what it is divided into."""
+    """The fleet CIDR of one address family, and its parts."""
 
     fleet: Network
 
@@ -50,17 +59,17 @@ class FleetPlan:
         return next(candidates)
 
     def cluster_blocks(self, prefix: int | None = None) -> Iterator[Network]:
-        """Iterate over the blocks a cluster may get, in order, leaving out the VIP range."""
+        """Iterate over the blocks that a cluster may get, in order, without the range of virtual addresses."""
         length = CLUSTER_BLOCK_PREFIX[self.fleet.version] if prefix is None else prefix
         vips = self.vips
         return (block for block in self.fleet.subnets(new_prefix=length) if not block.overlaps(vips))
 
 
 def parse_fleet_cidr(text: str, *, field: str = "fleetCIDR") -> FleetPlan:
-    """Parse the fleet CIDR and check that it has room: /8 to /17 for IPv4, /48 for IPv6.
+    """Parse the fleet CIDR and check its size: /8 to /17 for IPv4, /40 to /48 for IPv6.
 
     Raises:
-        AddressRefusedError: malformed, too small, too large or not for private use.
+        AddressRefusedError: it is malformed, too small, too large or not for private use.
     """
     network = parse_cidr(text, field=field)
     low, high = (8, 17) if network.version == 4 else (40, 48)
@@ -74,7 +83,7 @@ def parse_fleet_cidr(text: str, *, field: str = "fleetCIDR") -> FleetPlan:
 
 
 def node_blocks(cluster_blocks: Iterable[Network]) -> Iterator[Network]:
-    """Iterate over the blocks a cluster's nodes may get, in order."""
+    """Iterate over the blocks that a cluster's nodes may get, in order."""
     for block in cluster_blocks:
         yield from block.subnets(new_prefix=NODE_BLOCK_PREFIX[block.version])
 
@@ -93,29 +102,3 @@ def claim_name(network: Network) -> str:
     """Name the Claim of a block: an object name holds no ``/`` and no ``:``."""
     text = str(network.network_address).replace(":", "-").strip("-")
     return f"{text}-{network.prefixlen}"
-
-
-def is_endpoint(text: str, blocks: Iterable[Network]) -> bool:
-    """Tell whether ``text`` may be an endpoint of the cluster that holds ``blocks``.
-
-    The classes are checked although a block never holds such addresses: a hub that was misled, or taken over, must
-    not make a cluster's clients talk to their own loopback or to a cloud's metadata service.
-    """
-    address = parse_unicast(text)
-    return address is not None and any(address.version == block.version and address in block for block in blocks)
-
-
-def parse_unicast(text: str) -> Address | None:
-    """Return the address unless it is malformed or one that no service may point clients at."""
-    try:
-        address: Address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
-        return None
-    if address.is_reserved:
-        return None  # broadcast among them
-    # IPv4 in IPv6's clothes, whose classes differ by Python's version; and a zone index, which may hold any text.
-    if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped is not None or address.scope_id is not None):
-        return None
-    return address

@@ -1,7 +1,7 @@
-"""Which CustomResourceDefinition is the newer one, by the labels that both carry.
+"""Compares CustomResourceDefinitions by the version labels that they carry.
 
-One invariant: a definition that a cluster has is never exchanged for an older one. A downgrade takes away fields that
-objects hold already, and the API server drops them at the next write.
+Invariant: a cluster's definition is never replaced by an older one. A downgrade would remove fields that objects hold
+already, and the API server would drop them at the next write.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 from fleetboard.model import names
 
 LABEL_REVISION = f"{names.GROUP}/crd-revision"
-"""On ours."""
+"""On Fleetboard's own definitions."""
 LABEL_MCS_RELEASE = f"{names.MCS_GROUP}/release-version"
 LABEL_MCS_REVISION = f"{names.MCS_GROUP}/crd-schema-revision"
-"""On those of mcs-api, which other parts of a cluster may bring too."""
+"""On those of mcs-api, which other software of a cluster may install too."""
 
 _RELEASE = re.compile(r"v(\d{1,6})\.(\d{1,6})\.(\d{1,6})(-[0-9A-Za-z.-]+)?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class Version:
-    """How new a definition is; the least is that of one without labels.
+    """How new a definition is; a definition without labels has the lowest version.
 
-    A release candidate comes before its release.
+    A release candidate precedes its release.
     """
 
     release: tuple[int, int, int] = (0, 0, 0)
@@ -44,7 +44,7 @@ class Version:
         )
 
 
-class Step(enum.Enum):
+class CrdStep(enum.Enum):
     """What to do with one definition."""
 
     INSTALL = "install"
@@ -54,7 +54,7 @@ class Step(enum.Enum):
 
 
 def read_version(labels: Mapping[str, str]) -> Version:
-    """Read the version from a definition's labels; what can't be read counts as none."""
+    """Read the version from a definition's labels; invalid labels count as none."""
     own = labels.get(LABEL_REVISION, "")
     if own.isdecimal():
         return Version(revision=int(own))
@@ -70,19 +70,19 @@ def read_version(labels: Mapping[str, str]) -> Version:
     )
 
 
-def plan(ours: Mapping[str, Any], found_labels: Mapping[str, str] | None) -> Step:
-    """Decide on one definition; ``found_labels`` are those of the one that is there, None when there is none.
+def plan(ours: Mapping[str, Any], found_labels: Mapping[str, str] | None) -> CrdStep:
+    """Decide on one definition; ``found_labels`` are those of the cluster's definition, None without one.
 
-    One of mcs-api that is equal stays as it is, for somebody else may look after it; of ours nobody does.
+    An equal definition of mcs-api stays as it is, since other software may manage it; an own one is applied again.
     """
     if found_labels is None:
-        return Step.INSTALL
+        return CrdStep.INSTALL
     wanted, found = read_version(ours["metadata"].get("labels", {})), read_version(found_labels)
     if found > wanted:
-        return Step.KEEP_NEWER
-    return Step.KEEP if found == wanted and ours["spec"]["group"] != names.GROUP else Step.UPDATE
+        return CrdStep.KEEP_NEWER
+    return CrdStep.KEEP if found == wanted and ours["spec"]["group"] != names.GROUP else CrdStep.UPDATE
 
 
 def served_versions(spec: Mapping[str, Any]) -> set[str]:
-    """Name the API versions that a definition serves."""
+    """Return the API versions that a definition serves."""
     return {version["name"] for version in spec.get("versions", []) if version.get("served")}

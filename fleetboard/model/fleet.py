@@ -1,7 +1,6 @@
-"""The fleetboard.io objects: what each holds and who alone writes it (DESIGN.md section 2).
+"""The fleetboard.io objects: their fields, and the one writer of each (docs/design.md section 2).
 
-One invariant: every field has one writer. Addresses are strings here because this is the wire; ``addresses``
-parses them once at the edge.
+Addresses are strings here, as in the API; ``addresses`` and ``trust`` parse them once.
 """
 
 from __future__ import annotations
@@ -9,35 +8,31 @@ from __future__ import annotations
 import msgspec
 
 from fleetboard.model import meta, names
+from fleetboard.model.meta import WireStruct
 
 API_VERSION = f"{names.GROUP}/{names.VERSION}"
 
 
-class _Wire(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """Wire options of every struct below."""
+# --- Peer: one for each member and one (named "hub") for the hub, in the clusterset's namespace on the hub. syncer
+# copies them to fleetboard-system in the member, so that cnf and crossdns need no access to the hub.
 
 
-# --- Peer: one for each cluster and one (named "hub") for the hub, in the hub's clusterset namespace. syncer mirrors
-# them into the child's fleetboard-system, so that cnf and crossdns need no access to the hub.
-
-
-class PeerSpec(_Wire, frozen=True, kw_only=True):
+class PeerSpec(WireStruct, frozen=True, kw_only=True):
     """Written by ``fleetboard token create``."""
 
     cluster: str
     export_namespaces: list[str] = msgspec.field(default_factory=lambda: ["*"])
 
 
-class PeerHealth(_Wire, frozen=True, kw_only=True):
-    """Written by cnf-hub: what its probe inside the tunnel saw."""
+class PeerHealth(WireStruct, frozen=True, kw_only=True):
+    """Written by the relay: the result of its probe inside the tunnel."""
 
     reachable: bool = True
     since: str = ""
-    last_handshake: str = ""
 
 
-class PeerStatus(_Wire, frozen=True, kw_only=True):
-    """Written by syncer-hub; ``health``, ``public_key``, ``epoch`` and ``leader_address`` by cnf-hub."""
+class PeerStatus(WireStruct, frozen=True, kw_only=True):
+    """Written by syncer-hub; ``health`` and ``public_key`` by the relay."""
 
     fleet_cidrs: list[str] = []
     vip_cidrs: list[str] = []
@@ -45,15 +40,14 @@ class PeerStatus(_Wire, frozen=True, kw_only=True):
     cluster_cidrs: list[str] = []
     cluster_uid: str = ""
     public_key: str = ""
-    """The hub's WireGuard key, base64; on the hub's Peer only."""
+    """The relay's WireGuard key, base64; on the hub's Peer only."""
     endpoints: list[str] = []
-    """Where children reach the hub's WireGuard, ``host:port``; on the hub's Peer only."""
+    """Where members reach the relay's WireGuard, ``host:port``; on the hub's Peer only."""
     health: PeerHealth | None = None
-    epoch: int = 0
     conditions: list[meta.Condition] = []
 
 
-class Peer(_Wire, frozen=True, kw_only=True):
+class Peer(WireStruct, frozen=True, kw_only=True):
     """A member of the clusterset as the hub admitted it."""
 
     api_version: str = API_VERSION
@@ -62,47 +56,52 @@ class Peer(_Wire, frozen=True, kw_only=True):
     spec: PeerSpec
     status: PeerStatus = PeerStatus()
 
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the hub's probe gets answers from it; one that was never probed counts as reachable."""
+        return self.status.health is None or self.status.health.reachable
 
-# --- PeerReport: in the member's namespace on the hub, named after the cluster; and, with conditions, in the child.
+
+# --- PeerReport: in the member's namespace on the hub, named after the cluster; and, with conditions, in the member.
 
 
-class ReportedNode(_Wire, frozen=True, kw_only=True):
-    """One cnf of the member that may keep a session with the hub."""
+class ReportedNode(WireStruct, frozen=True, kw_only=True):
+    """One node of the member that may keep a session with the relay."""
 
     name: str
     public_key: str
     addresses: list[str] = []
-    """The node's fleet addresses (first of its first block, per family): source of its session."""
+    """The node's fleet addresses, the first of its first block in each family: the source of its session."""
     mtu: int = 0
     leader: bool = False
     standby: bool = False
 
 
-class PeerReportSpec(_Wire, frozen=True, kw_only=True):
-    """Written by the child's syncer."""
+class PeerReportSpec(WireStruct, frozen=True, kw_only=True):
+    """Written by the member's syncer."""
 
     cluster: str
     cluster_uid: str = ""
-    """UID of the child's kube-system namespace: tells two clusters under one name apart."""
+    """UID of the member's kube-system namespace: distinguishes two clusters of one name."""
     network_cidrs: list[str] = []
-    """Pod, service and node networks as far as the child knows them: checked for overlap with the fleet CIDR."""
+    """Pod, service and node networks that the member knows of, to be checked for overlap with the fleet CIDR."""
     blocks_wanted: int = 1
-    """How many cluster blocks (``clusterCidrs``, per family) the child needs: each further one is doubled."""
+    """How many cluster blocks (``clusterCidrs``, per family) the member needs; each further one is twice as large."""
     nodes: list[ReportedNode] = []
     epoch: int = 0
-    """Transitions of the child's leader Lease: a lower one is refused."""
+    """``leaseTransitions`` of the member's leader Lease: a lower epoch is refused."""
     versions: dict[str, str] = {}
     heartbeat: str = ""
 
 
-class PeerReportStatus(_Wire, frozen=True, kw_only=True):
-    """Written by the child's syncer on the child's own copy: how joining went."""
+class PeerReportStatus(WireStruct, frozen=True, kw_only=True):
+    """Written by the member's syncer on the member's own copy: the progress of joining."""
 
     conditions: list[meta.Condition] = []
 
 
-class PeerReport(_Wire, frozen=True, kw_only=True):
-    """What a member says of itself."""
+class PeerReport(WireStruct, frozen=True, kw_only=True):
+    """A member's report of itself."""
 
     api_version: str = API_VERSION
     kind: str = "PeerReport"
@@ -114,7 +113,7 @@ class PeerReport(_Wire, frozen=True, kw_only=True):
 # --- ExportedService: in the member's namespace on the hub, named <namespace>.<service>.
 
 
-class ServicePort(_Wire, frozen=True, kw_only=True):
+class ServicePort(WireStruct, frozen=True, kw_only=True):
     """A port as importers see it (KEP-1645: name, protocol, port, appProtocol)."""
 
     port: int
@@ -124,16 +123,16 @@ class ServicePort(_Wire, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> tuple[str, str, int]:
-        """What a client reaches it by: two ports that agree in it take each other's traffic.
+        """What a client addresses: two ports of the same identity can take each other's traffic.
 
-        Not the application protocol, which no packet shows: a cluster that begins to declare one must not take the
-        others' endpoints out of service (KEP-1645: a new conflict disturbs no traffic).
+        The application protocol is not part of it, since no packet shows it: a cluster that begins to declare one must
+        not take the others' endpoints out of service (KEP-1645: a new conflict disturbs no traffic).
         """
         return self.name, self.protocol, self.port
 
 
-class ExportedServiceSpec(_Wire, frozen=True, kw_only=True):
-    """Written by the child's syncer."""
+class ExportedServiceSpec(WireStruct, frozen=True, kw_only=True):
+    """Written by the member's syncer."""
 
     namespace: str
     name: str
@@ -142,7 +141,7 @@ class ExportedServiceSpec(_Wire, frozen=True, kw_only=True):
     session_affinity: str = "None"
     session_affinity_timeout_s: int = 0
     internal_traffic_policy: str = ""
-    """``Cluster`` or ``Local``; empty from an exporter that doesn't know the field, which means Cluster."""
+    """``Cluster`` or ``Local``; empty, from an exporter that doesn't know the field, means Cluster."""
     traffic_distribution: str = ""
     """``PreferClose``, ``PreferSameZone``, ``PreferSameNode``, or empty when the Service asks for none."""
     ip_families: list[str] = []
@@ -151,10 +150,10 @@ class ExportedServiceSpec(_Wire, frozen=True, kw_only=True):
     exported_annotations: dict[str, str] = {}
     export_uid: str = ""
     export_created: str = ""
-    """creationTimestamp of the ServiceExport; shown, not believed (the hub's ledger decides)."""
+    """creationTimestamp of the ServiceExport; only shown (the hub's precedence decides)."""
 
 
-class ExportedService(_Wire, frozen=True, kw_only=True):
+class ExportedService(WireStruct, frozen=True, kw_only=True):
     """One cluster's export of one service."""
 
     api_version: str = API_VERSION
@@ -163,23 +162,23 @@ class ExportedService(_Wire, frozen=True, kw_only=True):
     spec: ExportedServiceSpec
 
 
-# --- FleetService: in the hub's clusterset namespace, named <namespace>.<service>; mirrored into the child's
-# fleetboard-system by syncer.
+# --- FleetService: in the clusterset's namespace on the hub, named <namespace>.<service>; syncer copies it to
+# fleetboard-system in each member.
 
 
-class Constituent(_Wire, frozen=True, kw_only=True):
+class Constituent(WireStruct, frozen=True, kw_only=True):
     """One exporting cluster of a FleetService, oldest first."""
 
     cluster: str
     ports: list[ServicePort] = []
-    """Without those that the service has no room for."""
+    """Without the ports that the service has no room for."""
     ports_left_out: str = ""
-    """Which those are and why, as a sentence; empty when there are none."""
+    """A sentence on the ports left out, and why; empty when there are none."""
     export_uid: str = ""
     first_seen: str = ""
 
 
-class FleetServiceSpec(_Wire, frozen=True, kw_only=True):
+class FleetServiceSpec(WireStruct, frozen=True, kw_only=True):
     """Written by syncer-hub: the merge of all exports of one name."""
 
     namespace: str
@@ -190,9 +189,9 @@ class FleetServiceSpec(_Wire, frozen=True, kw_only=True):
     session_affinity: str = "None"
     session_affinity_timeout_s: int = 0
     internal_traffic_policy: str = ""
-    """``Cluster`` or ``Local`` (only endpoints of the client's own node); empty is Cluster."""
+    """``Cluster`` or ``Local`` (only endpoints of the client's own node); empty means Cluster."""
     traffic_distribution: str = ""
-    """Which endpoints to prefer: ``PreferClose``, ``PreferSameZone``, ``PreferSameNode``; empty is none."""
+    """Which endpoints to prefer: ``PreferClose``, ``PreferSameZone`` or ``PreferSameNode``; empty means none."""
     ip_families: list[str] = []
     """``IPv4`` and ``IPv6`` in the order of ``vips``; empty from a hub that doesn't know the field."""
     exported_labels: dict[str, str] = {}
@@ -203,7 +202,7 @@ class FleetServiceSpec(_Wire, frozen=True, kw_only=True):
     merge_version: int = 1
 
 
-class FleetService(_Wire, frozen=True, kw_only=True):
+class FleetService(WireStruct, frozen=True, kw_only=True):
     """One service of the clusterset."""
 
     api_version: str = API_VERSION
@@ -212,11 +211,11 @@ class FleetService(_Wire, frozen=True, kw_only=True):
     spec: FleetServiceSpec
 
 
-# --- Claim: its name is the address it claims, so creating it is the allocation.
+# --- Claim: its name is the address or block it claims, so to create it is the allocation.
 
 
-class ClaimSpec(_Wire, frozen=True, kw_only=True):
-    """Written by whoever allocates."""
+class ClaimSpec(WireStruct, frozen=True, kw_only=True):
+    """Written by the allocator: syncer-hub on the hub, the leader's cnf in a member."""
 
     cidr: str
     purpose: str
@@ -224,12 +223,12 @@ class ClaimSpec(_Wire, frozen=True, kw_only=True):
     owner: str
     """``<namespace>.<service>``, cluster name or node name."""
     released: str = ""
-    """When the owner gave it back: until 24 h later only the same owner gets it again."""
+    """When the owner released it: within 24 h only the same owner gets it again."""
     returned: bool = False
-    """With ``released``: its owner lives and had emptied it; another may have it at once where nothing else is left."""
+    """With ``released``: its owner lives and had emptied it; another may get it at once when no other is left."""
 
 
-class Claim(_Wire, frozen=True, kw_only=True):
+class Claim(WireStruct, frozen=True, kw_only=True):
     """A block or address that has an owner."""
 
     api_version: str = API_VERSION
@@ -238,24 +237,24 @@ class Claim(_Wire, frozen=True, kw_only=True):
     spec: ClaimSpec
 
 
-# --- FleetNode: in the child's fleetboard-system, one a node, named after it.
+# --- FleetNode: in fleetboard-system of the member, one for each node, named after it.
 
 
-class FleetNodeSpec(_Wire, frozen=True, kw_only=True):
-    """Written by the cnf leader: blocks, in the order they were given. None is taken but what the node has returned."""
+class FleetNodeSpec(WireStruct, frozen=True, kw_only=True):
+    """Written by the leader's cnf: blocks, in order of allocation. Only blocks that the node returned are removed."""
 
     blocks: list[str] = []
 
 
-class Leading(_Wire, frozen=True, kw_only=True):
-    """What the node that carries the cluster's traffic sees of the hub, by its own probe inside the tunnel."""
+class Leading(WireStruct, frozen=True, kw_only=True):
+    """What the leader sees of the relay, by its own probe inside the tunnel."""
 
     epoch: int = 0
-    """Of its leadership: one that was replaced and could not say so is told by a lower one."""
+    """Epoch of its term; a node that lost the lead and could not report that has a lower one."""
     hub_reachable: bool = True
 
 
-class FleetNodeStatus(_Wire, frozen=True, kw_only=True):
+class FleetNodeStatus(WireStruct, frozen=True, kw_only=True):
     """Written by that node's cnf."""
 
     public_key: str = ""
@@ -266,18 +265,18 @@ class FleetNodeStatus(_Wire, frozen=True, kw_only=True):
     addresses_used: int = 0
     addresses_free: int = 0
     blocks_wanted: int = 1
-    """How many blocks the node wants, those it has returned not counted."""
+    """How many blocks the node wants, without those it has returned."""
     blocks_returned: list[str] = []
-    """Blocks of ``spec.blocks`` that are empty and that the node uses no more: the leader may take them."""
+    """Empty blocks of ``spec.blocks`` that the node no longer uses: the leader may release them."""
     blocks_missing: list[str] = []
-    """Blocks that the node gives addresses of, or has pods in, and that ``spec.blocks`` lacks: its first one first."""
+    """Blocks that the node allocates from, or has pods in, and that ``spec.blocks`` lacks: its first block first."""
     leading: Leading | None = None
-    """Only while the node leads."""
+    """Set only while the node leads."""
     version: str = ""
     conditions: list[meta.Condition] = []
 
 
-class FleetNode(_Wire, frozen=True, kw_only=True):
+class FleetNode(WireStruct, frozen=True, kw_only=True):
     """A node that runs cnf."""
 
     api_version: str = API_VERSION
@@ -287,11 +286,11 @@ class FleetNode(_Wire, frozen=True, kw_only=True):
     status: FleetNodeStatus = FleetNodeStatus()
 
 
-# --- NodeAttachments: in the child's fleetboard-system, one a node, named after it.
+# --- NodeAttachments: in fleetboard-system of the member, one for each node, named after it.
 
 
-class Attachment(_Wire, frozen=True, kw_only=True):
-    """One pod interface that cnf wired."""
+class Attachment(WireStruct, frozen=True, kw_only=True):
+    """One pod's attachment."""
 
     pod_uid: str
     pod_namespace: str
@@ -300,8 +299,8 @@ class Attachment(_Wire, frozen=True, kw_only=True):
     addresses: list[str] = []
 
 
-class NodeAttachments(_Wire, frozen=True, kw_only=True):
-    """Which pod holds which fleet address: written by the node's cnf, believed by syncer."""
+class NodeAttachments(WireStruct, frozen=True, kw_only=True):
+    """Which pod has which fleet address: written by the node's cnf, read by syncer."""
 
     api_version: str = API_VERSION
     kind: str = "NodeAttachments"

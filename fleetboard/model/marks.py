@@ -1,7 +1,7 @@
-"""Labels and annotations that go with an export: which of them an importing cluster puts on its ServiceImport.
+"""Labels and annotations of an export: which of them an importing cluster puts on its ServiceImport.
 
-One invariant: what is taken over is what every API server accepts, and steers no software of the importing cluster: one
-bad key of one exporter must not keep all the others' endpoints from being written.
+Invariant: every API server accepts the result, and no software of the importing cluster acts on it. One invalid key of
+one exporter must not prevent the write of all the others' endpoints.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from fleetboard.model import names
 
 ANNOTATIONS_LIMIT = 64 * 1024
-"""Bytes of all annotations that are taken over; an API server takes 256 KiB on one object, users' own among them."""
+"""Bytes of all annotations taken from exports; an API server accepts 256 KiB on one object, users' own included."""
 
 # apimachinery's IsQualifiedName and IsValidLabelValue.
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -20,7 +20,7 @@ _PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-
 
 _STEERING_PREFIXES = ("argocd.argoproj.io", "kubectl.kubernetes.io")
 _STEERING_KEYS = ("app.kubernetes.io/instance",)
-"""Argo CD deletes what bears its marks and isn't in its repository; kubectl takes its last-applied for its own."""
+"""Argo CD deletes objects with its marks that aren't in its repository; kubectl merges with last-applied."""
 
 
 def take_labels(exported: Mapping[str, str]) -> dict[str, str]:
@@ -33,7 +33,7 @@ def take_labels(exported: Mapping[str, str]) -> dict[str, str]:
 
 
 def take_annotations(exported: Mapping[str, str]) -> dict[str, str]:
-    """Return those of an export's annotations that a ServiceImport may carry: by name, as many as fit."""
+    """Return those of an export's annotations that a ServiceImport may carry: in the order of names, as many as fit."""
     taken: dict[str, str] = {}
     left = ANNOTATIONS_LIMIT
     for key, value in sorted(exported.items()):
@@ -45,7 +45,7 @@ def take_annotations(exported: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_qualified_name(key: str) -> bool:
-    """Tell whether Kubernetes takes it as a key, or as a port's appProtocol: a name, or DNS subdomain "/" name."""
+    """Tell whether Kubernetes accepts a key, or a port's appProtocol: a name, or DNS subdomain "/" name."""
     prefix, slash, name = key.rpartition("/")
     return bool(_NAME.fullmatch(name)) and (not slash or (len(prefix) <= 253 and bool(_PREFIX.fullmatch(prefix))))
 

@@ -1,7 +1,7 @@
-"""What a member of the clusterset holds on the hub: its namespace, its rights and its two accounts.
+"""What a member of the clusterset has on the hub: its namespace, its rights and its two accounts.
 
-One invariant: a member can write inside its own namespace alone and read the clusterset's alone; everything a
-member may do is rendered here, so that a review of trust is a review of this file (DESIGN.md section 8).
+Invariant: a member can write only in its own namespace and read only the clusterset's. All of a member's rights are
+rendered here, so a review of trust is a review of this file (docs/design.md section 8).
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from fleetboard.model import fleet, names
 Manifest = dict[str, Any]
 
 MEMBER = "member"
-"""ServiceAccount that the child's syncer uses, and the Role it has in the member's namespace."""
+"""ServiceAccount that the member's syncer uses, and its Role in the member's namespace."""
 MEMBER_SECRET = "member-credential"  # noqa: S105 - the name of an object
-"""Every member token is bound to this Secret: deleting it revokes them."""
+"""The Secret that every member token is bound to: to delete it revokes them."""
 BOOTSTRAP = "bootstrap"
-"""ServiceAccount whose only right is a token for the member's account; and the Secret its token is bound to."""
+"""ServiceAccount whose only right is a token for the member's account; and the Secret that its token is bound to."""
 READ_ROLE = "fleetboard-member-read"
 """Role in the clusterset's namespace."""
 QUOTA = "member"
 ROOT_CA = "kube-root-ca.crt"
-"""ConfigMap that Kubernetes keeps in every namespace: how a member follows the hub's CA."""
+"""ConfigMap that Kubernetes keeps in every namespace, from which a member reads the hub's CA."""
 
 ANNOTATION_BOOTSTRAP = "fleetboard.io/bootstrap"
-"""On a Peer: which bootstrap Secret is open (see ``Bootstrap``), so that nobody needs the right to read Secrets."""
+"""On a Peer: its open bootstrap Secret (see ``Bootstrap``), so that nothing needs the right to read Secrets."""
 
 MEMBER_TOKEN_S = 30 * 24 * 3600
 BOOTSTRAP_TOKEN_S = 600
@@ -36,7 +36,7 @@ _READ_VERBS = ["get", "list", "watch"]
 _RBAC = "rbac.authorization.k8s.io"
 
 OBJECT_QUOTA = {
-    # Twice what 500 services of 20 endpoints need, in both families; one cluster can't fill the hub's etcd.
+    # Twice the need of 500 services of 20 endpoints in both families; no member can fill the hub's etcd.
     "count/endpointslices.discovery.k8s.io": "4000",
     f"count/exportedservices.{names.GROUP}": "2000",
     f"count/peerreports.{names.GROUP}": "1",
@@ -45,7 +45,7 @@ OBJECT_QUOTA = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Member:
-    """Which member of which clusterset; both names were parsed."""
+    """A member of a clusterset, by names that were parsed."""
 
     clusterset: str
     cluster: str
@@ -68,7 +68,7 @@ class Member:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """The open bootstrap Secret of a member, as the Peer's annotation has it. Times are RFC 3339."""
+    """The open bootstrap Secret of a member, as in the Peer's annotation. Times are RFC 3339."""
 
     uid: str
     created: str
@@ -80,7 +80,7 @@ class Bootstrap:
 
     @classmethod
     def parse(cls, text: str) -> Bootstrap | None:
-        """Read the annotation's value; anything else means that no bootstrap is open."""
+        """Parse the annotation's value; return None when no bootstrap is open."""
         parts = text.split(" ")
         return cls(*parts) if len(parts) == 3 else None
 
@@ -100,7 +100,7 @@ def parse_clusterset(value: str) -> str:
 
 
 def cluster_of(clusterset: str, namespace: str) -> str | None:
-    """Return the cluster that writes ``namespace``, or None when it is no member's of this clusterset."""
+    """Return the cluster that writes ``namespace``, or None when that is not a member's in this clusterset."""
     prefix = names.member_namespace(clusterset, "")
     cluster = namespace.removeprefix(prefix)
     if cluster == namespace or cluster == names.HUB:
@@ -117,7 +117,7 @@ def token_path(namespace: str, account: str) -> str:
 
 
 def render_token_request(secret: str, *, lifetime_s: int, uid: str = "") -> Manifest:
-    """Ask for a token that dies with ``secret``, of the same namespace as the account."""
+    """Render a request for a token that ends with ``secret``, in the account's namespace."""
     bound = {"apiVersion": "v1", "kind": "Secret", "name": secret} | ({"uid": uid} if uid else {})
     return {
         "apiVersion": "authentication.k8s.io/v1",
@@ -127,17 +127,17 @@ def render_token_request(secret: str, *, lifetime_s: int, uid: str = "") -> Mani
 
 
 def render_namespace(name: str, labels: dict[str, str]) -> Manifest:
-    """Render a namespace of ours."""
+    """Render a namespace."""
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
 def render_secret(member: Member, name: str) -> Manifest:
-    """Render a Secret that holds nothing: it is there to be deleted, which ends the tokens bound to it."""
+    """Render an empty Secret; to delete it ends the tokens that are bound to it."""
     return {"apiVersion": "v1", "kind": "Secret", "metadata": _metadata(member, name), "type": "Opaque"}
 
 
 def render_accounts(member: Member) -> list[Manifest]:
-    """Render the member's ServiceAccounts; no pod uses them, so no token is mounted for them."""
+    """Render the member's ServiceAccounts; no pod uses them, so none mounts their tokens."""
     return [
         {
             "apiVersion": "v1",
@@ -161,7 +161,7 @@ def render_roles(member: Member) -> list[Manifest]:
         {"apiGroups": [names.GROUP], "resources": ["peerreports", "exportedservices"], "verbs": _ALL_VERBS},
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": _ALL_VERBS},
         own_token,
-        # It ends the bootstrap token that it has just used, and can do nothing else to any Secret.
+        # The member deletes the bootstrap token it has just used, and has no other right to Secrets.
         {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [BOOTSTRAP], "verbs": ["delete"]},
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [ROOT_CA], "verbs": ["get"]},
     ]

@@ -1,6 +1,6 @@
-"""Names that every part and chart must agree on, and the rules for names that users choose.
+"""Names that all parts and charts share, and the rules for names that users choose.
 
-One invariant: a name is spelled here once; charts repeat it only where Helm can't read it, and a unit test compares.
+Each name is defined here once. Charts repeat it only where Helm can't read it; a unit test compares them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ VERSION = "v1alpha1"
 MCS_GROUP = "multicluster.x-k8s.io"
 
 NAMESPACE = "fleetboard-system"
-"""Where all parts run, in every cluster."""
+"""The namespace of all parts, in every cluster."""
 
 HUB = "hub"
-"""Name of the hub's own Peer; no member may have it."""
+"""Name of the hub's own Peer; no member may have this name."""
 
 # KEP-1645 labels.
 LABEL_SERVICE_NAME = "multicluster.kubernetes.io/service-name"
@@ -25,42 +25,42 @@ LABEL_MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 LABEL_PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 LABEL_ZONE = "topology.kubernetes.io/zone"
 LABEL_KUBE_SERVICE_NAME = "kubernetes.io/service-name"
-# Ours.
+# Fleetboard's own.
 LABEL_SERVICE_NAMESPACE = "fleetboard.io/service-namespace"
 LABEL_CLUSTER = "fleetboard.io/cluster"
 LABEL_CLUSTERSET = "fleetboard.io/clusterset"
 LABEL_APP = "app.kubernetes.io/name"
 
 MANAGER = "fleetboard.io"
-"""Value of the managed-by label on every EndpointSlice of ours."""
+"""Value of the managed-by label on every EndpointSlice that Fleetboard writes."""
 IMPORTED_SLICES = f"{LABEL_MANAGED_BY}={MANAGER},!{LABEL_SERVICE_NAMESPACE}"
-"""Selects EndpointSlices that were imported; not those that members exchange on a hub, which may be a member too."""
+"""Selects imported EndpointSlices, without those that members exchange on the hub, which may be a member too."""
 PROXY_NAME = "fleetboard"
 """Value of the service-proxy-name label: kube-proxy leaves such slices alone."""
 
 ANNOTATION_NETWORKS = "k8s.v1.cni.cncf.io/networks"
 ANNOTATION_IMPORT_OWNER = "fleetboard.io/managed"
-"""On a ServiceImport: "created" when syncer made it, "adopted" when a user did."""
+"""On a ServiceImport: "created" when syncer created it, "adopted" when a user did."""
 
 ANNOTATION_REFUSED = "fleetboard.io/refused-addresses"
-"""On the hub's copy of an EndpointSlice: how many addresses of it the hub left out, as not the cluster's."""
+"""On the hub's copy of an EndpointSlice: how many addresses the hub left out, as outside the cluster's blocks."""
 
 TAINT_NOT_READY = "fleetboard.io/cnf-not-ready"
-"""Key of the taint on a node where pods can't be attached yet."""
+"""Key of the taint of a node where cnf can't attach pods yet."""
 
 TUNNEL_PORT = 31820
-"""UDP port of WireGuard on every node and on the hub; inside the NodePort range on purpose."""
+"""UDP port of WireGuard on every node and of the relay, inside the NodePort range."""
 PROBE_PORT = 31821
-"""UDP port of probes and leadership announcements, reached inside the tunnel only."""
+"""UDP port of probes and leadership announcements; reachable inside the tunnel only."""
 OBSERVE_PORT = 9464
 """TCP port of /metrics, /healthz and /readyz of every part."""
 TUNNEL_INTERFACE = "fleet0"
-"""WireGuard interface in cnf's network namespace."""
+"""Name of the WireGuard interface, in the node's namespace."""
 VETH_PREFIX = "fv"
-"""First letters of the cnf end of every pod's interface, as firewall rules match it."""
+"""Prefix of the node's end of every attachment, which firewall rules match."""
 
 NETWORK = "fleetboard"
-"""Name of our NetworkAttachmentDefinition in every namespace that has one, and of its network."""
+"""Name of Fleetboard's NetworkAttachmentDefinition in every namespace that has one, and of its network."""
 
 ZONES = ("hyperos.local", "clusterset.local")
 
@@ -68,17 +68,17 @@ _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 class NameRefusedError(ValueError):
-    """A name that a user chose can't be used; the sentence says which and why."""
+    """A name that a user chose is invalid; the message says which and why."""
 
 
 def parse_cluster_name(value: str) -> str:
     """Return ``value`` when it may name a member cluster.
 
-    Cluster names become labels, object names and one DNS label (RFC 1123), so they are at most 63 characters;
-    49 are left once the member's namespace ``fleetboard-<clusterset>-<cluster>`` is made of a default clusterset.
+    Cluster names become labels, object names and one DNS label (RFC 1123) of at most 63 characters. The member's
+    namespace ``fleetboard-<clusterset>-<cluster>`` leaves 40 of them, beside a clusterset's name of 10.
 
     Raises:
-        NameRefusedError: not a DNS label, too long, or the hub's own name.
+        NameRefusedError: it is not a DNS label, too long, or the hub's own name.
     """
     if not _LABEL.fullmatch(value) or len(value) > 40:
         raise NameRefusedError(
@@ -94,7 +94,7 @@ def parse_clusterset_name(value: str) -> str:
     """Return ``value`` when it may name a clusterset.
 
     Raises:
-        NameRefusedError: not a DNS label of at most 10 characters (member namespaces hold both names).
+        NameRefusedError: it is not a DNS label of at most 10 characters (member namespaces contain both names).
     """
     if not _LABEL.fullmatch(value) or len(value) > 10:
         raise NameRefusedError(
@@ -105,22 +105,22 @@ def parse_clusterset_name(value: str) -> str:
 
 
 def clusterset_namespace(clusterset: str) -> str:
-    """Name the hub's namespace that members of ``clusterset`` read."""
+    """Return the hub's namespace that members of ``clusterset`` read."""
     return f"fleetboard-{clusterset}"
 
 
 def member_namespace(clusterset: str, cluster: str) -> str:
-    """Name the hub's namespace that member ``cluster`` alone writes."""
+    """Return the hub's namespace that only member ``cluster`` writes."""
     return f"fleetboard-{clusterset}-{cluster}"
 
 
 def service_key(namespace: str, name: str) -> str:
-    """Name the hub's objects of one service: both parts are DNS labels, so the dot parts them again."""
+    """Return the name of a service's objects on the hub; ``keys.ServiceKey`` takes its place."""
     return f"{namespace}.{name}"
 
 
 def parse_service_key(key: str) -> tuple[str, str]:
-    """Part a name made by ``service_key`` into namespace and service name."""
+    """Parse a name made by ``service_key``; ``keys.parse_dotted`` takes its place."""
     namespace, _, name = key.partition(".")
     if not namespace or not name:
         raise NameRefusedError(f"object name {key!r} is not <namespace>.<service>")

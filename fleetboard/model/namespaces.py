@@ -1,7 +1,4 @@
-"""Which namespaces a cluster takes services of the clusterset in.
-
-One invariant: what is not imported has no name either: syncer and crossdns decide by the same words.
-"""
+"""Decides in which namespaces a cluster imports services; syncer and crossdns read the same settings."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Namespaces:
-    """Which namespaces this cluster accepts imports in: ``*`` accepts all; a refusal goes first."""
+    """The namespaces this cluster accepts imports in: ``*`` accepts all; ``refused`` has precedence."""
 
     accepted: frozenset[str] = frozenset({"*"})
     refused: frozenset[str] = frozenset({"kube-system"})

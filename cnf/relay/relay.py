@@ -120,14 +120,14 @@ class Hub:
             client, resource.PEERS, namespace=self._namespace, notify=lambda _key: self.steer.enqueue("all")
         )
         self.reports = reflector.Reflector(client, resource.PEER_REPORTS, notify=lambda _key: self.steer.enqueue("all"))
-        self._ledger = epochs.Ledger()
+        self._leader_claims = epochs.LeaderClaims()
         self.prober = probe.Prober()
         self._lock = threading.Lock()
         self._order = threading.Lock()  # a plan older than an announcement must not be wanted after it
-        self._claims: Mapping[str, str] = {}
-        self._identity: mesh.HubIdentity | None = None
-        self._leaders: dict[str, mesh.Session] = {}
-        self._refused: tuple[mesh.Refusal, ...] = ()
+        self._key_owners: Mapping[str, str] = {}
+        self._identity: mesh.RelayIdentity | None = None
+        self._leaders: dict[str, mesh.MemberSession] = {}
+        self._refused: tuple[mesh.MeshRefusal, ...] = ()
         self._cut_off = False
         self._wall = vip_plane.VipPlane()
 
@@ -171,30 +171,30 @@ class Hub:
             hub_peer = self.peers.get(f"{self._namespace}/{names.HUB}")
             if hub_peer is None or not (self.peers.synced.is_set() and self.reports.synced.is_set()):
                 return None
-            identity = parse.parse_hub_identity(self._carrier.public_key, hub_peer)
+            identity = parse.parse_relay_identity(self._carrier.public_key, hub_peer)
             if identity is None:
                 return None
             peers, reports = list(self.peers.store.values()), list(self.reports.store.values())
             members, refused = parse.parse_members(self._settings.clusterset, peers, reports)
-            members = [self._settle(member) for member in members]
-            planned = plan.plan_hub(identity, members, claims=self._claims)
-            self._claims, self._identity = planned.claims, identity
+            members = [self._with_latest_leader(member) for member in members]
+            planned = plan.plan_relay(identity, members, key_owners=self._key_owners)
+            self._key_owners, self._identity = planned.key_owners, identity
             self._report((*refused, *planned.refusals))
             self._watch_members(members, planned.wanted)
             return planned.wanted
 
-    def _settle(self, member: mesh.Member) -> mesh.Member:
+    def _with_latest_leader(self, member: mesh.RelayMember) -> mesh.RelayMember:
         if member.leader is not None:
-            self._ledger.observe(member.cluster, epochs.Claim(member.epoch, member.leader.public_key))
-        claim = self._ledger.claim(member.cluster)
+            self._leader_claims.observe(member.cluster, epochs.LeaderClaim(member.epoch, member.leader.public_key))
+        claim = self._leader_claims.claim(member.cluster)
         if claim is None:
             return member
-        return parse.settle(member, epoch=claim.epoch, public_key=claim.public_key)
+        return parse.with_leader(member, epoch=claim.epoch, public_key=claim.public_key)
 
-    def _watch_members(self, members: list[mesh.Member], wanted: Wanted) -> None:
+    def _watch_members(self, members: list[mesh.RelayMember], wanted: Wanted) -> None:
         """Listen to and probe the sessions that the plan took: a report names any address and any key."""
-        taken = plan.taken_sessions(members, wanted)
-        self._ledger.allow(
+        taken = plan.admitted_sessions(members, wanted)
+        self._leader_claims.allow(
             {
                 cluster: {address: session.public_key for session in sessions for address in session.addresses}
                 for cluster, sessions in taken.items()
@@ -206,7 +206,7 @@ class Hub:
         self._leaders = {cluster: leader for cluster, leader in leaders if leader is not None}
         self.prober.set_targets(session.addresses[0] for session in self._leaders.values() if session.addresses)
 
-    def _on_claim(self, cluster: str, claim: epochs.Claim) -> None:
+    def _on_claim(self, cluster: str, claim: epochs.LeaderClaim) -> None:
         """Move a cluster to its new leader before the ack goes out."""
         log.info("new leader announced", extra={"cluster": cluster, "epoch": claim.epoch})
         try:
@@ -222,7 +222,7 @@ class Hub:
         while self._identity is None:
             if stop.wait(0.1):
                 return
-        responder = probe.Responder(self._ledger, on_claim=self._on_claim)
+        responder = probe.Responder(self._leader_claims, on_claim=self._on_claim)
         probe.Port(self._identity.addresses[0], prober=self.prober, responder=responder).run(stop)
 
     def _publish(self) -> None:
@@ -258,7 +258,7 @@ class Hub:
         body = {"metadata": {"name": name, "namespace": self._namespace}, "status": dict(status)}
         self._client.apply(resource.PEERS, body, manager=MANAGER, subresource="status")
 
-    def _report(self, refused: tuple[mesh.Refusal, ...]) -> None:
+    def _report(self, refused: tuple[mesh.MeshRefusal, ...]) -> None:
         if refused != self._refused:
             self._refused = refused
             for refusal in refused:

@@ -19,8 +19,16 @@ import pytest
 
 from cnf.tunnel import errors, userspace
 from cnf.tunnel.plan import epochs, mesh, plan
-from cnf.tunnel.plan.mesh import HubIdentity, HubPeer, Leadership, Member, MeshNode, NodeIdentity, Session
-from cnf.tunnel.plan.wanted import Endpoint, Wanted
+from cnf.tunnel.plan.mesh import (
+    Leadership,
+    MemberSession,
+    MeshNode,
+    NodeIdentity,
+    RelayIdentity,
+    RelayMember,
+    RelayPeer,
+)
+from cnf.tunnel.plan.wanted import PeerEndpoint, Wanted
 from cnf.tunnel.session import probe
 from cnf.tunnel.wireguard import key, uapi
 from cnf.tunnel.wireguard.tunnel import PeerStatus, Tunnel
@@ -175,30 +183,30 @@ class World:
             self.sync(name)
 
     def _wanted_hub(self) -> Wanted:
-        identity = HubIdentity(self.keys[HUB].public, (ip_address(BOXES[HUB].address),), (FLEET,), self.mtu)
+        identity = RelayIdentity(self.keys[HUB].public, (ip_address(BOXES[HUB].address),), (FLEET,), self.mtu)
         members = [
-            Member(cluster, (BLOCKS[cluster],), tuple(self._sessions(cluster)), self.epoch[cluster])
+            RelayMember(cluster, (BLOCKS[cluster],), tuple(self._sessions(cluster)), self.epoch[cluster])
             for cluster in BLOCKS
         ]
-        return plan.plan_hub(identity, members).wanted
+        return plan.plan_relay(identity, members).wanted
 
-    def _sessions(self, cluster: str) -> Iterator[Session]:
+    def _sessions(self, cluster: str) -> Iterator[MemberSession]:
         for name, box in BOXES.items():
             if box.cluster == cluster:
                 leads = self.leaders[cluster] == name
-                yield Session(self.keys[name].public, (ip_address(box.address),), leads, name)
+                yield MemberSession(self.keys[name].public, (ip_address(box.address),), leads, name)
 
     def _wanted_node(self, name: str) -> Wanted:
         own = BOXES[name]
         cluster = own.cluster
         boxes = {other: box for other, box in BOXES.items() if box.cluster == cluster}
         nodes = [
-            MeshNode(other, self.keys[other].public, Endpoint(box.underlay, 31820), (ip_network(box.block),))
+            MeshNode(other, self.keys[other].public, PeerEndpoint(box.underlay, 31820), (ip_network(box.block),))
             for other, box in boxes.items()
         ]
-        hub = HubPeer(
+        hub = RelayPeer(
             self.keys[HUB].public,
-            (Endpoint(BOXES[HUB].underlay, 31820),),
+            (PeerEndpoint(BOXES[HUB].underlay, 31820),),
             (ip_address(BOXES[HUB].address),),
             (FLEET,),
             self.mtu,
@@ -518,33 +526,39 @@ def alive(prober: probe.Prober, address: object) -> bool | None:
 
 
 def test_an_announcement_in_the_tunnel_moves_the_traffic_and_a_lower_epoch_is_refused(world: World) -> None:
-    ledger = epochs.Ledger()
-    ledger.allow(
+    leader_claims = epochs.LeaderClaims()
+    leader_claims.allow(
         {"c1": {ip_address(BOXES[name].address): world.keys[name].public for name in ("c1a", "c1b")}},
     )
-    ledger.observe("c1", epochs.Claim(1, world.keys["c1a"].public))
+    leader_claims.observe("c1", epochs.LeaderClaim(1, world.keys["c1a"].public))
 
-    def take_over(cluster: str, claim: epochs.Claim) -> None:
+    def take_over(cluster: str, claim: epochs.LeaderClaim) -> None:
         world.leaders[cluster] = next(name for name in BOXES if world.keys[name].public == claim.public_key)
         world.epoch[cluster] = claim.epoch
         world.sync(HUB)
 
     hub_address = ip_address(BOXES[HUB].address)
     with (
-        port(BOXES[HUB], probe.Prober(), probe.Responder(ledger, on_claim=take_over)),
+        port(BOXES[HUB], probe.Prober(), probe.Responder(leader_claims, on_claim=take_over)),
         port(BOXES["c1a"], probe.Prober(), probe.Responder()) as old,
         port(BOXES["c1b"], probe.Prober(), probe.Responder()) as new,
         client("c1b", "c2a") as pods,
     ):
         wait_for(pods.once, "first answer")
-        ack = new.announce(hub_address, cluster="c1", claim=epochs.Claim(2, world.keys["c1b"].public), attempts=20)
+        ack = new.announce(
+            hub_address, cluster="c1", claim=epochs.LeaderClaim(2, world.keys["c1b"].public), attempts=20
+        )
         assert ack is not None
         assert ack.accepted
         world.sync("c1b")
         assert pods.lost_of(20) <= 2
-        late = old.announce(hub_address, cluster="c1", claim=epochs.Claim(1, world.keys["c1a"].public), attempts=20)
+        late = old.announce(
+            hub_address, cluster="c1", claim=epochs.LeaderClaim(1, world.keys["c1a"].public), attempts=20
+        )
         assert late is not None
         assert (late.accepted, late.epoch) == (False, 2)
-        forged = old.announce(hub_address, cluster="c2", claim=epochs.Claim(9, world.keys["c1a"].public), attempts=2)
+        forged = old.announce(
+            hub_address, cluster="c2", claim=epochs.LeaderClaim(9, world.keys["c1a"].public), attempts=2
+        )
         assert forged is None
     assert mesh.host(ip_address(BOXES["c1a"].address)) in allowed(world, HUB, "c1a")

@@ -1,6 +1,6 @@
 """What a plan starts from: the nodes, the hub and the members, parsed and checked.
 
-One invariant: these are values without strings to parse; whatever is malformed became a ``Refusal`` before.
+One invariant: these are values without strings to parse; whatever is malformed became a ``MeshRefusal`` before.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import dataclasses
 import enum
 import ipaddress
 
-from cnf.tunnel.plan.wanted import DEFAULT_MTU, Endpoint
+from cnf.tunnel.plan.wanted import DEFAULT_MTU, PeerEndpoint
 from fleetboard.model.addresses import Address, Network
 
 
-class Reason(enum.Enum):
+class MeshRefusalReason(enum.Enum):
     """Why something is left out; the values are condition reasons."""
 
     KEY_CONFLICT = "KeyConflict"
@@ -24,7 +24,7 @@ class Reason(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Refusal:
+class MeshRefusal:
     """One node or member that a plan leaves out, whole or in part; the others are not harmed.
 
     Attributes:
@@ -34,7 +34,7 @@ class Refusal:
     """
 
     subject: str
-    reason: Reason
+    reason: MeshRefusalReason
     message: str
 
 
@@ -66,7 +66,7 @@ class MeshNode:
 
     name: str
     public_key: str
-    endpoint: Endpoint | None
+    endpoint: PeerEndpoint | None
     blocks: tuple[Network, ...]
 
     @property
@@ -76,7 +76,7 @@ class MeshNode:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class HubPeer:
+class RelayPeer:
     """The hub as children know it.
 
     Attributes:
@@ -88,7 +88,7 @@ class HubPeer:
     """
 
     public_key: str
-    endpoints: tuple[Endpoint, ...]
+    endpoints: tuple[PeerEndpoint, ...]
     addresses: tuple[Address, ...]
     fleet: tuple[Network, ...]
     mtu: int = DEFAULT_MTU
@@ -104,7 +104,7 @@ class Leadership:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class HubIdentity:
+class RelayIdentity:
     """Who this cnf-hub is."""
 
     public_key: str
@@ -114,7 +114,7 @@ class HubIdentity:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Session:
+class MemberSession:
     """One cnf of a member that keeps a session with the hub."""
 
     public_key: str
@@ -124,16 +124,16 @@ class Session:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Member:
+class RelayMember:
     """A cluster as the hub admitted it, with the sessions that it reports."""
 
     cluster: str
     blocks: tuple[Network, ...]
-    sessions: tuple[Session, ...]
+    sessions: tuple[MemberSession, ...]
     epoch: int = 0
 
     @property
-    def leader(self) -> Session | None:
+    def leader(self) -> MemberSession | None:
         """The session that carries."""
         return next((session for session in self.sessions if session.leader), None)
 

@@ -1,7 +1,7 @@
 """From the objects of the API to what a plan starts from.
 
-One invariant: a malformed object becomes a ``Refusal`` and leaves the others as they are. What a member says of itself
-is read from its own namespace only: under another's name it says nothing.
+Invariant: a malformed object becomes a ``MeshRefusal`` and leaves the others as they are. A member's report is read
+from the member's own namespace only, so no member reports for another.
 """
 
 from __future__ import annotations
@@ -12,8 +12,17 @@ from collections.abc import Iterable
 
 from cnf.tunnel import errors
 from cnf.tunnel.plan import mesh
-from cnf.tunnel.plan.mesh import HubIdentity, HubPeer, Member, MeshNode, NodeIdentity, Reason, Refusal, Session
-from cnf.tunnel.plan.wanted import DEFAULT_MTU, Endpoint
+from cnf.tunnel.plan.mesh import (
+    MemberSession,
+    MeshNode,
+    MeshRefusal,
+    MeshRefusalReason,
+    NodeIdentity,
+    RelayIdentity,
+    RelayMember,
+    RelayPeer,
+)
+from cnf.tunnel.plan.wanted import DEFAULT_MTU, PeerEndpoint
 from cnf.tunnel.wireguard import endpoints, key
 from fleetboard.model import addresses, fleet, meta, names
 from fleetboard.model.addresses import Address, Network
@@ -38,17 +47,17 @@ def parse_identity(
     return NodeIdentity(name, public_key, parse_networks(node.spec.blocks, field="blocks"), cluster_blocks)
 
 
-def parse_nodes(nodes: Iterable[fleet.FleetNode]) -> tuple[list[MeshNode], list[Refusal]]:
+def parse_nodes(nodes: Iterable[fleet.FleetNode]) -> tuple[list[MeshNode], list[MeshRefusal]]:
     """Return the nodes that have a key and a block, oldest first."""
     found: list[MeshNode] = []
-    refusals: list[Refusal] = []
+    refusals: list[MeshRefusal] = []
     for node in sorted(nodes, key=_age):
         if not node.status.public_key or not node.spec.blocks or node.metadata.deletion_timestamp:
             continue
         try:
             found.append(_parse_node(node))
         except _ERRORS as err:
-            refusals.append(Refusal(node.metadata.name, Reason.MALFORMED, str(err)))
+            refusals.append(MeshRefusal(node.metadata.name, MeshRefusalReason.MALFORMED, str(err)))
     return found, refusals
 
 
@@ -62,7 +71,7 @@ def _parse_node(node: fleet.FleetNode) -> MeshNode:
     )
 
 
-def parse_hub(peer: fleet.Peer) -> tuple[HubPeer, list[Refusal]]:
+def parse_relay(peer: fleet.Peer) -> tuple[RelayPeer, list[MeshRefusal]]:
     """Return the hub as its Peer shows it. A malformed endpoint is left out, the others are used.
 
     Raises:
@@ -71,24 +80,24 @@ def parse_hub(peer: fleet.Peer) -> tuple[HubPeer, list[Refusal]]:
         MtuRefusedError: its MTU is out of range.
     """
     status = peer.status
-    refusals: list[Refusal] = []
-    found: list[Endpoint] = []
+    refusals: list[MeshRefusal] = []
+    found: list[PeerEndpoint] = []
     for text in status.endpoints:
         try:
             found.append(endpoints.parse(text, field="endpoints"))
         except errors.EndpointRefusedError as err:
-            refusals.append(Refusal(names.HUB, Reason.MALFORMED, str(err)))
-    hub = HubPeer(
+            refusals.append(MeshRefusal(names.HUB, MeshRefusalReason.MALFORMED, str(err)))
+    relay = RelayPeer(
         public_key=key.parse_public(status.public_key) if status.public_key else "",
         endpoints=tuple(found),
         addresses=mesh.fleet_addresses(parse_networks(status.cluster_cidrs, field="clusterCIDRs")),
         fleet=parse_networks(status.fleet_cidrs, field="fleetCIDRs"),
         mtu=_parse_mtu(status.mtu),
     )
-    return hub, refusals
+    return relay, refusals
 
 
-def parse_hub_identity(public_key: str, peer: fleet.Peer) -> HubIdentity | None:
+def parse_relay_identity(public_key: str, peer: fleet.Peer) -> RelayIdentity | None:
     """Return who the hub is, or None while syncer-hub hasn't given it a block.
 
     Raises:
@@ -96,17 +105,17 @@ def parse_hub_identity(public_key: str, peer: fleet.Peer) -> HubIdentity | None:
     """
     if not peer.status.cluster_cidrs or not peer.status.fleet_cidrs:
         return None
-    hub, _ = parse_hub(peer)
-    return HubIdentity(public_key, hub.addresses, hub.fleet, hub.mtu)
+    relay, _ = parse_relay(peer)
+    return RelayIdentity(public_key, relay.addresses, relay.fleet, relay.mtu)
 
 
 def parse_members(
     clusterset: str, peers: Iterable[fleet.Peer], reports: Iterable[fleet.PeerReport]
-) -> tuple[list[Member], list[Refusal]]:
+) -> tuple[list[RelayMember], list[MeshRefusal]]:
     """Return the admitted members, oldest first, with what each reports of itself in its own namespace."""
     own = {(report.metadata.namespace, report.metadata.name): report for report in reports}
-    found: list[Member] = []
-    refusals: list[Refusal] = []
+    found: list[RelayMember] = []
+    refusals: list[MeshRefusal] = []
     for peer in sorted(peers, key=_age):
         cluster = peer.metadata.name
         if cluster == names.HUB or peer.metadata.deletion_timestamp:
@@ -115,7 +124,7 @@ def parse_members(
         try:
             member, refused = _parse_member(cluster, peer, report)
         except _ERRORS as err:
-            member, refused = None, [Refusal(cluster, Reason.MALFORMED, str(err))]
+            member, refused = None, [MeshRefusal(cluster, MeshRefusalReason.MALFORMED, str(err))]
         refusals += refused
         if member is not None:
             found.append(member)
@@ -124,31 +133,31 @@ def parse_members(
 
 def _parse_member(
     cluster: str, peer: fleet.Peer, report: fleet.PeerReport | None
-) -> tuple[Member | None, list[Refusal]]:
+) -> tuple[RelayMember | None, list[MeshRefusal]]:
     blocks = parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
     admitted = meta.find_condition(peer.status.conditions, "Admitted")
     if admitted is not None and admitted.status == "False":
-        return None, [Refusal(cluster, Reason.NOT_ADMITTED, admitted.message)]
+        return None, [MeshRefusal(cluster, MeshRefusalReason.NOT_ADMITTED, admitted.message)]
     if report is None or not blocks:
         return None, []
     if peer.status.cluster_uid and report.spec.cluster_uid != peer.status.cluster_uid:
         sentence = f"clusterUID {report.spec.cluster_uid!r} is another cluster's: expected {peer.status.cluster_uid!r}"
-        return None, [Refusal(cluster, Reason.IDENTITY_CONFLICT, sentence)]
-    sessions: list[Session] = []
-    refusals: list[Refusal] = []
+        return None, [MeshRefusal(cluster, MeshRefusalReason.IDENTITY_CONFLICT, sentence)]
+    sessions: list[MemberSession] = []
+    refusals: list[MeshRefusal] = []
     for node in report.spec.nodes:
         if not (node.leader or node.standby) or not node.public_key or not node.addresses:
             continue
         try:
             sessions.append(_parse_session(node))
         except _ERRORS as err:
-            refusals.append(Refusal(f"{cluster}/{node.name}", Reason.MALFORMED, str(err)))
-    return Member(cluster, blocks, tuple(sessions), max(0, report.spec.epoch)), refusals
+            refusals.append(MeshRefusal(f"{cluster}/{node.name}", MeshRefusalReason.MALFORMED, str(err)))
+    return RelayMember(cluster, blocks, tuple(sessions), max(0, report.spec.epoch)), refusals
 
 
-def _parse_session(node: fleet.ReportedNode) -> Session:
+def _parse_session(node: fleet.ReportedNode) -> MemberSession:
     found: list[Address] = [_parse_address(text) for text in node.addresses]
-    return Session(key.parse_public(node.public_key), tuple(dict.fromkeys(found)), node.leader, node.name)
+    return MemberSession(key.parse_public(node.public_key), tuple(dict.fromkeys(found)), node.leader, node.name)
 
 
 def _parse_address(text: str) -> Address:
@@ -159,7 +168,7 @@ def _parse_address(text: str) -> Address:
     return address
 
 
-def settle(member: Member, *, epoch: int, public_key: str) -> Member:
+def with_leader(member: RelayMember, *, epoch: int, public_key: str) -> RelayMember:
     """Return ``member`` as of the highest epoch known: its report's, or one that was announced in the tunnel.
 
     A report with a lower epoch is a late one and must not take the traffic back.

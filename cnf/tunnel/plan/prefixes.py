@@ -11,14 +11,14 @@ import bisect
 from fleetboard.model.addresses import Network
 
 
-class Taken:
+class PrefixOwners:
     """A set of prefixes that do not overlap, each with an owner."""
 
     def __init__(self) -> None:
         self._starts: dict[int, list[int]] = {4: [], 6: []}
         self._entries: dict[int, list[tuple[int, str]]] = {4: [], 6: []}
 
-    def take(self, network: Network, owner: str) -> str | None:
+    def assign(self, network: Network, owner: str) -> str | None:
         """Give ``network`` to ``owner``, or return who holds a part of it already."""
         starts, entries = self._starts[network.version], self._entries[network.version]
         first, last = int(network.network_address), int(network.broadcast_address)

@@ -17,7 +17,7 @@ KEEPALIVE_S = 25
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Endpoint:
+class PeerEndpoint:
     """Where a peer is reached: an address or a name, which is resolved only when applied."""
 
     host: str
@@ -39,12 +39,12 @@ class WantedPeer:
     """
 
     public_key: str
-    endpoints: tuple[Endpoint, ...]
+    endpoints: tuple[PeerEndpoint, ...]
     allowed: frozenset[Network]
     keepalive_s: int = 0
 
     @property
-    def endpoint(self) -> Endpoint | None:
+    def endpoint(self) -> PeerEndpoint | None:
         """The first candidate."""
         return self.endpoints[0] if self.endpoints else None
 

@@ -138,7 +138,7 @@ class Prober:
             self._on_lost(address, after.lost)
         return probes, max(0.0, rest - now)
 
-    def take(self, echo: wire.Echo, source: Address) -> bool:
+    def receive(self, echo: wire.Echo, source: Address) -> bool:
         """Count an echo; return False for one that nobody waits for."""
         now = self._clock()
         with self._lock:
@@ -167,7 +167,7 @@ def _lose(target: Target, now: float) -> Target:
 
 
 class Responder:
-    """Answers probes, and announcements where there is a ledger to enter them in.
+    """Answers probes, and announcements where there is a leader_claims to enter them in.
 
     ``on_claim(cluster, claim)`` is called in the thread of ``Port.run`` when an announcement is news; the ack goes out
     after it returned, so that the sender knows its announcement applied.
@@ -175,11 +175,11 @@ class Responder:
 
     def __init__(
         self,
-        ledger: epochs.Ledger | None = None,
+        leader_claims: epochs.LeaderClaims | None = None,
         *,
-        on_claim: Callable[[str, epochs.Claim], None] = lambda _cluster, _claim: None,
+        on_claim: Callable[[str, epochs.LeaderClaim], None] = lambda _cluster, _claim: None,
     ) -> None:
-        self._ledger = ledger
+        self._leader_claims = leader_claims
         self._on_claim = on_claim
         self.refused = 0
         """Announcements by those who may not make them."""
@@ -188,9 +188,9 @@ class Responder:
         """Return the answer to a message, if there is one."""
         if isinstance(message, wire.Probe):
             return wire.Echo(message.nonce)
-        if not isinstance(message, wire.Announcement) or self._ledger is None:
+        if not isinstance(message, wire.Announcement) or self._leader_claims is None:
             return None
-        verdict = self._ledger.take(message, source)
+        verdict = self._leader_claims.receive(message, source)
         if verdict.ack is None:
             self.refused += 1
         if verdict.claim is not None:
@@ -233,7 +233,7 @@ class Port:
         target: Address,
         *,
         cluster: str,
-        claim: epochs.Claim,
+        claim: epochs.LeaderClaim,
         attempts: int = 5,
         wait_s: float = INTERVAL_S,
         stop: threading.Event | None = None,
@@ -263,7 +263,7 @@ class Port:
             if port != self.port:
                 self.malformed += 1
             elif isinstance(message, wire.Echo):
-                self._prober.take(message, source)
+                self._prober.receive(message, source)
             elif isinstance(message, wire.Ack):
                 self._acknowledge(message, source)
             elif (answer := self._responder.answer(message, source)) is not None:
@@ -277,7 +277,7 @@ class Port:
                 self.malformed += 1
                 continue
             if isinstance(message, wire.Probe):
-                self._prober.take(wire.Echo(message.nonce), source)
+                self._prober.receive(wire.Echo(message.nonce), source)
 
     def _acknowledge(self, ack: wire.Ack, source: Address) -> None:
         target, arrived, acks = self._answers.get(ack.nonce, (None, None, None))

@@ -43,7 +43,7 @@ class Session:
     cluster: str
     hub_key: str = ""
     hub_address: Address | None = None
-    claim: epochs.Claim | None = None
+    claim: epochs.LeaderClaim | None = None
 
 
 class Sessions:
@@ -66,7 +66,7 @@ class Sessions:
         """Whether the hub gives no answer, by whichever way this node has to it."""
         self._changed = threading.Event()
         self._session: Session | None = None
-        self._announced: epochs.Claim | None = None
+        self._announced: epochs.LeaderClaim | None = None
         self._kicks = revive.Kicks()
         self._interval_s = probe.INTERVAL_S
         self.prober = probe.Prober()

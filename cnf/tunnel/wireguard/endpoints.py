@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from cnf.tunnel import errors
-from cnf.tunnel.plan.wanted import Endpoint
+from cnf.tunnel.plan.wanted import PeerEndpoint
 from fleetboard.model.addresses import Address
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class SocketAddress:
         return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
 
 
-def parse(text: str, *, field: str = "endpoint") -> Endpoint:
+def parse(text: str, *, field: str = "endpoint") -> PeerEndpoint:
     """Parse ``192.0.2.1:31820``, ``[2001:db8::1]:31820`` or ``hub.example:31820``.
 
     Raises:
@@ -54,7 +54,7 @@ def parse(text: str, *, field: str = "endpoint") -> Endpoint:
     port = int(parts["port"])
     if not 0 < port < 65536:
         raise errors.EndpointRefusedError(f"{field} {text!r} has port {port}: expected 1 to 65535")
-    return Endpoint(_parse_host(parts["six"], parts["host"], shown=f"{field} {text!r}"), port)
+    return PeerEndpoint(_parse_host(parts["six"], parts["host"], shown=f"{field} {text!r}"), port)
 
 
 def _parse_host(six: str | None, host: str | None, *, shown: str) -> str:
@@ -113,7 +113,7 @@ class Resolver:
         self._due: dict[str, float] = {}
         self._running: set[str] = set()
 
-    def addresses(self, candidates: Iterable[Endpoint]) -> tuple[SocketAddress, ...]:
+    def addresses(self, candidates: Iterable[PeerEndpoint]) -> tuple[SocketAddress, ...]:
         """Return what is known of ``candidates`` now, in their order, and look up what is due; never waits."""
         found: list[SocketAddress] = []
         for endpoint in candidates:

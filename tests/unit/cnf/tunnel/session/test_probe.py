@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnf.tunnel.plan import epochs
-from cnf.tunnel.plan.epochs import Claim
+from cnf.tunnel.plan.epochs import LeaderClaim
 from cnf.tunnel.session import probe, revive, wire
 from cnf.tunnel.wireguard import key
 from fleetboard.model.addresses import Address
@@ -92,7 +92,7 @@ class Probed:
 
 def test_a_target_lives_by_an_echo_and_dies_by_three_losses() -> None:
     world = Probed(A)
-    assert world.prober.take(world.step()[A], A)
+    assert world.prober.receive(world.step()[A], A)
     assert world.told == [(A, True)]
     for _ in range(3):
         world.step()
@@ -106,10 +106,10 @@ def test_a_target_lives_by_an_echo_and_dies_by_three_losses() -> None:
 def test_an_echo_from_another_address_or_of_an_unknown_nonce_counts_for_nothing() -> None:
     world = Probed(A, B)
     echo = world.step()[A]
-    assert not world.prober.take(echo, B)
-    assert not world.prober.take(wire.Echo(echo.nonce ^ 1), A)
-    assert world.prober.take(echo, A)
-    assert not world.prober.take(echo, A)
+    assert not world.prober.receive(echo, B)
+    assert not world.prober.receive(wire.Echo(echo.nonce ^ 1), A)
+    assert world.prober.receive(echo, A)
+    assert not world.prober.receive(echo, A)
     assert world.alive(B) is None
 
 
@@ -119,7 +119,7 @@ def test_a_way_with_a_round_trip_longer_than_the_interval_is_alive() -> None:
     for _ in range(20):
         under_way.append(world.step()[A])
         if len(under_way) > 4:
-            assert world.prober.take(under_way.pop(0), A)
+            assert world.prober.receive(under_way.pop(0), A)
     assert world.alive(A) is True
     assert world.told[-1] == (A, True)
     state = world.prober.state(A)
@@ -129,7 +129,7 @@ def test_a_way_with_a_round_trip_longer_than_the_interval_is_alive() -> None:
 
 def test_targets_that_stay_keep_what_is_known_of_them() -> None:
     world = Probed(A)
-    world.prober.take(world.step()[A], A)
+    world.prober.receive(world.step()[A], A)
     world.prober.set_targets([A, B])
     assert (world.alive(A), world.alive(B)) == (True, None)
     world.prober.set_targets([B])
@@ -146,40 +146,40 @@ def test_a_process_that_slept_does_not_send_a_burst() -> None:
     assert world.lost == [1]
 
 
-def make_ledger() -> epochs.Ledger:
-    ledger = epochs.Ledger()
-    ledger.allow({"c1": {A: KEY, B: OTHER}, "c2": {ip_address("10.113.12.0"): OTHER}})
-    return ledger
+def make_leader_claims() -> epochs.LeaderClaims:
+    leader_claims = epochs.LeaderClaims()
+    leader_claims.allow({"c1": {A: KEY, B: OTHER}, "c2": {ip_address("10.113.12.0"): OTHER}})
+    return leader_claims
 
 
 def announce(
-    ledger: epochs.Ledger, source: Address, epoch: int, public_key: str, cluster: str = "c1"
+    leader_claims: epochs.LeaderClaims, source: Address, epoch: int, public_key: str, cluster: str = "c1"
 ) -> epochs.Verdict:
-    return ledger.take(wire.Announcement(7, cluster, epoch, public_key), source)
+    return leader_claims.receive(wire.Announcement(7, cluster, epoch, public_key), source)
 
 
 def test_a_higher_epoch_is_news_and_a_lower_one_is_told_the_highest() -> None:
-    ledger = make_ledger()
-    assert announce(ledger, A, 4, KEY).claim == Claim(4, KEY)
-    assert announce(ledger, B, 5, OTHER).claim == Claim(5, OTHER)
-    late = announce(ledger, A, 4, KEY)
+    leader_claims = make_leader_claims()
+    assert announce(leader_claims, A, 4, KEY).claim == LeaderClaim(4, KEY)
+    assert announce(leader_claims, B, 5, OTHER).claim == LeaderClaim(5, OTHER)
+    late = announce(leader_claims, A, 4, KEY)
     assert late == epochs.Verdict(wire.Ack(7, "c1", 5, accepted=False), None)
-    assert ledger.claim("c1") == Claim(5, OTHER)
+    assert leader_claims.claim("c1") == LeaderClaim(5, OTHER)
 
 
 def test_an_announcement_said_twice_is_accepted_twice_and_news_once() -> None:
-    ledger = make_ledger()
-    announce(ledger, A, 4, KEY)
-    assert announce(ledger, A, 4, KEY) == epochs.Verdict(wire.Ack(7, "c1", 4, accepted=True), None)
+    leader_claims = make_leader_claims()
+    announce(leader_claims, A, 4, KEY)
+    assert announce(leader_claims, A, 4, KEY) == epochs.Verdict(wire.Ack(7, "c1", 4, accepted=True), None)
 
 
 def test_one_epoch_has_one_leader() -> None:
-    ledger = make_ledger()
-    announce(ledger, A, 4, KEY)
-    second = announce(ledger, B, 4, OTHER)
+    leader_claims = make_leader_claims()
+    announce(leader_claims, A, 4, KEY)
+    second = announce(leader_claims, B, 4, OTHER)
     assert second.ack is not None
     assert not second.ack.accepted
-    assert ledger.claim("c1") == Claim(4, KEY)
+    assert leader_claims.claim("c1") == LeaderClaim(4, KEY)
 
 
 @pytest.mark.parametrize(
@@ -188,25 +188,25 @@ def test_one_epoch_has_one_leader() -> None:
     ids=["another node's key", "another cluster", "a pod's address", "no cluster"],
 )
 def test_nobody_speaks_for_another(source: Address, public_key: str, cluster: str) -> None:
-    ledger = make_ledger()
-    assert announce(ledger, source, 9, public_key, cluster) == epochs.Verdict(None, None)
-    assert ledger.claim(cluster) is None
+    leader_claims = make_leader_claims()
+    assert announce(leader_claims, source, 9, public_key, cluster) == epochs.Verdict(None, None)
+    assert leader_claims.claim(cluster) is None
 
 
 def test_an_epoch_read_elsewhere_raises_and_never_lowers() -> None:
-    ledger = make_ledger()
-    assert ledger.observe("c1", Claim(3, KEY))
-    assert not ledger.observe("c1", Claim(2, OTHER))
-    assert ledger.claim("c1") == Claim(3, KEY)
+    leader_claims = make_leader_claims()
+    assert leader_claims.observe("c1", LeaderClaim(3, KEY))
+    assert not leader_claims.observe("c1", LeaderClaim(2, OTHER))
+    assert leader_claims.claim("c1") == LeaderClaim(3, KEY)
 
 
 def test_the_responder_answers_probes_and_counts_what_it_refuses() -> None:
-    heard: list[tuple[str, Claim]] = []
-    responder = probe.Responder(make_ledger(), on_claim=lambda cluster, claim: heard.append((cluster, claim)))
+    heard: list[tuple[str, LeaderClaim]] = []
+    responder = probe.Responder(make_leader_claims(), on_claim=lambda cluster, claim: heard.append((cluster, claim)))
     assert responder.answer(wire.Probe(3), A) == wire.Echo(3)
     assert responder.answer(wire.Announcement(1, "c1", 2, KEY), A) == wire.Ack(1, "c1", 2, accepted=True)
     assert responder.answer(wire.Announcement(1, "c1", 2, KEY), B) is None
-    assert (heard, responder.refused) == ([("c1", Claim(2, KEY))], 1)
+    assert (heard, responder.refused) == ([("c1", LeaderClaim(2, KEY))], 1)
     assert probe.Responder().answer(wire.Announcement(1, "c1", 2, KEY), A) is None
 
 

@@ -63,7 +63,7 @@ class Daemon:
         version = importlib.metadata.version("fleetboard")
         self._calls = metrics.Calls()
         self._carrier = tunnel.Tunnel(private_key=private_key)
-        self._keeper = sessions.Sessions(
+        self._keeper = sessions.SessionRunner(
             self._carrier,
             outbid=lambda epoch: self._elector.outbid(epoch),
             on_isolation=self._isolation_changed,

@@ -42,7 +42,7 @@ class Steering:
         cluster: str,
         known: caches.Caches,
         carrier: tunnel.Tunnel,
-        keeper: sessions.Sessions,
+        keeper: sessions.SessionRunner,
         elector: lease.Elector,
         on_network: Callable[[network.NodeNetwork], None],
         standing: bool = False,

@@ -31,7 +31,7 @@ from cnf.tunnel.plan.mesh import (
 from cnf.tunnel.plan.wanted import PeerEndpoint, Wanted
 from cnf.tunnel.session import probe
 from cnf.tunnel.wireguard import key, uapi
-from cnf.tunnel.wireguard.tunnel import PeerStatus, Tunnel
+from cnf.tunnel.wireguard.tunnel import Tunnel, TunnelPeerStatus
 from fleetboard.model.addresses import Address
 
 pytestmark = pytest.mark.netns
@@ -175,7 +175,7 @@ class World:
         wanted = self.wanted(name)
         inside(BOXES[name].namespace, lambda: self.tunnels[name].sync(wanted))
 
-    def status(self, name: str) -> list[PeerStatus]:
+    def status(self, name: str) -> list[TunnelPeerStatus]:
         return inside(BOXES[name].namespace, self.tunnels[name].status)
 
     def sync_all(self) -> None:
@@ -454,9 +454,9 @@ def test_what_no_node_owns_is_unreachable_and_does_not_loop(world: World) -> Non
 
 
 @contextlib.contextmanager
-def port(box: Box, prober: probe.Prober, responder: probe.Responder) -> Iterator[probe.Port]:
+def probe_socket(box: Box, prober: probe.Prober, responder: probe.Responder) -> Iterator[probe.ProbeSocket]:
     stop = threading.Event()
-    made = inside(box.namespace, lambda: probe.Port(ip_address(box.address), prober=prober, responder=responder))
+    made = inside(box.namespace, lambda: probe.ProbeSocket(ip_address(box.address), prober=prober, responder=responder))
 
     def serve() -> None:
         enter(box.namespace)
@@ -471,26 +471,26 @@ def port(box: Box, prober: probe.Prober, responder: probe.Responder) -> Iterator
         thread.join()
 
 
-def test_probes_tell_a_dead_hub_by_the_third_loss_and_a_kick_brings_it_back(world: World) -> None:
+def test_probes_tell_a_dead_relay_by_the_third_loss_and_a_revival_brings_it_back(world: World) -> None:
     hub_address = ip_address(BOXES[HUB].address)
-    kicks: list[int] = []
+    revivals: list[int] = []
     lost_at_death: list[int] = []
 
-    def kick(_address: object, lost: int) -> None:
+    def revive(_address: object, lost: int) -> None:
         if lost % 5 == 0:
-            kicks.append(lost)
-            world.tunnels["c1a"].kick(world.keys[HUB].public)
+            revivals.append(lost)
+            world.tunnels["c1a"].revive(world.keys[HUB].public)
 
     def change(address: Address, is_alive: bool) -> None:
         state = prober.state(address)
         if state is not None and not is_alive:
             lost_at_death.append(state.lost)
 
-    prober = probe.Prober(on_lost=kick, on_change=change)
+    prober = probe.Prober(on_lost=revive, on_change=change)
     prober.set_targets([hub_address])
     with (
-        port(BOXES[HUB], probe.Prober(), probe.Responder()),
-        port(BOXES["c1a"], prober, probe.Responder()),
+        probe_socket(BOXES[HUB], probe.Prober(), probe.Responder()),
+        probe_socket(BOXES["c1a"], prober, probe.Responder()),
     ):
         wait_for(lambda: alive(prober, hub_address) is True, "first echo")
         world.kill_wireguard(HUB)
@@ -499,9 +499,9 @@ def test_probes_tell_a_dead_hub_by_the_third_loss_and_a_kick_brings_it_back(worl
         world.start_wireguard(HUB)
         wait_for(lambda: world.kernel or uapi.answers(BOXES[HUB].link), "wireguard-go")
         world.sync(HUB)
-        # Without a kick WireGuard itself would begin anew after 15 s of silence.
+        # Otherwise WireGuard itself would begin again after 15 s of silence.
         assert wait_for(lambda: alive(prober, hub_address) is True, "back") < 10
-    assert kicks
+    assert revivals
 
 
 def test_a_kernel_answers_probes_while_no_agent_runs_there(world: World) -> None:
@@ -509,14 +509,14 @@ def test_a_kernel_answers_probes_while_no_agent_runs_there(world: World) -> None
     sh(f"ip netns exec {BOXES['c1a'].namespace} sysctl -qw net.ipv4.ping_group_range='0 0'")
     prober = probe.Prober()
     prober.set_targets([hub_address])
-    with port(BOXES["c1a"], prober, probe.Responder()):
+    with probe_socket(BOXES["c1a"], prober, probe.Responder()):
         wait_for(lambda: alive(prober, hub_address) is True, "first echo")
         world.kill_wireguard(HUB)
         wait_for(lambda: alive(prober, hub_address) is False, "death noticed")
         world.start_wireguard(HUB)
         wait_for(lambda: world.kernel or uapi.answers(BOXES[HUB].link), "wireguard-go")
         world.sync(HUB)
-        world.tunnels["c1a"].kick(world.keys[HUB].public)
+        world.tunnels["c1a"].revive(world.keys[HUB].public)
         wait_for(lambda: alive(prober, hub_address) is True, "back")
 
 
@@ -539,9 +539,9 @@ def test_an_announcement_in_the_tunnel_moves_the_traffic_and_a_lower_epoch_is_re
 
     hub_address = ip_address(BOXES[HUB].address)
     with (
-        port(BOXES[HUB], probe.Prober(), probe.Responder(leader_claims, on_claim=take_over)),
-        port(BOXES["c1a"], probe.Prober(), probe.Responder()) as old,
-        port(BOXES["c1b"], probe.Prober(), probe.Responder()) as new,
+        probe_socket(BOXES[HUB], probe.Prober(), probe.Responder(leader_claims, on_claim=take_over)),
+        probe_socket(BOXES["c1a"], probe.Prober(), probe.Responder()) as old,
+        probe_socket(BOXES["c1b"], probe.Prober(), probe.Responder()) as new,
         client("c1b", "c2a") as pods,
     ):
         wait_for(pods.once, "first answer")

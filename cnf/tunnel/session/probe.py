@@ -1,6 +1,6 @@
 """Probes inside the tunnel: whether the way to a fleet address carries packets, known within a second.
 
-``Prober`` and ``Responder`` decide, without I/O; ``Port`` moves their datagrams over one UDP socket, so that
+``Prober`` and ``Responder`` decide, without I/O; ``ProbeSocket`` moves their datagrams over one UDP socket, so that
 firewalls need one port number in both directions. Probes go out as ICMP echo requests where that is allowed, for a
 kernel answers while its agent restarts. One invariant: a target is alive only by an echo of a nonce that was
 sent to that very address.
@@ -37,7 +37,7 @@ Datagram = tuple[Address, bytes]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Target:
+class ProbeTarget:
     """What is known of one probed address.
 
     Attributes:
@@ -56,10 +56,10 @@ class Target:
 
 
 @dataclasses.dataclass(slots=True)
-class _Flight:
+class _ProbeFlight:
     """One target and its probes that are under way: nonce to when it was sent, oldest first."""
 
-    target: Target
+    target: ProbeTarget
     due: float
     interval_s: float
     sent: dict[int, float] = dataclasses.field(default_factory=dict)
@@ -72,7 +72,7 @@ class Prober:
 
     An echo may be late by some intervals (a satellite's round trip is longer than one): it still shows life.
     ``on_change(address, alive)`` tells a change of state and ``on_lost(address, lost)`` every loss; both are called
-    in the thread of ``Port.run`` and must return soon.
+    in the thread of ``ProbeSocket.run`` and must return soon.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Prober:
         self._interval_s = interval_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._flights: dict[Address, _Flight] = {}
+        self._flights: dict[Address, _ProbeFlight] = {}
 
     def set_targets(self, addresses: Iterable[Address], *, interval_s: float | None = None) -> None:
         """Probe these from now on; what is known of those that stay, stays.
@@ -101,16 +101,16 @@ class Prober:
             # Spread over the interval: a hub with 250 members must not send to all at one moment.
             self._flights = {
                 address: self._flights.get(address)
-                or _Flight(Target(since=now), now + random.uniform(0, interval_s), interval_s)
+                or _ProbeFlight(ProbeTarget(since=now), now + random.uniform(0, interval_s), interval_s)
                 for address in addresses
             }
 
-    def state(self, address: Address) -> Target | None:
+    def state(self, address: Address) -> ProbeTarget | None:
         """Return what is known of one target."""
         flight = self._flights.get(address)
         return flight.target if flight is not None else None
 
-    def states(self) -> dict[Address, Target]:
+    def states(self) -> dict[Address, ProbeTarget]:
         """Return what is known of every target."""
         with self._lock:
             return {address: flight.target for address, flight in self._flights.items()}
@@ -119,7 +119,7 @@ class Prober:
         """Return the probes to send now, and the seconds until the next are due."""
         now = self._clock()
         probes: list[Datagram] = []
-        losses: list[tuple[Address, Target, Target]] = []
+        losses: list[tuple[Address, ProbeTarget, ProbeTarget]] = []
         with self._lock:
             for address, flight in self._flights.items():
                 if flight.due > now:
@@ -134,7 +134,7 @@ class Prober:
                 probes.append((address, wire.encode(wire.Probe(nonce))))
             rest = min((flight.due for flight in self._flights.values()), default=now + self._interval_s)
         for address, before, after in losses:
-            self._tell(address, before, after)
+            self._report_change(address, before, after)
             self._on_lost(address, after.lost)
         return probes, max(0.0, rest - now)
 
@@ -149,16 +149,16 @@ class Prober:
             flight.silent = False
             before = flight.target
             since = before.since if before.alive else now
-            after = flight.target = Target(True, 0, since, now, now - sent)
-        self._tell(source, before, after)
+            after = flight.target = ProbeTarget(True, 0, since, now, now - sent)
+        self._report_change(source, before, after)
         return True
 
-    def _tell(self, address: Address, before: Target, after: Target) -> None:
+    def _report_change(self, address: Address, before: ProbeTarget, after: ProbeTarget) -> None:
         if after.alive is not None and before.alive is not after.alive:
             self._on_change(address, after.alive)
 
 
-def _lose(target: Target, now: float) -> Target:
+def _lose(target: ProbeTarget, now: float) -> ProbeTarget:
     lost = target.lost + 1
     dead = lost >= LOST_IS_DEAD
     alive = False if dead else target.alive
@@ -167,10 +167,10 @@ def _lose(target: Target, now: float) -> Target:
 
 
 class Responder:
-    """Answers probes, and announcements where there is a leader_claims to enter them in.
+    """Answers probes, and announcements when it has ``leader_claims`` to enter them in.
 
-    ``on_claim(cluster, claim)`` is called in the thread of ``Port.run`` when an announcement is news; the ack goes out
-    after it returned, so that the sender knows its announcement applied.
+    ``on_claim(cluster, claim)`` is called in the thread of ``ProbeSocket.run`` when an announcement is news. The ack is
+    sent after it returned, so that the sender knows its announcement applied.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Responder:
         return verdict.ack
 
 
-class Port:
+class ProbeSocket:
     """The UDP socket at the node's fleet address: ``run`` serves it; ``announce`` may be called from any thread."""
 
     def __init__(self, address: Address, *, prober: Prober, responder: Responder, port: int = names.PROBE_PORT) -> None:

@@ -15,11 +15,11 @@ LOST = 5
 """Probes lost in a row: a second without an answer."""
 LEAST_S, MOST_S = 1.0, 10.0
 SETTLE_S = 15.0
-"""With a handshake since the last kick: as long as WireGuard itself would take."""
+"""With a handshake since the last revival: as long as WireGuard itself would take."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Kicks:
+class Revivals:
     """What was done about one peer: when last (monotonic), and how often since it was last alive."""
 
     at: float = float("-inf")
@@ -27,7 +27,7 @@ class Kicks:
 
 
 def is_due(
-    kicks: Kicks,
+    revivals: Revivals,
     *,
     lost: int,
     handshake_age_s: float | None,
@@ -37,14 +37,15 @@ def is_due(
     """Tell whether the peer is to be made anew now; ``lost`` is the count of probes lost in a row."""
     if lost < LOST:
         return False
-    since = now - kicks.at
+    since = now - revivals.at
     answered = handshake_age_s is not None and handshake_age_s < since
-    if answered and kicks.count:
+    if answered and revivals.count:
         return since >= SETTLE_S
-    pause_s: float = min(MOST_S, LEAST_S * 1.5 ** max(0, kicks.count - 1)) * jitter(0.8, 1.2) if kicks.count else 0.0
-    return since >= pause_s
+    if not revivals.count:
+        return True
+    return since >= min(MOST_S, LEAST_S * 1.5 ** (revivals.count - 1)) * jitter(0.8, 1.2)
 
 
-def after(kicks: Kicks, *, now: float) -> Kicks:
-    """Return the record with one more kick."""
-    return Kicks(now, kicks.count + 1)
+def after(revivals: Revivals, *, now: float) -> Revivals:
+    """Return the record with one more revival."""
+    return Revivals(now, revivals.count + 1)

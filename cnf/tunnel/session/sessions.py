@@ -15,7 +15,7 @@ from collections.abc import Callable
 from cnf.tunnel import errors
 from cnf.tunnel.plan import epochs
 from cnf.tunnel.session import probe, revive
-from cnf.tunnel.wireguard import tunnel
+from cnf.tunnel.wireguard.tunnel import Tunnel
 from fleetboard.model.addresses import Address
 
 log = logging.getLogger(__name__)
@@ -34,24 +34,24 @@ class Session:
     Attributes:
         address: The node's fleet address; probes leave from and arrive at it.
         cluster: Of this node.
-        hub_key: The hub's public key; empty when this node keeps no session.
-        hub_address: The hub's fleet address.
+        relay_key: The hub's public key; empty when this node keeps no session.
+        relay_address: The hub's fleet address.
         claim: Set while this node leads: what the hub has to know.
     """
 
     address: Address
     cluster: str
-    hub_key: str = ""
-    hub_address: Address | None = None
+    relay_key: str = ""
+    relay_address: Address | None = None
     claim: epochs.LeaderClaim | None = None
 
 
-class Sessions:
+class SessionRunner:
     """Runs the session that ``update`` was given last."""
 
     def __init__(
         self,
-        carrier: tunnel.Tunnel,
+        tunnel: Tunnel,
         *,
         outbid: Callable[[int], None] = lambda _epoch: None,
         on_isolation: Callable[[], None] = lambda: None,
@@ -61,16 +61,15 @@ class Sessions:
         ``outbid`` is told the epoch that the hub knows when it is not ours: the cluster's must exceed it.
         ``on_isolation`` hears of every change of ``isolated``.
         """
-        self._carrier, self._outbid, self._on_isolation = carrier, outbid, on_isolation
+        self._tunnel, self._outbid, self._on_isolation = tunnel, outbid, on_isolation
         self.isolated = False
         """Whether the hub gives no answer, by whichever way this node has to it."""
         self._changed = threading.Event()
         self._session: Session | None = None
         self._announced: epochs.LeaderClaim | None = None
-        self._kicks = revive.Kicks()
+        self._revivals = revive.Revivals()
         self._interval_s = probe.INTERVAL_S
         self.prober = probe.Prober()
-        self._port: probe.Port | None = None
 
     def update(self, session: Session) -> None:
         """Keep ``session`` from now on; returns at once."""
@@ -90,16 +89,15 @@ class Sessions:
     def _serve(self, address: Address, stop: threading.Event) -> None:
         """Serve at one address until ``stop`` or until the node got another one."""
         ended = threading.Event()
-        port = probe.Port(address, prober=self.prober, responder=probe.Responder())
-        serving = threading.Thread(target=port.run, args=(ended,), name="probe port", daemon=True)
+        probe_socket = probe.ProbeSocket(address, prober=self.prober, responder=probe.Responder())
+        serving = threading.Thread(target=probe_socket.run, args=(ended,), name="probe port", daemon=True)
         serving.start()
-        self._port = port
         try:
             while not stop.is_set() and serving.is_alive():
                 session = self._session
                 if session is None or session.address != address:
                     return
-                self._keep(session, port, stop)
+                self._step(session, probe_socket, stop)
                 self._changed.wait(TICK_S)
                 self._changed.clear()
         finally:
@@ -108,20 +106,20 @@ class Sessions:
         if not stop.is_set():
             raise errors.DeviceError("the probe port ended by itself")
 
-    def _keep(self, session: Session, port: probe.Port, stop: threading.Event) -> None:
-        hub = session.hub_address
-        interval_s = probe.INTERVAL_S if session.hub_key else RELAYED_S
+    def _step(self, session: Session, probe_socket: probe.ProbeSocket, stop: threading.Event) -> None:
+        relay = session.relay_address
+        interval_s = probe.INTERVAL_S if session.relay_key else RELAYED_S
         if interval_s != self._interval_s:
             self.prober.set_targets([])  # an interval counts for new targets
             self._interval_s = interval_s
-        self.prober.set_targets([hub] if hub is not None else [], interval_s=interval_s)
-        self._judge(hub)
-        if hub is None or not session.hub_key:
+        self.prober.set_targets([relay] if relay is not None else [], interval_s=interval_s)
+        self._update_isolation(relay)
+        if relay is None or not session.relay_key:
             self._announced = None
             return
-        self._revive(session, hub)
+        self._revive(session, relay)
         if session.claim is not None and session.claim != self._announced:
-            ack = port.announce(hub, cluster=session.cluster, claim=session.claim, stop=stop)
+            ack = probe_socket.announce(relay, cluster=session.cluster, claim=session.claim, stop=stop)
             if ack is not None:
                 self._announced = session.claim
                 log.info("the hub knows this leader", extra={"epoch": session.claim.epoch, "accepted": ack.accepted})
@@ -129,35 +127,35 @@ class Sessions:
                     # A Lease that was deleted or restored counts from below what the hub saw, which refuses that.
                     self._outbid(ack.epoch)
 
-    def _judge(self, hub: Address | None) -> None:
-        state = self.prober.state(hub) if hub is not None else None
+    def _update_isolation(self, relay: Address | None) -> None:
+        state = self.prober.state(relay) if relay is not None else None
         isolated = is_isolated(state, interval_s=self._interval_s)
         if isolated is not self.isolated:
             self.isolated = isolated
             log.warning("the hub gives no answer" if isolated else "the hub answers")
             self._on_isolation()
 
-    def _revive(self, session: Session, hub: Address) -> None:
+    def _revive(self, session: Session, relay: Address) -> None:
         """Ask the hub for a fresh handshake when it fell silent: it may be a new one that doesn't know the session."""
-        state = self.prober.state(hub)
+        state = self.prober.state(relay)
         if state is None or state.lost == 0:
-            self._kicks = revive.Kicks()
+            self._revivals = revive.Revivals()
             return
         age = next(
-            (peer.handshake_age_s for peer in self._carrier.status() if peer.public_key == session.hub_key), None
+            (peer.handshake_age_s for peer in self._tunnel.status() if peer.public_key == session.relay_key), None
         )
         now = time.monotonic()
-        if not revive.is_due(self._kicks, lost=state.lost, handshake_age_s=age, now=now):
+        if not revive.is_due(self._revivals, lost=state.lost, handshake_age_s=age, now=now):
             return
-        self._kicks = revive.after(self._kicks, now=now)
+        self._revivals = revive.after(self._revivals, now=now)
         try:
-            self._carrier.kick(session.hub_key)
+            self._tunnel.revive(session.relay_key)
         except errors.TunnelError as err:
             log.warning("the hub's peer could not be made anew", extra={"error": str(err)})
 
 
-def is_isolated(state: probe.Target | None, *, interval_s: float) -> bool:
-    """Tell whether the probes of the hub, sent each ``interval_s``, say that nothing behind it can be reached.
+def is_isolated(state: probe.ProbeTarget | None, *, interval_s: float) -> bool:
+    """Tell whether the probes of the relay, sent each ``interval_s``, say that nothing behind it can be reached.
 
     Unlike ``alive`` it begins as False: before the first probes nothing is known, and nothing is taken away.
     """

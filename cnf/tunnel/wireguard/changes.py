@@ -19,7 +19,7 @@ SESSION_S = 180.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TargetPeer:
+class ResolvedPeer:
     """A peer as it shall be, its endpoint resolved."""
 
     endpoint: SocketAddress | None
@@ -28,12 +28,12 @@ class TargetPeer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Target:
+class WantedDevice:
     """A WireGuard device as it shall be; keys are base64."""
 
     private_key: str = dataclasses.field(repr=False)
     port: int
-    peers: Mapping[str, TargetPeer]
+    peers: Mapping[str, ResolvedPeer]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class ActualPeer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Actual:
+class ActualDevice:
     """A WireGuard device as it is."""
 
     private_key: str = dataclasses.field(repr=False)
@@ -68,7 +68,7 @@ class PeerUpdate:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Changes:
+class DeviceChanges:
     """What to write, in this order: device, updates, drops, removals. False when there is nothing."""
 
     private_key: str | None = dataclasses.field(default=None, repr=False)
@@ -79,41 +79,45 @@ class Changes:
     remove: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return self != Changes()
+        return self != DeviceChanges()
 
 
-def diff(target: Target, actual: Actual, *, written: Mapping[str, SocketAddress], now: float) -> Changes:
-    """Return what turns ``actual`` into ``target``.
+def diff(
+    wanted: WantedDevice, actual: ActualDevice, *, written: Mapping[str, SocketAddress], now: float
+) -> DeviceChanges:
+    """Return what turns ``actual`` into ``wanted``.
 
     ``written`` is the endpoint last written for each peer: WireGuard follows a peer that roams, so an endpoint that
     differs from ours may be the better one. It is written when the peer has none, when ours changed, or when the
     peer has no session that it could break. ``now`` is wall-clock time.
     """
     updates = []
-    for public_key in sorted(target.peers):
-        wanted, there = target.peers[public_key], actual.peers.get(public_key)
+    for public_key in sorted(wanted.peers):
+        peer, held = wanted.peers[public_key], actual.peers.get(public_key)
         update = PeerUpdate(
             public_key,
-            endpoint=_endpoint(wanted, there or ActualPeer(), written.get(public_key), now),
-            keepalive_s=wanted.keepalive_s if wanted.keepalive_s != (there.keepalive_s if there else 0) else None,
-            add=wanted.allowed - (there.allowed if there else frozenset()),
+            endpoint=_endpoint(peer, held or ActualPeer(), written.get(public_key), now),
+            keepalive_s=peer.keepalive_s if peer.keepalive_s != (held.keepalive_s if held else 0) else None,
+            add=peer.allowed - (held.allowed if held else frozenset()),
         )
-        if there is None or update != PeerUpdate(public_key):
+        if held is None or update != PeerUpdate(public_key):
             updates.append(update)
-    everything = frozenset[Network]().union(*(peer.allowed for peer in target.peers.values()))
-    staying = (peer.allowed for public_key, peer in actual.peers.items() if public_key in target.peers)
-    return Changes(
-        private_key=target.private_key if target.private_key != actual.private_key else None,
-        port=target.port if target.port != actual.port else None,
+    everything = frozenset[Network]().union(*(peer.allowed for peer in wanted.peers.values()))
+    staying = (peer.allowed for public_key, peer in actual.peers.items() if public_key in wanted.peers)
+    return DeviceChanges(
+        private_key=wanted.private_key if wanted.private_key != actual.private_key else None,
+        port=wanted.port if wanted.port != actual.port else None,
         updates=tuple(updates),
         drop=frozenset[Network]().union(*staying) - everything,
-        remove=tuple(sorted(actual.peers.keys() - target.peers.keys())),
+        remove=tuple(sorted(actual.peers.keys() - wanted.peers.keys())),
     )
 
 
-def _endpoint(wanted: TargetPeer, there: ActualPeer, written: SocketAddress | None, now: float) -> SocketAddress | None:
-    if wanted.endpoint is None or wanted.endpoint == there.endpoint:
+def _endpoint(
+    wanted: ResolvedPeer, held: ActualPeer, written: SocketAddress | None, now: float
+) -> SocketAddress | None:
+    if wanted.endpoint is None or wanted.endpoint == held.endpoint:
         return None
-    has_session = now - there.handshake_at < SESSION_S
+    has_session = now - held.handshake_at < SESSION_S
     ours_changed = written is not None and written != wanted.endpoint
-    return wanted.endpoint if there.endpoint is None or ours_changed or not has_session else None
+    return wanted.endpoint if held.endpoint is None or ours_changed or not has_session else None

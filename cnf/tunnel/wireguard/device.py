@@ -22,15 +22,15 @@ WAIT_S = 10.0
 _POLL_S = 0.02
 
 
-class Backend(Protocol):
+class WireGuardBackend(Protocol):
     """Whoever drives the link."""
 
     kind: str
 
-    def read(self) -> changes.Actual:
+    def read(self) -> changes.ActualDevice:
         """Return the device as it is."""
 
-    def apply(self, wanted: changes.Changes) -> None:
+    def apply(self, wanted: changes.DeviceChanges) -> None:
         """Write the changes."""
 
 
@@ -42,7 +42,7 @@ def ensure(
     wait_s: float = WAIT_S,
     stopped: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
-) -> tuple[links.Link, Backend]:
+) -> tuple[links.Link, WireGuardBackend]:
     """Return the link and who drives it; make the link where the kernel has WireGuard, else wait for wireguard-go.
 
     Raises:
@@ -53,9 +53,9 @@ def ensure(
     while True:
         link = netlink.find(name)
         if link is not None and link.kind == KERNEL_KIND:
-            return link, kernel.Kernel(name)
+            return link, kernel.KernelWireGuard(name)
         if link is not None and link.kind == USERSPACE_KIND and uapi.answers(name):
-            return link, uapi.Userspace(name)
+            return link, uapi.UserspaceWireGuard(name)
         if link is not None and link.kind not in (KERNEL_KIND, USERSPACE_KIND):
             log.warning("a foreign link has the tunnel's name: deleting it", extra={"link": name, "kind": link.kind})
             netlink.delete(name)

@@ -24,7 +24,7 @@ PREFIXES_A_MESSAGE = 500
 """A prefix takes up to 44 bytes and a netlink attribute holds 64 KiB."""
 
 
-class Kernel:
+class KernelWireGuard:
     """One WireGuard device of the kernel."""
 
     kind = "kernel"
@@ -32,7 +32,7 @@ class Kernel:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def read(self) -> changes.Actual:
+    def read(self) -> changes.ActualDevice:
         """Return the device as it is.
 
         Raises:
@@ -44,7 +44,7 @@ class Kernel:
         except (exceptions.NetlinkError, OSError) as err:
             raise _refused(self.name, err) from err
 
-    def apply(self, wanted: changes.Changes) -> None:
+    def apply(self, wanted: changes.DeviceChanges) -> None:
         """Write the changes.
 
         Raises:
@@ -58,7 +58,7 @@ class Kernel:
             raise _refused(self.name, err) from err
 
 
-def messages(wanted: changes.Changes) -> Iterator[dict[str, Any]]:
+def messages(wanted: changes.DeviceChanges) -> Iterator[dict[str, Any]]:
     """Return the arguments of each ``WireGuard.set`` call that the changes need, in order."""
     device: dict[str, Any] = {}
     if wanted.private_key is not None:
@@ -99,7 +99,7 @@ def _chunks(networks: Iterable[Network]) -> Iterator[list[str]]:
         yield texts[start : start + PREFIXES_A_MESSAGE]
 
 
-def parse(dump: Iterable[Any]) -> changes.Actual:
+def parse(dump: Iterable[Any]) -> changes.ActualDevice:
     """Read the dump of a device; a peer with many prefixes comes in several parts."""
     private_key, port, peers = "", 0, dict[str, changes.ActualPeer]()
     for message in dump:
@@ -108,7 +108,7 @@ def parse(dump: Iterable[Any]) -> changes.Actual:
         for part in message.get_attr("WGDEVICE_A_PEERS") or ():
             public_key = _text(part.get_attr("WGPEER_A_PUBLIC_KEY"))
             peers[public_key] = _merge(peers.get(public_key), part)
-    return changes.Actual(private_key, port, peers)
+    return changes.ActualDevice(private_key, port, peers)
 
 
 def _merge(earlier: changes.ActualPeer | None, part: Any) -> changes.ActualPeer:

@@ -28,7 +28,7 @@ _RETRY_S = (0.2, 5.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class PeerStatus:
+class TunnelPeerStatus:
     """A peer as it is now; ``handshake_age_s`` is None before the first handshake."""
 
     public_key: str
@@ -46,13 +46,13 @@ class Counters:
     Attributes:
         syncs: Comparisons with the device.
         writes: Times that WireGuard was written to.
-        kicks: Peers made anew for a fresh handshake.
+        revivals: Peers made anew for a fresh handshake.
         restores: Times that everything had to be put back into a new device.
     """
 
     syncs: int = 0
     writes: int = 0
-    kicks: int = 0
+    revivals: int = 0
     restores: int = 0
 
 
@@ -86,7 +86,7 @@ class Tunnel:
         self._turn: dict[str, int] = {}
         self._index = 0
         self._last = 0.0
-        self._backend: device.Backend | None = None
+        self._backend: device.WireGuardBackend | None = None
 
     @property
     def public_key(self) -> str:
@@ -122,7 +122,7 @@ class Tunnel:
             self._wake.set()  # ``run`` goes on from there
             raise
 
-    def kick(self, public_key: str) -> bool:
+    def revive(self, public_key: str) -> bool:
         """Remove a peer and add it again, with its next endpoint: a fresh handshake at once instead of after 15 s.
 
         For a hub that gave no answer; return False when there is no such peer.
@@ -136,12 +136,12 @@ class Tunnel:
                 return False
             self._turn[public_key] = self._turn.get(public_key, 0) + 1
             if public_key in backend.read().peers:
-                self._write(backend, changes.Changes(remove=(public_key,)))
+                self._write(backend, changes.DeviceChanges(remove=(public_key,)))
             self._sync_peers(backend, wanted)
-            self.counters = dataclasses.replace(self.counters, kicks=self.counters.kicks + 1)
+            self.counters = dataclasses.replace(self.counters, revivals=self.counters.revivals + 1)
         return True
 
-    def status(self) -> list[PeerStatus]:
+    def status(self) -> list[TunnelPeerStatus]:
         """Return the peers as they are, by public key; none while the device is away."""
         backend = self._backend
         if backend is None:
@@ -204,20 +204,20 @@ class Tunnel:
             device.configure(netlink, link, mtu=wanted.mtu)
             netlink.ensure_routes(link, wanted.routes)
 
-    def _sync_peers(self, backend: device.Backend, wanted: Wanted) -> None:
-        target = changes.Target(
-            self._key.base64, self.port, {peer.public_key: self._target(peer) for peer in wanted.peers}
+    def _sync_peers(self, backend: device.WireGuardBackend, wanted: Wanted) -> None:
+        target = changes.WantedDevice(
+            self._key.base64, self.port, {peer.public_key: self._resolve(peer) for peer in wanted.peers}
         )
         difference = changes.diff(target, backend.read(), written=self._written, now=self._wall_clock())
         if difference:
             self._write(backend, difference)
 
-    def _target(self, peer: WantedPeer) -> changes.TargetPeer:
+    def _resolve(self, peer: WantedPeer) -> changes.ResolvedPeer:
         known = self._resolver.addresses(peer.endpoints)
         turn = self._turn.get(peer.public_key, 0)
-        return changes.TargetPeer(known[turn % len(known)] if known else None, peer.allowed, peer.keepalive_s)
+        return changes.ResolvedPeer(known[turn % len(known)] if known else None, peer.allowed, peer.keepalive_s)
 
-    def _write(self, backend: device.Backend, difference: changes.Changes) -> None:
+    def _write(self, backend: device.WireGuardBackend, difference: changes.DeviceChanges) -> None:
         backend.apply(difference)
         self.counters = dataclasses.replace(self.counters, writes=self.counters.writes + 1)
         for public_key in difference.remove:
@@ -227,9 +227,9 @@ class Tunnel:
                 self._written[update.public_key] = update.endpoint
 
 
-def _status(public_key: str, peer: changes.ActualPeer, now: float) -> PeerStatus:
+def _status(public_key: str, peer: changes.ActualPeer, now: float) -> TunnelPeerStatus:
     age = max(0.0, now - peer.handshake_at) if peer.handshake_at else None
-    return PeerStatus(public_key, peer.endpoint, age, peer.rx_bytes, peer.tx_bytes, peer.allowed)
+    return TunnelPeerStatus(public_key, peer.endpoint, age, peer.rx_bytes, peer.tx_bytes, peer.allowed)
 
 
 def _back_off(failures: int) -> float:

@@ -35,7 +35,7 @@ def answers(name: str) -> bool:
         return False
 
 
-class Userspace:
+class UserspaceWireGuard:
     """One wireguard-go device."""
 
     kind = "userspace"
@@ -43,7 +43,7 @@ class Userspace:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def read(self) -> changes.Actual:
+    def read(self) -> changes.ActualDevice:
         """Return the device as it is.
 
         Raises:
@@ -51,7 +51,7 @@ class Userspace:
         """
         return parse(_exchange(self.name, "get=1\n\n"))
 
-    def apply(self, wanted: changes.Changes) -> None:
+    def apply(self, wanted: changes.DeviceChanges) -> None:
         """Write the changes.
 
         Raises:
@@ -60,18 +60,18 @@ class Userspace:
         _exchange(self.name, render(wanted))
 
 
-def render(wanted: changes.Changes) -> str:
+def render(wanted: changes.DeviceChanges) -> str:
     """Return the ``set`` operation of the changes."""
     return "\n".join(["set=1", *_lines(wanted), "", ""])
 
 
-def _lines(wanted: changes.Changes) -> Iterator[str]:
+def _lines(wanted: changes.DeviceChanges) -> Iterator[str]:
     if wanted.private_key is not None:
-        yield f"private_key={_to_hex(wanted.private_key)}"
+        yield f"private_key={to_hex(wanted.private_key)}"
     if wanted.port is not None:
         yield f"listen_port={wanted.port}"
     for update in wanted.updates:
-        yield f"public_key={_to_hex(update.public_key)}"
+        yield f"public_key={to_hex(update.public_key)}"
         if update.endpoint is not None:
             yield f"endpoint={update.endpoint}"
         if update.keepalive_s is not None:
@@ -79,45 +79,45 @@ def _lines(wanted: changes.Changes) -> Iterator[str]:
         yield from (f"allowed_ip={network}" for network in sorted(update.add, key=str))
     if wanted.drop:
         # Moved to a peer that lives for these lines only: see ``changes``.
-        yield f"public_key={_to_hex(key.generate().public)}"
+        yield f"public_key={to_hex(key.generate().public)}"
         yield from (f"allowed_ip={network}" for network in sorted(wanted.drop, key=str))
         yield "remove=true"
     for public_key in wanted.remove:
-        yield f"public_key={_to_hex(public_key)}"
+        yield f"public_key={to_hex(public_key)}"
         yield "remove=true"
 
 
-def parse(lines: list[tuple[str, str]]) -> changes.Actual:
+def parse(lines: list[tuple[str, str]]) -> changes.ActualDevice:
     """Read the answer to ``get``.
 
     Raises:
         BackendError: it is malformed.
     """
-    private_key, port, peers = "", 0, dict[str, _Peer]()
-    peer: _Peer | None = None
+    private_key, port, peers = "", 0, dict[str, _PeerLines]()
+    peer: _PeerLines | None = None
     try:
         for field, value in lines:
             if field == "public_key":
-                peer = peers.setdefault(_to_base64(value), _Peer())
+                peer = peers.setdefault(_to_base64(value), _PeerLines())
             elif peer is not None:
-                peer.take(field, value)
+                peer.add(field, value)
             elif field == "private_key":
                 private_key = _to_base64(value)
             elif field == "listen_port":
                 port = int(value)
     except ValueError as err:
         raise errors.BackendError(f"wireguard-go gave a malformed answer: {err}") from err
-    return changes.Actual(private_key, port, {public_key: found.value() for public_key, found in peers.items()})
+    return changes.ActualDevice(private_key, port, {public_key: found.value() for public_key, found in peers.items()})
 
 
-class _Peer:
+class _PeerLines:
     """One peer while its lines are read."""
 
     def __init__(self) -> None:
         self._fields: dict[str, str] = {}
         self._allowed: list[str] = []
 
-    def take(self, field: str, value: str) -> None:
+    def add(self, field: str, value: str) -> None:
         if field == "allowed_ip":
             self._allowed.append(value)
         else:
@@ -172,7 +172,8 @@ def _check(name: str, status: int, lines: list[tuple[str, str]]) -> list[tuple[s
     return lines
 
 
-def _to_hex(text: str) -> str:
+def to_hex(text: str) -> str:
+    """Spell a base64 key as the protocol does."""
     return base64.b64decode(text).hex()
 
 

@@ -70,7 +70,7 @@ class World:
             cluster="c1",
             known=cast("caches.Caches", self),
             carrier=cast("tunnel.Tunnel", self),
-            keeper=cast("sessions.Sessions", self),
+            keeper=cast("sessions.SessionRunner", self),
             elector=cast("lease.Elector", self),
             on_network=self.take_up,
             standing=standing,

@@ -11,14 +11,14 @@ from cnf.tunnel.session import probe, sessions
     ("state", "interval_s", "expected"),
     [
         pytest.param(None, 0.2, False, id="nothing probed"),
-        pytest.param(probe.Target(lost=4), 0.2, False, id="less than a second"),
-        pytest.param(probe.Target(lost=5, alive=False), 0.2, True, id="a second with a session of its own"),
-        pytest.param(probe.Target(lost=2), 1.0, False, id="two probes by way of the leader"),
-        pytest.param(probe.Target(lost=3, alive=False), 1.0, True, id="three probes by way of the leader"),
-        pytest.param(probe.Target(lost=0, alive=True), 1.0, False, id="the hub answers"),
+        pytest.param(probe.ProbeTarget(lost=4), 0.2, False, id="less than a second"),
+        pytest.param(probe.ProbeTarget(lost=5, alive=False), 0.2, True, id="a second with a session of its own"),
+        pytest.param(probe.ProbeTarget(lost=2), 1.0, False, id="two probes by way of the leader"),
+        pytest.param(probe.ProbeTarget(lost=3, alive=False), 1.0, True, id="three probes by way of the leader"),
+        pytest.param(probe.ProbeTarget(lost=0, alive=True), 1.0, False, id="the hub answers"),
     ],
 )
 def test_a_node_is_isolated_after_a_second_and_three_probes_without_an_answer(
-    state: probe.Target | None, interval_s: float, expected: bool
+    state: probe.ProbeTarget | None, interval_s: float, expected: bool
 ) -> None:
     assert sessions.is_isolated(state, interval_s=interval_s) is expected

@@ -26,20 +26,20 @@ class Observation:
     seen: float
 
 
-def judge(observations: Mapping[str, Observation], *, now: float) -> tuple[dict[str, bool], bool]:
+def decide(observations: Mapping[str, Observation], *, now: float) -> tuple[dict[str, bool], bool]:
     """Return which members are reachable, for those of which that is known, and whether we are the ones cut off.
 
     When more than two and more than a fifth of the members fell silent within one window, none of those is judged,
     however long they stay silent.
     """
-    verdicts = {cluster: True for cluster, seen in observations.items() if seen.alive}
+    reachability = {cluster: True for cluster, seen in observations.items() if seen.alive}
     lost = {
         cluster: seen.seen
         for cluster, seen in observations.items()
         if not seen.alive and seen.seen and now - seen.seen >= SILENT_S
     }
     together = _lost_together(lost, most=max(2, len(observations) / 5))
-    return verdicts | {cluster: False for cluster in lost if cluster not in together}, bool(together)
+    return reachability | {cluster: False for cluster in lost if cluster not in together}, bool(together)
 
 
 def _lost_together(lost: Mapping[str, float], *, most: float) -> frozenset[str]:

@@ -22,7 +22,8 @@ from cnf.tunnel import errors
 from cnf.tunnel.plan import epochs, mesh, parse, plan
 from cnf.tunnel.plan.wanted import Wanted
 from cnf.tunnel.session import probe
-from cnf.tunnel.wireguard import endpoints, key, tunnel
+from cnf.tunnel.wireguard import endpoints, key
+from cnf.tunnel.wireguard.tunnel import Tunnel
 from cnf.vip import firewall
 from cnf.vip import writer as vip_plane
 from fleetboard.kube import backoff, controller, reflector, workqueue
@@ -34,19 +35,19 @@ from fleetboard.runtime import environment, logs, process, server
 
 log = logging.getLogger(__name__)
 
-MANAGER = "cnf-hub"
+FIELD_MANAGER = "cnf-hub"
 SECRET = "cnf-hub-key"  # noqa: S105 - a name
 SECRET_FIELD = "private-key"  # noqa: S105 - a name
-AGAIN_S = 10.0
+RESYNC_S = 10.0
 HEALTH_S = 0.2
 HEALTH_RETRY_S = 2.0
 KEY_RETRY_S = 5.0
-REST = 2.0
+PAUSE_RATIO = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Settings:
-    """Settings of ``python -m cnf.relay``."""
+class RelaySettings:
+    """RelaySettings of ``python -m cnf.relay``."""
 
     namespace: str
     clusterset: str
@@ -55,7 +56,7 @@ class Settings:
     log_level: str
 
 
-def read_settings() -> Settings:
+def read_settings() -> RelaySettings:
     """Read the environment.
 
     Raises:
@@ -68,7 +69,7 @@ def read_settings() -> Settings:
         except errors.EndpointRefusedError as err:
             raise ValueError(str(err)) from err
 
-    return Settings(
+    return RelaySettings(
         namespace=environment.read("NAMESPACE", names.NAMESPACE),
         clusterset=environment.read("CLUSTERSET", "default", parse=names.parse_clusterset_name),
         endpoints=environment.read("TUNNEL_ENDPOINTS", parse=parse_endpoints),
@@ -79,17 +80,17 @@ def read_settings() -> Settings:
 
 def ensure_key(client: kube_client.Client, namespace: str) -> key.PrivateKey:
     """Return the hub's key, kept in a Secret so that a new pod is the same peer to every child."""
-    found = client.find(resource.SECRETS, SECRET, namespace)
-    if found is None:
-        fresh = key.generate()
-        encoded = base64.b64encode(fresh.base64.encode()).decode()
-        secret = core.Secret(metadata=meta.ObjectMeta(name=SECRET, namespace=namespace), data={SECRET_FIELD: encoded})
+    secret = client.find(resource.SECRETS, SECRET, namespace)
+    if secret is None:
+        new_key = key.generate()
+        encoded = base64.b64encode(new_key.base64.encode()).decode()
+        wanted = core.Secret(metadata=meta.ObjectMeta(name=SECRET, namespace=namespace), data={SECRET_FIELD: encoded})
         try:
-            found = client.create(resource.SECRETS, secret)
+            secret = client.create(resource.SECRETS, wanted)
         except kube_errors.AlreadyExistsError:
-            found = client.get(resource.SECRETS, SECRET, namespace)
+            secret = client.get(resource.SECRETS, SECRET, namespace)
     return key.parse(
-        base64.b64decode(found.data.get(SECRET_FIELD, "")), field=f"Secret {namespace}/{SECRET} {SECRET_FIELD}"
+        base64.b64decode(secret.data.get(SECRET_FIELD, "")), field=f"Secret {namespace}/{SECRET} {SECRET_FIELD}"
     )
 
 
@@ -105,21 +106,19 @@ def wait_for_key(client: kube_client.Client, namespace: str) -> key.PrivateKey:
             time.sleep(delay_s)
 
 
-class Hub:
+class Relay:
     """Steers the hub's tunnel by Peers, PeerReports and announcements."""
 
-    def __init__(self, client: kube_client.Client, settings: Settings, carrier: tunnel.Tunnel) -> None:
-        self._client, self._settings, self._carrier = client, settings, carrier
+    def __init__(self, client: kube_client.Client, settings: RelaySettings, tunnel: Tunnel) -> None:
+        self._client, self._settings, self._tunnel = client, settings, tunnel
         self._namespace = names.clusterset_namespace(settings.clusterset)
         # Every member's heartbeat is an event: planned anew at each, 250 members would take a core.
-        self.steer = controller.Controller("tunnel", self._reconcile, rest=REST)
-        self.health = controller.Controller(
+        self._tunnel_controller = controller.Controller("tunnel", self._reconcile_tunnel, rest=PAUSE_RATIO)
+        self._health_controller = controller.Controller(
             "health", self._reconcile_health, queue=workqueue.WorkQueue(cap_s=HEALTH_RETRY_S)
         )
-        self.peers = reflector.Reflector(
-            client, resource.PEERS, namespace=self._namespace, notify=lambda _key: self.steer.enqueue("all")
-        )
-        self.reports = reflector.Reflector(client, resource.PEER_REPORTS, notify=lambda _key: self.steer.enqueue("all"))
+        self._peers = reflector.Reflector(client, resource.PEERS, namespace=self._namespace, notify=self._wake_tunnel)
+        self._reports = reflector.Reflector(client, resource.PEER_REPORTS, notify=self._wake_tunnel)
         self._leader_claims = epochs.LeaderClaims()
         self.prober = probe.Prober()
         self._lock = threading.Lock()
@@ -128,18 +127,18 @@ class Hub:
         self._identity: mesh.RelayIdentity | None = None
         self._leaders: dict[str, mesh.MemberSession] = {}
         self._refused: tuple[mesh.MeshRefusal, ...] = ()
-        self._cut_off = False
-        self._wall = vip_plane.VipPlane()
+        self._is_cut_off = False
+        self._firewall_writer = vip_plane.VipPlane()
 
     def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
         """Return what ``process.run`` shall run."""
-        self.health.enqueue("all")
+        self._health_controller.enqueue("all")
         return {
-            "watch peers": self.peers.run,
-            "watch peerreports": self.reports.run,
-            "steer": self.steer.run,
-            "health": self.health.run,
-            "tunnel": self._carrier.run,
+            "watch peers": self._peers.run,
+            "watch peerreports": self._reports.run,
+            "tunnel controller": self._tunnel_controller.run,
+            "health": self._health_controller.run,
+            "tunnel": self._tunnel.run,
             "probe port": self._serve_probes,
         }
 
@@ -147,39 +146,42 @@ class Hub:
         """Say why the hub does not relay yet, or None."""
         if self._identity is None:
             return "the hub's own block is not allocated yet: is syncer-hub running?"
-        return None if self._carrier.backend else "no WireGuard device yet"
+        return None if self._tunnel.backend else "no WireGuard device yet"
 
-    def _reconcile(self, _key: str) -> float:
+    def _wake_tunnel(self, _key: str) -> None:
+        self._tunnel_controller.enqueue("all")
+
+    def _reconcile_tunnel(self, _key: str) -> float:
         with self._order:
             wanted = self._plan()
             if wanted is not None:
-                self._guard()
-                self._carrier.want(wanted)
+                self._ensure_firewall()
+                self._tunnel.want(wanted)
         if wanted is not None:
-            self._publish()
-        return AGAIN_S
+            self._write_own_status()
+        return RESYNC_S
 
-    def _guard(self) -> None:
+    def _ensure_firewall(self) -> None:
         """Forward between members alone: before the first peer may send."""
-        hub_peer = self.peers.get(f"{self._namespace}/{names.HUB}")
+        hub_peer = self._peers.get(f"{self._namespace}/{names.HUB}")
         if hub_peer is not None and self._identity is not None:
             vips = parse.parse_networks(hub_peer.status.vip_cidrs, field="vipCIDRs")
-            self._wall.set_base(firewall.HubFirewall(fleet=self._identity.fleet, vips=vips))
+            self._firewall_writer.set_base(firewall.HubFirewall(fleet=self._identity.fleet, vips=vips))
 
     def _plan(self) -> Wanted | None:
         with self._lock:
-            hub_peer = self.peers.get(f"{self._namespace}/{names.HUB}")
-            if hub_peer is None or not (self.peers.synced.is_set() and self.reports.synced.is_set()):
+            hub_peer = self._peers.get(f"{self._namespace}/{names.HUB}")
+            if hub_peer is None or not (self._peers.synced.is_set() and self._reports.synced.is_set()):
                 return None
-            identity = parse.parse_relay_identity(self._carrier.public_key, hub_peer)
+            identity = parse.parse_relay_identity(self._tunnel.public_key, hub_peer)
             if identity is None:
                 return None
-            peers, reports = list(self.peers.store.values()), list(self.reports.store.values())
+            peers, reports = list(self._peers.store.values()), list(self._reports.store.values())
             members, refused = parse.parse_members(self._settings.clusterset, peers, reports)
             members = [self._with_latest_leader(member) for member in members]
             planned = plan.plan_relay(identity, members, key_owners=self._key_owners)
             self._key_owners, self._identity = planned.key_owners, identity
-            self._report((*refused, *planned.refusals))
+            self._report_refusals((*refused, *planned.refusals))
             self._watch_members(members, planned.wanted)
             return planned.wanted
 
@@ -193,15 +195,16 @@ class Hub:
 
     def _watch_members(self, members: list[mesh.RelayMember], wanted: Wanted) -> None:
         """Listen to and probe the sessions that the plan took: a report names any address and any key."""
-        taken = plan.admitted_sessions(members, wanted)
+        admitted = plan.admitted_sessions(members, wanted)
         self._leader_claims.allow(
             {
                 cluster: {address: session.public_key for session in sessions for address in session.addresses}
-                for cluster, sessions in taken.items()
+                for cluster, sessions in admitted.items()
             }
         )
         leaders = (
-            (cluster, next((one for one in sessions if one.leader), None)) for cluster, sessions in taken.items()
+            (cluster, next((session for session in sessions if session.leader), None))
+            for cluster, sessions in admitted.items()
         )
         self._leaders = {cluster: leader for cluster, leader in leaders if leader is not None}
         self.prober.set_targets(session.addresses[0] for session in self._leaders.values() if session.addresses)
@@ -213,24 +216,24 @@ class Hub:
             with self._order:
                 wanted = self._plan()
                 if wanted is not None:
-                    self._carrier.sync(wanted)
+                    self._tunnel.sync(wanted)
         except (errors.TunnelError, addresses.AddressRefusedError) as err:
             log.warning("the announced leader can't be served yet", extra={"cluster": cluster, "error": str(err)})
-        self.steer.enqueue("all")
+        self._tunnel_controller.enqueue("all")
 
     def _serve_probes(self, stop: threading.Event) -> None:
         while self._identity is None:
             if stop.wait(0.1):
                 return
         responder = probe.Responder(self._leader_claims, on_claim=self._on_claim)
-        probe.Port(self._identity.addresses[0], prober=self.prober, responder=responder).run(stop)
+        probe.ProbeSocket(self._identity.addresses[0], prober=self.prober, responder=responder).run(stop)
 
-    def _publish(self) -> None:
+    def _write_own_status(self) -> None:
         """Tell children where the hub is; cnf-hub owns these two fields of its Peer."""
-        known = self.peers.get(f"{self._namespace}/{names.HUB}")
-        status = {"publicKey": self._carrier.public_key, "endpoints": list(self._settings.endpoints)}
-        if known is not None and (known.status.public_key, known.status.endpoints) != tuple(status.values()):
-            self._apply_status(names.HUB, status)
+        own_peer = self._peers.get(f"{self._namespace}/{names.HUB}")
+        status = {"publicKey": self._tunnel.public_key, "endpoints": list(self._settings.endpoints)}
+        if own_peer is not None and (own_peer.status.public_key, own_peer.status.endpoints) != tuple(status.values()):
+            self._write_status(names.HUB, status)
 
     def _reconcile_health(self, _key: str) -> float:
         now = time.monotonic()
@@ -242,23 +245,23 @@ class Hub:
         observations = {
             cluster: health.Observation(state.alive, state.seen) for cluster, state in states.items() if state
         }
-        verdicts, cut_off = health.judge(observations, now=now)
-        if cut_off and not self._cut_off:
+        reachability, is_cut_off = health.decide(observations, now=now)
+        if is_cut_off and not self._is_cut_off:
             log.error("too many clusters fell silent at once: this hub is the one cut off, nothing is withdrawn")
-        self._cut_off = cut_off
-        for cluster, reachable in verdicts.items():
-            peer = self.peers.get(f"{self._namespace}/{cluster}")
+        self._is_cut_off = is_cut_off
+        for cluster, reachable in reachability.items():
+            peer = self._peers.get(f"{self._namespace}/{cluster}")
             if peer is not None and (peer.status.health is None or peer.status.health.reachable is not reachable):
                 since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
                 log.warning("reachable" if reachable else "unreachable", extra={"cluster": cluster})
-                self._apply_status(cluster, {"health": {"reachable": reachable, "since": since}})
+                self._write_status(cluster, {"health": {"reachable": reachable, "since": since}})
         return HEALTH_S
 
-    def _apply_status(self, name: str, status: Mapping[str, object]) -> None:
+    def _write_status(self, name: str, status: Mapping[str, object]) -> None:
         body = {"metadata": {"name": name, "namespace": self._namespace}, "status": dict(status)}
-        self._client.apply(resource.PEERS, body, manager=MANAGER, subresource="status")
+        self._client.apply(resource.PEERS, body, manager=FIELD_MANAGER, subresource="status")
 
-    def _report(self, refused: tuple[mesh.MeshRefusal, ...]) -> None:
+    def _report_refusals(self, refused: tuple[mesh.MeshRefusal, ...]) -> None:
         if refused != self._refused:
             self._refused = refused
             for refusal in refused:
@@ -277,7 +280,7 @@ def main() -> int:
         return 1
     registry = prometheus_client.CollectorRegistry()
     kube_metrics.register(registry)
-    started: list[Hub] = []
+    started: list[Relay] = []
     observed = server.serve(
         port=settings.observe_port,
         registry=registry,
@@ -285,11 +288,11 @@ def main() -> int:
         ready=lambda: started[0].ready() if started else "the hub's key has not been read yet",
     )
     try:
-        carrier = tunnel.Tunnel(private_key=wait_for_key(client, settings.namespace))
-        hub = Hub(client, settings, carrier)
-        registry.register(metrics.TunnelCollector(carrier, hub.prober.states))
-        started.append(hub)
-        return process.run(hub.threads(), grace_s=cnf_settings.GRACE_S)
+        tunnel = Tunnel(private_key=wait_for_key(client, settings.namespace))
+        relay = Relay(client, settings, tunnel)
+        registry.register(metrics.TunnelCollector(tunnel, relay.prober.states))
+        started.append(relay)
+        return process.run(relay.threads(), grace_s=cnf_settings.GRACE_S)
     except (kube_errors.KubeError, errors.TunnelError) as err:
         log.error("%s", err)  # noqa: TRY400 - the sentence says all
         return 1

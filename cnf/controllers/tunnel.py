@@ -15,7 +15,7 @@ from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.netlink import errors as netlink_errors
 from cnf.tunnel.plan import epochs, mesh, parse, plan
-from cnf.tunnel.session import sessions
+from cnf.tunnel.session import session
 from cnf.tunnel.wireguard import tunnel
 from fleetboard.kube import lease
 from fleetboard.model import names
@@ -42,7 +42,7 @@ class Steering:
         cluster: str,
         known: caches.Caches,
         carrier: tunnel.Tunnel,
-        keeper: sessions.SessionRunner,
+        keeper: session.SessionRunner,
         elector: lease.Elector,
         on_network: Callable[[network.NodeNetwork], None],
         standing: bool = False,
@@ -125,12 +125,12 @@ class Steering:
             return
         self._network, self._not_taken_up = found, ""
 
-    def _session(self, identity: mesh.NodeIdentity, hub: mesh.RelayPeer, *, keeps: bool) -> sessions.Session:
+    def _session(self, identity: mesh.NodeIdentity, hub: mesh.RelayPeer, *, keeps: bool) -> session.Session:
         address = identity.addresses[0]
         hub_address = next((found for found in hub.addresses if found.version == address.version), None)
         leads = self.leadership is not None and self.leadership.leader == self._node
         claim = epochs.LeaderClaim(self.leadership.epoch, identity.public_key) if leads and self.leadership else None
-        return sessions.Session(address, self._cluster, hub.public_key if keeps else "", hub_address, claim)
+        return session.Session(address, self._cluster, hub.public_key if keeps else "", hub_address, claim)
 
     def _report(self, refused: tuple[mesh.MeshRefusal, ...]) -> None:
         if refused != self._refused:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cnf.tunnel.session import probe, sessions
+from cnf.tunnel.session import probe, session
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ from cnf.tunnel.session import probe, sessions
 def test_a_node_is_isolated_after_a_second_and_three_probes_without_an_answer(
     state: probe.ProbeTarget | None, interval_s: float, expected: bool
 ) -> None:
-    assert sessions.is_isolated(state, interval_s=interval_s) is expected
+    assert session.is_isolated(state, interval_s=interval_s) is expected

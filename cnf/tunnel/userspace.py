@@ -16,8 +16,9 @@ import sys
 import time
 from pathlib import Path
 
+from cnf.netlink import links
 from cnf.tunnel import errors
-from cnf.tunnel.wireguard import device, links, uapi
+from cnf.tunnel.wireguard import device, uapi
 from fleetboard.model import names
 from fleetboard.runtime import logs
 
@@ -39,10 +40,10 @@ def kernel_has_wireguard() -> bool:
     Raises:
         DeviceError: it can't be told, for want of NET_ADMIN.
     """
-    with links.open_netlink() as netlink:
-        supported = netlink.create(_TRIAL, device.KERNEL_KIND, mtu=1280)
+    with device.open_rtnetlink() as rtnetlink:
+        supported = device.create(rtnetlink, _TRIAL, device.KERNEL_KIND, mtu=1280)
         if supported:
-            netlink.delete(_TRIAL)
+            rtnetlink.send([links.delete(_TRIAL)])
     return supported
 
 
@@ -75,10 +76,10 @@ def clear(name: str, *, handover_s: float = _HANDOVER_S) -> None:
             raise errors.DeviceError(f"another wireguard-go drives {name}: expected to be the only one")
         time.sleep(0.1)
     uapi.socket_path(name).unlink(missing_ok=True)
-    with links.open_netlink() as netlink:
-        if netlink.find(name) is not None:
+    with device.open_rtnetlink() as rtnetlink:
+        if links.find(rtnetlink, name) is not None:
             log.warning("deleting a link that nobody drives", extra={"link": name})
-            netlink.delete(name)
+            rtnetlink.send([links.delete(name)])
 
 
 def has_offload(program: Path) -> bool:

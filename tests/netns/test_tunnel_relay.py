@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import os
 import shutil
@@ -12,10 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
-from pathlib import Path
-from typing import TypeVar
 
 import pytest
+from entering import enter, inside
 
 from cnf.tunnel import errors, userspace
 from cnf.tunnel.plan import epochs, mesh, plan
@@ -35,13 +33,11 @@ from cnf.tunnel.wireguard.tunnel import Tunnel, TunnelPeerStatus
 from fleetboard.model.addresses import Address
 
 pytestmark = pytest.mark.netns
-T = TypeVar("T")
 
 FLEET = ip_network("10.112.0.0/12")
 UNDERLAY = "tun-net"
 HUB = "hub"
 MTU = 1360
-CLONE_NEWNET = 0x40000000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,32 +77,6 @@ BLOCKS = {"c1": ip_network("10.113.4.0/22"), "c2": ip_network("10.113.8.0/22")}
 
 def sh(command: str) -> str:
     return subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
-
-
-def inside(namespace: str, action: Callable[[], T]) -> T:
-    """Run ``action`` in a throw-away thread in that namespace: setns must not touch the test's own thread."""
-    outcome: list[T] = []
-    failure: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            enter(namespace)
-            outcome.append(action())
-        except BaseException as err:
-            failure.append(err)
-
-    thread = threading.Thread(target=body)
-    thread.start()
-    thread.join(60)
-    if failure:
-        raise failure[0]
-    return outcome[0]
-
-
-def enter(namespace: str) -> None:
-    with Path(f"/run/netns/{namespace}").open() as handle:
-        if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> float:

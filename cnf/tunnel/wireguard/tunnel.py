@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from cnf.tunnel import errors
 from cnf.tunnel.plan.wanted import Wanted, WantedPeer
-from cnf.tunnel.wireguard import changes, device, endpoints, key, links, watch
+from cnf.tunnel.wireguard import changes, device, endpoints, key, routing, watch
 from cnf.tunnel.wireguard.endpoints import SocketAddress
 from fleetboard.model import names
 from fleetboard.model.addresses import Network
@@ -190,10 +190,9 @@ class Tunnel:
     def _apply(self, wanted: Wanted, *, stopped: Callable[[], bool] = lambda: False) -> None:
         self._last = time.monotonic()
         self.counters = dataclasses.replace(self.counters, syncs=self.counters.syncs + 1)
-        with links.open_netlink() as netlink:
-            for address in wanted.addresses:
-                netlink.ensure_address(address)
-            link, backend = device.ensure(netlink, self.name, mtu=wanted.mtu, wait_s=self._wait_s, stopped=stopped)
+        with device.open_rtnetlink() as rtnetlink:
+            routing.ensure_addresses(rtnetlink, wanted.addresses)
+            link, backend = device.ensure(rtnetlink, self.name, mtu=wanted.mtu, wait_s=self._wait_s, stopped=stopped)
             if link.index != self._index:
                 restored = self._index != 0
                 self._index = link.index
@@ -201,8 +200,8 @@ class Tunnel:
                 self.counters = dataclasses.replace(self.counters, restores=self.counters.restores + restored)
             self._backend = backend
             self._sync_peers(backend, wanted)
-            device.configure(netlink, link, mtu=wanted.mtu)
-            netlink.ensure_routes(link, wanted.routes)
+            device.configure(rtnetlink, link, mtu=wanted.mtu)
+            routing.ensure_routes(rtnetlink, link, wanted.routes)
 
     def _sync_peers(self, backend: device.WireGuardBackend, wanted: Wanted) -> None:
         target = changes.WantedDevice(

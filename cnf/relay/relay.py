@@ -114,7 +114,7 @@ class Relay:
         self._namespace = names.clusterset_namespace(settings.clusterset)
         # Every member's heartbeat is an event: planned anew at each, 250 members would take a core.
         self._tunnel_controller = controller.Controller("tunnel", self._reconcile_tunnel, rest=PAUSE_RATIO)
-        self._health_controller = controller.Controller(
+        self._health_controller: controller.Controller[str] = controller.Controller(
             "health", self._reconcile_health, queue=workqueue.WorkQueue(cap_s=HEALTH_RETRY_S)
         )
         self._peers = reflector.Reflector(client, resource.PEERS, namespace=self._namespace, notify=self._wake_tunnel)

@@ -1,10 +1,10 @@
-"""Which members cnf-hub may call unreachable."""
+"""Which members are called unreachable."""
 
 from cnf.relay import health
 from cnf.relay.health import Observation
 
 
-def test_a_member_that_never_answered_is_not_judged() -> None:
+def test_a_member_that_never_answered_is_left_out() -> None:
     reachability, _ = health.decide({"c1": Observation(alive=False, seen=0)}, now=100)
     assert reachability == {}
 
@@ -19,7 +19,7 @@ def test_a_member_that_lost_some_probes_is_left_as_it_was() -> None:
     assert reachability == {}
 
 
-def test_many_lost_at_once_mean_that_the_hub_is_the_one_cut_off() -> None:
+def test_many_lost_at_once_mean_that_the_relay_is_cut_off() -> None:
     lost = {f"c{index}": Observation(alive=False, seen=98) for index in range(3)}
     reachability, cut_off = health.decide({**lost, "c9": Observation(True, 100)}, now=100)
     assert cut_off
@@ -34,7 +34,7 @@ def test_a_fifth_of_a_large_fleet_may_be_lost() -> None:
     assert [cluster for cluster, reachable in reachability.items() if not reachable] == list(lost)
 
 
-def test_a_hub_that_stays_cut_off_withdraws_nobody_later_either() -> None:
+def test_a_relay_that_stays_cut_off_withdraws_nobody_later_either() -> None:
     lost = {f"c{index}": Observation(alive=False, seen=98 + index / 10) for index in range(5)}
     for now in (108, 120, 4000):
         reachability, cut_off = health.decide(lost, now=now)

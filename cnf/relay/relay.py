@@ -18,7 +18,7 @@ from cnf.relay import health
 from cnf.tunnel import errors
 from cnf.tunnel.plan import epochs, mesh, parse, plan
 from cnf.tunnel.plan.wanted import Wanted
-from cnf.tunnel.session import probe
+from cnf.tunnel.session import probe, probe_port
 from cnf.tunnel.wireguard.tunnel import Tunnel
 from cnf.vip import firewall
 from cnf.vip import writer as vip_plane
@@ -168,8 +168,8 @@ class Relay:
         while self._identity is None:
             if stop.wait(0.1):
                 return
-        responder = probe.Responder(self._leader_claims, on_claim=self._on_claim)
-        probe.ProbeSocket(self._identity.addresses[0], prober=self.prober, responder=responder).run(stop)
+        responder = probe_port.Responder(self._leader_claims, on_claim=self._on_claim)
+        probe_port.ProbeSocket(self._identity.addresses[0], prober=self.prober, responder=responder).run(stop)
 
     def _write_own_status(self) -> None:
         """Write where members reach the relay: these two fields of the hub's Peer are the relay's."""

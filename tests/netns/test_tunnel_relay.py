@@ -27,7 +27,7 @@ from cnf.tunnel.plan.mesh import (
     RelayPeer,
 )
 from cnf.tunnel.plan.wanted import PeerEndpoint, Wanted
-from cnf.tunnel.session import probe
+from cnf.tunnel.session import probe, probe_port
 from cnf.tunnel.wireguard import key, uapi
 from cnf.tunnel.wireguard.tunnel import Tunnel, TunnelPeerStatus
 from fleetboard.model.addresses import Address
@@ -424,9 +424,11 @@ def test_what_no_node_owns_is_unreachable_and_does_not_loop(world: World) -> Non
 
 
 @contextlib.contextmanager
-def probe_socket(box: Box, prober: probe.Prober, responder: probe.Responder) -> Iterator[probe.ProbeSocket]:
+def probe_socket(box: Box, prober: probe.Prober, responder: probe_port.Responder) -> Iterator[probe_port.ProbeSocket]:
     stop = threading.Event()
-    made = inside(box.namespace, lambda: probe.ProbeSocket(ip_address(box.address), prober=prober, responder=responder))
+    made = inside(
+        box.namespace, lambda: probe_port.ProbeSocket(ip_address(box.address), prober=prober, responder=responder)
+    )
 
     def serve() -> None:
         enter(box.namespace)
@@ -459,8 +461,8 @@ def test_probes_tell_a_dead_relay_by_the_third_loss_and_a_revival_brings_it_back
     prober = probe.Prober(on_lost=revive, on_change=change)
     prober.set_targets([hub_address])
     with (
-        probe_socket(BOXES[HUB], probe.Prober(), probe.Responder()),
-        probe_socket(BOXES["c1a"], prober, probe.Responder()),
+        probe_socket(BOXES[HUB], probe.Prober(), probe_port.Responder()),
+        probe_socket(BOXES["c1a"], prober, probe_port.Responder()),
     ):
         wait_for(lambda: alive(prober, hub_address) is True, "first echo")
         world.kill_wireguard(HUB)
@@ -479,7 +481,7 @@ def test_a_kernel_answers_probes_while_no_agent_runs_there(world: World) -> None
     sh(f"ip netns exec {BOXES['c1a'].namespace} sysctl -qw net.ipv4.ping_group_range='0 0'")
     prober = probe.Prober()
     prober.set_targets([hub_address])
-    with probe_socket(BOXES["c1a"], prober, probe.Responder()):
+    with probe_socket(BOXES["c1a"], prober, probe_port.Responder()):
         wait_for(lambda: alive(prober, hub_address) is True, "first echo")
         world.kill_wireguard(HUB)
         wait_for(lambda: alive(prober, hub_address) is False, "death noticed")
@@ -509,9 +511,9 @@ def test_an_announcement_in_the_tunnel_moves_the_traffic_and_a_lower_epoch_is_re
 
     hub_address = ip_address(BOXES[HUB].address)
     with (
-        probe_socket(BOXES[HUB], probe.Prober(), probe.Responder(leader_claims, on_claim=take_over)),
-        probe_socket(BOXES["c1a"], probe.Prober(), probe.Responder()) as old,
-        probe_socket(BOXES["c1b"], probe.Prober(), probe.Responder()) as new,
+        probe_socket(BOXES[HUB], probe.Prober(), probe_port.Responder(leader_claims, on_claim=take_over)),
+        probe_socket(BOXES["c1a"], probe.Prober(), probe_port.Responder()) as old,
+        probe_socket(BOXES["c1b"], probe.Prober(), probe_port.Responder()) as new,
         client("c1b", "c2a") as pods,
     ):
         wait_for(pods.once, "first answer")

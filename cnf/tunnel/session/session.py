@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from cnf.tunnel import errors
 from cnf.tunnel.plan import epochs
-from cnf.tunnel.session import probe, revive
+from cnf.tunnel.session import probe, probe_port, revive
 from cnf.tunnel.wireguard.tunnel import Tunnel
 from fleetboard.model.addresses import Address
 
@@ -89,7 +89,7 @@ class SessionRunner:
     def _serve(self, address: Address, stop: threading.Event) -> None:
         """Serve at one address until ``stop`` or until the node got another one."""
         ended = threading.Event()
-        probe_socket = probe.ProbeSocket(address, prober=self.prober, responder=probe.Responder())
+        probe_socket = probe_port.ProbeSocket(address, prober=self.prober, responder=probe_port.Responder())
         serving = threading.Thread(target=probe_socket.run, args=(ended,), name="probe port", daemon=True)
         serving.start()
         try:
@@ -106,7 +106,7 @@ class SessionRunner:
         if not stop.is_set():
             raise errors.DeviceError("the probe port ended by itself")
 
-    def _step(self, session: Session, probe_socket: probe.ProbeSocket, stop: threading.Event) -> None:
+    def _step(self, session: Session, probe_socket: probe_port.ProbeSocket, stop: threading.Event) -> None:
         relay = session.relay_address
         interval_s = probe.INTERVAL_S if session.relay_key else RELAYED_S
         if interval_s != self._interval_s:

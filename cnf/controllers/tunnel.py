@@ -14,8 +14,8 @@ from cnf.agent import caches
 from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.netlink import errors as netlink_errors
-from cnf.tunnel.plan import epochs, mesh, parse, plan
-from cnf.tunnel.session import session
+from cnf.tunnel.plan import mesh, parse, plan
+from cnf.tunnel.session import epochs, session
 from cnf.tunnel.wireguard import tunnel
 from fleetboard.kube import lease
 from fleetboard.model import names

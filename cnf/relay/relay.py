@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cnf.relay import health
 from cnf.tunnel import errors
-from cnf.tunnel.plan import epochs, mesh, parse, plan
+from cnf.tunnel.plan import mesh, parse, plan
 from cnf.tunnel.plan.wanted import Wanted
-from cnf.tunnel.session import probe, probe_port
+from cnf.tunnel.session import epochs, probe, probe_port
 from cnf.tunnel.wireguard.tunnel import Tunnel
 from cnf.vip import firewall
 from cnf.vip import writer as vip_plane

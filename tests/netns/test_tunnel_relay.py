@@ -16,7 +16,7 @@ import pytest
 from entering import enter, inside
 
 from cnf.tunnel import errors, userspace
-from cnf.tunnel.plan import epochs, mesh, plan
+from cnf.tunnel.plan import mesh, plan
 from cnf.tunnel.plan.mesh import (
     Leadership,
     MemberSession,
@@ -27,7 +27,7 @@ from cnf.tunnel.plan.mesh import (
     RelayPeer,
 )
 from cnf.tunnel.plan.wanted import PeerEndpoint, Wanted
-from cnf.tunnel.session import probe, probe_port
+from cnf.tunnel.session import epochs, probe, probe_port
 from cnf.tunnel.wireguard import key, uapi
 from cnf.tunnel.wireguard.tunnel import Tunnel, TunnelPeerStatus
 from fleetboard.model.addresses import Address

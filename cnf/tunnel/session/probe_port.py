@@ -18,8 +18,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-from cnf.tunnel.plan import epochs
-from cnf.tunnel.session import ping, probe, wire
+from cnf.tunnel.session import epochs, ping, probe, wire
 from fleetboard.model import names
 from fleetboard.model.addresses import Address
 

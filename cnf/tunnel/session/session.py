@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable
 
 from cnf.tunnel import errors
-from cnf.tunnel.plan import epochs
-from cnf.tunnel.session import probe, probe_port, revive
+from cnf.tunnel.session import epochs, probe, probe_port, revive
 from cnf.tunnel.wireguard.tunnel import Tunnel
 from fleetboard.model.addresses import Address
 

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from cnf.tunnel.plan import epochs
-from cnf.tunnel.plan.epochs import LeaderClaim
-from cnf.tunnel.session import probe_port, wire
+from cnf.tunnel.session import epochs, probe_port, wire
+from cnf.tunnel.session.epochs import LeaderClaim
 from cnf.tunnel.wireguard import key
 
 A, B = ip_address("10.113.4.0"), ip_address("10.113.8.0")

@@ -4,9 +4,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from cnf.tunnel.plan import epochs
-from cnf.tunnel.plan.epochs import LeaderClaim
-from cnf.tunnel.session import wire
+from cnf.tunnel.session import epochs, wire
+from cnf.tunnel.session.epochs import LeaderClaim
 from cnf.tunnel.wireguard import key
 from fleetboard.model.addresses import Address
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from cnf.tunnel import errors
-from cnf.tunnel.wireguard import endpoints
+from cnf.tunnel.plan import endpoints
 from fleetboard.model import names
 from fleetboard.runtime import environment
 

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterable
 
 from cnf.tunnel import errors
-from cnf.tunnel.plan import mesh
+from cnf.tunnel.plan import endpoints, mesh, public_key
 from cnf.tunnel.plan.mesh import (
     MemberSession,
     MeshNode,
@@ -23,7 +23,6 @@ from cnf.tunnel.plan.mesh import (
     RelayPeer,
 )
 from cnf.tunnel.plan.wanted import DEFAULT_MTU, PeerEndpoint
-from cnf.tunnel.wireguard import endpoints, key
 from fleetboard.model import addresses, fleet, meta, names
 from fleetboard.model.addresses import Address, Network
 
@@ -65,7 +64,7 @@ def _parse_node(node: fleet.FleetNode) -> MeshNode:
     status = node.status
     return MeshNode(
         name=node.metadata.name,
-        public_key=key.parse_public(status.public_key),
+        public_key=public_key.parse(status.public_key),
         endpoint=endpoints.parse(status.endpoint) if status.endpoint else None,
         blocks=parse_networks(node.spec.blocks, field="blocks"),
     )
@@ -88,7 +87,7 @@ def parse_relay(peer: fleet.Peer) -> tuple[RelayPeer, list[MeshRefusal]]:
         except errors.EndpointRefusedError as err:
             refusals.append(MeshRefusal(names.HUB, MeshRefusalReason.MALFORMED, str(err)))
     relay = RelayPeer(
-        public_key=key.parse_public(status.public_key) if status.public_key else "",
+        public_key=public_key.parse(status.public_key) if status.public_key else "",
         endpoints=tuple(found),
         addresses=mesh.fleet_addresses(parse_networks(status.cluster_cidrs, field="clusterCIDRs")),
         fleet=parse_networks(status.fleet_cidrs, field="fleetCIDRs"),
@@ -157,7 +156,7 @@ def _parse_member(
 
 def _parse_session(node: fleet.ReportedNode) -> MemberSession:
     found: list[Address] = [_parse_address(text) for text in node.addresses]
-    return MemberSession(key.parse_public(node.public_key), tuple(dict.fromkeys(found)), node.leader, node.name)
+    return MemberSession(public_key.parse(node.public_key), tuple(dict.fromkeys(found)), node.leader, node.name)
 
 
 def _parse_address(text: str) -> Address:

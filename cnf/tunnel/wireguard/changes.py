@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from cnf.tunnel.wireguard.endpoints import SocketAddress
+from cnf.tunnel.plan.endpoints import SocketAddress
 from fleetboard.model.addresses import Network
 
 SESSION_S = 180.0

@@ -17,7 +17,8 @@ import pyroute2
 from pyroute2.netlink import exceptions
 
 from cnf.tunnel import errors
-from cnf.tunnel.wireguard import changes, endpoints, key
+from cnf.tunnel.plan import endpoints
+from cnf.tunnel.wireguard import changes, key
 from fleetboard.model.addresses import Network
 
 PREFIXES_A_MESSAGE = 500

@@ -7,7 +7,6 @@ published and then lost would leave peers with a claimant that can never come ba
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import os
 from pathlib import Path
@@ -15,9 +14,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import x25519
 
 from cnf.tunnel import errors
+from cnf.tunnel.plan import public_key
 
 FILE = "tunnel.key"
-_LENGTH = 32
 
 
 class PrivateKey:
@@ -26,8 +25,8 @@ class PrivateKey:
     __slots__ = ("_raw", "public")
 
     def __init__(self, raw: bytes) -> None:
-        if len(raw) != _LENGTH:
-            raise errors.KeyRefusedError(f"private key has {len(raw)} bytes: expected {_LENGTH}")
+        if len(raw) != public_key.LENGTH:
+            raise errors.KeyRefusedError(f"private key has {len(raw)} bytes: expected {public_key.LENGTH}")
         self._raw = raw
         private = x25519.X25519PrivateKey.from_private_bytes(raw)
         self.public: str = base64.b64encode(private.public_key().public_bytes_raw()).decode()
@@ -72,19 +71,7 @@ def parse(text: str | bytes, *, field: str = "private key") -> PrivateKey:
     Raises:
         KeyRefusedError: naming ``field``, never the value.
     """
-    return PrivateKey(_decode(text, field=field, shown=""))
-
-
-def parse_public(text: str, *, field: str = "publicKey") -> str:
-    """Return a public key in its one canonical spelling.
-
-    Raises:
-        KeyRefusedError: naming ``field`` and the value.
-    """
-    raw = _decode(text, field=field, shown=f" {text!r}")
-    if not any(raw):
-        raise errors.KeyRefusedError(f"{field} {text!r} is all zeroes: expected a Curve25519 public key")
-    return base64.b64encode(raw).decode()
+    return PrivateKey(public_key.decode(text, field=field, shown=""))
 
 
 def ensure(state_dir: Path) -> PrivateKey:
@@ -99,16 +86,6 @@ def ensure(state_dir: Path) -> PrivateKey:
         with contextlib.suppress(FileExistsError):
             generate().write(path)
     return parse(path.read_bytes(), field=str(path))
-
-
-def _decode(text: str | bytes, *, field: str, shown: str) -> bytes:
-    try:
-        raw = base64.b64decode(text.strip(), validate=True)
-    except (binascii.Error, ValueError) as err:
-        raise errors.KeyRefusedError(f"{field}{shown} is not base64: expected 32 bytes in base64") from err
-    if len(raw) != _LENGTH:
-        raise errors.KeyRefusedError(f"{field}{shown} has {len(raw)} bytes: expected 32 bytes in base64")
-    return raw
 
 
 def _sync_folder(path: Path) -> None:

@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable
 
 from cnf.tunnel import errors
+from cnf.tunnel.plan.endpoints import SocketAddress
 from cnf.tunnel.plan.wanted import Wanted, WantedPeer
-from cnf.tunnel.wireguard import changes, device, endpoints, key, routing, watch
-from cnf.tunnel.wireguard.endpoints import SocketAddress
+from cnf.tunnel.wireguard import changes, device, key, routing, watch
+from cnf.tunnel.wireguard.resolver import Resolver
 from fleetboard.model import names
 from fleetboard.model.addresses import Network
 
@@ -68,7 +69,7 @@ class Tunnel:
         *,
         private_key: key.PrivateKey,
         port: int = names.TUNNEL_PORT,
-        resolver: endpoints.Resolver | None = None,
+        resolver: Resolver | None = None,
         wait_s: float = device.WAIT_S,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -78,7 +79,7 @@ class Tunnel:
         self._key = private_key
         self._wait_s = wait_s
         self._wall_clock = wall_clock
-        self._resolver = resolver or endpoints.Resolver(on_change=self.wake)
+        self._resolver = resolver or Resolver(on_change=self.wake)
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._wanted: Wanted | None = None

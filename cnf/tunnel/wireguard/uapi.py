@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cnf.tunnel import errors
-from cnf.tunnel.wireguard import changes, endpoints, key
+from cnf.tunnel.plan import endpoints
+from cnf.tunnel.wireguard import changes, key
 
 SOCKETS = Path("/var/run/wireguard")
 """Fixed in wireguard-go."""

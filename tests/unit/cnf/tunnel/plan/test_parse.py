@@ -1,20 +1,15 @@
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cnf.tunnel import errors
 from cnf.tunnel.plan import parse
 from cnf.tunnel.plan.mesh import MemberSession, MeshRefusalReason, RelayMember
 from cnf.tunnel.plan.wanted import DEFAULT_MTU, PeerEndpoint
-from cnf.tunnel.wireguard import endpoints, key
+from cnf.tunnel.wireguard import key
 from fleetboard.model import addresses, fleet, meta
-from fleetboard.model.addresses import Address
 
 KEY, OTHER = key.generate().public, key.generate().public
 
@@ -149,79 +144,3 @@ def test_an_announced_higher_epoch_overrides_a_late_report() -> None:
     assert moved.leader.node == "b"
     assert parse.with_leader(member, epoch=3, public_key=OTHER) == member
     assert parse.with_leader(member, epoch=9, public_key=key.generate().public) == member
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [
-        ("192.0.2.1:31820", "192.0.2.1", 31820),
-        ("[2001:DB8::1]:9", "2001:db8::1", 9),
-        ("Hub.Example:1", "hub.example", 1),
-        ("hub-1:65535", "hub-1", 65535),
-    ],
-)
-def test_endpoints_are_read(text: str, host: str, port: int) -> None:
-    assert endpoints.parse(text) == PeerEndpoint(host, port)
-    assert endpoints.parse(str(endpoints.parse(text))) == endpoints.parse(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "hub",
-        "hub:",
-        ":1",
-        "hub:0",
-        "hub:65536",
-        "hub:x",
-        "2001:db8::1:9",
-        "[192.0.2.1]:9",
-        "192.0.2.256:1",
-        "1.2:3",
-        "a b:1",
-        "-a:1",
-        "a..b:1",
-        "hub:1\n",
-        "[::1:1",
-        "x" * 64 + ":1",
-    ],
-)
-def test_malformed_endpoints_are_refused_by_name_and_value(text: str) -> None:
-    with pytest.raises(errors.EndpointRefusedError) as caught:
-        endpoints.parse(text, field="endpoints")
-    assert "endpoints" in str(caught.value)
-    assert repr(text) in str(caught.value)
-
-
-@given(st.text(max_size=40))
-def test_no_text_breaks_the_endpoint_parser(text: str) -> None:
-    try:
-        parsed = endpoints.parse(text)
-    except errors.EndpointRefusedError:
-        return
-    assert 0 < parsed.port < 65536
-
-
-def test_a_name_keeps_its_last_good_address_while_dns_is_away() -> None:
-    answers: Iterator[list[Address]] = iter([[ip_address("192.0.2.7")], []])
-    asked, changed = threading.Semaphore(0), threading.Semaphore(0)
-    now = [0.0]
-
-    def look_up(_host: str) -> list[Address]:
-        try:
-            return next(answers)
-        finally:
-            asked.release()
-
-    resolver = endpoints.Resolver(on_change=changed.release, look_up=look_up, clock=lambda: now[0])
-    candidates = [PeerEndpoint("hub.example", 9), PeerEndpoint("192.0.2.1", 9)]
-    assert [str(found) for found in resolver.addresses(candidates)] == ["192.0.2.1:9"]
-    assert asked.acquire(timeout=30)
-    assert changed.acquire(timeout=30)
-    assert [str(found) for found in resolver.addresses(candidates)] == ["192.0.2.7:9", "192.0.2.1:9"]
-    now[0] = 100.0
-    resolver.addresses(candidates)
-    assert asked.acquire(timeout=30)
-    assert [str(found) for found in resolver.addresses(candidates)] == ["192.0.2.7:9", "192.0.2.1:9"]
-    assert not changed.acquire(blocking=False)

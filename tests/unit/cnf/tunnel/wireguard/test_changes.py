@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnf.tunnel import errors
+from cnf.tunnel.plan.endpoints import SocketAddress
 from cnf.tunnel.wireguard import kernel, key, uapi
 from cnf.tunnel.wireguard.changes import (
     ActualDevice,
@@ -18,7 +19,6 @@ from cnf.tunnel.wireguard.changes import (
     WantedDevice,
     diff,
 )
-from cnf.tunnel.wireguard.endpoints import SocketAddress
 from fleetboard.model.addresses import Network
 
 Prefixes = frozenset[Network]

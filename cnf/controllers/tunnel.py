@@ -18,7 +18,7 @@ from cnf.tunnel.plan import mesh, parse, plan
 from cnf.tunnel.session import epochs, session
 from cnf.tunnel.wireguard import tunnel
 from fleetboard.kube import lease
-from fleetboard.model import names
+from fleetboard.model import addresses, names
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Steering:
             blocks=identity.blocks,
             fleet=hub.fleet,
             mtu=hub.mtu,
-            returned=parse.parse_networks(returned, field="blocksReturned"),
+            returned=addresses.parse_networks(returned, field="blocksReturned"),
         )
         if found == self._network:
             return

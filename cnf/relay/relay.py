@@ -105,7 +105,7 @@ class Relay:
         """Forward between members only. It comes before ``want``: no peer sends before the firewall is in place."""
         hub_peer = self._peer(names.HUB)
         if hub_peer is not None and self._identity is not None:
-            vips = parse.parse_networks(hub_peer.status.vip_cidrs, field="vipCIDRs")
+            vips = addresses.parse_networks(hub_peer.status.vip_cidrs, field="vipCIDRs")
             self._firewall_writer.set_base(firewall.HubFirewall(fleet=self._identity.fleet, vips=vips))
 
     def _plan(self) -> Wanted | None:

@@ -24,7 +24,7 @@ from cnf.tunnel.plan.mesh import (
 )
 from cnf.tunnel.plan.wanted import DEFAULT_MTU, PeerEndpoint
 from fleetboard.model import addresses, fleet, meta, names
-from fleetboard.model.addresses import Address, Network
+from fleetboard.model.addresses import Address
 
 _ERRORS = (errors.TunnelError, addresses.AddressRefusedError, ValueError)
 LOWEST_MTU, HIGHEST_MTU = 576, 9000
@@ -42,8 +42,8 @@ def parse_identity(
     """
     if node is None or not node.spec.blocks:
         return None
-    cluster_blocks = parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs") if peer is not None else ()
-    return NodeIdentity(name, public_key, parse_networks(node.spec.blocks, field="blocks"), cluster_blocks)
+    cluster_blocks = addresses.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs") if peer is not None else ()
+    return NodeIdentity(name, public_key, addresses.parse_networks(node.spec.blocks, field="blocks"), cluster_blocks)
 
 
 def parse_nodes(nodes: Iterable[fleet.FleetNode]) -> tuple[list[MeshNode], list[MeshRefusal]]:
@@ -66,7 +66,7 @@ def _parse_node(node: fleet.FleetNode) -> MeshNode:
         name=node.metadata.name,
         public_key=public_key.parse(status.public_key),
         endpoint=endpoints.parse(status.endpoint) if status.endpoint else None,
-        blocks=parse_networks(node.spec.blocks, field="blocks"),
+        blocks=addresses.parse_networks(node.spec.blocks, field="blocks"),
     )
 
 
@@ -89,8 +89,8 @@ def parse_relay(peer: fleet.Peer) -> tuple[RelayPeer, list[MeshRefusal]]:
     relay = RelayPeer(
         public_key=public_key.parse(status.public_key) if status.public_key else "",
         endpoints=tuple(found),
-        addresses=mesh.fleet_addresses(parse_networks(status.cluster_cidrs, field="clusterCIDRs")),
-        fleet=parse_networks(status.fleet_cidrs, field="fleetCIDRs"),
+        addresses=mesh.fleet_addresses(addresses.parse_networks(status.cluster_cidrs, field="clusterCIDRs")),
+        fleet=addresses.parse_networks(status.fleet_cidrs, field="fleetCIDRs"),
         mtu=_parse_mtu(status.mtu),
     )
     return relay, refusals
@@ -133,7 +133,7 @@ def parse_members(
 def _parse_member(
     cluster: str, peer: fleet.Peer, report: fleet.PeerReport | None
 ) -> tuple[RelayMember | None, list[MeshRefusal]]:
-    blocks = parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
+    blocks = addresses.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
     admitted = meta.find_condition(peer.status.conditions, "Admitted")
     if admitted is not None and admitted.status == "False":
         return None, [MeshRefusal(cluster, MeshRefusalReason.NOT_ADMITTED, admitted.message)]
@@ -178,15 +178,6 @@ def with_leader(member: RelayMember, *, epoch: int, public_key: str) -> RelayMem
         dataclasses.replace(session, leader=session.public_key == public_key) for session in member.sessions
     )
     return dataclasses.replace(member, sessions=sessions, epoch=epoch)
-
-
-def parse_networks(texts: Iterable[str], *, field: str) -> tuple[Network, ...]:
-    """Parse a list of CIDRs.
-
-    Raises:
-        AddressRefusedError: naming ``field`` and the value.
-    """
-    return tuple(addresses.parse_cidr(text, field=field) for text in texts)
 
 
 def _parse_mtu(value: int) -> int:

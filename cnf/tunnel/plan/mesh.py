@@ -1,6 +1,6 @@
-"""What a plan starts from: the nodes, the hub and the members, parsed and checked.
+"""The mesh as a plan sees it: the member's nodes, the relay and the members behind it, parsed and checked.
 
-One invariant: these are values without strings to parse; whatever is malformed became a ``MeshRefusal`` before.
+``parse`` makes these values. Whatever is malformed became a ``MeshRefusal`` there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fleetboard.model.addresses import Address, Network
 
 
 class MeshRefusalReason(enum.Enum):
-    """Why something is left out; the values are condition reasons."""
+    """Why a plan leaves something out; the values are condition reasons."""
 
     KEY_CONFLICT = "KeyConflict"
     ADDRESS_CONFLICT = "AddressConflict"
@@ -25,12 +25,12 @@ class MeshRefusalReason(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MeshRefusal:
-    """One node or member that a plan leaves out, whole or in part; the others are not harmed.
+    """One node or member that a plan leaves out, whole or in part, without harm to the others.
 
     Attributes:
         subject: Node name, cluster name or ``cluster/node``.
-        reason: For a condition.
-        message: One sentence naming field, value and what was expected.
+        reason: The condition's.
+        message: One sentence that names the field, its value and what was expected.
     """
 
     subject: str
@@ -44,9 +44,9 @@ class NodeIdentity:
 
     Attributes:
         name: Node name.
-        public_key: Its own.
-        blocks: Its own, in the order they were given; the first address of the first is its fleet address.
-        cluster_blocks: Of its cluster.
+        public_key: The node's.
+        blocks: The node's, in the order of allocation. The first address of the first one is its fleet address.
+        cluster_blocks: Of the node's cluster.
     """
 
     name: str
@@ -56,13 +56,13 @@ class NodeIdentity:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """The node's fleet addresses: one a family."""
+        """The node's fleet addresses, one of each family."""
         return fleet_addresses(self.blocks)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MeshNode:
-    """A node of the own cluster."""
+    """A node of this cluster."""
 
     name: str
     public_key: str
@@ -71,19 +71,19 @@ class MeshNode:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """The node's fleet addresses: one a family."""
+        """The node's fleet addresses, one of each family."""
         return fleet_addresses(self.blocks)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RelayPeer:
-    """The hub as children know it.
+    """The relay as members know it.
 
     Attributes:
-        public_key: Empty until cnf-hub published it: then there is no hub peer yet.
-        endpoints: Where children reach it.
+        public_key: Empty until the relay published it; no node has it as a peer before.
+        endpoints: Where members reach it.
         addresses: Its fleet addresses.
-        fleet: The fleet's CIDRs.
+        fleet: The fleet CIDRs.
         mtu: Of every tunnel.
     """
 
@@ -96,7 +96,7 @@ class RelayPeer:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Leadership:
-    """Who of a cluster carries its traffic to the hub."""
+    """Which node carries its cluster's traffic to the relay, and which nodes stand by."""
 
     leader: str
     standbys: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class Leadership:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RelayIdentity:
-    """Who this cnf-hub is."""
+    """Who this relay is."""
 
     public_key: str
     addresses: tuple[Address, ...]
@@ -115,7 +115,7 @@ class RelayIdentity:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MemberSession:
-    """One cnf of a member that keeps a session with the hub."""
+    """One node of a member that keeps a session with the relay."""
 
     public_key: str
     addresses: tuple[Address, ...]
@@ -125,7 +125,7 @@ class MemberSession:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RelayMember:
-    """A cluster as the hub admitted it, with the sessions that it reports."""
+    """A cluster as the hub admitted it, with the sessions that its report lists."""
 
     cluster: str
     blocks: tuple[Network, ...]
@@ -134,16 +134,16 @@ class RelayMember:
 
     @property
     def leader(self) -> MemberSession | None:
-        """The session that carries."""
+        """The leader's session."""
         return next((session for session in self.sessions if session.leader), None)
 
 
 def fleet_addresses(blocks: tuple[Network, ...]) -> tuple[Address, ...]:
     """Return the first address of the first block of each family."""
-    found: dict[int, Address] = {}
+    first: dict[int, Address] = {}
     for block in blocks:
-        found.setdefault(block.version, block.network_address)
-    return tuple(found[version] for version in sorted(found))
+        first.setdefault(block.version, block.network_address)
+    return tuple(first[version] for version in sorted(first))
 
 
 def host(address: Address) -> Network:

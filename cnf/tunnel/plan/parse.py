@@ -1,4 +1,4 @@
-"""From the objects of the API to what a plan starts from.
+"""Parses the API's objects into the values of ``mesh``, which a plan starts from.
 
 Invariant: a malformed object becomes a ``MeshRefusal`` and leaves the others as they are. A member's report is read
 from the member's own namespace only, so no member reports for another.
@@ -35,29 +35,30 @@ def parse_identity(
 ) -> NodeIdentity | None:
     """Return who this node is, or None while it has no block of its own.
 
-    ``peer`` is the own cluster's.
+    ``peer`` is this cluster's.
 
     Raises:
-        AddressRefusedError: a block of ours is malformed.
+        AddressRefusedError: a block of the node or its cluster is malformed.
     """
     if node is None or not node.spec.blocks:
         return None
-    cluster_blocks = addresses.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs") if peer is not None else ()
-    return NodeIdentity(name, public_key, addresses.parse_networks(node.spec.blocks, field="blocks"), cluster_blocks)
+    blocks = addresses.parse_networks(node.spec.blocks, field="blocks")
+    cluster_cidrs = peer.status.cluster_cidrs if peer is not None else ()
+    return NodeIdentity(name, public_key, blocks, addresses.parse_networks(cluster_cidrs, field="clusterCIDRs"))
 
 
 def parse_nodes(nodes: Iterable[fleet.FleetNode]) -> tuple[list[MeshNode], list[MeshRefusal]]:
     """Return the nodes that have a key and a block, oldest first."""
-    found: list[MeshNode] = []
+    parsed: list[MeshNode] = []
     refusals: list[MeshRefusal] = []
     for node in sorted(nodes, key=_age):
         if not node.status.public_key or not node.spec.blocks or node.metadata.deletion_timestamp:
             continue
         try:
-            found.append(_parse_node(node))
+            parsed.append(_parse_node(node))
         except _ERRORS as err:
             refusals.append(MeshRefusal(node.metadata.name, MeshRefusalReason.MALFORMED, str(err)))
-    return found, refusals
+    return parsed, refusals
 
 
 def _parse_node(node: fleet.FleetNode) -> MeshNode:
@@ -71,24 +72,24 @@ def _parse_node(node: fleet.FleetNode) -> MeshNode:
 
 
 def parse_relay(peer: fleet.Peer) -> tuple[RelayPeer, list[MeshRefusal]]:
-    """Return the hub as its Peer shows it. A malformed endpoint is left out, the others are used.
+    """Return the relay as the hub's Peer shows it, without its malformed endpoints.
 
     Raises:
         AddressRefusedError: the fleet CIDR or the hub's block is malformed.
-        KeyRefusedError: its key is.
-        MtuRefusedError: its MTU is out of range.
+        KeyRefusedError: the relay's key is malformed.
+        MtuRefusedError: the MTU is out of range.
     """
     status = peer.status
     refusals: list[MeshRefusal] = []
-    found: list[PeerEndpoint] = []
+    usable: list[PeerEndpoint] = []
     for text in status.endpoints:
         try:
-            found.append(endpoints.parse(text, field="endpoints"))
+            usable.append(endpoints.parse(text, field="endpoints"))
         except errors.EndpointRefusedError as err:
             refusals.append(MeshRefusal(names.HUB, MeshRefusalReason.MALFORMED, str(err)))
     relay = RelayPeer(
         public_key=public_key.parse(status.public_key) if status.public_key else "",
-        endpoints=tuple(found),
+        endpoints=tuple(usable),
         addresses=mesh.fleet_addresses(addresses.parse_networks(status.cluster_cidrs, field="clusterCIDRs")),
         fleet=addresses.parse_networks(status.fleet_cidrs, field="fleetCIDRs"),
         mtu=_parse_mtu(status.mtu),
@@ -97,10 +98,12 @@ def parse_relay(peer: fleet.Peer) -> tuple[RelayPeer, list[MeshRefusal]]:
 
 
 def parse_relay_identity(public_key: str, peer: fleet.Peer) -> RelayIdentity | None:
-    """Return who the hub is, or None while syncer-hub hasn't given it a block.
+    """Return who the relay is, or None while syncer-hub has allocated no block for the hub.
 
     Raises:
-        AddressRefusedError: the fleet CIDR or its block is malformed.
+        AddressRefusedError: the fleet CIDR or the hub's block is malformed.
+        KeyRefusedError: the key in the hub's Peer is malformed.
+        MtuRefusedError: the MTU is out of range.
     """
     if not peer.status.cluster_cidrs or not peer.status.fleet_cidrs:
         return None
@@ -111,23 +114,23 @@ def parse_relay_identity(public_key: str, peer: fleet.Peer) -> RelayIdentity | N
 def parse_members(
     clusterset: str, peers: Iterable[fleet.Peer], reports: Iterable[fleet.PeerReport]
 ) -> tuple[list[RelayMember], list[MeshRefusal]]:
-    """Return the admitted members, oldest first, with what each reports of itself in its own namespace."""
-    own = {(report.metadata.namespace, report.metadata.name): report for report in reports}
-    found: list[RelayMember] = []
+    """Return the admitted members, oldest first, each with the report in its own namespace."""
+    by_name = {(report.metadata.namespace, report.metadata.name): report for report in reports}
+    members: list[RelayMember] = []
     refusals: list[MeshRefusal] = []
     for peer in sorted(peers, key=_age):
         cluster = peer.metadata.name
         if cluster == names.HUB or peer.metadata.deletion_timestamp:
             continue
-        report = own.get((names.member_namespace(clusterset, cluster), cluster))
+        report = by_name.get((names.member_namespace(clusterset, cluster), cluster))
         try:
             member, refused = _parse_member(cluster, peer, report)
         except _ERRORS as err:
             member, refused = None, [MeshRefusal(cluster, MeshRefusalReason.MALFORMED, str(err))]
         refusals += refused
         if member is not None:
-            found.append(member)
-    return found, refusals
+            members.append(member)
+    return members, refusals
 
 
 def _parse_member(
@@ -155,22 +158,22 @@ def _parse_member(
 
 
 def _parse_session(node: fleet.ReportedNode) -> MemberSession:
-    found: list[Address] = [_parse_address(text) for text in node.addresses]
-    return MemberSession(public_key.parse(node.public_key), tuple(dict.fromkeys(found)), node.leader, node.name)
+    unique = dict.fromkeys(_parse_address(text) for text in node.addresses)
+    return MemberSession(public_key.parse(node.public_key), tuple(unique), node.leader, node.name)
 
 
 def _parse_address(text: str) -> Address:
     address: Address = ipaddress.ip_address(text)
-    # A zone may hold any text, and the address is printed into what sockets and WireGuard read.
+    # A zone may hold any text, and sockets and WireGuard parse the address again from its text.
     if getattr(address, "scope_id", None) is not None:
         raise ValueError(f"address {text[:64]!r} has a zone: expected a fleet address")
     return address
 
 
 def with_leader(member: RelayMember, *, epoch: int, public_key: str) -> RelayMember:
-    """Return ``member`` as of the highest epoch known: its report's, or one that was announced in the tunnel.
+    """Return ``member`` led by the holder of ``public_key`` if ``epoch`` is higher than its report's.
 
-    A report with a lower epoch is a late one and must not take the traffic back.
+    Such an epoch was announced in the tunnel. A report with a lower one is late and must not take the traffic back.
     """
     if epoch <= member.epoch or all(session.public_key != public_key for session in member.sessions):
         return member

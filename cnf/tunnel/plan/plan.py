@@ -1,8 +1,8 @@
-"""Decide what the tunnel of a node, or of the relay, shall be.
+"""Decides what the tunnel of a node, or of the relay, must be.
 
-Pure: the same inputs make the same plan, on every node. Two invariants: a public key belongs to its first claimant
-(whoever publishes it second would win the traffic otherwise), and a change of leader only adds prefixes to peers
-(``changes`` turns that into a write that takes a millisecond and loses nothing).
+Pure: the same inputs make the same plan, on every node. Two invariants. A public key belongs to the node or cluster
+that published it first; otherwise the second one would win the first one's traffic. A change of leader only adds
+prefixes to peers; ``changes`` turns that into a write that takes a millisecond and loses no packet.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _NONE: Mapping[str, str] = types.MappingProxyType({})
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TunnelPlan:
-    """What shall be, and what was left out of it.
+    """What the tunnel must be, and what was left out of it.
 
     Attributes:
         wanted: For ``Tunnel``.
         refusals: For conditions and logs.
-        key_owners: Public key to owner; hand it to the next plan, so that the first claimant stays the first.
+        key_owners: Public key to owner. Pass it to the next plan, so that the first owner stays the first.
     """
 
     wanted: Wanted
@@ -47,12 +47,12 @@ class TunnelPlan:
 
 
 def choose_standbys(leader: str, nodes: Iterable[str]) -> tuple[str, ...]:
-    """Return who keeps a session with the relay beside the leader: the first others by name."""
+    """Return which nodes keep a session with the relay beside the leader: the first two others by name."""
     return tuple(sorted(set(nodes) - {leader})[:STANDBYS])
 
 
 def newer(current: Leadership | None, offered: Leadership) -> Leadership:
-    """Return the leadership that counts: a lower epoch is refused."""
+    """Return the leadership that counts: an offer with a lower epoch is refused."""
     return current if current is not None and offered.epoch < current.epoch else offered
 
 
@@ -66,7 +66,7 @@ def plan_node(
 ) -> TunnelPlan:
     """Plan the tunnel of a node.
 
-    ``nodes`` are those of the own cluster, oldest first; the own one among them is ignored.
+    ``nodes`` are those of this cluster, oldest first. This node is ignored among them.
     """
     others, refusals, kept = _admit_nodes(identity, nodes, relay, key_owners)
     leader = leadership.leader if leadership is not None else ""
@@ -130,7 +130,7 @@ def _relay_peer(identity: NodeIdentity, relay: RelayPeer, leadership: Leadership
     leads = leadership.leader == identity.name
     if not leads and identity.name not in leadership.standbys:
         return
-    # The leader keeps the hub's own prefix beside the fleet's, so that taking over removes nothing.
+    # The leader keeps the relay's own prefix beside the fleet's, so that taking over removes nothing.
     allowed = frozenset((*map(mesh.host, relay.addresses), *(relay.fleet if leads else ())))
     yield WantedPeer(relay.public_key, relay.endpoints, allowed, KEEPALIVE_S)
 
@@ -144,7 +144,7 @@ def _node_routes(
     for cidr in tunnelled:
         yield WantedRoute(cidr, RouteKind.TUNNEL, _source(identity.addresses, cidr))
     if leads:
-        # Whatever of the cluster no node owns must not go to the relay, which would send it back.
+        # What no node owns of the cluster's block must not go to the relay, which would send it back.
         for block in identity.cluster_blocks:
             yield WantedRoute(block, RouteKind.UNREACHABLE)
 
@@ -155,7 +155,7 @@ def _admit_nodes(
     others = list({node.name: node for node in reversed(nodes) if node.name != identity.name}.values())[::-1]
     reserved = {identity.public_key: f"node {identity.name}"}
     if relay is not None and relay.public_key:
-        reserved[relay.public_key] = "the hub"
+        reserved[relay.public_key] = "the relay"
     owners = _owners(((node.name, node.public_key) for node in others), key_owners, reserved=reserved)
     prefix_owners = prefixes.PrefixOwners()
     for block in identity.blocks:
@@ -270,7 +270,7 @@ def _sorted_peers(peers: Iterable[WantedPeer]) -> tuple[WantedPeer, ...]:
 
 
 def _sorted_routes(routes: Iterable[WantedRoute]) -> tuple[WantedRoute, ...]:
-    # The first to name a destination counts: a node's own block before the cluster's, if they are one.
+    # The first route to a destination counts: a node's block and its cluster's may be the same prefix.
     first: dict[Network, WantedRoute] = {}
     for route in routes:
         first.setdefault(route.destination, route)

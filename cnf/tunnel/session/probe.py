@@ -1,6 +1,6 @@
-"""Probes of fleet addresses: whether the path to one carries packets, known within a second.
+"""Probes of fleet addresses: they show within a second whether the path to an address carries packets.
 
-Pure but for the clock: ``Prober`` says what to send and counts what came back; ``probe_port`` moves the datagrams.
+No I/O: ``Prober`` returns what to send and counts the echoes; ``probe_port`` moves the datagrams.
 Invariant: a target is alive only by an echo of a nonce that was sent to that very address.
 """
 
@@ -18,7 +18,7 @@ from fleetboard.model.addresses import Address
 INTERVAL_S = 0.2
 LOST_IS_DEAD = 3
 UNDER_WAY = 10
-"""Probes of one target that an echo may still answer: two seconds of them."""
+"""Probes of one target that an echo may still answer: those of two seconds."""
 
 Datagram = tuple[Address, bytes]
 
@@ -31,7 +31,7 @@ class ProbeTarget:
         alive: None until the first echo, or the first ``LOST_IS_DEAD`` losses.
         lost: Probes lost in a row.
         since: When ``alive`` became what it is; on the prober's clock.
-        seen: When the last echo came; 0 for never.
+        seen: When the last echo arrived; 0 for never.
         rtt_s: Of the last echo.
     """
 
@@ -44,22 +44,22 @@ class ProbeTarget:
 
 @dataclasses.dataclass(slots=True)
 class _ProbeFlight:
-    """One target and its probes that are under way: nonce to when it was sent, oldest first."""
+    """One target and its probes under way: nonce -> time when it was sent, oldest first."""
 
     target: ProbeTarget
     due: float
     interval_s: float
     sent: dict[int, float] = dataclasses.field(default_factory=dict)
     silent: bool = False
-    """Whether no echo came since the last probe."""
+    """Whether no echo arrived since the last probe."""
 
 
 class Prober:
-    """Probes every target each ``interval_s``; an interval in which no echo came counts as a lost probe.
+    """Probes every target once in ``interval_s``. An interval without an echo counts as a lost probe.
 
-    An echo may be late by some intervals (a satellite's round trip is longer than one): it still shows life.
-    ``on_change(address, alive)`` tells a change of state and ``on_lost(address, lost)`` every loss; both are called
-    in the thread of ``ProbeSocket.run`` and must return soon.
+    An echo that is late by some intervals still shows life: a satellite's round trip is longer than one interval.
+    ``on_change(address, alive)`` is called at a change of state, ``on_lost(address, lost)`` at every loss, both in the
+    thread of ``ProbeSocket.run``. They must return soon.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class Prober:
         self._flights: dict[Address, _ProbeFlight] = {}
 
     def set_targets(self, addresses: Iterable[Address], *, interval_s: float | None = None) -> None:
-        """Probe these from now on; what is known of those that stay, stays.
+        """Probe these addresses from now on. The state of those that were targets before stays.
 
-        ``interval_s`` counts for those that are new.
+        ``interval_s`` applies to new targets only.
         """
         now = self._clock()
         interval_s = interval_s or self._interval_s
         with self._lock:
-            # Spread over the interval: a hub with 250 members must not send to all at one moment.
+            # Spread over the interval: a relay with 250 members must not send to all of them at once.
             self._flights = {
                 address: self._flights.get(address)
                 or _ProbeFlight(ProbeTarget(since=now), now + random.uniform(0, interval_s), interval_s)
@@ -126,7 +126,7 @@ class Prober:
         return probes, max(0.0, rest - now)
 
     def receive(self, echo: wire.Echo, source: Address) -> bool:
-        """Count an echo; return False for one that nobody waits for."""
+        """Count an echo; return False for one that answers no probe under way."""
         now = self._clock()
         with self._lock:
             flight = self._flights.get(source)

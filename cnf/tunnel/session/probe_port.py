@@ -41,7 +41,7 @@ class Responder:
         self._leader_claims = leader_claims
         self._on_claim = on_claim
         self.refused = 0
-        """Announcements by those who may not make them."""
+        """Announcements whose sender may not make them."""
 
     def answer(self, message: wire.Message, source: Address) -> wire.Message | None:
         """Return the answer to a message, if there is one."""
@@ -66,7 +66,7 @@ class ProbeSocket:
         self.address = address
         self.port = port
         self.malformed = 0
-        """Datagrams that were none of ours."""
+        """Datagrams that are not messages of the probe port."""
         self._prober = prober
         self._responder = responder
         self._socket = _bind(address, port)
@@ -74,7 +74,7 @@ class ProbeSocket:
         self._answers: dict[int, tuple[Address, threading.Event, list[wire.Ack]]] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Send probes and answer datagrams until ``stop``; then the socket is closed."""
+        """Send probes and answer datagrams until ``stop``, then close the socket."""
         with contextlib.ExitStack() as opened:
             sockets = [opened.enter_context(self._socket)]
             if self._pinger is not None:
@@ -99,7 +99,7 @@ class ProbeSocket:
         wait_s: float = probe.INTERVAL_S,
         stop: threading.Event | None = None,
     ) -> wire.Ack | None:
-        """Tell ``target`` who leads; return its ack, or None when none came. ``run`` must be running."""
+        """Announce a leader to ``target``; return its ack, or None without one. ``run`` must be running."""
         nonce = random.getrandbits(62)
         arrived = threading.Event()
         acks: list[wire.Ack] = []
@@ -159,7 +159,7 @@ class ProbeSocket:
         try:
             self._socket.sendto(datagram, (str(address), self.port))
         except OSError as err:
-            # No route, no peer, a full queue: the probe is lost, which is what probes are for.
+            # No route, no peer or a full queue: the probe counts as lost, as it should.
             log.debug("cannot send to the probe port", extra={"address": str(address), "error": str(err)})
 
 
@@ -167,7 +167,7 @@ def _bind(address: Address, port: int) -> socket.socket:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        # The address may come a moment later than we do (IP_FREEBIND, ip(7); IPv6 takes it from this option too).
+        # The address may appear a moment after this socket (IP_FREEBIND, ip(7); it applies to IPv6 sockets too).
         opened.setsockopt(socket.IPPROTO_IP, 15, 1)
         opened.bind((str(address), port))
     except OSError:
@@ -177,14 +177,14 @@ def _bind(address: Address, port: int) -> socket.socket:
 
 
 def _received(opened: socket.socket) -> Iterator[tuple[bytes, Address, int]]:
-    """Yield what is in the socket's buffer; at most 256 datagrams, so that probes go out under a flood."""
+    """Yield what is in the socket's buffer, 256 datagrams at most: probes must go out under a flood too."""
     for _ in range(256):
         try:
             datagram, source = opened.recvfrom(wire.LARGEST + 1)
         except BlockingIOError:
             return
         except OSError as err:
-            # A queued ICMP error of an earlier send, never of this socket's own making.
+            # A queued ICMP error about an earlier send; the socket itself is fine.
             if err.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH):
                 continue
             raise

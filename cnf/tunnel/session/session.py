@@ -1,7 +1,7 @@
-"""A node's session with the hub: probes it, announces a new leader, and wakes it when it fell silent.
+"""Keeps a node's session with the relay: probes the relay, announces a new leader and revives a silent peer.
 
-One invariant: everything here goes by what the tunnel itself carries, never by the API, so it works while either API
-is away.
+Invariant: every decision here depends on what the tunnel itself carries, never on an API. So the session works while
+the API servers of the hub and of the member are away.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 ISOLATED_S = 1.0
-"""The hub silent for so long: whatever lies behind it is out of reach."""
+"""A relay that is silent for so long makes everything behind it unreachable."""
 RELAYED_S = 1.0
-"""Between probes of a node without a session, whose way to the hub leads through the leader: there may be thousands."""
+"""Between probes of a node without a session. They pass through the leader, and there may be thousands of nodes."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Session:
-    """What this node's session shall be.
+    """What this node's session must be.
 
     Attributes:
-        address: The node's fleet address; probes leave from and arrive at it.
+        address: The node's fleet address; probes leave from it and arrive at it.
         cluster: Of this node.
-        relay_key: The hub's public key; empty when this node keeps no session.
-        relay_address: The hub's fleet address.
-        claim: Set while this node leads: what the hub has to know.
+        relay_key: The relay's public key; empty when this node keeps no session.
+        relay_address: The relay's fleet address.
+        claim: What to announce to the relay; set while this node leads.
     """
 
     address: Address
@@ -55,14 +55,13 @@ class SessionRunner:
         outbid: Callable[[int], None] = lambda _epoch: None,
         on_isolation: Callable[[], None] = lambda: None,
     ) -> None:
-        """Be ready for ``run``.
+        """``outbid(epoch)`` is called when the relay knows a higher epoch than ours: the Lease's must exceed it.
 
-        ``outbid`` is told the epoch that the hub knows when it is not ours: the cluster's must exceed it.
-        ``on_isolation`` hears of every change of ``isolated``.
+        ``on_isolation`` is called at every change of ``isolated``.
         """
         self._tunnel, self._outbid, self._on_isolation = tunnel, outbid, on_isolation
         self.isolated = False
-        """Whether the hub gives no answer, by whichever way this node has to it."""
+        """Whether the relay answers no probe, on whichever path this node has to it."""
         self._changed = threading.Event()
         self._session: Session | None = None
         self._announced: epochs.LeaderClaim | None = None
@@ -71,7 +70,7 @@ class SessionRunner:
         self.prober = probe.Prober()
 
     def update(self, session: Session) -> None:
-        """Keep ``session`` from now on; returns at once."""
+        """Keep ``session`` from now on. Does not wait."""
         if session != self._session:
             self._session = session
             self._changed.set()
@@ -86,7 +85,7 @@ class SessionRunner:
             self._serve(session.address, stop)
 
     def _serve(self, address: Address, stop: threading.Event) -> None:
-        """Serve at one address until ``stop`` or until the node got another one."""
+        """Serve at one address, until ``stop`` or until the node has another one."""
         ended = threading.Event()
         probe_socket = probe_port.ProbeSocket(address, prober=self.prober, responder=probe_port.Responder())
         serving = threading.Thread(target=probe_socket.run, args=(ended,), name="probe port", daemon=True)
@@ -103,13 +102,13 @@ class SessionRunner:
             ended.set()
             serving.join(5)
         if not stop.is_set():
-            raise errors.DeviceError("the probe port ended by itself")
+            raise errors.DeviceError("the thread of the probe port ended")
 
     def _step(self, session: Session, probe_socket: probe_port.ProbeSocket, stop: threading.Event) -> None:
         relay = session.relay_address
         interval_s = probe.INTERVAL_S if session.relay_key else RELAYED_S
         if interval_s != self._interval_s:
-            self.prober.set_targets([])  # an interval counts for new targets
+            self.prober.set_targets([])  # an interval applies to new targets only
             self._interval_s = interval_s
         self.prober.set_targets([relay] if relay is not None else [], interval_s=interval_s)
         self._update_isolation(relay)
@@ -121,9 +120,10 @@ class SessionRunner:
             ack = probe_socket.announce(relay, cluster=session.cluster, claim=session.claim, stop=stop)
             if ack is not None:
                 self._announced = session.claim
-                log.info("the hub knows this leader", extra={"epoch": session.claim.epoch, "accepted": ack.accepted})
+                extra = {"epoch": session.claim.epoch, "accepted": ack.accepted}
+                log.info("the relay acknowledged this leader", extra=extra)
                 if not ack.accepted:
-                    # A Lease that was deleted or restored counts from below what the hub saw, which refuses that.
+                    # A Lease that was deleted or restored counts from below what the relay saw, which it refuses.
                     self._outbid(ack.epoch)
 
     def _update_isolation(self, relay: Address | None) -> None:
@@ -131,11 +131,11 @@ class SessionRunner:
         isolated = is_isolated(state, interval_s=self._interval_s)
         if isolated is not self.isolated:
             self.isolated = isolated
-            log.warning("the hub gives no answer" if isolated else "the hub answers")
+            log.warning("the relay does not answer" if isolated else "the relay answers")
             self._on_isolation()
 
     def _revive(self, session: Session, relay: Address) -> None:
-        """Ask the hub for a fresh handshake when it fell silent: it may be a new one that doesn't know the session."""
+        """Ask for a new handshake when the relay fell silent: a new process may not know the session."""
         state = self.prober.state(relay)
         if state is None or state.lost == 0:
             self._revivals = revive.Revivals()
@@ -150,12 +150,12 @@ class SessionRunner:
         try:
             self._tunnel.revive(session.relay_key)
         except errors.TunnelError as err:
-            log.warning("the hub's peer could not be made anew", extra={"error": str(err)})
+            log.warning("cannot revive the relay's peer", extra={"error": str(err)})
 
 
 def is_isolated(state: probe.ProbeTarget | None, *, interval_s: float) -> bool:
-    """Tell whether the probes of the relay, sent each ``interval_s``, say that nothing behind it can be reached.
+    """Tell whether the probes of the relay, sent every ``interval_s``, show that nothing behind it can be reached.
 
-    Unlike ``alive`` it begins as False: before the first probes nothing is known, and nothing is taken away.
+    It begins as False, unlike ``alive``: before the first probes nothing is known, and nothing is withdrawn.
     """
     return state is not None and state.lost >= probe.LOST_IS_DEAD and state.lost * interval_s >= ISOLATED_S

@@ -1,4 +1,4 @@
-"""``python -m cnf.relay``: wires the relay of its settings and runs it until it is stopped."""
+"""``python -m cnf.relay``: builds the relay from its settings and runs it until it is stopped."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def _node_routes(
     for cidr in tunnelled:
         yield WantedRoute(cidr, RouteKind.TUNNEL, _source(identity.addresses, cidr))
     if leads:
-        # What no node owns of the cluster's block must not go to the relay, which would send it back.
+        # Without these, packets to addresses that no node owns would go to the relay, which would send them back.
         for block in identity.cluster_blocks:
             yield WantedRoute(block, RouteKind.UNREACHABLE)
 

@@ -1,9 +1,9 @@
-"""The differences between what WireGuard shall hold and what it holds.
+"""The differences between the device as it must be and the device as it is.
 
-Pure. One invariant: nothing that stays is written again. ``replace_allowed_ips`` (and ``wg syncconf``, which uses it)
-takes all prefixes of a peer away for a moment and loses packets even when nothing changes; so a prefix that moves is
-added to the gaining peer, and a prefix that nobody gains is moved to a peer that exists for that moment only, which
-is then removed with it. (Neither wireguard-go 0.0.20231211 nor kernels before 6.16 have a way to remove a prefix.)
+Pure. Invariant: what stays is not written again. ``replace_allowed_ips`` (and ``wg syncconf``, which uses it) takes all
+prefixes of a peer away for a moment, and packets are lost even when nothing changes. So a prefix that moves is added to
+the peer that gains it. A prefix that no peer gains moves to a peer that exists for a moment only and is removed with
+it: neither wireguard-go 0.0.20231211 nor kernels before 6.16 can remove a single prefix.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from cnf.tunnel.plan.endpoints import SocketAddress
 from fleetboard.model.addresses import Network
 
 SESSION_S = 180.0
-"""WireGuard's REJECT_AFTER_TIME: without a handshake for that long there is no session."""
+"""WireGuard's REJECT_AFTER_TIME: a session ends without a handshake for that long."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ResolvedPeer:
-    """A peer as it shall be, its endpoint resolved."""
+    """A peer as it must be, with its endpoint resolved."""
 
     endpoint: SocketAddress | None
     allowed: frozenset[Network]
@@ -29,7 +29,7 @@ class ResolvedPeer:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WantedDevice:
-    """A WireGuard device as it shall be; keys are base64."""
+    """A WireGuard device as it must be; keys are base64."""
 
     private_key: str = dataclasses.field(repr=False)
     port: int
@@ -38,7 +38,7 @@ class WantedDevice:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ActualPeer:
-    """A peer as WireGuard has it; ``handshake_at`` is wall-clock seconds, 0 for never."""
+    """A peer as WireGuard holds it; ``handshake_at`` is wall-clock seconds, 0 for never."""
 
     endpoint: SocketAddress | None = None
     allowed: frozenset[Network] = frozenset()
@@ -59,7 +59,7 @@ class ActualDevice:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PeerUpdate:
-    """What to write of one peer, which is made when it isn't there; None leaves a field as it is."""
+    """What to write to one peer, which is made if it does not exist. None leaves a field as it is."""
 
     public_key: str
     endpoint: SocketAddress | None = None
@@ -69,13 +69,13 @@ class PeerUpdate:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DeviceChanges:
-    """What to write, in this order: device, updates, drops, removals. False when there is nothing."""
+    """What to write, in this order: device, updates, drops, removals. It is false when there is nothing to write."""
 
     private_key: str | None = dataclasses.field(default=None, repr=False)
     port: int | None = None
     updates: tuple[PeerUpdate, ...] = ()
     drop: frozenset[Network] = frozenset()
-    """Prefixes that nobody shall have any more, of peers that stay."""
+    """Prefixes that no peer may hold any more, of peers that stay."""
     remove: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
@@ -87,9 +87,9 @@ def diff(
 ) -> DeviceChanges:
     """Return what turns ``actual`` into ``wanted``.
 
-    ``written`` is the endpoint last written for each peer: WireGuard follows a peer that roams, so an endpoint that
-    differs from ours may be the better one. It is written when the peer has none, when ours changed, or when the
-    peer has no session that it could break. ``now`` is wall-clock time.
+    ``written`` is the endpoint last written to each peer. WireGuard follows a peer that roams, so an endpoint that
+    differs from ours may be the better one. Ours is written when the peer has none, when ours changed, or when the
+    peer has no session that a write could break. ``now`` is wall-clock time.
     """
     updates = []
     for public_key in sorted(wanted.peers):

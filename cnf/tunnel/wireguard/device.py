@@ -1,7 +1,7 @@
-"""The tunnel's link: the kernel's WireGuard where there is one, else wireguard-go of the container beside us.
+"""The tunnel's link: the kernel's WireGuard if the kernel has it, else wireguard-go in the container beside cnf.
 
-Invariant: a link that stands is used as it is. Its kind says who drives it. Making it again would drop every session,
-so that happens only to a link that neither the kernel's WireGuard nor a running wireguard-go owns.
+Invariant: a link that exists is used as it is. Its kind says what drives it. To make it again would drop every session,
+so only a link that neither the kernel's WireGuard nor a running wireguard-go drives is deleted.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def open_rtnetlink() -> Iterator[connection.Connection]:
 
 
 def create(rtnetlink: connection.Connection, name: str, kind: str, *, mtu: int) -> bool:
-    """Make a link; return False where the kernel does not know that kind.
+    """Make a link if it does not exist; return False if the kernel does not know that kind.
 
     Raises:
         RefusedError: refused for another reason.
@@ -80,10 +80,10 @@ def ensure(
     stopped: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[links.Link, WireGuardBackend]:
-    """Return the link and who drives it; make the link where the kernel has WireGuard, else wait for wireguard-go.
+    """Return the link and what drives it; make the link if the kernel has WireGuard, else wait for wireguard-go.
 
     Raises:
-        DeviceAbsentError: wireguard-go did not come in ``wait_s``.
+        DeviceAbsentError: wireguard-go did not appear in ``wait_s``.
         NetlinkError: the kernel refused.
     """
     deadline = clock() + wait_s
@@ -112,7 +112,7 @@ def _absent(name: str, link: links.Link | None, wait_s: float) -> str:
 
 
 def configure(rtnetlink: connection.Connection, link: links.Link, *, mtu: int) -> None:
-    """Set what differs of the link's MTU and IPv4 settings, and bring it up.
+    """Set the link's MTU and IPv4 settings where they differ, and bring it up.
 
     Raises:
         NetlinkError: the kernel refused.

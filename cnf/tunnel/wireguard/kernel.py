@@ -1,8 +1,8 @@
-"""WireGuard of the kernel, by generic netlink.
+"""The kernel's WireGuard, by generic netlink.
 
-pyroute2 and not ``wg set``: until 2025 the latter's ``allowed-ips`` replaced all prefixes of a peer, with the loss
-that ``changes`` explains; a message of pyroute2 without ``replace_allowed_ips`` only adds. One invariant: every message
-is valid by itself, since pyroute2 sends one peer a message and somebody may read the state between two.
+pyroute2 instead of ``wg set``: until 2025, ``allowed-ips`` of ``wg set`` replaced all prefixes of a peer, with the loss
+that ``changes`` explains. A message of pyroute2 without ``replace_allowed_ips`` only adds prefixes. Invariant: the
+state after each message is valid by itself, because pyroute2 sends one message for each peer.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class KernelWireGuard:
         """Return the device as it is.
 
         Raises:
-            BackendError: it is away.
+            BackendError: the device is away.
         """
         try:
             with pyroute2.WireGuard() as wireguard:
@@ -71,7 +71,7 @@ def messages(wanted: changes.DeviceChanges) -> Iterator[dict[str, Any]]:
     for update in wanted.updates:
         yield from _update(update)
     if wanted.drop:
-        # Moved to a peer that lives for these messages only: see ``changes``.
+        # They move to a peer that exists for these messages only: see ``changes``.
         passing = key.generate().public
         for chunk in _chunks(wanted.drop):
             yield {"peer": {"public_key": passing, "allowed_ips": chunk}}
@@ -101,7 +101,7 @@ def _chunks(networks: Iterable[Network]) -> Iterator[list[str]]:
 
 
 def parse(dump: Iterable[Any]) -> changes.ActualDevice:
-    """Read the dump of a device; a peer with many prefixes comes in several parts."""
+    """Parse the dump of a device, in which a peer with many prefixes has several parts."""
     private_key, port, peers = "", 0, dict[str, changes.ActualPeer]()
     for message in dump:
         private_key = _text(message.get_attr("WGDEVICE_A_PRIVATE_KEY")) or private_key

@@ -1,7 +1,7 @@
-"""WireGuard keys: Curve25519, base64 as everybody writes them.
+"""WireGuard's private keys: Curve25519, in base64.
 
-One invariant: a node's private key is on disk, synced, before anybody learns the public half. A key that were
-published and then lost would leave peers with a claimant that can never come back.
+Invariant: a node's private key is on disk, synced, before the public half is published. If a published key were lost,
+its owner could never prove itself again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FILE = "tunnel.key"
 
 
 class PrivateKey:
-    """A private key; its text never shows in logs or tracebacks."""
+    """A private key; logs and tracebacks never show its text."""
 
     __slots__ = ("_raw", "public")
 
@@ -40,10 +40,10 @@ class PrivateKey:
         return base64.b64encode(self._raw).decode()
 
     def write(self, path: Path) -> None:
-        """Make ``path`` hold this key, mode 0600, whole or not at all.
+        """Write this key to ``path``, mode 0600, whole or not at all.
 
         Raises:
-            FileExistsError: another process made one first.
+            FileExistsError: another process wrote one first.
         """
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -66,7 +66,7 @@ def generate() -> PrivateKey:
 
 
 def parse(text: str | bytes, *, field: str = "private key") -> PrivateKey:
-    """Read a private key in base64, as a Secret or a file holds it.
+    """Parse a private key in base64, as a Secret or a file holds it.
 
     Raises:
         KeyRefusedError: naming ``field``, never the value.
@@ -75,10 +75,10 @@ def parse(text: str | bytes, *, field: str = "private key") -> PrivateKey:
 
 
 def ensure(state_dir: Path) -> PrivateKey:
-    """Return the node's key, made at the first call and kept in ``state_dir``.
+    """Return the node's key from ``state_dir``, where the first call makes it.
 
     Raises:
-        KeyRefusedError: the file is there and holds something else; it is left as it is.
+        KeyRefusedError: the file holds something else; it is left as it is.
     """
     path = state_dir / FILE
     state_dir.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Names of endpoints, resolved at the edge.
+"""Resolves the names of endpoints in the background.
 
 Invariant: applying a plan never waits for DNS. A name that was resolved once keeps its last good addresses for as long
 as DNS is away; a name that was never resolved has none.
@@ -24,17 +24,17 @@ RETRY_S = 5.0
 
 
 def look_up(host: str) -> list[Address]:
-    """Resolve a name, in the resolver's order; empty when it can't be resolved now."""
+    """Resolve a name, in the resolver's order; return nothing if that fails now."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+        entries = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError) as err:
         log.warning("cannot resolve an endpoint's name", extra={"host": host, "error": str(err)})
         return []
-    return [ipaddress.ip_address(entry[4][0]) for entry in found]
+    return [ipaddress.ip_address(entry[4][0]) for entry in entries]
 
 
 class Resolver:
-    """Resolves endpoints in the background and calls ``on_change`` when an answer differs from the last."""
+    """Resolves endpoints and calls ``on_change`` when an answer differs from the last one."""
 
     def __init__(
         self,
@@ -52,11 +52,11 @@ class Resolver:
         self._running: set[str] = set()
 
     def addresses(self, candidates: Iterable[PeerEndpoint]) -> tuple[SocketAddress, ...]:
-        """Return what is known of ``candidates`` now, in their order, and look up what is due; never waits."""
-        found: list[SocketAddress] = []
+        """Return the known addresses of ``candidates``, in their order, and look up what is due. Never waits."""
+        known: list[SocketAddress] = []
         for endpoint in candidates:
-            found += [SocketAddress(address, endpoint.port) for address in self._known_of(endpoint.host)]
-        return tuple(dict.fromkeys(found))
+            known += [SocketAddress(address, endpoint.port) for address in self._known_of(endpoint.host)]
+        return tuple(dict.fromkeys(known))
 
     def _known_of(self, host: str) -> tuple[Address, ...]:
         try:
@@ -66,20 +66,20 @@ class Resolver:
         with self._lock:
             if host not in self._running and self._clock() >= self._due.get(host, 0.0):
                 self._running.add(host)
-                # getaddrinfo has no timeout of its own: the thread waits in our place, one at most for each name.
+                # getaddrinfo has no timeout, so a thread waits for it: one at most for each name.
                 threading.Thread(target=self._refresh, args=(host,), name=f"resolve {host}", daemon=True).start()
             return self._known.get(host, ())
 
     def _refresh(self, host: str) -> None:
-        found: tuple[Address, ...] = ()
+        resolved: tuple[Address, ...] = ()
         try:
-            found = tuple(dict.fromkeys(self._look_up(host)))
+            resolved = tuple(dict.fromkeys(self._look_up(host)))
         finally:
             with self._lock:
-                changed = bool(found) and set(found) != set(self._known.get(host, ()))
+                changed = bool(resolved) and set(resolved) != set(self._known.get(host, ()))
                 if changed:
-                    self._known[host] = found
-                self._due[host] = self._clock() + (REFRESH_S if found else RETRY_S)
+                    self._known[host] = resolved
+                self._due[host] = self._clock() + (REFRESH_S if resolved else RETRY_S)
                 self._running.discard(host)
         if changed:
             self._on_change()

@@ -1,4 +1,4 @@
-"""What brings packets to the tunnel's link: our routes, and the node's addresses that they name as source.
+"""The routes that lead to the tunnel's link, and the node's addresses that they name as source.
 
 Invariant: only differences are written, and only the tunnel's own routes (by protocol number) are ever removed. The
 routes to pods in the same table belong to the CNI server.
@@ -18,21 +18,22 @@ ROUTE_PROTOCOL = 113
 
 
 def ensure_addresses(kernel: connection.Connection, wanted: Iterable[Address]) -> None:
-    """Put those of the node's addresses on ``lo`` that are missing there.
+    """Put the node's addresses on ``lo`` that are missing there.
 
-    On a member's node the CNI server writes them, before the first plan and at every change, so none is missing here
-    unless somebody took it away. The relay has no CNI server: there this is the writer. Neither removes an address.
+    On a member's node the CNI server is their writer (``attach.wiring.plan_node``): it puts them before the first plan
+    and at every change, so nothing is written here unless somebody removed an address, or the CNI server refused it.
+    The relay has no CNI server, so there this is the writer. Neither removes an address.
     """
     held = addresses.read(kernel, links.LOOPBACK)
     kernel.send([addresses.put(links.LOOPBACK, address) for address in wanted if address.packed not in held])
 
 
 def ensure_routes(kernel: connection.Connection, link: links.Link, wanted: Sequence[WantedRoute]) -> bool:
-    """Make our routes be ``wanted``; return whether anything was written."""
+    """Write what differs between our routes and ``wanted``; return whether anything was written."""
     installed = dict(_read_routes(kernel, link))
     missing = [route for route in wanted if installed.get(route.destination) != route]
-    # The narrow ones first, each in a message of its own: a wide unreachable route must not cover a node's block for a
-    # moment, or for long where the narrow one was refused.
+    # Narrow ones first, one message each: a wide unreachable route must not cover a node's block for a moment, or for
+    # longer if the kernel refuses the narrow one.
     for route in sorted(missing, key=lambda route: -route.destination.prefixlen):
         kernel.send([_route(link, route).put()])
     stale = installed.keys() - {route.destination for route in wanted}
@@ -57,9 +58,9 @@ def _route(link: links.Link, route: WantedRoute) -> routes.Route:
     if route.kind is RouteKind.UNREACHABLE:
         return routes.Route(route.destination, protocol=ROUTE_PROTOCOL)
     # A gateway in name only: WireGuard looks at the packet's own destination. But where a packet leaves by the link it
-    # came in by (leader, relay), the kernel sends redirects if the way back to its source is a route without a gateway
-    # (fib_validate_source), they use up the rate limit of the errors that matter, and only /proc/sys, which we may
-    # not write, turns them off.
+    # came in by (leader, relay), the kernel sends redirects if the route back to its source has no gateway
+    # (fib_validate_source). They use up the rate limit of the errors that matter, and only /proc/sys, which we may not
+    # write, turns them off.
     gateway = route.destination.network_address if route.destination.version == 4 else None
     return routes.Route(
         route.destination, index=link.index, gateway=gateway, source=route.source, protocol=ROUTE_PROTOCOL

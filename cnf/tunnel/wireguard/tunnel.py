@@ -1,7 +1,15 @@
-"""The tunnel of this network namespace, kept as wanted.
+"""Reconciles the kernel with the plan: the tunnel of this network namespace is kept as ``Wanted`` says.
 
-One invariant: one thread at a time reads the device, compares and writes, and what it writes is only the difference; so
-a sync that finds nothing to do writes nothing, and a restart of the agent changes no session.
+A controller (``controllers.tunnel`` on a node, ``relay`` on the hub) passes its plan to ``want``. ``run`` brings it
+about in a thread of its own: at every new plan, when the link changed (``watch``), when the name of an endpoint got
+another address (``resolver``), and every 30 s. ``sync`` does the same at once in the caller's thread: the relay must
+move a member to its new leader before it acknowledges that. ``revive`` is for the session, when a peer fell silent.
+
+The order is: the node's addresses (``routing``), the link (``device``), its peers (``changes``, and a backend that
+writes them), the link's settings, the routes. Each step needs the ones before it.
+
+Invariant: one thread at a time reads the device, compares and writes, and it writes only the difference. So a sync that
+finds nothing to do writes nothing, and a restart of the agent changes no session.
 """
 
 from __future__ import annotations
@@ -30,7 +38,7 @@ _RETRY_S = (0.2, 5.0)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TunnelPeerStatus:
-    """A peer as it is now; ``handshake_age_s`` is None before the first handshake."""
+    """A peer as the device shows it now; ``handshake_age_s`` is None before the first handshake."""
 
     public_key: str
     endpoint: SocketAddress | None
@@ -42,13 +50,13 @@ class TunnelPeerStatus:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Counters:
-    """What was done since the start.
+    """What the tunnel did since the start.
 
     Attributes:
         syncs: Comparisons with the device.
-        writes: Times that WireGuard was written to.
-        revivals: Peers made anew for a fresh handshake.
-        restores: Times that everything had to be put back into a new device.
+        writes: Writes to the device.
+        revivals: Peers removed and added again for a new handshake.
+        restores: New devices that everything was written to again.
     """
 
     syncs: int = 0
@@ -58,9 +66,9 @@ class Counters:
 
 
 class Tunnel:
-    """WireGuard link ``name`` of the namespace that its methods are called in.
+    """WireGuard link ``name`` of the network namespace that the methods are called in.
 
-    Hand plans to ``want`` and run ``run`` in a thread of its own; ``sync`` applies in the caller's thread.
+    Pass plans to ``want`` and run ``run`` in a thread of its own.
     """
 
     def __init__(
@@ -100,33 +108,33 @@ class Tunnel:
         return self._backend.kind if self._backend is not None else ""
 
     def want(self, wanted: Wanted) -> None:
-        """Make ``run`` bring ``wanted`` about; returns at once, and at no cost when it was wanted before."""
+        """Make ``run`` bring ``wanted`` about. Does not wait, and costs nothing if it was wanted before."""
         if wanted != self._wanted:
             self._wanted = wanted
             self._wake.set()
 
     def wake(self) -> None:
-        """Make ``run`` compare again now."""
+        """Make ``run`` compare now."""
         self._wake.set()
 
     def sync(self, wanted: Wanted) -> None:
         """Bring ``wanted`` about in this thread.
 
         Raises:
-            TunnelError: something is not as wanted; calling again goes on from there.
+            TunnelError: something is not as wanted; ``run`` tries again.
         """
         self._wanted = wanted
         try:
             with self._lock:
                 self._apply(wanted)
         except errors.TunnelError:
-            self._wake.set()  # ``run`` goes on from there
+            self._wake.set()
             raise
 
     def revive(self, public_key: str) -> bool:
-        """Remove a peer and add it again, with its next endpoint: a fresh handshake at once instead of after 15 s.
+        """Remove a peer and add it again with its next endpoint; return False when there is no such peer.
 
-        For a hub that gave no answer; return False when there is no such peer.
+        A peer that does not answer then gets a new handshake at once instead of after 15 s.
 
         Raises:
             TunnelError: the device is away or refused.
@@ -155,7 +163,7 @@ class Tunnel:
         return [_status(public_key, peers[public_key], now) for public_key in sorted(peers)]
 
     def run(self, stop: threading.Event) -> None:
-        """Bring about what ``want`` was given, and put it back when the link went away, until ``stop``."""
+        """Keep the tunnel as wanted until ``stop``."""
         watcher = threading.Thread(target=watch.watch, args=(self.name, self.wake, stop), name="tunnel watch")
         watcher.start()
         failures = 0
@@ -184,7 +192,7 @@ class Tunnel:
                 self._apply(wanted, stopped=stop.is_set)
         except errors.TunnelError as err:
             if not stop.is_set():
-                log.error("the tunnel is not as wanted", extra={"error": str(err)})  # noqa: TRY400 - expected kinds
+                log.error("tunnel reconciliation failed", extra={"error": str(err)})  # noqa: TRY400 - expected kinds
             return False
         return True
 
@@ -205,17 +213,18 @@ class Tunnel:
             routing.ensure_routes(rtnetlink, link, wanted.routes)
 
     def _sync_peers(self, backend: device.WireGuardBackend, wanted: Wanted) -> None:
-        target = changes.WantedDevice(
+        wanted_device = changes.WantedDevice(
             self._key.base64, self.port, {peer.public_key: self._resolve(peer) for peer in wanted.peers}
         )
-        difference = changes.diff(target, backend.read(), written=self._written, now=self._wall_clock())
+        difference = changes.diff(wanted_device, backend.read(), written=self._written, now=self._wall_clock())
         if difference:
             self._write(backend, difference)
 
     def _resolve(self, peer: WantedPeer) -> changes.ResolvedPeer:
-        known = self._resolver.addresses(peer.endpoints)
+        candidates = self._resolver.addresses(peer.endpoints)
         turn = self._turn.get(peer.public_key, 0)
-        return changes.ResolvedPeer(known[turn % len(known)] if known else None, peer.allowed, peer.keepalive_s)
+        endpoint = candidates[turn % len(candidates)] if candidates else None
+        return changes.ResolvedPeer(endpoint, peer.allowed, peer.keepalive_s)
 
     def _write(self, backend: device.WireGuardBackend, difference: changes.DeviceChanges) -> None:
         backend.apply(difference)

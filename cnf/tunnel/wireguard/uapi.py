@@ -1,7 +1,7 @@
-"""WireGuard in user space: the control protocol of wireguard-go over its unix socket.
+"""WireGuard in user space: wireguard-go's control protocol over its unix socket.
 
-https://www.wireguard.com/xplatform/#configuration-protocol. One invariant: all changes of one sync are one ``set``
-operation, so that no packet sees half of them.
+https://www.wireguard.com/xplatform/#configuration-protocol. Invariant: all changes of one sync are one ``set``
+operation, so that no packet meets half of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cnf.tunnel.plan import endpoints
 from cnf.tunnel.wireguard import changes, key
 
 SOCKETS = Path("/var/run/wireguard")
-"""Fixed in wireguard-go."""
+"""A constant of wireguard-go."""
 TIMEOUT_S = 5.0
 
 
@@ -79,7 +79,7 @@ def _lines(wanted: changes.DeviceChanges) -> Iterator[str]:
             yield f"persistent_keepalive_interval={update.keepalive_s}"
         yield from (f"allowed_ip={network}" for network in sorted(update.add, key=str))
     if wanted.drop:
-        # Moved to a peer that lives for these lines only: see ``changes``.
+        # They move to a peer that exists for these lines only: see ``changes``.
         yield f"public_key={to_hex(key.generate().public)}"
         yield from (f"allowed_ip={network}" for network in sorted(wanted.drop, key=str))
         yield "remove=true"
@@ -89,7 +89,7 @@ def _lines(wanted: changes.DeviceChanges) -> Iterator[str]:
 
 
 def parse(lines: list[tuple[str, str]]) -> changes.ActualDevice:
-    """Read the answer to ``get``.
+    """Parse the answer to ``get``.
 
     Raises:
         BackendError: it is malformed.
@@ -108,11 +108,11 @@ def parse(lines: list[tuple[str, str]]) -> changes.ActualDevice:
                 port = int(value)
     except ValueError as err:
         raise errors.BackendError(f"wireguard-go gave a malformed answer: {err}") from err
-    return changes.ActualDevice(private_key, port, {public_key: found.value() for public_key, found in peers.items()})
+    return changes.ActualDevice(private_key, port, {public_key: lines.value() for public_key, lines in peers.items()})
 
 
 class _PeerLines:
-    """One peer while its lines are read."""
+    """The lines of one peer, gathered."""
 
     def __init__(self) -> None:
         self._fields: dict[str, str] = {}

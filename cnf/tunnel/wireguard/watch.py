@@ -1,4 +1,4 @@
-"""Notices that the tunnel's link came, went or changed: wireguard-go takes it away when it ends and makes a new one.
+"""Watches the tunnel's link: wireguard-go takes it away when it ends, and makes a new one when it starts.
 
 Invariant: a notice that could not be read (the kernel's buffer overflowed) counts as a change.
 """

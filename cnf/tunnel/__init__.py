@@ -1,1 +1,1 @@
-"""How fleet traffic leaves the node: ``plan`` decides, ``wireguard`` writes to the kernel, ``session`` keeps it alive."""
+"""How fleet traffic leaves the node: ``plan`` decides, ``wireguard`` writes to the kernel, ``session`` probes it."""

@@ -79,11 +79,11 @@ def test_a_node_without_a_block_has_no_identity_yet() -> None:
     assert identity.cluster_blocks == (ip_network("10.113.4.0/22"),)
 
 
-def test_the_hub_keeps_its_good_endpoints_beside_a_malformed_one() -> None:
+def test_the_relay_keeps_its_good_endpoints_beside_a_malformed_one() -> None:
     peer = make_peer("hub", fleet_cidrs=["10.112.0.0/12"], public_key=KEY, endpoints=["hub.example:31820", "oops"])
-    hub, refusals = parse.parse_relay(peer)
-    assert hub.endpoints == (PeerEndpoint("hub.example", 31820),)
-    assert hub.mtu == DEFAULT_MTU
+    relay, refusals = parse.parse_relay(peer)
+    assert relay.endpoints == (PeerEndpoint("hub.example", 31820),)
+    assert relay.mtu == DEFAULT_MTU
     assert len(refusals) == 1
 
 

@@ -25,7 +25,7 @@ def announce(
     return leader_claims.receive(wire.Announcement(7, cluster, epoch, public_key), source)
 
 
-def test_a_higher_epoch_is_news_and_a_lower_one_is_told_the_highest() -> None:
+def test_a_higher_epoch_is_new_and_a_lower_one_is_answered_with_the_highest() -> None:
     leader_claims = make_leader_claims()
     assert announce(leader_claims, A, 4, KEY).claim == LeaderClaim(4, KEY)
     assert announce(leader_claims, B, 5, OTHER).claim == LeaderClaim(5, OTHER)
@@ -34,7 +34,7 @@ def test_a_higher_epoch_is_news_and_a_lower_one_is_told_the_highest() -> None:
     assert leader_claims.claim("c1") == LeaderClaim(5, OTHER)
 
 
-def test_an_announcement_said_twice_is_accepted_twice_and_news_once() -> None:
+def test_an_announcement_sent_twice_is_accepted_twice_and_new_once() -> None:
     leader_claims = make_leader_claims()
     announce(leader_claims, A, 4, KEY)
     assert announce(leader_claims, A, 4, KEY) == epochs.Verdict(wire.Ack(7, "c1", 4, accepted=True), None)

@@ -19,14 +19,14 @@ class Clock:
 
 
 class Probed:
-    """A prober with a clock in the test's hand, and what it told."""
+    """A prober with a clock under the test's control, and what it reported."""
 
     def __init__(self, *targets: Address) -> None:
         self.clock = Clock()
-        self.told: list[tuple[Address, bool]] = []
+        self.changes: list[tuple[Address, bool]] = []
         self.lost: list[int] = []
         self.prober = probe.Prober(
-            on_change=lambda address, alive: self.told.append((address, alive)),
+            on_change=lambda address, alive: self.changes.append((address, alive)),
             on_lost=lambda _address, lost: self.lost.append(lost),
             clock=self.clock,
         )
@@ -48,13 +48,13 @@ class Probed:
 def test_a_target_lives_by_an_echo_and_dies_by_three_losses() -> None:
     world = Probed(A)
     assert world.prober.receive(world.step()[A], A)
-    assert world.told == [(A, True)]
+    assert world.changes == [(A, True)]
     for _ in range(3):
         world.step()
     assert world.alive(A) is True
     world.step()
     assert world.alive(A) is False
-    assert world.told == [(A, True), (A, False)]
+    assert world.changes == [(A, True), (A, False)]
     assert world.lost == [1, 2, 3]
 
 
@@ -76,7 +76,7 @@ def test_a_way_with_a_round_trip_longer_than_the_interval_is_alive() -> None:
         if len(under_way) > 4:
             assert world.prober.receive(under_way.pop(0), A)
     assert world.alive(A) is True
-    assert world.told[-1] == (A, True)
+    assert world.changes[-1] == (A, True)
     state = world.prober.state(A)
     assert state is not None
     assert state.rtt_s == pytest.approx(0.8)

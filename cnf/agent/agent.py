@@ -24,7 +24,7 @@ from cnf.controllers.startup_taint import StartupTaint
 from cnf.controllers.tunnel import Steering
 from cnf.netlink import errors as netlink_errors
 from cnf.tunnel import errors as tunnel_errors
-from cnf.tunnel.session import sessions
+from cnf.tunnel.session import session
 from cnf.tunnel.wireguard import key, tunnel
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import controller, events, lease
@@ -63,7 +63,7 @@ class Daemon:
         version = importlib.metadata.version("fleetboard")
         self._calls = metrics.Calls()
         self._carrier = tunnel.Tunnel(private_key=private_key)
-        self._keeper = sessions.Sessions(
+        self._keeper = session.SessionRunner(
             self._carrier,
             outbid=lambda epoch: self._elector.outbid(epoch),
             on_isolation=self._isolation_changed,

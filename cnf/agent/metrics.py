@@ -22,7 +22,7 @@ from fleetboard.model.addresses import Address
 class TunnelCollector(Collector):
     """Peers, their handshakes and bytes, and what the probes see."""
 
-    def __init__(self, carrier: tunnel.Tunnel, probed: Callable[[], Mapping[Address, probe.Target]]) -> None:
+    def __init__(self, carrier: tunnel.Tunnel, probed: Callable[[], Mapping[Address, probe.ProbeTarget]]) -> None:
         self._carrier, self._probed = carrier, probed
 
     def describe(self) -> Iterable[Metric]:
@@ -55,7 +55,7 @@ class TunnelCollector(Collector):
         for action, value in (
             ("sync", done.syncs),
             ("write", done.writes),
-            ("kick", done.kicks),
+            ("kick", done.revivals),
             ("restore", done.restores),
         ):
             family.add_metric([action], value)

@@ -14,11 +14,11 @@ from cnf.agent import caches
 from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.netlink import errors as netlink_errors
-from cnf.tunnel.plan import epochs, mesh, parse, plan
-from cnf.tunnel.session import sessions
+from cnf.tunnel.plan import mesh, parse, plan
+from cnf.tunnel.session import epochs, session
 from cnf.tunnel.wireguard import tunnel
 from fleetboard.kube import lease
-from fleetboard.model import names
+from fleetboard.model import addresses, names
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Steering:
         cluster: str,
         known: caches.Caches,
         carrier: tunnel.Tunnel,
-        keeper: sessions.Sessions,
+        keeper: session.SessionRunner,
         elector: lease.Elector,
         on_network: Callable[[network.NodeNetwork], None],
         standing: bool = False,
@@ -54,8 +54,8 @@ class Steering:
         self._clock = clock
         self._standing = standing
         self._wait_until: float | None = None
-        self._claims: Mapping[str, str] = {}
-        self._refused: tuple[mesh.Refusal, ...] = ()
+        self._key_owners: Mapping[str, str] = {}
+        self._refused: tuple[mesh.MeshRefusal, ...] = ()
         self._network: network.NodeNetwork | None = None
         self._not_taken_up = ""
         self.leadership: mesh.Leadership | None = None
@@ -69,13 +69,13 @@ class Steering:
         if identity is None or hub_peer is None:
             return AGAIN_S
         nodes, refused_nodes = parse.parse_nodes(self._known.nodes)
-        hub, refused_hub = parse.parse_hub(hub_peer)
+        hub, refused_hub = parse.parse_relay(hub_peer)
         self._set_network(identity, hub, returned=fleet_node.status.blocks_returned if fleet_node else [])
         self.leadership = self._lead([node.name for node in nodes])
         if self._waits_for_leader():
             return UNKNOWN_POLL_S
-        planned = plan.plan_node(identity, nodes, hub, self.leadership, claims=self._claims)
-        self._claims = planned.claims
+        planned = plan.plan_node(identity, nodes, hub, self.leadership, key_owners=self._key_owners)
+        self._key_owners = planned.key_owners
         self._report((*refused_nodes, *refused_hub, *planned.refusals))
         self._carrier.want(planned.wanted)
         self._keeper.update(self._session(identity, hub, keeps=planned.wanted.peer(hub.public_key) is not None))
@@ -105,13 +105,13 @@ class Steering:
         offered = mesh.Leadership(holder, plan.choose_standbys(holder, nodes), self._elector.epoch)
         return plan.newer(self.leadership, offered)
 
-    def _set_network(self, identity: mesh.NodeIdentity, hub: mesh.HubPeer, *, returned: list[str]) -> None:
+    def _set_network(self, identity: mesh.NodeIdentity, hub: mesh.RelayPeer, *, returned: list[str]) -> None:
         found = network.NodeNetwork(
             node_address=identity.addresses[0],
             blocks=identity.blocks,
             fleet=hub.fleet,
             mtu=hub.mtu,
-            returned=parse.parse_networks(returned, field="blocksReturned"),
+            returned=addresses.parse_networks(returned, field="blocksReturned"),
         )
         if found == self._network:
             return
@@ -125,14 +125,14 @@ class Steering:
             return
         self._network, self._not_taken_up = found, ""
 
-    def _session(self, identity: mesh.NodeIdentity, hub: mesh.HubPeer, *, keeps: bool) -> sessions.Session:
+    def _session(self, identity: mesh.NodeIdentity, hub: mesh.RelayPeer, *, keeps: bool) -> session.Session:
         address = identity.addresses[0]
         hub_address = next((found for found in hub.addresses if found.version == address.version), None)
         leads = self.leadership is not None and self.leadership.leader == self._node
-        claim = epochs.Claim(self.leadership.epoch, identity.public_key) if leads and self.leadership else None
-        return sessions.Session(address, self._cluster, hub.public_key if keeps else "", hub_address, claim)
+        claim = epochs.LeaderClaim(self.leadership.epoch, identity.public_key) if leads and self.leadership else None
+        return session.Session(address, self._cluster, hub.public_key if keeps else "", hub_address, claim)
 
-    def _report(self, refused: tuple[mesh.Refusal, ...]) -> None:
+    def _report(self, refused: tuple[mesh.MeshRefusal, ...]) -> None:
         if refused != self._refused:
             self._refused = refused
             for refusal in refused:

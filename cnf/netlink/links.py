@@ -28,6 +28,9 @@ _UP = 1
 _SKIP_STATISTICS = 8
 _ADDR_GEN_NONE = 1
 
+GROUP = 1
+"""RTMGRP_LINK: the multicast group of notices about interfaces."""
+
 LOOPBACK = 1
 """Index of ``lo`` in every namespace."""
 
@@ -92,6 +95,18 @@ def create_veth(near: End, far: End, *, namespace: int) -> Message:
     return Message(_NEWLINK, Flag.ACK | Flag.CREATE | Flag.EXCLUSIVE, body, f"create veth {near.name} - {far.name}")
 
 
+def create(name: str, kind: str, *, mtu: int) -> Message:
+    """Make an interface of a kind that needs no further data; one of that name is fine as it is."""
+    body = (
+        _INFO.pack(0, 0, 0, 0, 0)
+        + wire.text(_IFNAME, name)
+        + wire.u32(_MTU, mtu)
+        + wire.nested(_LINKINFO, wire.text(_INFO_KIND, kind))
+    )
+    flags = Flag.ACK | Flag.CREATE | Flag.EXCLUSIVE
+    return Message(_NEWLINK, flags, body, f"create {kind} {name}", frozenset({errno.EEXIST}))
+
+
 def _set(
     index: int, payload: bytes, action: str, *, up: bool = False, tolerate: frozenset[int] = frozenset()
 ) -> Message:
@@ -154,6 +169,19 @@ def find(kernel: connection.Connection, name: str) -> Link | None:
     return _parse(answers[0].body)
 
 
+def read_inet(kernel: connection.Connection, index: int) -> dict[int, int]:
+    """Return an interface's IPv4 per-device settings, by the numbers that ``set_inet`` takes.
+
+    Raises:
+        AbsentError: the interface is gone.
+    """
+    body = _INFO.pack(0, 0, index, 0, 0) + wire.u32(_EXT_MASK, _SKIP_STATISTICS)
+    answers = kernel.ask(Message(_GETLINK, Flag(0), body, f"read IPv4 of interface {index}"))
+    by_family = wire.attributes(wire.attributes(answers[0].body[_INFO.size :]).get(_AF_SPEC, b""))
+    values = wire.attributes(by_family.get(_AF_INET, b"")).get(_INET_CONF, b"")
+    return {number: value for number, (value,) in enumerate(struct.iter_unpack("=I", values), start=1)}
+
+
 def list_all(*, kind: str = "") -> Message:
     """Ask for all interfaces, or those of one ``kind``, where the kernel heeds that."""
     body = _INFO.pack(0, 0, 0, 0, 0) + wire.u32(_EXT_MASK, _SKIP_STATISTICS)
@@ -170,6 +198,13 @@ def read(kernel: connection.Connection, *, kind: str = "") -> list[Link]:
     """
     found = (_parse(answer.body) for answer in kernel.ask(list_all(kind=kind), torn=True))
     return [link for link in found if not kind or link.kind == kind]
+
+
+def changed_names(datagram: bytes) -> list[str]:
+    """Return the interfaces that the RTM_NEWLINK and RTM_DELLINK notices of a datagram are about."""
+    bodies = (notice.body for notice in wire.answers(datagram) if notice.type in (_NEWLINK, _DELLINK))
+    attributes = (wire.attributes(body[_INFO.size :]) for body in bodies)
+    return [wire.parse_string(found[_IFNAME]) for found in attributes if _IFNAME in found]
 
 
 def _parse(body: bytes) -> Link:

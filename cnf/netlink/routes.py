@@ -1,6 +1,7 @@
 """Routes of the main table (include/uapi/linux/rtnetlink.h).
 
-One invariant: every route of ours carries ``PROTOCOL``, so that it is told from everybody else's.
+Invariant: every route carries a protocol number of ours, so that it is told from everybody else's: ``PROTOCOL`` is the
+CNI server's, and the tunnel has its own.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ _INFO = struct.Struct("=BBBBBBBBI")
 """struct rtmsg: family, destination length, source length, TOS, table, protocol, scope, type, flags."""
 _DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC = 1, 4, 5, 6, 7
 _MAIN = 254
-_UNIVERSE, _LINK = 0, 253
+_UNIVERSE, _LINK, _NOWHERE = 0, 253, 255
 _UNICAST, _UNREACHABLE = 1, 7
 _ONLINK = 4
 
 PROTOCOL = 112
-"""rtm_protocol of our routes: any number that no routing daemon has (/etc/iproute2/rt_protos)."""
+"""rtm_protocol of the CNI server's routes: any number that no routing daemon has (/etc/iproute2/rt_protos)."""
 WORST = 0xFFFFFFFF
 """The metric that loses against every other."""
 
@@ -37,6 +38,7 @@ class Route:
     gateway: Address | None = None
     source: Address | None = None
     metric: int = 0
+    protocol: int = PROTOCOL
 
     def _body(self) -> bytes:
         version = self.destination.version
@@ -47,7 +49,7 @@ class Route:
             0,
             0,
             _MAIN,
-            PROTOCOL,
+            self.protocol,
             scope,
             _UNICAST if self.index else _UNREACHABLE,
             _ONLINK if self.gateway else 0,
@@ -84,12 +86,22 @@ class Found:
     gateway: bytes
     source: bytes
     metric: int
+    unreachable: bool
 
 
-def read(kernel: connection.Connection, version: int) -> list[Found]:
-    """Return our routes of the main table. Not for the hot path: it is a dump."""
+def delete(destination: Network, *, protocol: int) -> Message:
+    """Delete the route that ``protocol`` marks, whatever it does with a packet; one that is gone is fine."""
+    head = _INFO.pack(
+        addresses.FAMILY[destination.version], destination.prefixlen, 0, 0, _MAIN, protocol, _NOWHERE, 0, 0
+    )
+    body = head + wire.attribute(_DST, destination.network_address.packed)
+    return Message(_DELROUTE, Flag.ACK, body, f"delete route {destination}", frozenset({errno.ESRCH}))
+
+
+def read(kernel: connection.Connection, version: int, *, protocol: int = PROTOCOL) -> list[Found]:
+    """Return the routes of the main table that ``protocol`` marks. Not for the hot path: it is a dump."""
     family = addresses.FAMILY[version]
-    body = _INFO.pack(family, 0, 0, 0, _MAIN, PROTOCOL, 0, 0, 0)
+    body = _INFO.pack(family, 0, 0, 0, _MAIN, protocol, 0, 0, 0)
     found: list[Found] = []
     try:
         answers = kernel.ask(Message(_GETROUTE, Flag.DUMP, body, "list routes"))
@@ -97,7 +109,7 @@ def read(kernel: connection.Connection, version: int) -> list[Found]:
         return []
     for answer in answers:
         head = _INFO.unpack_from(answer.body)
-        if head[4] != _MAIN or head[5] != PROTOCOL:
+        if head[4] != _MAIN or head[5] != protocol:
             continue
         parsed = wire.attributes(answer.body[_INFO.size :])
         found.append(
@@ -108,6 +120,7 @@ def read(kernel: connection.Connection, version: int) -> list[Found]:
                 gateway=parsed.get(_GATEWAY, b""),
                 source=parsed.get(_PREFSRC, b""),
                 metric=wire.parse_u32(parsed.get(_PRIORITY, bytes(4))),
+                unreachable=head[7] == _UNREACHABLE,
             )
         )
     return found

@@ -1,1 +1,1 @@
-"""cnf on the hub: forwards between members, and probes them."""
+"""The relay (cnf-hub): forwards between members, and probes them."""

@@ -1,1 +1,1 @@
-"""WireGuard, routes and leadership: how fleet traffic leaves the node."""
+"""How fleet traffic leaves the node: ``plan`` decides, ``wireguard`` writes to the kernel, ``session`` probes it."""

@@ -5,8 +5,8 @@ TunnelError
  +- EndpointRefusedError   an endpoint isn't ``host:port``
  +- MtuRefusedError        an MTU is out of range
  +- DeviceError            the kernel refused to make or change the link, an address or a route
- |   +- DeviceAbsentError  nobody made the link in time: the wireguard container isn't running
- +- BackendError           WireGuard refused a change, or went away while asked
+ |   +- DeviceAbsentError  the link did not appear in time: the wireguard container isn't running
+ +- BackendError           WireGuard refused a change, or went away
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class BackendError(TunnelError):
     """WireGuard refused a change or went away.
 
     Attributes:
-        errno: What it answered; 0 when it gave no answer.
+        errno: Of its answer; 0 without an answer.
     """
 
     def __init__(self, message: str, *, errno: int = 0) -> None:

@@ -1,7 +1,7 @@
-"""``python -m cnf.tunnel.userspace``: the container beside cnf that lends it a WireGuard where the kernel has none.
+"""``python -m cnf.tunnel.userspace``: runs wireguard-go, in the container beside cnf, if the kernel has no WireGuard.
 
-It is a container of its own so that the agent may restart without taking the tunnel along. One invariant: it becomes
-wireguard-go or does nothing; what the tunnel holds is the agent's business alone.
+It is a container of its own so that the tunnel survives a restart of the agent. The process becomes wireguard-go or
+does nothing: the agent alone writes what the device holds.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import sys
 import time
 from pathlib import Path
 
+from cnf.netlink import links
 from cnf.tunnel import errors
-from cnf.tunnel.wireguard import device, links, uapi
+from cnf.tunnel.wireguard import device, uapi
 from fleetboard.model import names
 from fleetboard.runtime import logs
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 PROGRAM = "wireguard-go"
 OFFLOAD = b"supportsUDPOffload"
 """Name of a function in wireguard-go of 2023-12 and later. Older ones have no UDP segmentation offload and are 5 to 7
-times slower; what ``--version`` says doesn't tell, for it was never raised after 2023-02."""
+times slower. The output of ``--version`` does not help: it has not changed since 2023-02."""
 TUN = Path("/dev/net/tun")
 _TUN_DEVICE = os.makedev(10, 200)
 _TRIAL = "fleettrial0"
@@ -34,20 +35,20 @@ _HANDOVER_S = 5.0
 
 
 def kernel_has_wireguard() -> bool:
-    """Tell whether the kernel makes WireGuard links, by making one and deleting it.
+    """Tell whether the kernel makes WireGuard links: make one and delete it.
 
     Raises:
-        DeviceError: it can't be told, for want of NET_ADMIN.
+        DeviceError: the kernel refused for another reason, as without NET_ADMIN.
     """
-    with links.open_netlink() as netlink:
-        supported = netlink.create(_TRIAL, device.KERNEL_KIND, mtu=1280)
+    with device.open_rtnetlink() as rtnetlink:
+        supported = device.create(rtnetlink, _TRIAL, device.KERNEL_KIND, mtu=1280)
         if supported:
-            netlink.delete(_TRIAL)
+            rtnetlink.send([links.delete(_TRIAL)])
     return supported
 
 
 def ensure_tun(path: Path = TUN) -> None:
-    """Make the TUN device file where it is missing, and check that it opens.
+    """Make the TUN device file if it is missing, and check that it opens.
 
     Raises:
         DeviceError: this container may not make or open it.
@@ -64,10 +65,10 @@ def ensure_tun(path: Path = TUN) -> None:
 
 
 def clear(name: str, *, handover_s: float = _HANDOVER_S) -> None:
-    """Remove what a wireguard-go that is gone left behind: its socket, and a link that nobody drives.
+    """Remove what a wireguard-go that ended left behind: its socket, and a link that nothing drives.
 
     Raises:
-        DeviceError: another wireguard-go is running and doesn't end.
+        DeviceError: another wireguard-go runs and does not end.
     """
     deadline = time.monotonic() + handover_s
     while uapi.answers(name):
@@ -75,10 +76,10 @@ def clear(name: str, *, handover_s: float = _HANDOVER_S) -> None:
             raise errors.DeviceError(f"another wireguard-go drives {name}: expected to be the only one")
         time.sleep(0.1)
     uapi.socket_path(name).unlink(missing_ok=True)
-    with links.open_netlink() as netlink:
-        if netlink.find(name) is not None:
-            log.warning("deleting a link that nobody drives", extra={"link": name})
-            netlink.delete(name)
+    with device.open_rtnetlink() as rtnetlink:
+        if links.find(rtnetlink, name) is not None:
+            log.warning("deleting a link that nothing drives", extra={"link": name})
+            rtnetlink.send([links.delete(name)])
 
 
 def has_offload(program: Path) -> bool:
@@ -87,10 +88,10 @@ def has_offload(program: Path) -> bool:
 
 
 def run(name: str) -> None:
-    """Become wireguard-go for link ``name``; return only on a signal, where the kernel has WireGuard.
+    """Become wireguard-go for link ``name``. If the kernel has WireGuard, wait for a signal and return.
 
     Raises:
-        DeviceError: this container lacks what it takes.
+        DeviceError: this container lacks a program, a file or a capability.
     """
     if kernel_has_wireguard():
         log.info("the kernel has WireGuard: nothing to do")
@@ -105,7 +106,7 @@ def run(name: str) -> None:
         log.warning("wireguard-go is older than 2023-12 and several times slower", extra={"program": program})
     environment = os.environ | {"WG_PROCESS_FOREGROUND": "1", "LOG_LEVEL": "error"}
     log.info("starting wireguard-go", extra={"link": name})
-    # A signal mask survives exec: wireguard-go must hear SIGTERM.
+    # A signal mask survives exec, and wireguard-go must receive SIGTERM.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         os.execve(program, [PROGRAM, "-f", name], environment)  # noqa: S606 - it takes this process' place
@@ -114,9 +115,9 @@ def run(name: str) -> None:
 
 
 def main() -> int:
-    """Run; the exit status is 1 with one sentence in the log when this container can't work."""
+    """Run; return 1, with one sentence in the log, if this container cannot work."""
     logs.configure("wireguard", os.environ.get("LOG_LEVEL", "info"))
-    # Blocked before anything else: as a container's first process we would ignore it, and sigwait takes it.
+    # Blocked before anything else: a container's first process ignores a signal without a handler. sigwait takes it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         run(sys.argv[1] if len(sys.argv) > 1 else names.TUNNEL_INTERFACE)

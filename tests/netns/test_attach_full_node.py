@@ -26,9 +26,8 @@ from cnf.attach.service import Plane
 from cnf.controllers import status
 from cnf.controllers.blocks import controller as block_controller
 from cnf.netlink.namespace import Namespace
-from cnf.tunnel.plan import parse
 from fleetboard.kube import controller, events
-from fleetboard.model import names
+from fleetboard.model import addresses, names
 
 pytestmark = pytest.mark.netns
 
@@ -108,8 +107,8 @@ class Node:
     def _take_up(self, _key: str) -> float:
         found = self.known.node(NODE)
         if found is not None and found.spec.blocks:
-            shown = parse.parse_networks(found.spec.blocks, field="blocks")
-            returned = parse.parse_networks(found.status.blocks_returned, field="blocksReturned")
+            shown = addresses.parse_networks(found.spec.blocks, field="blocks")
+            returned = addresses.parse_networks(found.status.blocks_returned, field="blocksReturned")
             self.plane.set_network(NodeNetwork(shown[0].network_address, shown, FLEET, 1360, returned))
         return 10
 

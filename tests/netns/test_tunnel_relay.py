@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import os
 import shutil
@@ -12,28 +11,33 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
-from pathlib import Path
-from typing import TypeVar
 
 import pytest
+from entering import enter, inside
 
 from cnf.tunnel import errors, userspace
-from cnf.tunnel.plan import epochs, mesh, plan
-from cnf.tunnel.plan.mesh import HubIdentity, HubPeer, Leadership, Member, MeshNode, NodeIdentity, Session
-from cnf.tunnel.plan.wanted import Endpoint, Wanted
-from cnf.tunnel.session import probe
+from cnf.tunnel.plan import mesh, plan
+from cnf.tunnel.plan.mesh import (
+    Leadership,
+    MemberSession,
+    MeshNode,
+    NodeIdentity,
+    RelayIdentity,
+    RelayMember,
+    RelayPeer,
+)
+from cnf.tunnel.plan.wanted import PeerEndpoint, Wanted
+from cnf.tunnel.session import epochs, probe, probe_port
 from cnf.tunnel.wireguard import key, uapi
-from cnf.tunnel.wireguard.tunnel import PeerStatus, Tunnel
+from cnf.tunnel.wireguard.tunnel import Tunnel, TunnelPeerStatus
 from fleetboard.model.addresses import Address
 
 pytestmark = pytest.mark.netns
-T = TypeVar("T")
 
 FLEET = ip_network("10.112.0.0/12")
 UNDERLAY = "tun-net"
-HUB = "hub"
+RELAY = "relay"
 MTU = 1360
-CLONE_NEWNET = 0x40000000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Box:
 
 
 BOXES = {
-    HUB: Box(HUB, HUB, "10.113.0.0/22", "192.0.2.1"),
+    RELAY: Box(RELAY, RELAY, "10.113.0.0/22", "192.0.2.1"),
     "c1a": Box("c1a", "c1", "10.113.4.0/26", "192.0.2.11"),
     "c1b": Box("c1b", "c1", "10.113.4.64/26", "192.0.2.12"),
     "c2a": Box("c2a", "c2", "10.113.8.0/26", "192.0.2.21"),
@@ -75,32 +79,6 @@ def sh(command: str) -> str:
     return subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
 
 
-def inside(namespace: str, action: Callable[[], T]) -> T:
-    """Run ``action`` in a throw-away thread in that namespace: setns must not touch the test's own thread."""
-    outcome: list[T] = []
-    failure: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            enter(namespace)
-            outcome.append(action())
-        except BaseException as err:
-            failure.append(err)
-
-    thread = threading.Thread(target=body)
-    thread.start()
-    thread.join(60)
-    if failure:
-        raise failure[0]
-    return outcome[0]
-
-
-def enter(namespace: str) -> None:
-    with Path(f"/run/netns/{namespace}").open() as handle:
-        if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
-
-
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> float:
     start = time.monotonic()
     while not condition():
@@ -110,7 +88,7 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60) ->
 
 
 class World:
-    """A hub and two clusters on one underlay, each with the kernel's WireGuard or wireguard-go."""
+    """A relay and two members on one underlay, each with the kernel's WireGuard or wireguard-go."""
 
     def __init__(self) -> None:
         self.kernel = userspace.kernel_has_wireguard()
@@ -161,52 +139,52 @@ class World:
         subprocess.run(["ip", "netns", "del", UNDERLAY], check=False, stderr=subprocess.DEVNULL)
 
     def wanted(self, name: str) -> Wanted:
-        return self._wanted_hub() if name == HUB else self._wanted_node(name)
+        return self._wanted_relay() if name == RELAY else self._wanted_node(name)
 
     def sync(self, name: str) -> None:
         wanted = self.wanted(name)
         inside(BOXES[name].namespace, lambda: self.tunnels[name].sync(wanted))
 
-    def status(self, name: str) -> list[PeerStatus]:
+    def status(self, name: str) -> list[TunnelPeerStatus]:
         return inside(BOXES[name].namespace, self.tunnels[name].status)
 
     def sync_all(self) -> None:
         for name in BOXES:
             self.sync(name)
 
-    def _wanted_hub(self) -> Wanted:
-        identity = HubIdentity(self.keys[HUB].public, (ip_address(BOXES[HUB].address),), (FLEET,), self.mtu)
+    def _wanted_relay(self) -> Wanted:
+        identity = RelayIdentity(self.keys[RELAY].public, (ip_address(BOXES[RELAY].address),), (FLEET,), self.mtu)
         members = [
-            Member(cluster, (BLOCKS[cluster],), tuple(self._sessions(cluster)), self.epoch[cluster])
+            RelayMember(cluster, (BLOCKS[cluster],), tuple(self._sessions(cluster)), self.epoch[cluster])
             for cluster in BLOCKS
         ]
-        return plan.plan_hub(identity, members).wanted
+        return plan.plan_relay(identity, members).wanted
 
-    def _sessions(self, cluster: str) -> Iterator[Session]:
+    def _sessions(self, cluster: str) -> Iterator[MemberSession]:
         for name, box in BOXES.items():
             if box.cluster == cluster:
                 leads = self.leaders[cluster] == name
-                yield Session(self.keys[name].public, (ip_address(box.address),), leads, name)
+                yield MemberSession(self.keys[name].public, (ip_address(box.address),), leads, name)
 
     def _wanted_node(self, name: str) -> Wanted:
         own = BOXES[name]
         cluster = own.cluster
         boxes = {other: box for other, box in BOXES.items() if box.cluster == cluster}
         nodes = [
-            MeshNode(other, self.keys[other].public, Endpoint(box.underlay, 31820), (ip_network(box.block),))
+            MeshNode(other, self.keys[other].public, PeerEndpoint(box.underlay, 31820), (ip_network(box.block),))
             for other, box in boxes.items()
         ]
-        hub = HubPeer(
-            self.keys[HUB].public,
-            (Endpoint(BOXES[HUB].underlay, 31820),),
-            (ip_address(BOXES[HUB].address),),
+        relay = RelayPeer(
+            self.keys[RELAY].public,
+            (PeerEndpoint(BOXES[RELAY].underlay, 31820),),
+            (ip_address(BOXES[RELAY].address),),
             (FLEET,),
             self.mtu,
         )
         leader = self.leaders[cluster]
         leadership = Leadership(leader, plan.choose_standbys(leader, boxes), self.epoch[cluster])
         identity = NodeIdentity(name, self.keys[name].public, (ip_network(own.block),), (BLOCKS[cluster],))
-        return plan.plan_node(identity, nodes, hub, leadership).wanted
+        return plan.plan_node(identity, nodes, relay, leadership).wanted
 
 
 @pytest.fixture
@@ -293,13 +271,13 @@ def client(source: str, target: str) -> Iterator[Client]:
             made.close()
 
 
-def test_pods_of_two_clusters_reach_each_other_through_leader_and_hub(world: World) -> None:
+def test_pods_of_two_clusters_reach_each_other_through_leader_and_relay(world: World) -> None:
     with client("c1b", "c2a") as pods:
         wait_for(pods.once, "first answer")
         assert pods.lost_of(50) == 0
         assert pods.once(size=3000, within_s=3), "fragments must pass too"
     carried = {peer.public_key: peer.rx_bytes for peer in world.status("c1b")}
-    assert set(carried) == {world.keys["c1a"].public, world.keys[HUB].public}
+    assert set(carried) == {world.keys["c1a"].public, world.keys[RELAY].public}
     assert carried[world.keys["c1a"].public] > 0
 
 
@@ -317,18 +295,18 @@ def test_a_sync_that_finds_nothing_to_do_writes_nothing(world: World) -> None:
 def test_a_new_leader_takes_over_with_one_write_on_each_side(world: World) -> None:
     with client("c1b", "c2a") as pods:
         wait_for(pods.once, "first answer")
-        wait_for(lambda: has_session(world, "c1b", HUB), "the standby's own session")
-        before = {name: world.tunnels[name].counters.writes for name in ("c1b", HUB)}
+        wait_for(lambda: has_session(world, "c1b", RELAY), "the standby's own session")
+        before = {name: world.tunnels[name].counters.writes for name in ("c1b", RELAY)}
         old = {name: {peer.public_key for peer in world.status(name)} for name in BOXES}
 
         world.leaders["c1"], world.epoch["c1"] = "c1b", 2
         world.sync("c1b")
-        world.sync(HUB)
+        world.sync(RELAY)
 
         assert pods.lost_of(50) <= 2
         assert {name: world.tunnels[name].counters.writes - count for name, count in before.items()} == {
             "c1b": 1,
-            HUB: 1,
+            RELAY: 1,
         }
         world.sync("c1a")
         assert {name: {peer.public_key for peer in world.status(name)} for name in BOXES} == old
@@ -399,8 +377,8 @@ def test_a_lower_mtu_is_set_on_the_living_link(world: World) -> None:
 
 
 def test_the_link_forwards_and_checks_sources_loosely(world: World) -> None:
-    settings = "/proc/sys/net/ipv4/conf/" + BOXES[HUB].link
-    shown = sh(f"ip netns exec tun-hub sh -c 'cat {settings}/forwarding {settings}/rp_filter'")
+    settings = "/proc/sys/net/ipv4/conf/" + BOXES[RELAY].link
+    shown = sh(f"ip netns exec tun-relay sh -c 'cat {settings}/forwarding {settings}/rp_filter'")
     assert shown.split() == ["1", "2"]
 
 
@@ -440,15 +418,17 @@ def test_what_no_node_owns_is_unreachable_and_does_not_loop(world: World) -> Non
         wait_for(pods.once, "first answer")
     stray = f"ip netns exec tun-c2a ping -n -c 2 -W 1 -I {BOXES['c2a'].pod}"
     for target, speaker in (("10.113.5.77", "10.113.4.0"), ("10.120.0.1", "10.113.0.0")):
-        told = subprocess.run(f"{stray} {target}", shell=True, capture_output=True, text=True, check=False).stdout
-        assert f"From {speaker} icmp_seq" in told, told
-        assert "Unreachable" in told, told
+        answer = subprocess.run(f"{stray} {target}", shell=True, capture_output=True, text=True, check=False).stdout
+        assert f"From {speaker} icmp_seq" in answer, answer
+        assert "Unreachable" in answer, answer
 
 
 @contextlib.contextmanager
-def port(box: Box, prober: probe.Prober, responder: probe.Responder) -> Iterator[probe.Port]:
+def probe_socket(box: Box, prober: probe.Prober, responder: probe_port.Responder) -> Iterator[probe_port.ProbeSocket]:
     stop = threading.Event()
-    made = inside(box.namespace, lambda: probe.Port(ip_address(box.address), prober=prober, responder=responder))
+    made = inside(
+        box.namespace, lambda: probe_port.ProbeSocket(ip_address(box.address), prober=prober, responder=responder)
+    )
 
     def serve() -> None:
         enter(box.namespace)
@@ -463,53 +443,53 @@ def port(box: Box, prober: probe.Prober, responder: probe.Responder) -> Iterator
         thread.join()
 
 
-def test_probes_tell_a_dead_hub_by_the_third_loss_and_a_kick_brings_it_back(world: World) -> None:
-    hub_address = ip_address(BOXES[HUB].address)
-    kicks: list[int] = []
+def test_probes_tell_a_dead_relay_by_the_third_loss_and_a_revival_brings_it_back(world: World) -> None:
+    relay_address = ip_address(BOXES[RELAY].address)
+    revivals: list[int] = []
     lost_at_death: list[int] = []
 
-    def kick(_address: object, lost: int) -> None:
+    def revive(_address: object, lost: int) -> None:
         if lost % 5 == 0:
-            kicks.append(lost)
-            world.tunnels["c1a"].kick(world.keys[HUB].public)
+            revivals.append(lost)
+            world.tunnels["c1a"].revive(world.keys[RELAY].public)
 
     def change(address: Address, is_alive: bool) -> None:
         state = prober.state(address)
         if state is not None and not is_alive:
             lost_at_death.append(state.lost)
 
-    prober = probe.Prober(on_lost=kick, on_change=change)
-    prober.set_targets([hub_address])
+    prober = probe.Prober(on_lost=revive, on_change=change)
+    prober.set_targets([relay_address])
     with (
-        port(BOXES[HUB], probe.Prober(), probe.Responder()),
-        port(BOXES["c1a"], prober, probe.Responder()),
+        probe_socket(BOXES[RELAY], probe.Prober(), probe_port.Responder()),
+        probe_socket(BOXES["c1a"], prober, probe_port.Responder()),
     ):
-        wait_for(lambda: alive(prober, hub_address) is True, "first echo")
-        world.kill_wireguard(HUB)
-        wait_for(lambda: alive(prober, hub_address) is False and bool(lost_at_death), "death noticed")
+        wait_for(lambda: alive(prober, relay_address) is True, "first echo")
+        world.kill_wireguard(RELAY)
+        wait_for(lambda: alive(prober, relay_address) is False and bool(lost_at_death), "death noticed")
         assert lost_at_death[-1] == 3
-        world.start_wireguard(HUB)
-        wait_for(lambda: world.kernel or uapi.answers(BOXES[HUB].link), "wireguard-go")
-        world.sync(HUB)
-        # Without a kick WireGuard itself would begin anew after 15 s of silence.
-        assert wait_for(lambda: alive(prober, hub_address) is True, "back") < 10
-    assert kicks
+        world.start_wireguard(RELAY)
+        wait_for(lambda: world.kernel or uapi.answers(BOXES[RELAY].link), "wireguard-go")
+        world.sync(RELAY)
+        # Otherwise WireGuard itself would begin again after 15 s of silence.
+        assert wait_for(lambda: alive(prober, relay_address) is True, "back") < 10
+    assert revivals
 
 
 def test_a_kernel_answers_probes_while_no_agent_runs_there(world: World) -> None:
-    hub_address = ip_address(BOXES[HUB].address)
+    relay_address = ip_address(BOXES[RELAY].address)
     sh(f"ip netns exec {BOXES['c1a'].namespace} sysctl -qw net.ipv4.ping_group_range='0 0'")
     prober = probe.Prober()
-    prober.set_targets([hub_address])
-    with port(BOXES["c1a"], prober, probe.Responder()):
-        wait_for(lambda: alive(prober, hub_address) is True, "first echo")
-        world.kill_wireguard(HUB)
-        wait_for(lambda: alive(prober, hub_address) is False, "death noticed")
-        world.start_wireguard(HUB)
-        wait_for(lambda: world.kernel or uapi.answers(BOXES[HUB].link), "wireguard-go")
-        world.sync(HUB)
-        world.tunnels["c1a"].kick(world.keys[HUB].public)
-        wait_for(lambda: alive(prober, hub_address) is True, "back")
+    prober.set_targets([relay_address])
+    with probe_socket(BOXES["c1a"], prober, probe_port.Responder()):
+        wait_for(lambda: alive(prober, relay_address) is True, "first echo")
+        world.kill_wireguard(RELAY)
+        wait_for(lambda: alive(prober, relay_address) is False, "death noticed")
+        world.start_wireguard(RELAY)
+        wait_for(lambda: world.kernel or uapi.answers(BOXES[RELAY].link), "wireguard-go")
+        world.sync(RELAY)
+        world.tunnels["c1a"].revive(world.keys[RELAY].public)
+        wait_for(lambda: alive(prober, relay_address) is True, "back")
 
 
 def alive(prober: probe.Prober, address: object) -> bool | None:
@@ -518,33 +498,39 @@ def alive(prober: probe.Prober, address: object) -> bool | None:
 
 
 def test_an_announcement_in_the_tunnel_moves_the_traffic_and_a_lower_epoch_is_refused(world: World) -> None:
-    ledger = epochs.Ledger()
-    ledger.allow(
+    leader_claims = epochs.LeaderClaims()
+    leader_claims.allow(
         {"c1": {ip_address(BOXES[name].address): world.keys[name].public for name in ("c1a", "c1b")}},
     )
-    ledger.observe("c1", epochs.Claim(1, world.keys["c1a"].public))
+    leader_claims.observe("c1", epochs.LeaderClaim(1, world.keys["c1a"].public))
 
-    def take_over(cluster: str, claim: epochs.Claim) -> None:
+    def take_over(cluster: str, claim: epochs.LeaderClaim) -> None:
         world.leaders[cluster] = next(name for name in BOXES if world.keys[name].public == claim.public_key)
         world.epoch[cluster] = claim.epoch
-        world.sync(HUB)
+        world.sync(RELAY)
 
-    hub_address = ip_address(BOXES[HUB].address)
+    relay_address = ip_address(BOXES[RELAY].address)
     with (
-        port(BOXES[HUB], probe.Prober(), probe.Responder(ledger, on_claim=take_over)),
-        port(BOXES["c1a"], probe.Prober(), probe.Responder()) as old,
-        port(BOXES["c1b"], probe.Prober(), probe.Responder()) as new,
+        probe_socket(BOXES[RELAY], probe.Prober(), probe_port.Responder(leader_claims, on_claim=take_over)),
+        probe_socket(BOXES["c1a"], probe.Prober(), probe_port.Responder()) as old,
+        probe_socket(BOXES["c1b"], probe.Prober(), probe_port.Responder()) as new,
         client("c1b", "c2a") as pods,
     ):
         wait_for(pods.once, "first answer")
-        ack = new.announce(hub_address, cluster="c1", claim=epochs.Claim(2, world.keys["c1b"].public), attempts=20)
+        ack = new.announce(
+            relay_address, cluster="c1", claim=epochs.LeaderClaim(2, world.keys["c1b"].public), attempts=20
+        )
         assert ack is not None
         assert ack.accepted
         world.sync("c1b")
         assert pods.lost_of(20) <= 2
-        late = old.announce(hub_address, cluster="c1", claim=epochs.Claim(1, world.keys["c1a"].public), attempts=20)
+        late = old.announce(
+            relay_address, cluster="c1", claim=epochs.LeaderClaim(1, world.keys["c1a"].public), attempts=20
+        )
         assert late is not None
         assert (late.accepted, late.epoch) == (False, 2)
-        forged = old.announce(hub_address, cluster="c2", claim=epochs.Claim(9, world.keys["c1a"].public), attempts=2)
+        forged = old.announce(
+            relay_address, cluster="c2", claim=epochs.LeaderClaim(9, world.keys["c1a"].public), attempts=2
+        )
         assert forged is None
-    assert mesh.host(ip_address(BOXES["c1a"].address)) in allowed(world, HUB, "c1a")
+    assert mesh.host(ip_address(BOXES["c1a"].address)) in allowed(world, RELAY, "c1a")

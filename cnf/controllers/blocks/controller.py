@@ -18,7 +18,6 @@ import msgspec
 
 from cnf.agent import caches
 from cnf.controllers.blocks import plan
-from cnf.tunnel.plan import parse
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import errors, events
 from fleetboard.model import addresses, fleet, meta, resource
@@ -62,7 +61,7 @@ class Granting:
         if time.monotonic() - self._looked >= AGAIN_S:
             self._forget_gone_nodes()
             self._looked = time.monotonic()
-        cluster_blocks = parse.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
+        cluster_blocks = addresses.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
         nodes, claims = self._known.nodes, self._known.claims
         by_name = {node.metadata.name: node for node in nodes}
         for name in plan.plan_takes(nodes):
@@ -200,7 +199,7 @@ def outlook(known: caches.Caches, *, node: str, cluster: str) -> str:
     if peer is None:
         return ""
     now = datetime.datetime.now(datetime.UTC)
-    cluster_blocks = parse.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
+    cluster_blocks = addresses.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
     return plan.explain_exhaustion(node, known.nodes, known.claims, cluster_blocks, now=now)
 
 

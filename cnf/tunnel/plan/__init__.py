@@ -1,1 +1,1 @@
-"""What a tunnel must hold, decided from values alone."""
+"""What the tunnel must hold, decided from values alone: no sockets, no threads, no API."""

@@ -1,6 +1,6 @@
-"""What a plan starts from: the nodes, the hub and the members, parsed and checked.
+"""The mesh as a plan sees it: the member's nodes, the relay and the members behind it, parsed and checked.
 
-One invariant: these are values without strings to parse; whatever is malformed became a ``Refusal`` before.
+``parse`` makes these values. Whatever is malformed became a ``MeshRefusal`` there.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import dataclasses
 import enum
 import ipaddress
 
-from cnf.tunnel.plan.wanted import DEFAULT_MTU, Endpoint
+from cnf.tunnel.plan.wanted import DEFAULT_MTU, PeerEndpoint
 from fleetboard.model.addresses import Address, Network
 
 
-class Reason(enum.Enum):
-    """Why something is left out; the values are condition reasons."""
+class MeshRefusalReason(enum.Enum):
+    """Why a plan leaves something out; the values are condition reasons."""
 
     KEY_CONFLICT = "KeyConflict"
     ADDRESS_CONFLICT = "AddressConflict"
@@ -24,17 +24,17 @@ class Reason(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Refusal:
-    """One node or member that a plan leaves out, whole or in part; the others are not harmed.
+class MeshRefusal:
+    """One node or member that a plan leaves out, whole or in part, without harm to the others.
 
     Attributes:
         subject: Node name, cluster name or ``cluster/node``.
-        reason: For a condition.
-        message: One sentence naming field, value and what was expected.
+        reason: The condition's.
+        message: One sentence that names the field, its value and what was expected.
     """
 
     subject: str
-    reason: Reason
+    reason: MeshRefusalReason
     message: str
 
 
@@ -44,9 +44,9 @@ class NodeIdentity:
 
     Attributes:
         name: Node name.
-        public_key: Its own.
-        blocks: Its own, in the order they were given; the first address of the first is its fleet address.
-        cluster_blocks: Of its cluster.
+        public_key: The node's.
+        blocks: The node's, in the order of allocation. The first address of the first one is its fleet address.
+        cluster_blocks: Of the node's cluster.
     """
 
     name: str
@@ -56,39 +56,39 @@ class NodeIdentity:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """The node's fleet addresses: one a family."""
+        """The node's fleet addresses, one of each family."""
         return fleet_addresses(self.blocks)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MeshNode:
-    """A node of the own cluster."""
+    """A node of this cluster."""
 
     name: str
     public_key: str
-    endpoint: Endpoint | None
+    endpoint: PeerEndpoint | None
     blocks: tuple[Network, ...]
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """The node's fleet addresses: one a family."""
+        """The node's fleet addresses, one of each family."""
         return fleet_addresses(self.blocks)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class HubPeer:
-    """The hub as children know it.
+class RelayPeer:
+    """The relay as members know it.
 
     Attributes:
-        public_key: Empty until cnf-hub published it: then there is no hub peer yet.
-        endpoints: Where children reach it.
+        public_key: Empty until the relay published it; no node has it as a peer before.
+        endpoints: Where members reach it.
         addresses: Its fleet addresses.
-        fleet: The fleet's CIDRs.
+        fleet: The fleet CIDRs.
         mtu: Of every tunnel.
     """
 
     public_key: str
-    endpoints: tuple[Endpoint, ...]
+    endpoints: tuple[PeerEndpoint, ...]
     addresses: tuple[Address, ...]
     fleet: tuple[Network, ...]
     mtu: int = DEFAULT_MTU
@@ -96,7 +96,7 @@ class HubPeer:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Leadership:
-    """Who of a cluster carries its traffic to the hub."""
+    """Which node carries its cluster's traffic to the relay, and which nodes stand by."""
 
     leader: str
     standbys: tuple[str, ...] = ()
@@ -104,8 +104,8 @@ class Leadership:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class HubIdentity:
-    """Who this cnf-hub is."""
+class RelayIdentity:
+    """Who this relay is."""
 
     public_key: str
     addresses: tuple[Address, ...]
@@ -114,8 +114,8 @@ class HubIdentity:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Session:
-    """One cnf of a member that keeps a session with the hub."""
+class MemberSession:
+    """One node of a member that keeps a session with the relay."""
 
     public_key: str
     addresses: tuple[Address, ...]
@@ -124,26 +124,26 @@ class Session:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Member:
-    """A cluster as the hub admitted it, with the sessions that it reports."""
+class RelayMember:
+    """A cluster as the hub admitted it, with the sessions that its report lists."""
 
     cluster: str
     blocks: tuple[Network, ...]
-    sessions: tuple[Session, ...]
+    sessions: tuple[MemberSession, ...]
     epoch: int = 0
 
     @property
-    def leader(self) -> Session | None:
-        """The session that carries."""
+    def leader(self) -> MemberSession | None:
+        """The leader's session."""
         return next((session for session in self.sessions if session.leader), None)
 
 
 def fleet_addresses(blocks: tuple[Network, ...]) -> tuple[Address, ...]:
     """Return the first address of the first block of each family."""
-    found: dict[int, Address] = {}
+    first: dict[int, Address] = {}
     for block in blocks:
-        found.setdefault(block.version, block.network_address)
-    return tuple(found[version] for version in sorted(found))
+        first.setdefault(block.version, block.network_address)
+    return tuple(first[version] for version in sorted(first))
 
 
 def host(address: Address) -> Network:

@@ -1,8 +1,8 @@
-"""Decide what the tunnel of a node, or of the hub, shall be.
+"""Decides what the tunnel of a node, or of the relay, must be.
 
-Pure: the same inputs make the same plan, on every node. Two invariants: a public key belongs to its first claimant
-(whoever publishes it second would win the traffic otherwise), and a change of leader only adds prefixes to peers
-(``changes`` turns that into a write that takes a millisecond and loses nothing).
+Pure: the same inputs make the same plan, on every node. Two invariants. A public key belongs to the node or cluster
+that published it first; otherwise the second one would win the first one's traffic. A change of leader only adds
+prefixes to peers; ``changes`` turns that into a write that takes a millisecond and loses no packet.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cnf.tunnel.plan import mesh, prefixes
 from cnf.tunnel.plan.mesh import (
-    HubIdentity,
-    HubPeer,
     Leadership,
-    Member,
+    MemberSession,
     MeshNode,
+    MeshRefusal,
+    MeshRefusalReason,
     NodeIdentity,
-    Reason,
-    Refusal,
-    Session,
+    RelayIdentity,
+    RelayMember,
+    RelayPeer,
 )
 from cnf.tunnel.plan.wanted import DEFAULT_MTU, KEEPALIVE_S, RouteKind, Wanted, WantedPeer, WantedRoute
 from fleetboard.model import names
@@ -32,82 +32,84 @@ _NONE: Mapping[str, str] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """What shall be, and what was left out of it.
+class TunnelPlan:
+    """What the tunnel must be, and what was left out of it.
 
     Attributes:
         wanted: For ``Tunnel``.
         refusals: For conditions and logs.
-        claims: Public key to owner; hand it to the next plan, so that the first claimant stays the first.
+        key_owners: Public key to owner. Pass it to the next plan, so that the first owner stays the first.
     """
 
     wanted: Wanted
-    refusals: tuple[Refusal, ...]
-    claims: Mapping[str, str]
+    refusals: tuple[MeshRefusal, ...]
+    key_owners: Mapping[str, str]
 
 
 def choose_standbys(leader: str, nodes: Iterable[str]) -> tuple[str, ...]:
-    """Return who keeps a session with the hub beside the leader: the first others by name."""
+    """Return which nodes keep a session with the relay beside the leader: the first two others by name."""
     return tuple(sorted(set(nodes) - {leader})[:STANDBYS])
 
 
 def newer(current: Leadership | None, offered: Leadership) -> Leadership:
-    """Return the leadership that counts: a lower epoch is refused."""
+    """Return the leadership that counts: an offer with a lower epoch is refused."""
     return current if current is not None and offered.epoch < current.epoch else offered
 
 
 def plan_node(
     identity: NodeIdentity,
     nodes: Sequence[MeshNode],
-    hub: HubPeer | None,
+    relay: RelayPeer | None,
     leadership: Leadership | None,
     *,
-    claims: Mapping[str, str] = _NONE,
-) -> Plan:
+    key_owners: Mapping[str, str] = _NONE,
+) -> TunnelPlan:
     """Plan the tunnel of a node.
 
-    ``nodes`` are those of the own cluster, oldest first; the own one among them is ignored.
+    ``nodes`` are those of this cluster, oldest first. This node is ignored among them.
     """
-    others, refusals, kept = _admit_nodes(identity, nodes, hub, claims)
+    others, refusals, kept = _admit_nodes(identity, nodes, relay, key_owners)
     leader = leadership.leader if leadership is not None else ""
-    fleet = hub.fleet if hub is not None else ()
+    fleet = relay.fleet if relay is not None else ()
     peers = [_mesh_peer(node, fleet if node.name == leader else ()) for node in others]
-    if hub is not None and leadership is not None and hub.public_key:
-        peers.extend(_hub_peer(identity, hub, leadership))
+    if relay is not None and leadership is not None and relay.public_key:
+        peers.extend(_relay_peer(identity, relay, leadership))
     routes = _node_routes(identity, others, fleet, leads=leader == identity.name)
-    mtu = hub.mtu if hub is not None else DEFAULT_MTU
+    mtu = relay.mtu if relay is not None else DEFAULT_MTU
     wanted = Wanted(identity.addresses, mtu, _sorted_peers(peers), _sorted_routes(routes))
-    return Plan(wanted, tuple(refusals), kept)
+    return TunnelPlan(wanted, tuple(refusals), kept)
 
 
-def plan_hub(hub: HubIdentity, members: Sequence[Member], *, claims: Mapping[str, str] = _NONE) -> Plan:
-    """Plan the tunnel of the hub; ``members`` are in the order the hub admitted them, oldest first."""
+def plan_relay(
+    relay: RelayIdentity, members: Sequence[RelayMember], *, key_owners: Mapping[str, str] = _NONE
+) -> TunnelPlan:
+    """Plan the tunnel of the relay; ``members`` are in the order the hub admitted them, oldest first."""
     owners = _owners(
         ((member.cluster, session.public_key) for member in members for session in member.sessions),
-        claims,
-        reserved={hub.public_key: names.HUB},
+        key_owners,
+        reserved={relay.public_key: names.HUB},
     )
-    taken = prefixes.Taken()
-    for address in hub.addresses:
-        taken.take(mesh.host(address), names.HUB)
+    prefix_owners = prefixes.PrefixOwners()
+    for address in relay.addresses:
+        prefix_owners.assign(mesh.host(address), names.HUB)
     peers: list[WantedPeer] = []
-    refusals: list[Refusal] = []
-    routes = [WantedRoute(cidr, RouteKind.UNREACHABLE) for cidr in hub.fleet]
+    refusals: list[MeshRefusal] = []
+    routes = [WantedRoute(cidr, RouteKind.UNREACHABLE) for cidr in relay.fleet]
     for member in members:
-        blocks, overlapping = _admit_blocks(member.cluster, member.blocks, hub.fleet, taken)
+        blocks, overlapping = _admit_blocks(member.cluster, member.blocks, relay.fleet, prefix_owners)
         sessions, refused = _admit_sessions(dataclasses.replace(member, blocks=blocks), owners)
         refusals += [*overlapping, *refused]
         member_peers = [_session_peer(session, blocks) for session in sessions]
         carries = any(session.leader for session in sessions)
         reached = blocks if carries else _hosts(sessions)
-        routes += [WantedRoute(cidr, RouteKind.TUNNEL, _source(hub.addresses, cidr)) for cidr in reached]
+        routes += [WantedRoute(cidr, RouteKind.TUNNEL, _source(relay.addresses, cidr)) for cidr in reached]
         peers += member_peers
-    wanted = Wanted(hub.addresses, hub.mtu, _sorted_peers(peers), _sorted_routes(routes))
-    return Plan(wanted, tuple(refusals), {peer.public_key: owners[peer.public_key] for peer in peers})
+    wanted = Wanted(relay.addresses, relay.mtu, _sorted_peers(peers), _sorted_routes(routes))
+    return TunnelPlan(wanted, tuple(refusals), {peer.public_key: owners[peer.public_key] for peer in peers})
 
 
-def taken_sessions(members: Iterable[Member], wanted: Wanted) -> dict[str, list[Session]]:
-    """Return, by cluster, the sessions that a plan of the hub took: WireGuard ties their addresses to their keys."""
+def admitted_sessions(members: Iterable[RelayMember], wanted: Wanted) -> dict[str, list[MemberSession]]:
+    """Return, by cluster, the sessions that a plan of the relay took: WireGuard ties their addresses to their keys."""
     allowed = {peer.public_key: peer.allowed for peer in wanted.peers}
     return {
         member.cluster: [
@@ -124,13 +126,13 @@ def _mesh_peer(node: MeshNode, fleet: tuple[Network, ...]) -> WantedPeer:
     return WantedPeer(node.public_key, endpoints, frozenset((*node.blocks, *fleet)))
 
 
-def _hub_peer(identity: NodeIdentity, hub: HubPeer, leadership: Leadership) -> Iterator[WantedPeer]:
+def _relay_peer(identity: NodeIdentity, relay: RelayPeer, leadership: Leadership) -> Iterator[WantedPeer]:
     leads = leadership.leader == identity.name
     if not leads and identity.name not in leadership.standbys:
         return
-    # The leader keeps the hub's own prefix beside the fleet's, so that taking over removes nothing.
-    allowed = frozenset((*map(mesh.host, hub.addresses), *(hub.fleet if leads else ())))
-    yield WantedPeer(hub.public_key, hub.endpoints, allowed, KEEPALIVE_S)
+    # The leader keeps the relay's own prefix beside the fleet's, so that taking over removes nothing.
+    allowed = frozenset((*map(mesh.host, relay.addresses), *(relay.fleet if leads else ())))
+    yield WantedPeer(relay.public_key, relay.endpoints, allowed, KEEPALIVE_S)
 
 
 def _node_routes(
@@ -142,63 +144,65 @@ def _node_routes(
     for cidr in tunnelled:
         yield WantedRoute(cidr, RouteKind.TUNNEL, _source(identity.addresses, cidr))
     if leads:
-        # Whatever of the cluster no node owns must not go to the hub, which would send it back.
+        # Without these, packets to addresses that no node owns would go to the relay, which would send them back.
         for block in identity.cluster_blocks:
             yield WantedRoute(block, RouteKind.UNREACHABLE)
 
 
 def _admit_nodes(
-    identity: NodeIdentity, nodes: Sequence[MeshNode], hub: HubPeer | None, claims: Mapping[str, str]
-) -> tuple[list[MeshNode], list[Refusal], dict[str, str]]:
+    identity: NodeIdentity, nodes: Sequence[MeshNode], relay: RelayPeer | None, key_owners: Mapping[str, str]
+) -> tuple[list[MeshNode], list[MeshRefusal], dict[str, str]]:
     others = list({node.name: node for node in reversed(nodes) if node.name != identity.name}.values())[::-1]
     reserved = {identity.public_key: f"node {identity.name}"}
-    if hub is not None and hub.public_key:
-        reserved[hub.public_key] = "the hub"
-    owners = _owners(((node.name, node.public_key) for node in others), claims, reserved=reserved)
-    taken = prefixes.Taken()
+    if relay is not None and relay.public_key:
+        reserved[relay.public_key] = "the relay"
+    owners = _owners(((node.name, node.public_key) for node in others), key_owners, reserved=reserved)
+    prefix_owners = prefixes.PrefixOwners()
     for block in identity.blocks:
-        taken.take(block, identity.name)
+        prefix_owners.assign(block, identity.name)
     admitted: list[MeshNode] = []
-    refusals: list[Refusal] = []
+    refusals: list[MeshRefusal] = []
     for node in others:
         if owners[node.public_key] != node.name:
             refusals.append(_key_conflict(node.name, node.public_key, owners[node.public_key]))
             continue
-        blocks, overlapping = _admit_blocks(node.name, node.blocks, hub.fleet if hub is not None else (), taken)
+        blocks, overlapping = _admit_blocks(
+            node.name, node.blocks, relay.fleet if relay is not None else (), prefix_owners
+        )
         refusals += overlapping
         admitted.append(dataclasses.replace(node, blocks=blocks))
     return admitted, refusals, {node.public_key: node.name for node in admitted}
 
 
 def _admit_blocks(
-    owner: str, blocks: Iterable[Network], fleet: tuple[Network, ...], taken: prefixes.Taken
-) -> tuple[tuple[Network, ...], list[Refusal]]:
+    owner: str, blocks: Iterable[Network], fleet: tuple[Network, ...], prefix_owners: prefixes.PrefixOwners
+) -> tuple[tuple[Network, ...], list[MeshRefusal]]:
     admitted: list[Network] = []
-    refusals: list[Refusal] = []
+    refusals: list[MeshRefusal] = []
     for block in dict.fromkeys(blocks):
         if fleet and not any(_within(block, cidr) for cidr in fleet):
             sentence = f"block {block} lies outside the fleet CIDR: expected part of {', '.join(map(str, fleet))}"
-            refusals.append(Refusal(owner, Reason.ADDRESS_CONFLICT, sentence))
-        elif (holder := taken.take(block, owner)) is not None:
+            refusals.append(MeshRefusal(owner, MeshRefusalReason.ADDRESS_CONFLICT, sentence))
+        elif (holder := prefix_owners.assign(block, owner)) is not None:
             sentence = f"block {block} overlaps with one of {holder}: expected a block of its own"
-            refusals.append(Refusal(owner, Reason.ADDRESS_CONFLICT, sentence))
+            refusals.append(MeshRefusal(owner, MeshRefusalReason.ADDRESS_CONFLICT, sentence))
         else:
             admitted.append(block)
     return tuple(admitted), refusals
 
 
-def _admit_sessions(member: Member, owners: Mapping[str, str]) -> tuple[list[Session], list[Refusal]]:
-    admitted: dict[str, Session] = {}
-    refusals: list[Refusal] = []
+def _admit_sessions(member: RelayMember, owners: Mapping[str, str]) -> tuple[list[MemberSession], list[MeshRefusal]]:
+    admitted: dict[str, MemberSession] = {}
+    refusals: list[MeshRefusal] = []
     held: set[Address] = set()
-    # The leader first: it must not lose its place to a standby that claims its key or address.
+    # The leader first: it must not lose its place to a standby that key_owners its key or address.
     for session in sorted(member.sessions, key=lambda session: not session.leader):
         refusal = _refuse_session(member, session, owners, held)
         if refusal is None and session.public_key in admitted:
             refusal = _key_conflict(_subject(member, session), session.public_key, admitted[session.public_key].node)
         if refusal is None and len(admitted) > STANDBYS:
             sentence = f"session of node {session.node!r} is one too many: expected a leader and {STANDBYS} standbys"
-            refusal = Refusal(_subject(member, session), Reason.MALFORMED, sentence)
+            refusal = MeshRefusal(_subject(member, session), MeshRefusalReason.MALFORMED, sentence)
         if refusal is not None:
             refusals.append(refusal)
             continue
@@ -208,7 +212,9 @@ def _admit_sessions(member: Member, owners: Mapping[str, str]) -> tuple[list[Ses
     return list(admitted.values()), refusals
 
 
-def _refuse_session(member: Member, session: Session, owners: Mapping[str, str], held: set[Address]) -> Refusal | None:
+def _refuse_session(
+    member: RelayMember, session: MemberSession, owners: Mapping[str, str], held: set[Address]
+) -> MeshRefusal | None:
     subject = _subject(member, session)
     if owners[session.public_key] != member.cluster:
         return _key_conflict(subject, session.public_key, owners[session.public_key])
@@ -216,38 +222,38 @@ def _refuse_session(member: Member, session: Session, owners: Mapping[str, str],
         if not any(address in block for block in member.blocks):
             blocks = ", ".join(map(str, member.blocks)) or "none"
             sentence = f"session address {address} is not the cluster's own: expected part of its blocks ({blocks})"
-            return Refusal(subject, Reason.ADDRESS_CONFLICT, sentence)
+            return MeshRefusal(subject, MeshRefusalReason.ADDRESS_CONFLICT, sentence)
         if address in held:
             sentence = f"session address {address} is another node's: expected one of its own"
-            return Refusal(subject, Reason.ADDRESS_CONFLICT, sentence)
+            return MeshRefusal(subject, MeshRefusalReason.ADDRESS_CONFLICT, sentence)
     return None
 
 
-def _session_peer(session: Session, blocks: tuple[Network, ...]) -> WantedPeer:
+def _session_peer(session: MemberSession, blocks: tuple[Network, ...]) -> WantedPeer:
     allowed = frozenset((*map(mesh.host, session.addresses), *(blocks if session.leader else ())))
     return WantedPeer(session.public_key, (), allowed)
 
 
 def _owners(
-    published: Iterable[tuple[str, str]], claims: Mapping[str, str], *, reserved: Mapping[str, str]
+    published: Iterable[tuple[str, str]], key_owners: Mapping[str, str], *, reserved: Mapping[str, str]
 ) -> dict[str, str]:
     owners: dict[str, str] = {}
     for owner, public_key in published:
-        if public_key not in owners or claims.get(public_key) == owner:
+        if public_key not in owners or key_owners.get(public_key) == owner:
             owners[public_key] = owner
     return {**owners, **reserved}
 
 
-def _key_conflict(subject: str, public_key: str, owner: str) -> Refusal:
+def _key_conflict(subject: str, public_key: str, owner: str) -> MeshRefusal:
     sentence = f"publicKey {public_key} belongs to {owner}, which published it first: expected a key of its own"
-    return Refusal(subject, Reason.KEY_CONFLICT, sentence)
+    return MeshRefusal(subject, MeshRefusalReason.KEY_CONFLICT, sentence)
 
 
-def _subject(member: Member, session: Session) -> str:
+def _subject(member: RelayMember, session: MemberSession) -> str:
     return f"{member.cluster}/{session.node}" if session.node else member.cluster
 
 
-def _hosts(sessions: Iterable[Session]) -> list[Network]:
+def _hosts(sessions: Iterable[MemberSession]) -> list[Network]:
     return [mesh.host(address) for session in sessions for address in session.addresses]
 
 
@@ -264,7 +270,7 @@ def _sorted_peers(peers: Iterable[WantedPeer]) -> tuple[WantedPeer, ...]:
 
 
 def _sorted_routes(routes: Iterable[WantedRoute]) -> tuple[WantedRoute, ...]:
-    # The first to name a destination counts: a node's own block before the cluster's, if they are one.
+    # The first route to a destination counts: a node's block and its cluster's may be the same prefix.
     first: dict[Network, WantedRoute] = {}
     for route in routes:
         first.setdefault(route.destination, route)

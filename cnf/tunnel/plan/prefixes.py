@@ -1,7 +1,6 @@
-"""Which prefixes are taken, so that no two owners get overlapping ones.
+"""Which prefixes have an owner, so that no two owners get overlapping ones.
 
-One invariant: the taken prefixes never overlap, so the neighbours of a prefix in order are the only ones it can
-overlap with.
+Invariant: the prefixes in a set never overlap. So a new prefix can overlap only with its neighbours in order.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ import bisect
 from fleetboard.model.addresses import Network
 
 
-class Taken:
-    """A set of prefixes that do not overlap, each with an owner."""
+class PrefixOwners:
+    """Prefixes that do not overlap, each with its owner."""
 
     def __init__(self) -> None:
         self._starts: dict[int, list[int]] = {4: [], 6: []}
         self._entries: dict[int, list[tuple[int, str]]] = {4: [], 6: []}
 
-    def take(self, network: Network, owner: str) -> str | None:
-        """Give ``network`` to ``owner``, or return who holds a part of it already."""
+    def assign(self, network: Network, owner: str) -> str | None:
+        """Give ``network`` to ``owner``, or return the owner of a part of it."""
         starts, entries = self._starts[network.version], self._entries[network.version]
         first, last = int(network.network_address), int(network.broadcast_address)
         at = bisect.bisect_right(starts, first)

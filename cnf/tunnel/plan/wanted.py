@@ -1,7 +1,7 @@
-"""What the tunnel shall be: the value that a plan ends in and that ``Tunnel`` brings about.
+"""What the tunnel must be: the value that a plan results in and that ``Tunnel`` brings about.
 
-One invariant: in one ``Wanted`` every prefix has at most one peer. WireGuard gives a prefix to whom it was written
-last, so two wanters would take it from each other at every sync.
+Invariant: in one ``Wanted`` every prefix has at most one peer. WireGuard gives a prefix to the peer that it was written
+to last, so two peers would take it from each other at every sync.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ KEEPALIVE_S = 25
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a peer is reached: an address or a name, which is resolved only when applied."""
+class PeerEndpoint:
+    """Where a peer is reached: an address, or a name that is resolved when the plan is applied."""
 
     host: str
     port: int
@@ -33,18 +33,18 @@ class WantedPeer:
 
     Attributes:
         public_key: Base64.
-        endpoints: Candidates, tried in turn; none for a peer that calls us and may roam.
-        allowed: Prefixes it may send from and gets traffic for.
+        endpoints: Candidates, tried in turn; none for a peer that calls this end and may roam.
+        allowed: Prefixes that it may send from and gets traffic for.
         keepalive_s: 0 for none.
     """
 
     public_key: str
-    endpoints: tuple[Endpoint, ...]
+    endpoints: tuple[PeerEndpoint, ...]
     allowed: frozenset[Network]
     keepalive_s: int = 0
 
     @property
-    def endpoint(self) -> Endpoint | None:
+    def endpoint(self) -> PeerEndpoint | None:
         """The first candidate."""
         return self.endpoints[0] if self.endpoints else None
 
@@ -60,8 +60,8 @@ class RouteKind(enum.Enum):
 class WantedRoute:
     """One route of the main table.
 
-    ``source`` is the node's fleet address: an ICMP error that left with cnf's primary address would be dropped as
-    foreign, and path MTU discovery with it.
+    ``source`` is the node's fleet address. The peer would drop an ICMP error from cnf's primary address as foreign, and
+    path MTU discovery would fail with it.
     """
 
     destination: Network
@@ -74,7 +74,7 @@ class Wanted:
     """The whole of the tunnel.
 
     Attributes:
-        addresses: The node's fleet addresses, one a family; on ``lo``.
+        addresses: The node's fleet addresses, one of each family; on ``lo``.
         mtu: Of the tunnel's link.
         peers: By public key, sorted.
         routes: By destination, sorted.

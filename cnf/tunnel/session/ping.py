@@ -1,7 +1,7 @@
-"""Echo requests that the far kernel answers: whether a way carries packets does not hang on the agent at its end.
+"""ICMP echo requests that the far kernel answers: a path's state must not depend on the agent at its end.
 
-An agent that restarts answers no probe of ours for seconds, while its tunnel carries on. One invariant: what is read
-here are answers to requests of this very socket; the kernel sorts them by the identifier it gave us.
+An agent that restarts answers no probe for seconds, while its tunnel still forwards. Everything read here answers a
+request of this very socket: the kernel sorts answers by the identifier that it gave the socket.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fleetboard.model.addresses import Address
 
 log = logging.getLogger(__name__)
 
-_FREEBIND = 15  # IP_FREEBIND, ip(7); IPv6 takes it from this option too
+_FREEBIND = 15  # IP_FREEBIND, ip(7); it applies to IPv6 sockets too
 _HEADER = struct.Struct("!BBHHH")
 _REQUEST = {4: 8, 6: 128}
 _ANSWER = {4: 0, 6: 129}
@@ -25,7 +25,7 @@ _LARGEST = 1024
 
 
 class Pinger:
-    """A ping socket (icmp(7)) at one of our addresses."""
+    """A ping socket (icmp(7)) at one of the node's addresses."""
 
     def __init__(self, address: Address, opened: socket.socket) -> None:
         self.socket = opened
@@ -35,13 +35,13 @@ class Pinger:
         """Send an echo request.
 
         Raises:
-            OSError: it can't be sent now.
+            OSError: the kernel cannot send it now.
         """
-        # Checksum and identifier are the kernel's to fill in; our payload tells requests apart.
+        # The kernel fills in checksum and identifier; the payload tells requests apart.
         self.socket.sendto(_HEADER.pack(_REQUEST[self._version], 0, 0, 0, 0) + payload, (str(address), 0))
 
     def received(self) -> Iterator[tuple[bytes, Address]]:
-        """Yield payload and sender of the answers in the socket's buffer, at most 256."""
+        """Yield payload and sender of the answers in the socket's buffer, 256 at most."""
         for _ in range(256):
             try:
                 datagram, source = self.socket.recvfrom(_LARGEST)
@@ -56,17 +56,17 @@ class Pinger:
 
 
 def open_pinger(address: Address) -> Pinger | None:
-    """Open one; None where the pod's ``net.ipv4.ping_group_range`` doesn't have our group."""
+    """Open a ping socket; return None where the pod's ``net.ipv4.ping_group_range`` excludes this process' group."""
     family, protocol = (
         (socket.AF_INET, socket.IPPROTO_ICMP) if address.version == 4 else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
     )
     try:
         opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
     except OSError as err:
-        log.warning("no ping socket: probes are answered by agents, not by kernels", extra={"error": str(err)})
+        log.warning("cannot open a ping socket: agents answer probes, not kernels", extra={"error": str(err)})
         return None
     try:
-        # The address may come a moment later than we do.
+        # The address may appear a moment after this socket.
         opened.setsockopt(socket.IPPROTO_IP, _FREEBIND, 1)
         opened.bind((str(address), 0))
     except OSError:

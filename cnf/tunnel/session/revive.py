@@ -1,8 +1,9 @@
-"""When to make the hub's peer anew.
+"""Decides when to revive the relay's peer: to remove it and add it again.
 
-Pure. A hub that restarted does not know the old session, and WireGuard asks for a new one only after 15 s without an
-answer; a peer removed and added again asks at once (DESIGN.md section 5). One invariant: a hub that answered a
-handshake since the last time is not asked again by this, however many probes fail: then the fault lies elsewhere.
+Pure. A relay that restarted does not know the old session, and WireGuard asks for a new one only after 15 s without an
+answer. A peer that was removed and added again asks at once (docs/design.md section 5). Invariant: a relay that
+answered a handshake since the last revival is left alone for ``SETTLE_S``, however many probes fail, because then the
+fault lies elsewhere.
 """
 
 from __future__ import annotations
@@ -12,39 +13,40 @@ import random
 from collections.abc import Callable
 
 LOST = 5
-"""Probes lost in a row: a second without an answer."""
+"""Probes lost in a row: one second without an answer."""
 LEAST_S, MOST_S = 1.0, 10.0
 SETTLE_S = 15.0
-"""With a handshake since the last kick: as long as WireGuard itself would take."""
+"""Pause after a revival that a handshake answered: as long as WireGuard itself would take."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Kicks:
-    """What was done about one peer: when last (monotonic), and how often since it was last alive."""
+class Revivals:
+    """The revivals of one peer since it was last alive: the time of the last one (monotonic), and their count."""
 
     at: float = float("-inf")
     count: int = 0
 
 
 def is_due(
-    kicks: Kicks,
+    revivals: Revivals,
     *,
     lost: int,
     handshake_age_s: float | None,
     now: float,
     jitter: Callable[[float, float], float] = random.uniform,
 ) -> bool:
-    """Tell whether the peer is to be made anew now; ``lost`` is the count of probes lost in a row."""
+    """Tell whether to revive the peer now; ``lost`` is the count of probes lost in a row."""
     if lost < LOST:
         return False
-    since = now - kicks.at
+    since = now - revivals.at
     answered = handshake_age_s is not None and handshake_age_s < since
-    if answered and kicks.count:
+    if answered and revivals.count:
         return since >= SETTLE_S
-    pause_s: float = min(MOST_S, LEAST_S * 1.5 ** max(0, kicks.count - 1)) * jitter(0.8, 1.2) if kicks.count else 0.0
-    return since >= pause_s
+    if not revivals.count:
+        return True
+    return since >= min(MOST_S, LEAST_S * 1.5 ** (revivals.count - 1)) * jitter(0.8, 1.2)
 
 
-def after(kicks: Kicks, *, now: float) -> Kicks:
-    """Return the record with one more kick."""
-    return Kicks(now, kicks.count + 1)
+def after(revivals: Revivals, *, now: float) -> Revivals:
+    """Return the record with one more revival, which happened ``now``."""
+    return Revivals(now, revivals.count + 1)

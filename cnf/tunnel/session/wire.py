@@ -1,7 +1,7 @@
-"""Datagrams of the probe port.
+"""Datagrams of the probe port: MessagePack after four bytes that name protocol and version.
 
-Pure. MessagePack behind four bytes that name protocol and version. One invariant: whatever arrives either decodes into
-one of the structs below with every field in range, or raises ``MalformedError``.
+Pure. Invariant: any datagram either decodes into one of the structs below with every field in range, or raises
+``MalformedError``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 MAGIC = b"FLT1"
 LARGEST = 512
-"""Longer datagrams are malformed: nothing here comes near it."""
+"""Longer datagrams are malformed. No message here comes near this size."""
 
 Nonce = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Epoch = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -21,23 +21,23 @@ PublicKey = Annotated[str, msgspec.Meta(min_length=44, max_length=44)]
 
 
 class MalformedError(ValueError):
-    """A datagram is none of ours."""
+    """A datagram is not a message of this protocol."""
 
 
 class Probe(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Are you there?"""
+    """A question whether the receiver is there."""
 
     nonce: Nonce
 
 
 class Echo(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Answer to ``Probe``."""
+    """The answer to a ``Probe``."""
 
     nonce: Nonce
 
 
 class Announcement(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """The sender carries its cluster's traffic from now on."""
+    """The sender's statement that it carries its cluster's traffic from now on."""
 
     nonce: Nonce
     cluster: Name
@@ -46,7 +46,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Ack(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Answer to ``Announcement``: the highest epoch known, and whether the announced one is it."""
+    """The answer to an ``Announcement``: the highest epoch known, and whether it is the announced leader's."""
 
     nonce: Nonce
     cluster: Name
@@ -69,7 +69,7 @@ def decode(datagram: bytes) -> Message:
     """Return the message of a datagram.
 
     Raises:
-        MalformedError: it is none.
+        MalformedError: it is not a message.
     """
     if not datagram.startswith(MAGIC) or len(datagram) > LARGEST:
         raise MalformedError("not a datagram of the probe port")

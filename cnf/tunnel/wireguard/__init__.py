@@ -1,1 +1,1 @@
-"""WireGuard devices, their peers, addresses and routes: the kernel's and wireguard-go's."""
+"""The tunnel in the kernel: link, peers, routes and addresses, driven by the kernel's WireGuard or wireguard-go."""

@@ -1,9 +1,9 @@
-"""The differences between what WireGuard shall hold and what it holds.
+"""The differences between the device as it must be and the device as it is.
 
-Pure. One invariant: nothing that stays is written again. ``replace_allowed_ips`` (and ``wg syncconf``, which uses it)
-takes all prefixes of a peer away for a moment and loses packets even when nothing changes; so a prefix that moves is
-added to the gaining peer, and a prefix that nobody gains is moved to a peer that exists for that moment only, which
-is then removed with it. (Neither wireguard-go 0.0.20231211 nor kernels before 6.16 have a way to remove a prefix.)
+Pure. Invariant: what stays is not written again. ``replace_allowed_ips`` (and ``wg syncconf``, which uses it) takes all
+prefixes of a peer away for a moment, and packets are lost even when nothing changes. So a prefix that moves is added to
+the peer that gains it. A prefix that no peer gains moves to a peer that exists for a moment only and is removed with
+it: neither wireguard-go 0.0.20231211 nor kernels before 6.16 can remove a single prefix.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from cnf.tunnel.wireguard.endpoints import SocketAddress
+from cnf.tunnel.plan.endpoints import SocketAddress
 from fleetboard.model.addresses import Network
 
 SESSION_S = 180.0
-"""WireGuard's REJECT_AFTER_TIME: without a handshake for that long there is no session."""
+"""WireGuard's REJECT_AFTER_TIME: a session ends without a handshake for that long."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TargetPeer:
-    """A peer as it shall be, its endpoint resolved."""
+class ResolvedPeer:
+    """A peer as it must be, with its endpoint resolved."""
 
     endpoint: SocketAddress | None
     allowed: frozenset[Network]
@@ -28,17 +28,17 @@ class TargetPeer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Target:
-    """A WireGuard device as it shall be; keys are base64."""
+class WantedDevice:
+    """A WireGuard device as it must be; keys are base64."""
 
     private_key: str = dataclasses.field(repr=False)
     port: int
-    peers: Mapping[str, TargetPeer]
+    peers: Mapping[str, ResolvedPeer]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ActualPeer:
-    """A peer as WireGuard has it; ``handshake_at`` is wall-clock seconds, 0 for never."""
+    """A peer as WireGuard holds it; ``handshake_at`` is wall-clock seconds, 0 for never."""
 
     endpoint: SocketAddress | None = None
     allowed: frozenset[Network] = frozenset()
@@ -49,7 +49,7 @@ class ActualPeer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Actual:
+class ActualDevice:
     """A WireGuard device as it is."""
 
     private_key: str = dataclasses.field(repr=False)
@@ -59,7 +59,7 @@ class Actual:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PeerUpdate:
-    """What to write of one peer, which is made when it isn't there; None leaves a field as it is."""
+    """What to write to one peer, which is made if it does not exist. None leaves a field as it is."""
 
     public_key: str
     endpoint: SocketAddress | None = None
@@ -68,52 +68,56 @@ class PeerUpdate:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Changes:
-    """What to write, in this order: device, updates, drops, removals. False when there is nothing."""
+class DeviceChanges:
+    """What to write, in this order: device, updates, drops, removals. It is false when there is nothing to write."""
 
     private_key: str | None = dataclasses.field(default=None, repr=False)
     port: int | None = None
     updates: tuple[PeerUpdate, ...] = ()
     drop: frozenset[Network] = frozenset()
-    """Prefixes that nobody shall have any more, of peers that stay."""
+    """Prefixes that no peer may hold any more, of peers that stay."""
     remove: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return self != Changes()
+        return self != DeviceChanges()
 
 
-def diff(target: Target, actual: Actual, *, written: Mapping[str, SocketAddress], now: float) -> Changes:
-    """Return what turns ``actual`` into ``target``.
+def diff(
+    wanted: WantedDevice, actual: ActualDevice, *, written: Mapping[str, SocketAddress], now: float
+) -> DeviceChanges:
+    """Return what turns ``actual`` into ``wanted``.
 
-    ``written`` is the endpoint last written for each peer: WireGuard follows a peer that roams, so an endpoint that
-    differs from ours may be the better one. It is written when the peer has none, when ours changed, or when the
-    peer has no session that it could break. ``now`` is wall-clock time.
+    ``written`` is the endpoint last written to each peer. WireGuard follows a peer that roams, so an endpoint that
+    differs from ours may be the better one. Ours is written when the peer has none, when ours changed, or when the
+    peer has no session that a write could break. ``now`` is wall-clock time.
     """
     updates = []
-    for public_key in sorted(target.peers):
-        wanted, there = target.peers[public_key], actual.peers.get(public_key)
+    for public_key in sorted(wanted.peers):
+        peer, held = wanted.peers[public_key], actual.peers.get(public_key)
         update = PeerUpdate(
             public_key,
-            endpoint=_endpoint(wanted, there or ActualPeer(), written.get(public_key), now),
-            keepalive_s=wanted.keepalive_s if wanted.keepalive_s != (there.keepalive_s if there else 0) else None,
-            add=wanted.allowed - (there.allowed if there else frozenset()),
+            endpoint=_endpoint(peer, held or ActualPeer(), written.get(public_key), now),
+            keepalive_s=peer.keepalive_s if peer.keepalive_s != (held.keepalive_s if held else 0) else None,
+            add=peer.allowed - (held.allowed if held else frozenset()),
         )
-        if there is None or update != PeerUpdate(public_key):
+        if held is None or update != PeerUpdate(public_key):
             updates.append(update)
-    everything = frozenset[Network]().union(*(peer.allowed for peer in target.peers.values()))
-    staying = (peer.allowed for public_key, peer in actual.peers.items() if public_key in target.peers)
-    return Changes(
-        private_key=target.private_key if target.private_key != actual.private_key else None,
-        port=target.port if target.port != actual.port else None,
+    everything = frozenset[Network]().union(*(peer.allowed for peer in wanted.peers.values()))
+    staying = (peer.allowed for public_key, peer in actual.peers.items() if public_key in wanted.peers)
+    return DeviceChanges(
+        private_key=wanted.private_key if wanted.private_key != actual.private_key else None,
+        port=wanted.port if wanted.port != actual.port else None,
         updates=tuple(updates),
         drop=frozenset[Network]().union(*staying) - everything,
-        remove=tuple(sorted(actual.peers.keys() - target.peers.keys())),
+        remove=tuple(sorted(actual.peers.keys() - wanted.peers.keys())),
     )
 
 
-def _endpoint(wanted: TargetPeer, there: ActualPeer, written: SocketAddress | None, now: float) -> SocketAddress | None:
-    if wanted.endpoint is None or wanted.endpoint == there.endpoint:
+def _endpoint(
+    wanted: ResolvedPeer, held: ActualPeer, written: SocketAddress | None, now: float
+) -> SocketAddress | None:
+    if wanted.endpoint is None or wanted.endpoint == held.endpoint:
         return None
-    has_session = now - there.handshake_at < SESSION_S
+    has_session = now - held.handshake_at < SESSION_S
     ours_changed = written is not None and written != wanted.endpoint
-    return wanted.endpoint if there.endpoint is None or ours_changed or not has_session else None
+    return wanted.endpoint if held.endpoint is None or ours_changed or not has_session else None

@@ -1,18 +1,22 @@
-"""The tunnel's link: the kernel's WireGuard where there is one, else wireguard-go of the container beside us.
+"""The tunnel's link: the kernel's WireGuard if the kernel has it, else wireguard-go in the container beside cnf.
 
-One invariant: a link that is there is used as it is. Its kind says who drives it; making it anew would drop every
-session, so that happens only to a link that neither the kernel's WireGuard nor a running wireguard-go owns.
+Invariant: a link that exists is used as it is. Its kind says what drives it. To make it again would drop every session,
+so only a link that neither the kernel's WireGuard nor a running wireguard-go drives is deleted.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from cnf.netlink import connection, links
+from cnf.netlink import errors as netlink_errors
 from cnf.tunnel import errors
-from cnf.tunnel.wireguard import changes, kernel, links, uapi
+from cnf.tunnel.wireguard import changes, kernel, uapi
 
 log = logging.getLogger(__name__)
 
@@ -20,46 +24,79 @@ KERNEL_KIND = "wireguard"
 USERSPACE_KIND = "tun"
 WAIT_S = 10.0
 _POLL_S = 0.02
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOENT, errno.EPROTONOSUPPORT)
+# What the tunnel needs: forward between peers and pods; loose reverse-path check, since pods' addresses arrive by the
+# same link that others leave by; no redirects.
+_SETTINGS = {links.FORWARDING: 1, links.ACCEPT_REDIRECTS: 0, links.SEND_REDIRECTS: 0, links.RP_FILTER: 2}
 
 
-class Backend(Protocol):
-    """Whoever drives the link."""
+class WireGuardBackend(Protocol):
+    """What drives the link."""
 
     kind: str
 
-    def read(self) -> changes.Actual:
+    def read(self) -> changes.ActualDevice:
         """Return the device as it is."""
 
-    def apply(self, wanted: changes.Changes) -> None:
+    def apply(self, wanted: changes.DeviceChanges) -> None:
         """Write the changes."""
 
 
+@contextlib.contextmanager
+def open_rtnetlink() -> Iterator[connection.Connection]:
+    """Open a connection to the kernel for one operation, in the caller's network namespace.
+
+    Raises:
+        DeviceError: the kernel refused something inside, or did not answer.
+    """
+    with connection.Connection(connection.open_socket()) as rtnetlink:
+        try:
+            yield rtnetlink
+        except netlink_errors.NetlinkError as err:
+            raise errors.DeviceError(f"the kernel refused: {err}") from err
+
+
+def create(rtnetlink: connection.Connection, name: str, kind: str, *, mtu: int) -> bool:
+    """Make a link if it does not exist; return False if the kernel does not know that kind.
+
+    Raises:
+        RefusedError: refused for another reason.
+    """
+    try:
+        rtnetlink.send([links.create(name, kind, mtu=mtu)])
+    except netlink_errors.RefusedError as err:
+        if err.code in _UNSUPPORTED:
+            return False
+        raise
+    return True
+
+
 def ensure(
-    netlink: links.Netlink,
+    rtnetlink: connection.Connection,
     name: str,
     *,
     mtu: int,
     wait_s: float = WAIT_S,
     stopped: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
-) -> tuple[links.Link, Backend]:
-    """Return the link and who drives it; make the link where the kernel has WireGuard, else wait for wireguard-go.
+) -> tuple[links.Link, WireGuardBackend]:
+    """Return the link and what drives it; make the link if the kernel has WireGuard, else wait for wireguard-go.
 
     Raises:
-        DeviceAbsentError: wireguard-go did not come in ``wait_s``.
-        DeviceError: the kernel refused.
+        DeviceAbsentError: wireguard-go did not appear in ``wait_s``.
+        NetlinkError: the kernel refused.
     """
     deadline = clock() + wait_s
     while True:
-        link = netlink.find(name)
+        link = links.find(rtnetlink, name)
         if link is not None and link.kind == KERNEL_KIND:
-            return link, kernel.Kernel(name)
+            return link, kernel.KernelWireGuard(name)
         if link is not None and link.kind == USERSPACE_KIND and uapi.answers(name):
-            return link, uapi.Userspace(name)
+            return link, uapi.UserspaceWireGuard(name)
         if link is not None and link.kind not in (KERNEL_KIND, USERSPACE_KIND):
             log.warning("a foreign link has the tunnel's name: deleting it", extra={"link": name, "kind": link.kind})
-            netlink.delete(name)
-        elif link is None and netlink.create(name, KERNEL_KIND, mtu=mtu):
+            rtnetlink.send([links.delete(name)])
+        elif link is None and create(rtnetlink, name, KERNEL_KIND, mtu=mtu):
             continue
         if clock() >= deadline or stopped():
             raise errors.DeviceAbsentError(_absent(name, link, wait_s))
@@ -74,8 +111,17 @@ def _absent(name: str, link: links.Link | None, wait_s: float) -> str:
     )
 
 
-def configure(netlink: links.Netlink, link: links.Link, *, mtu: int) -> None:
-    """Set what differs of the link's MTU and settings, and bring it up."""
-    netlink.ensure_mtu(link, mtu)
-    links.ensure_settings(link)
-    netlink.ensure_up(link)
+def configure(rtnetlink: connection.Connection, link: links.Link, *, mtu: int) -> None:
+    """Set the link's MTU and IPv4 settings where they differ, and bring it up.
+
+    Raises:
+        NetlinkError: the kernel refused.
+    """
+    if link.mtu != mtu:
+        rtnetlink.send([links.set_mtu(link.index, mtu)])
+    held = links.read_inet(rtnetlink, link.index)
+    settings = {number: value for number, value in _SETTINGS.items() if held.get(number) != value}
+    if settings:
+        rtnetlink.send([links.set_inet(link.index, settings)])
+    if not link.up:
+        rtnetlink.send([links.set_up(link.index)])

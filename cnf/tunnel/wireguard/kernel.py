@@ -1,8 +1,8 @@
-"""WireGuard of the kernel, by generic netlink.
+"""The kernel's WireGuard, by generic netlink.
 
-pyroute2 and not ``wg set``: until 2025 the latter's ``allowed-ips`` replaced all prefixes of a peer, with the loss
-that ``changes`` explains; a message of pyroute2 without ``replace_allowed_ips`` only adds. One invariant: every message
-is valid by itself, since pyroute2 sends one peer a message and somebody may read the state between two.
+pyroute2 instead of ``wg set``: until 2025, ``allowed-ips`` of ``wg set`` replaced all prefixes of a peer, with the loss
+that ``changes`` explains. A message of pyroute2 without ``replace_allowed_ips`` only adds prefixes. Invariant: the
+state after each message is valid by itself, because pyroute2 sends one message for each peer.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import pyroute2
 from pyroute2.netlink import exceptions
 
 from cnf.tunnel import errors
-from cnf.tunnel.wireguard import changes, endpoints, key
+from cnf.tunnel.plan import endpoints
+from cnf.tunnel.wireguard import changes, key
 from fleetboard.model.addresses import Network
 
 PREFIXES_A_MESSAGE = 500
 """A prefix takes up to 44 bytes and a netlink attribute holds 64 KiB."""
 
 
-class Kernel:
+class KernelWireGuard:
     """One WireGuard device of the kernel."""
 
     kind = "kernel"
@@ -32,11 +33,11 @@ class Kernel:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def read(self) -> changes.Actual:
+    def read(self) -> changes.ActualDevice:
         """Return the device as it is.
 
         Raises:
-            BackendError: it is away.
+            BackendError: the device is away.
         """
         try:
             with pyroute2.WireGuard() as wireguard:
@@ -44,7 +45,7 @@ class Kernel:
         except (exceptions.NetlinkError, OSError) as err:
             raise _refused(self.name, err) from err
 
-    def apply(self, wanted: changes.Changes) -> None:
+    def apply(self, wanted: changes.DeviceChanges) -> None:
         """Write the changes.
 
         Raises:
@@ -58,7 +59,7 @@ class Kernel:
             raise _refused(self.name, err) from err
 
 
-def messages(wanted: changes.Changes) -> Iterator[dict[str, Any]]:
+def messages(wanted: changes.DeviceChanges) -> Iterator[dict[str, Any]]:
     """Return the arguments of each ``WireGuard.set`` call that the changes need, in order."""
     device: dict[str, Any] = {}
     if wanted.private_key is not None:
@@ -70,7 +71,7 @@ def messages(wanted: changes.Changes) -> Iterator[dict[str, Any]]:
     for update in wanted.updates:
         yield from _update(update)
     if wanted.drop:
-        # Moved to a peer that lives for these messages only: see ``changes``.
+        # They move to a peer that exists for these messages only: see ``changes``.
         passing = key.generate().public
         for chunk in _chunks(wanted.drop):
             yield {"peer": {"public_key": passing, "allowed_ips": chunk}}
@@ -99,8 +100,8 @@ def _chunks(networks: Iterable[Network]) -> Iterator[list[str]]:
         yield texts[start : start + PREFIXES_A_MESSAGE]
 
 
-def parse(dump: Iterable[Any]) -> changes.Actual:
-    """Read the dump of a device; a peer with many prefixes comes in several parts."""
+def parse(dump: Iterable[Any]) -> changes.ActualDevice:
+    """Parse the dump of a device, in which a peer with many prefixes has several parts."""
     private_key, port, peers = "", 0, dict[str, changes.ActualPeer]()
     for message in dump:
         private_key = _text(message.get_attr("WGDEVICE_A_PRIVATE_KEY")) or private_key
@@ -108,7 +109,7 @@ def parse(dump: Iterable[Any]) -> changes.Actual:
         for part in message.get_attr("WGDEVICE_A_PEERS") or ():
             public_key = _text(part.get_attr("WGPEER_A_PUBLIC_KEY"))
             peers[public_key] = _merge(peers.get(public_key), part)
-    return changes.Actual(private_key, port, peers)
+    return changes.ActualDevice(private_key, port, peers)
 
 
 def _merge(earlier: changes.ActualPeer | None, part: Any) -> changes.ActualPeer:

@@ -1,13 +1,12 @@
-"""WireGuard keys: Curve25519, base64 as everybody writes them.
+"""WireGuard's private keys: Curve25519, in base64.
 
-One invariant: a node's private key is on disk, synced, before anybody learns the public half. A key that were
-published and then lost would leave peers with a claimant that can never come back.
+Invariant: a node's private key is on disk, synced, before the public half is published. If a published key were lost,
+its owner could never prove itself again.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import os
 from pathlib import Path
@@ -15,19 +14,19 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import x25519
 
 from cnf.tunnel import errors
+from cnf.tunnel.plan import public_key
 
 FILE = "tunnel.key"
-_LENGTH = 32
 
 
 class PrivateKey:
-    """A private key; its text never shows in logs or tracebacks."""
+    """A private key; logs and tracebacks never show its text."""
 
     __slots__ = ("_raw", "public")
 
     def __init__(self, raw: bytes) -> None:
-        if len(raw) != _LENGTH:
-            raise errors.KeyRefusedError(f"private key has {len(raw)} bytes: expected {_LENGTH}")
+        if len(raw) != public_key.LENGTH:
+            raise errors.KeyRefusedError(f"private key has {len(raw)} bytes: expected {public_key.LENGTH}")
         self._raw = raw
         private = x25519.X25519PrivateKey.from_private_bytes(raw)
         self.public: str = base64.b64encode(private.public_key().public_bytes_raw()).decode()
@@ -41,10 +40,10 @@ class PrivateKey:
         return base64.b64encode(self._raw).decode()
 
     def write(self, path: Path) -> None:
-        """Make ``path`` hold this key, mode 0600, whole or not at all.
+        """Write this key to ``path``, mode 0600, whole or not at all.
 
         Raises:
-            FileExistsError: another process made one first.
+            FileExistsError: another process wrote one first.
         """
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -67,31 +66,19 @@ def generate() -> PrivateKey:
 
 
 def parse(text: str | bytes, *, field: str = "private key") -> PrivateKey:
-    """Read a private key in base64, as a Secret or a file holds it.
+    """Parse a private key in base64, as a Secret or a file holds it.
 
     Raises:
         KeyRefusedError: naming ``field``, never the value.
     """
-    return PrivateKey(_decode(text, field=field, shown=""))
-
-
-def parse_public(text: str, *, field: str = "publicKey") -> str:
-    """Return a public key in its one canonical spelling.
-
-    Raises:
-        KeyRefusedError: naming ``field`` and the value.
-    """
-    raw = _decode(text, field=field, shown=f" {text!r}")
-    if not any(raw):
-        raise errors.KeyRefusedError(f"{field} {text!r} is all zeroes: expected a Curve25519 public key")
-    return base64.b64encode(raw).decode()
+    return PrivateKey(public_key.decode(text, field=field, shown=""))
 
 
 def ensure(state_dir: Path) -> PrivateKey:
-    """Return the node's key, made at the first call and kept in ``state_dir``.
+    """Return the node's key from ``state_dir``, where the first call makes it.
 
     Raises:
-        KeyRefusedError: the file is there and holds something else; it is left as it is.
+        KeyRefusedError: the file holds something else; it is left as it is.
     """
     path = state_dir / FILE
     state_dir.mkdir(parents=True, exist_ok=True)
@@ -99,16 +86,6 @@ def ensure(state_dir: Path) -> PrivateKey:
         with contextlib.suppress(FileExistsError):
             generate().write(path)
     return parse(path.read_bytes(), field=str(path))
-
-
-def _decode(text: str | bytes, *, field: str, shown: str) -> bytes:
-    try:
-        raw = base64.b64decode(text.strip(), validate=True)
-    except (binascii.Error, ValueError) as err:
-        raise errors.KeyRefusedError(f"{field}{shown} is not base64: expected 32 bytes in base64") from err
-    if len(raw) != _LENGTH:
-        raise errors.KeyRefusedError(f"{field}{shown} has {len(raw)} bytes: expected 32 bytes in base64")
-    return raw
 
 
 def _sync_folder(path: Path) -> None:

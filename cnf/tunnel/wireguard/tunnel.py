@@ -1,7 +1,15 @@
-"""The tunnel of this network namespace, kept as wanted.
+"""Reconciles the kernel with the plan: the tunnel of this network namespace is kept as ``Wanted`` says.
 
-One invariant: one thread at a time reads the device, compares and writes, and what it writes is only the difference; so
-a sync that finds nothing to do writes nothing, and a restart of the agent changes no session.
+A controller (``controllers.tunnel`` on a node, ``relay`` on the hub) passes its plan to ``want``. ``run`` brings it
+about in a thread of its own: at every new plan, when the link changed (``watch``), when the name of an endpoint got
+another address (``resolver``), and every 30 s. ``sync`` does the same at once in the caller's thread: the relay must
+move a member to its new leader before it acknowledges that. ``revive`` is for the session, when a peer fell silent.
+
+The order is: the node's addresses (``routing``), the link (``device``), its peers (``changes``, and a backend that
+writes them), the link's settings, the routes. Each step needs the ones before it.
+
+Invariant: one thread at a time reads the device, compares and writes, and it writes only the difference. So a sync that
+finds nothing to do writes nothing, and a restart of the agent changes no session.
 """
 
 from __future__ import annotations
@@ -14,9 +22,10 @@ import time
 from collections.abc import Callable
 
 from cnf.tunnel import errors
+from cnf.tunnel.plan.endpoints import SocketAddress
 from cnf.tunnel.plan.wanted import Wanted, WantedPeer
-from cnf.tunnel.wireguard import changes, device, endpoints, key, links, watch
-from cnf.tunnel.wireguard.endpoints import SocketAddress
+from cnf.tunnel.wireguard import changes, device, key, routing, watch
+from cnf.tunnel.wireguard.resolver import Resolver
 from fleetboard.model import names
 from fleetboard.model.addresses import Network
 
@@ -28,8 +37,8 @@ _RETRY_S = (0.2, 5.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class PeerStatus:
-    """A peer as it is now; ``handshake_age_s`` is None before the first handshake."""
+class TunnelPeerStatus:
+    """A peer as the device shows it now; ``handshake_age_s`` is None before the first handshake."""
 
     public_key: str
     endpoint: SocketAddress | None
@@ -41,25 +50,25 @@ class PeerStatus:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Counters:
-    """What was done since the start.
+    """What the tunnel did since the start.
 
     Attributes:
         syncs: Comparisons with the device.
-        writes: Times that WireGuard was written to.
-        kicks: Peers made anew for a fresh handshake.
-        restores: Times that everything had to be put back into a new device.
+        writes: Writes to the device.
+        revivals: Peers removed and added again for a new handshake.
+        restores: New devices that everything was written to again.
     """
 
     syncs: int = 0
     writes: int = 0
-    kicks: int = 0
+    revivals: int = 0
     restores: int = 0
 
 
 class Tunnel:
-    """WireGuard link ``name`` of the namespace that its methods are called in.
+    """WireGuard link ``name`` of the network namespace that the methods are called in.
 
-    Hand plans to ``want`` and run ``run`` in a thread of its own; ``sync`` applies in the caller's thread.
+    Pass plans to ``want`` and run ``run`` in a thread of its own.
     """
 
     def __init__(
@@ -68,7 +77,7 @@ class Tunnel:
         *,
         private_key: key.PrivateKey,
         port: int = names.TUNNEL_PORT,
-        resolver: endpoints.Resolver | None = None,
+        resolver: Resolver | None = None,
         wait_s: float = device.WAIT_S,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -78,7 +87,7 @@ class Tunnel:
         self._key = private_key
         self._wait_s = wait_s
         self._wall_clock = wall_clock
-        self._resolver = resolver or endpoints.Resolver(on_change=self.wake)
+        self._resolver = resolver or Resolver(on_change=self.wake)
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._wanted: Wanted | None = None
@@ -86,7 +95,7 @@ class Tunnel:
         self._turn: dict[str, int] = {}
         self._index = 0
         self._last = 0.0
-        self._backend: device.Backend | None = None
+        self._backend: device.WireGuardBackend | None = None
 
     @property
     def public_key(self) -> str:
@@ -99,33 +108,33 @@ class Tunnel:
         return self._backend.kind if self._backend is not None else ""
 
     def want(self, wanted: Wanted) -> None:
-        """Make ``run`` bring ``wanted`` about; returns at once, and at no cost when it was wanted before."""
+        """Make ``run`` bring ``wanted`` about. Does not wait, and costs nothing if it was wanted before."""
         if wanted != self._wanted:
             self._wanted = wanted
             self._wake.set()
 
     def wake(self) -> None:
-        """Make ``run`` compare again now."""
+        """Make ``run`` compare now."""
         self._wake.set()
 
     def sync(self, wanted: Wanted) -> None:
         """Bring ``wanted`` about in this thread.
 
         Raises:
-            TunnelError: something is not as wanted; calling again goes on from there.
+            TunnelError: something is not as wanted; ``run`` tries again.
         """
         self._wanted = wanted
         try:
             with self._lock:
                 self._apply(wanted)
         except errors.TunnelError:
-            self._wake.set()  # ``run`` goes on from there
+            self._wake.set()
             raise
 
-    def kick(self, public_key: str) -> bool:
-        """Remove a peer and add it again, with its next endpoint: a fresh handshake at once instead of after 15 s.
+    def revive(self, public_key: str) -> bool:
+        """Remove a peer and add it again with its next endpoint; return False when there is no such peer.
 
-        For a hub that gave no answer; return False when there is no such peer.
+        A peer that does not answer then gets a new handshake at once instead of after 15 s.
 
         Raises:
             TunnelError: the device is away or refused.
@@ -136,12 +145,12 @@ class Tunnel:
                 return False
             self._turn[public_key] = self._turn.get(public_key, 0) + 1
             if public_key in backend.read().peers:
-                self._write(backend, changes.Changes(remove=(public_key,)))
+                self._write(backend, changes.DeviceChanges(remove=(public_key,)))
             self._sync_peers(backend, wanted)
-            self.counters = dataclasses.replace(self.counters, kicks=self.counters.kicks + 1)
+            self.counters = dataclasses.replace(self.counters, revivals=self.counters.revivals + 1)
         return True
 
-    def status(self) -> list[PeerStatus]:
+    def status(self) -> list[TunnelPeerStatus]:
         """Return the peers as they are, by public key; none while the device is away."""
         backend = self._backend
         if backend is None:
@@ -154,7 +163,7 @@ class Tunnel:
         return [_status(public_key, peers[public_key], now) for public_key in sorted(peers)]
 
     def run(self, stop: threading.Event) -> None:
-        """Bring about what ``want`` was given, and put it back when the link went away, until ``stop``."""
+        """Keep the tunnel as wanted until ``stop``."""
         watcher = threading.Thread(target=watch.watch, args=(self.name, self.wake, stop), name="tunnel watch")
         watcher.start()
         failures = 0
@@ -183,17 +192,16 @@ class Tunnel:
                 self._apply(wanted, stopped=stop.is_set)
         except errors.TunnelError as err:
             if not stop.is_set():
-                log.error("the tunnel is not as wanted", extra={"error": str(err)})  # noqa: TRY400 - expected kinds
+                log.error("tunnel reconciliation failed", extra={"error": str(err)})  # noqa: TRY400 - expected kinds
             return False
         return True
 
     def _apply(self, wanted: Wanted, *, stopped: Callable[[], bool] = lambda: False) -> None:
         self._last = time.monotonic()
         self.counters = dataclasses.replace(self.counters, syncs=self.counters.syncs + 1)
-        with links.open_netlink() as netlink:
-            for address in wanted.addresses:
-                netlink.ensure_address(address)
-            link, backend = device.ensure(netlink, self.name, mtu=wanted.mtu, wait_s=self._wait_s, stopped=stopped)
+        with device.open_rtnetlink() as rtnetlink:
+            routing.ensure_addresses(rtnetlink, wanted.addresses)
+            link, backend = device.ensure(rtnetlink, self.name, mtu=wanted.mtu, wait_s=self._wait_s, stopped=stopped)
             if link.index != self._index:
                 restored = self._index != 0
                 self._index = link.index
@@ -201,23 +209,24 @@ class Tunnel:
                 self.counters = dataclasses.replace(self.counters, restores=self.counters.restores + restored)
             self._backend = backend
             self._sync_peers(backend, wanted)
-            device.configure(netlink, link, mtu=wanted.mtu)
-            netlink.ensure_routes(link, wanted.routes)
+            device.configure(rtnetlink, link, mtu=wanted.mtu)
+            routing.ensure_routes(rtnetlink, link, wanted.routes)
 
-    def _sync_peers(self, backend: device.Backend, wanted: Wanted) -> None:
-        target = changes.Target(
-            self._key.base64, self.port, {peer.public_key: self._target(peer) for peer in wanted.peers}
+    def _sync_peers(self, backend: device.WireGuardBackend, wanted: Wanted) -> None:
+        wanted_device = changes.WantedDevice(
+            self._key.base64, self.port, {peer.public_key: self._resolve(peer) for peer in wanted.peers}
         )
-        difference = changes.diff(target, backend.read(), written=self._written, now=self._wall_clock())
+        difference = changes.diff(wanted_device, backend.read(), written=self._written, now=self._wall_clock())
         if difference:
             self._write(backend, difference)
 
-    def _target(self, peer: WantedPeer) -> changes.TargetPeer:
-        known = self._resolver.addresses(peer.endpoints)
+    def _resolve(self, peer: WantedPeer) -> changes.ResolvedPeer:
+        candidates = self._resolver.addresses(peer.endpoints)
         turn = self._turn.get(peer.public_key, 0)
-        return changes.TargetPeer(known[turn % len(known)] if known else None, peer.allowed, peer.keepalive_s)
+        endpoint = candidates[turn % len(candidates)] if candidates else None
+        return changes.ResolvedPeer(endpoint, peer.allowed, peer.keepalive_s)
 
-    def _write(self, backend: device.Backend, difference: changes.Changes) -> None:
+    def _write(self, backend: device.WireGuardBackend, difference: changes.DeviceChanges) -> None:
         backend.apply(difference)
         self.counters = dataclasses.replace(self.counters, writes=self.counters.writes + 1)
         for public_key in difference.remove:
@@ -227,9 +236,9 @@ class Tunnel:
                 self._written[update.public_key] = update.endpoint
 
 
-def _status(public_key: str, peer: changes.ActualPeer, now: float) -> PeerStatus:
+def _status(public_key: str, peer: changes.ActualPeer, now: float) -> TunnelPeerStatus:
     age = max(0.0, now - peer.handshake_at) if peer.handshake_at else None
-    return PeerStatus(public_key, peer.endpoint, age, peer.rx_bytes, peer.tx_bytes, peer.allowed)
+    return TunnelPeerStatus(public_key, peer.endpoint, age, peer.rx_bytes, peer.tx_bytes, peer.allowed)
 
 
 def _back_off(failures: int) -> float:

@@ -1,7 +1,7 @@
-"""WireGuard in user space: the control protocol of wireguard-go over its unix socket.
+"""WireGuard in user space: wireguard-go's control protocol over its unix socket.
 
-https://www.wireguard.com/xplatform/#configuration-protocol. One invariant: all changes of one sync are one ``set``
-operation, so that no packet sees half of them.
+https://www.wireguard.com/xplatform/#configuration-protocol. Invariant: all changes of one sync are one ``set``
+operation, so that no packet meets half of them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cnf.tunnel import errors
-from cnf.tunnel.wireguard import changes, endpoints, key
+from cnf.tunnel.plan import endpoints
+from cnf.tunnel.wireguard import changes, key
 
 SOCKETS = Path("/var/run/wireguard")
-"""Fixed in wireguard-go."""
+"""A constant of wireguard-go."""
 TIMEOUT_S = 5.0
 
 
@@ -35,7 +36,7 @@ def answers(name: str) -> bool:
         return False
 
 
-class Userspace:
+class UserspaceWireGuard:
     """One wireguard-go device."""
 
     kind = "userspace"
@@ -43,7 +44,7 @@ class Userspace:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def read(self) -> changes.Actual:
+    def read(self) -> changes.ActualDevice:
         """Return the device as it is.
 
         Raises:
@@ -51,7 +52,7 @@ class Userspace:
         """
         return parse(_exchange(self.name, "get=1\n\n"))
 
-    def apply(self, wanted: changes.Changes) -> None:
+    def apply(self, wanted: changes.DeviceChanges) -> None:
         """Write the changes.
 
         Raises:
@@ -60,64 +61,64 @@ class Userspace:
         _exchange(self.name, render(wanted))
 
 
-def render(wanted: changes.Changes) -> str:
+def render(wanted: changes.DeviceChanges) -> str:
     """Return the ``set`` operation of the changes."""
     return "\n".join(["set=1", *_lines(wanted), "", ""])
 
 
-def _lines(wanted: changes.Changes) -> Iterator[str]:
+def _lines(wanted: changes.DeviceChanges) -> Iterator[str]:
     if wanted.private_key is not None:
-        yield f"private_key={_to_hex(wanted.private_key)}"
+        yield f"private_key={to_hex(wanted.private_key)}"
     if wanted.port is not None:
         yield f"listen_port={wanted.port}"
     for update in wanted.updates:
-        yield f"public_key={_to_hex(update.public_key)}"
+        yield f"public_key={to_hex(update.public_key)}"
         if update.endpoint is not None:
             yield f"endpoint={update.endpoint}"
         if update.keepalive_s is not None:
             yield f"persistent_keepalive_interval={update.keepalive_s}"
         yield from (f"allowed_ip={network}" for network in sorted(update.add, key=str))
     if wanted.drop:
-        # Moved to a peer that lives for these lines only: see ``changes``.
-        yield f"public_key={_to_hex(key.generate().public)}"
+        # They move to a peer that exists for these lines only: see ``changes``.
+        yield f"public_key={to_hex(key.generate().public)}"
         yield from (f"allowed_ip={network}" for network in sorted(wanted.drop, key=str))
         yield "remove=true"
     for public_key in wanted.remove:
-        yield f"public_key={_to_hex(public_key)}"
+        yield f"public_key={to_hex(public_key)}"
         yield "remove=true"
 
 
-def parse(lines: list[tuple[str, str]]) -> changes.Actual:
-    """Read the answer to ``get``.
+def parse(lines: list[tuple[str, str]]) -> changes.ActualDevice:
+    """Parse the answer to ``get``.
 
     Raises:
         BackendError: it is malformed.
     """
-    private_key, port, peers = "", 0, dict[str, _Peer]()
-    peer: _Peer | None = None
+    private_key, port, peers = "", 0, dict[str, _PeerLines]()
+    peer: _PeerLines | None = None
     try:
         for field, value in lines:
             if field == "public_key":
-                peer = peers.setdefault(_to_base64(value), _Peer())
+                peer = peers.setdefault(_to_base64(value), _PeerLines())
             elif peer is not None:
-                peer.take(field, value)
+                peer.add(field, value)
             elif field == "private_key":
                 private_key = _to_base64(value)
             elif field == "listen_port":
                 port = int(value)
     except ValueError as err:
         raise errors.BackendError(f"wireguard-go gave a malformed answer: {err}") from err
-    return changes.Actual(private_key, port, {public_key: found.value() for public_key, found in peers.items()})
+    return changes.ActualDevice(private_key, port, {public_key: lines.value() for public_key, lines in peers.items()})
 
 
-class _Peer:
-    """One peer while its lines are read."""
+class _PeerLines:
+    """The lines of one peer, gathered."""
 
     def __init__(self) -> None:
         self._fields: dict[str, str] = {}
         self._allowed: list[str] = []
 
-    def take(self, field: str, value: str) -> None:
+    def add(self, field: str, value: str) -> None:
         if field == "allowed_ip":
             self._allowed.append(value)
         else:
@@ -172,7 +173,8 @@ def _check(name: str, status: int, lines: list[tuple[str, str]]) -> list[tuple[s
     return lines
 
 
-def _to_hex(text: str) -> str:
+def to_hex(text: str) -> str:
+    """Spell a base64 key as the protocol does."""
     return base64.b64decode(text).hex()
 
 

@@ -12,7 +12,7 @@ from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.controllers import tunnel as controller_tunnel
 from cnf.tunnel.plan.wanted import Wanted
-from cnf.tunnel.session import sessions
+from cnf.tunnel.session import session
 from cnf.tunnel.wireguard import key, tunnel
 from fleetboard.kube import lease
 from fleetboard.model import fleet, meta, names
@@ -56,7 +56,7 @@ class World:
     def want(self, wanted: Wanted) -> None:
         self.wanted = wanted
 
-    def update(self, _session: sessions.Session) -> None:
+    def update(self, _session: session.Session) -> None:
         pass
 
     def take_up(self, found: network.NodeNetwork) -> None:
@@ -70,7 +70,7 @@ class World:
             cluster="c1",
             known=cast("caches.Caches", self),
             carrier=cast("tunnel.Tunnel", self),
-            keeper=cast("sessions.Sessions", self),
+            keeper=cast("session.SessionRunner", self),
             elector=cast("lease.Elector", self),
             on_network=self.take_up,
             standing=standing,

@@ -1,20 +1,15 @@
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cnf.tunnel import errors
 from cnf.tunnel.plan import parse
-from cnf.tunnel.plan.mesh import Member, Reason, Session
-from cnf.tunnel.plan.wanted import DEFAULT_MTU, Endpoint
-from cnf.tunnel.wireguard import endpoints, key
+from cnf.tunnel.plan.mesh import MemberSession, MeshRefusalReason, RelayMember
+from cnf.tunnel.plan.wanted import DEFAULT_MTU, PeerEndpoint
+from cnf.tunnel.wireguard import key
 from fleetboard.model import addresses, fleet, meta
-from fleetboard.model.addresses import Address
 
 KEY, OTHER = key.generate().public, key.generate().public
 
@@ -68,7 +63,7 @@ def test_malformed_nodes_are_left_out_with_a_sentence_and_the_others_stay() -> N
     found, refusals = parse.parse_nodes(nodes)
     assert [node.name for node in found] == ["good"]
     assert {refusal.subject for refusal in refusals} == {"bad-key", "bad-block", "bad-endpoint"}
-    assert all(refusal.reason is Reason.MALFORMED for refusal in refusals)
+    assert all(refusal.reason is MeshRefusalReason.MALFORMED for refusal in refusals)
 
 
 def test_nodes_come_oldest_first() -> None:
@@ -84,25 +79,25 @@ def test_a_node_without_a_block_has_no_identity_yet() -> None:
     assert identity.cluster_blocks == (ip_network("10.113.4.0/22"),)
 
 
-def test_the_hub_keeps_its_good_endpoints_beside_a_malformed_one() -> None:
+def test_the_relay_keeps_its_good_endpoints_beside_a_malformed_one() -> None:
     peer = make_peer("hub", fleet_cidrs=["10.112.0.0/12"], public_key=KEY, endpoints=["hub.example:31820", "oops"])
-    hub, refusals = parse.parse_hub(peer)
-    assert hub.endpoints == (Endpoint("hub.example", 31820),)
-    assert hub.mtu == DEFAULT_MTU
+    relay, refusals = parse.parse_relay(peer)
+    assert relay.endpoints == (PeerEndpoint("hub.example", 31820),)
+    assert relay.mtu == DEFAULT_MTU
     assert len(refusals) == 1
 
 
 def test_an_mtu_out_of_range_is_refused() -> None:
     with pytest.raises(errors.MtuRefusedError, match="mtu 100 is out of range"):
-        parse.parse_hub(make_peer("hub", mtu=100))
+        parse.parse_relay(make_peer("hub", mtu=100))
 
 
 def test_a_member_is_read_from_its_own_namespace_only() -> None:
     peers = [make_peer("c1"), make_peer("c2", cluster_cidrs=["10.113.8.0/22"])]
     forged = make_report("c2", reported("x"), namespace="fleetboard-default-c1")
     members, refusals = parse.parse_members("default", peers, [make_report("c1", reported("n1")), forged])
-    session = Session(KEY, (ip_address("10.113.4.0"),), leader=True, node="n1")
-    assert members == [Member("c1", (ip_network("10.113.4.0/22"),), (session,), 3)]
+    session = MemberSession(KEY, (ip_address("10.113.4.0"),), leader=True, node="n1")
+    assert members == [RelayMember("c1", (ip_network("10.113.4.0/22"),), (session,), 3)]
     assert refusals == []
 
 
@@ -135,90 +130,17 @@ def test_a_refused_member_and_a_second_cluster_of_one_name_get_no_peer() -> None
     reports = [make_report("c1", reported("n1")), make_report("c2", reported("n1"), uid="second")]
     members, refusals = parse.parse_members("default", peers, reports)
     assert members == []
-    assert [refusal.reason for refusal in refusals] == [Reason.NOT_ADMITTED, Reason.IDENTITY_CONFLICT]
+    assert [refusal.reason for refusal in refusals] == [
+        MeshRefusalReason.NOT_ADMITTED,
+        MeshRefusalReason.IDENTITY_CONFLICT,
+    ]
 
 
 def test_an_announced_higher_epoch_overrides_a_late_report() -> None:
-    old, new = Session(KEY, (), leader=True, node="a"), Session(OTHER, (), leader=False, node="b")
-    member = Member("c1", (), (old, new), 3)
-    settled = parse.settle(member, epoch=4, public_key=OTHER)
-    assert settled.leader is not None
-    assert settled.leader.node == "b"
-    assert parse.settle(member, epoch=3, public_key=OTHER) == member
-    assert parse.settle(member, epoch=9, public_key=key.generate().public) == member
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [
-        ("192.0.2.1:31820", "192.0.2.1", 31820),
-        ("[2001:DB8::1]:9", "2001:db8::1", 9),
-        ("Hub.Example:1", "hub.example", 1),
-        ("hub-1:65535", "hub-1", 65535),
-    ],
-)
-def test_endpoints_are_read(text: str, host: str, port: int) -> None:
-    assert endpoints.parse(text) == Endpoint(host, port)
-    assert endpoints.parse(str(endpoints.parse(text))) == endpoints.parse(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "hub",
-        "hub:",
-        ":1",
-        "hub:0",
-        "hub:65536",
-        "hub:x",
-        "2001:db8::1:9",
-        "[192.0.2.1]:9",
-        "192.0.2.256:1",
-        "1.2:3",
-        "a b:1",
-        "-a:1",
-        "a..b:1",
-        "hub:1\n",
-        "[::1:1",
-        "x" * 64 + ":1",
-    ],
-)
-def test_malformed_endpoints_are_refused_by_name_and_value(text: str) -> None:
-    with pytest.raises(errors.EndpointRefusedError) as caught:
-        endpoints.parse(text, field="endpoints")
-    assert "endpoints" in str(caught.value)
-    assert repr(text) in str(caught.value)
-
-
-@given(st.text(max_size=40))
-def test_no_text_breaks_the_endpoint_parser(text: str) -> None:
-    try:
-        parsed = endpoints.parse(text)
-    except errors.EndpointRefusedError:
-        return
-    assert 0 < parsed.port < 65536
-
-
-def test_a_name_keeps_its_last_good_address_while_dns_is_away() -> None:
-    answers: Iterator[list[Address]] = iter([[ip_address("192.0.2.7")], []])
-    asked, changed = threading.Semaphore(0), threading.Semaphore(0)
-    now = [0.0]
-
-    def look_up(_host: str) -> list[Address]:
-        try:
-            return next(answers)
-        finally:
-            asked.release()
-
-    resolver = endpoints.Resolver(on_change=changed.release, look_up=look_up, clock=lambda: now[0])
-    candidates = [Endpoint("hub.example", 9), Endpoint("192.0.2.1", 9)]
-    assert [str(found) for found in resolver.addresses(candidates)] == ["192.0.2.1:9"]
-    assert asked.acquire(timeout=30)
-    assert changed.acquire(timeout=30)
-    assert [str(found) for found in resolver.addresses(candidates)] == ["192.0.2.7:9", "192.0.2.1:9"]
-    now[0] = 100.0
-    resolver.addresses(candidates)
-    assert asked.acquire(timeout=30)
-    assert [str(found) for found in resolver.addresses(candidates)] == ["192.0.2.7:9", "192.0.2.1:9"]
-    assert not changed.acquire(blocking=False)
+    old, new = MemberSession(KEY, (), leader=True, node="a"), MemberSession(OTHER, (), leader=False, node="b")
+    member = RelayMember("c1", (), (old, new), 3)
+    moved = parse.with_leader(member, epoch=4, public_key=OTHER)
+    assert moved.leader is not None
+    assert moved.leader.node == "b"
+    assert parse.with_leader(member, epoch=3, public_key=OTHER) == member
+    assert parse.with_leader(member, epoch=9, public_key=key.generate().public) == member

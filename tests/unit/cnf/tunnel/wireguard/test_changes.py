@@ -8,9 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnf.tunnel import errors
+from cnf.tunnel.plan.endpoints import SocketAddress
 from cnf.tunnel.wireguard import kernel, key, uapi
-from cnf.tunnel.wireguard.changes import Actual, ActualPeer, Changes, PeerUpdate, Target, TargetPeer, diff
-from cnf.tunnel.wireguard.endpoints import SocketAddress
+from cnf.tunnel.wireguard.changes import (
+    ActualDevice,
+    ActualPeer,
+    DeviceChanges,
+    PeerUpdate,
+    ResolvedPeer,
+    WantedDevice,
+    diff,
+)
 from fleetboard.model.addresses import Network
 
 Prefixes = frozenset[Network]
@@ -21,42 +29,44 @@ TWO: Network = ip_network("10.112.0.0/12")
 HOME, AWAY = SocketAddress(ip_address("192.0.2.1"), 31820), SocketAddress(ip_address("2001:db8::1"), 9)
 
 
-def target(**peers: TargetPeer) -> Target:
-    return Target(OWN.base64, 31820, {{"a": A, "b": B, "c": C}[name]: peer for name, peer in peers.items()})
+def target(**peers: ResolvedPeer) -> WantedDevice:
+    return WantedDevice(OWN.base64, 31820, {{"a": A, "b": B, "c": C}[name]: peer for name, peer in peers.items()})
 
 
-def actual(**peers: ActualPeer) -> Actual:
-    return Actual(OWN.base64, 31820, {{"a": A, "b": B, "c": C}[name]: peer for name, peer in peers.items()})
+def actual(**peers: ActualPeer) -> ActualDevice:
+    return ActualDevice(OWN.base64, 31820, {{"a": A, "b": B, "c": C}[name]: peer for name, peer in peers.items()})
 
 
-def compare(wanted: Target, there: Actual, *, written: SocketAddress | None = None, now: float = 1000.0) -> Changes:
+def compare(
+    wanted: WantedDevice, there: ActualDevice, *, written: SocketAddress | None = None, now: float = 1000.0
+) -> DeviceChanges:
     return diff(wanted, there, written={A: written} if written else {}, now=now)
 
 
 def test_nothing_is_written_when_all_is_as_wanted() -> None:
-    wanted = target(a=TargetPeer(HOME, frozenset([ONE]), 25))
+    wanted = target(a=ResolvedPeer(HOME, frozenset([ONE]), 25))
     there = actual(a=ActualPeer(HOME, frozenset([ONE]), 25, 999.0, 5, 6))
     assert not compare(wanted, there)
 
 
 def test_a_new_device_gets_key_port_and_peers() -> None:
-    changes = compare(target(a=TargetPeer(HOME, frozenset([ONE]), 25)), Actual("", 0, {}))
-    assert changes == Changes(OWN.base64, 31820, (PeerUpdate(A, HOME, 25, frozenset([ONE])),))
+    changes = compare(target(a=ResolvedPeer(HOME, frozenset([ONE]), 25)), ActualDevice("", 0, {}))
+    assert changes == DeviceChanges(OWN.base64, 31820, (PeerUpdate(A, HOME, 25, frozenset([ONE])),))
 
 
 def test_a_peer_without_anything_to_say_is_still_made() -> None:
-    assert compare(target(a=TargetPeer(None, frozenset())), actual()).updates == (PeerUpdate(A),)
+    assert compare(target(a=ResolvedPeer(None, frozenset())), actual()).updates == (PeerUpdate(A),)
 
 
 def test_a_prefix_moves_by_being_added_to_the_gaining_peer_alone() -> None:
-    wanted = target(a=TargetPeer(None, frozenset([ONE])), b=TargetPeer(None, frozenset([TWO])))
+    wanted = target(a=ResolvedPeer(None, frozenset([ONE])), b=ResolvedPeer(None, frozenset([TWO])))
     there = actual(a=ActualPeer(None, frozenset([ONE, TWO])), b=ActualPeer())
-    assert compare(wanted, there) == Changes(updates=(PeerUpdate(B, add=frozenset([TWO])),))
+    assert compare(wanted, there) == DeviceChanges(updates=(PeerUpdate(B, add=frozenset([TWO])),))
 
 
 def test_a_prefix_that_nobody_gains_is_dropped_without_a_rewrite_of_its_peer() -> None:
-    changes = compare(target(a=TargetPeer(None, frozenset([ONE]))), actual(a=ActualPeer(None, frozenset([ONE, TWO]))))
-    assert changes == Changes(drop=frozenset([TWO]))
+    changes = compare(target(a=ResolvedPeer(None, frozenset([ONE]))), actual(a=ActualPeer(None, frozenset([ONE, TWO]))))
+    assert changes == DeviceChanges(drop=frozenset([TWO]))
     text = uapi.render(changes)
     assert "replace" not in text
     assert bytes_of(A) not in text
@@ -64,11 +74,11 @@ def test_a_prefix_that_nobody_gains_is_dropped_without_a_rewrite_of_its_peer() -
 
 
 def test_a_peer_that_is_not_wanted_goes_with_its_prefixes() -> None:
-    assert compare(target(), actual(a=ActualPeer(None, frozenset([ONE])))) == Changes(remove=(A,))
+    assert compare(target(), actual(a=ActualPeer(None, frozenset([ONE])))) == DeviceChanges(remove=(A,))
 
 
 def test_a_peer_that_may_roam_never_gets_an_endpoint() -> None:
-    wanted = target(a=TargetPeer(None, frozenset()))
+    wanted = target(a=ResolvedPeer(None, frozenset()))
     assert not compare(wanted, actual(a=ActualPeer(AWAY)), written=HOME)
 
 
@@ -88,21 +98,23 @@ def test_an_endpoint_is_written_only_where_it_breaks_no_session(
     there: SocketAddress | None, written: SocketAddress | None, handshake_at: float, is_written: bool
 ) -> None:
     changes = compare(
-        target(a=TargetPeer(HOME, frozenset())), actual(a=ActualPeer(there, handshake_at=handshake_at)), written=written
+        target(a=ResolvedPeer(HOME, frozenset())),
+        actual(a=ActualPeer(there, handshake_at=handshake_at)),
+        written=written,
     )
     assert [update.endpoint for update in changes.updates] == ([HOME] if is_written else [])
 
 
 def test_keys_show_in_no_representation() -> None:
-    assert OWN.base64 not in repr(OWN) + repr(target()) + repr(actual()) + repr(Changes(private_key=OWN.base64))
+    assert OWN.base64 not in repr(OWN) + repr(target()) + repr(actual()) + repr(DeviceChanges(private_key=OWN.base64))
 
 
 def bytes_of(public_key: str) -> str:
-    return uapi._to_hex(public_key)
+    return uapi.to_hex(public_key)
 
 
 def test_a_set_operation_is_spelled_as_the_protocol_wants() -> None:
-    changes = Changes(None, 31820, (PeerUpdate(A, AWAY, 25, frozenset([ONE])),), remove=(B,))
+    changes = DeviceChanges(None, 31820, (PeerUpdate(A, AWAY, 25, frozenset([ONE])),), remove=(B,))
     assert uapi.render(changes) == (
         f"set=1\nlisten_port=31820\npublic_key={bytes_of(A)}\nendpoint=[2001:db8::1]:9\n"
         f"persistent_keepalive_interval=25\nallowed_ip=10.113.4.0/26\npublic_key={bytes_of(B)}\nremove=true\n\n"
@@ -132,7 +144,7 @@ def test_a_malformed_answer_is_one_of_our_errors() -> None:
 
 
 def test_the_kernel_gets_one_message_a_peer_and_never_a_replacement() -> None:
-    changes = Changes(OWN.base64, 31820, (PeerUpdate(A, HOME, 25, frozenset([ONE])),), frozenset([TWO]), (B,))
+    changes = DeviceChanges(OWN.base64, 31820, (PeerUpdate(A, HOME, 25, frozenset([ONE])),), frozenset([TWO]), (B,))
     device, update, pass_on, drop, remove = kernel.messages(changes)
     assert device == {"private_key": OWN.base64, "listen_port": 31820}
     assert update["peer"] == {
@@ -151,7 +163,7 @@ def test_the_kernel_gets_one_message_a_peer_and_never_a_replacement() -> None:
 
 def test_many_prefixes_go_to_the_kernel_in_several_messages() -> None:
     many = Prefixes(ip_network("10.0.0.0/8").subnets(new_prefix=19))
-    sent = list(kernel.messages(Changes(updates=(PeerUpdate(A, HOME, add=many),))))
+    sent = list(kernel.messages(DeviceChanges(updates=(PeerUpdate(A, HOME, add=many),))))
     assert sum(len(message["peer"]["allowed_ips"]) for message in sent) == len(many)
     assert all(len(message["peer"]["allowed_ips"]) <= kernel.PREFIXES_A_MESSAGE for message in sent)
 
@@ -184,15 +196,15 @@ def test_applying_the_difference_leaves_none(
     handshake_at: float,
     keepalive_s: int,
 ) -> None:
-    before = Actual(
+    before = ActualDevice(
         "",
         0,
         {k: ActualPeer(endpoint, prefixes, 0, handshake_at) for k, prefixes in there.items()},
     )
-    goal = Target(
+    goal = WantedDevice(
         OWN.base64,
         31820,
-        {k: TargetPeer(HOME, prefixes, keepalive_s) for k, prefixes in wanted.items()},
+        {k: ResolvedPeer(HOME, prefixes, keepalive_s) for k, prefixes in wanted.items()},
     )
     changes = diff(goal, before, written={}, now=1000.0)
     after = apply(before, changes)
@@ -200,7 +212,7 @@ def test_applying_the_difference_leaves_none(
     assert not diff(goal, after, written={}, now=1000.0)
 
 
-def apply(device: Actual, changes: Changes) -> Actual:
+def apply(device: ActualDevice, changes: DeviceChanges) -> ActualDevice:
     """WireGuard's own rules: a prefix has one peer, the one it was written to last."""
     peers = dict(device.peers)
 
@@ -221,4 +233,4 @@ def apply(device: Actual, changes: Changes) -> Actual:
     give("passing", changes.drop)
     for public_key in ("passing", *changes.remove):
         peers.pop(public_key, None)
-    return Actual(changes.private_key or device.private_key, changes.port or device.port, peers)
+    return ActualDevice(changes.private_key or device.private_key, changes.port or device.port, peers)

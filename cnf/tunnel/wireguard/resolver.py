@@ -1,0 +1,85 @@
+"""Resolves the names of endpoints in the background.
+
+Invariant: applying a plan never waits for DNS. A name that was resolved once keeps its last good addresses for as long
+as DNS is away; a name that was never resolved has none.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from cnf.tunnel.plan.endpoints import SocketAddress
+from cnf.tunnel.plan.wanted import PeerEndpoint
+from fleetboard.model.addresses import Address
+
+log = logging.getLogger(__name__)
+
+REFRESH_S = 60.0
+RETRY_S = 5.0
+
+
+def look_up(host: str) -> list[Address]:
+    """Resolve a name, in the resolver's order; return nothing if that fails now."""
+    try:
+        entries = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError) as err:
+        log.warning("cannot resolve an endpoint's name", extra={"host": host, "error": str(err)})
+        return []
+    return [ipaddress.ip_address(entry[4][0]) for entry in entries]
+
+
+class Resolver:
+    """Resolves endpoints and calls ``on_change`` when an answer differs from the last one."""
+
+    def __init__(
+        self,
+        *,
+        on_change: Callable[[], None] = lambda: None,
+        look_up: Callable[[str], list[Address]] = look_up,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_change = on_change
+        self._look_up = look_up
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[Address, ...]] = {}
+        self._due: dict[str, float] = {}
+        self._running: set[str] = set()
+
+    def addresses(self, candidates: Iterable[PeerEndpoint]) -> tuple[SocketAddress, ...]:
+        """Return the known addresses of ``candidates``, in their order, and look up what is due. Never waits."""
+        known: list[SocketAddress] = []
+        for endpoint in candidates:
+            known += [SocketAddress(address, endpoint.port) for address in self._known_of(endpoint.host)]
+        return tuple(dict.fromkeys(known))
+
+    def _known_of(self, host: str) -> tuple[Address, ...]:
+        try:
+            return (ipaddress.ip_address(host),)
+        except ValueError:
+            pass
+        with self._lock:
+            if host not in self._running and self._clock() >= self._due.get(host, 0.0):
+                self._running.add(host)
+                # getaddrinfo has no timeout, so a thread waits for it: one at most for each name.
+                threading.Thread(target=self._refresh, args=(host,), name=f"resolve {host}", daemon=True).start()
+            return self._known.get(host, ())
+
+    def _refresh(self, host: str) -> None:
+        resolved: tuple[Address, ...] = ()
+        try:
+            resolved = tuple(dict.fromkeys(self._look_up(host)))
+        finally:
+            with self._lock:
+                changed = bool(resolved) and set(resolved) != set(self._known.get(host, ()))
+                if changed:
+                    self._known[host] = resolved
+                self._due[host] = self._clock() + (REFRESH_S if resolved else RETRY_S)
+                self._running.discard(host)
+        if changed:
+            self._on_change()

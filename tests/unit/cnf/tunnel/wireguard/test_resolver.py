@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from cnf.tunnel.plan.wanted import PeerEndpoint
+from cnf.tunnel.wireguard.resolver import Resolver
+from fleetboard.model.addresses import Address
+
+
+def test_a_name_keeps_its_last_good_address_while_dns_is_away() -> None:
+    answers: Iterator[list[Address]] = iter([[ip_address("192.0.2.7")], []])
+    asked, changed = threading.Semaphore(0), threading.Semaphore(0)
+    now = [0.0]
+
+    def look_up(_host: str) -> list[Address]:
+        try:
+            return next(answers)
+        finally:
+            asked.release()
+
+    resolver = Resolver(on_change=changed.release, look_up=look_up, clock=lambda: now[0])
+    candidates = [PeerEndpoint("hub.example", 9), PeerEndpoint("192.0.2.1", 9)]
+    assert [str(found) for found in resolver.addresses(candidates)] == ["192.0.2.1:9"]
+    assert asked.acquire(timeout=30)
+    assert changed.acquire(timeout=30)
+    assert [str(found) for found in resolver.addresses(candidates)] == ["192.0.2.7:9", "192.0.2.1:9"]
+    now[0] = 100.0
+    resolver.addresses(candidates)
+    assert asked.acquire(timeout=30)
+    assert [str(found) for found in resolver.addresses(candidates)] == ["192.0.2.7:9", "192.0.2.1:9"]
+    assert not changed.acquire(blocking=False)

@@ -20,7 +20,7 @@ def main() -> int:
         try:
             options = settings.read()
             logs.configure("cnf", options.log_level)
-            first = node.Node(options)
+            first = node.LocalNode(options)
             first.restore()
         except (
             environment.SettingRefusedError,

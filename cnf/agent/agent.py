@@ -13,15 +13,16 @@ import time
 
 import prometheus_client
 
-from cnf.agent import caches, changes, metrics, node, settings
+from cnf.agent import changes, metrics, node, settings
+from cnf.agent.caches import Caches
 from cnf.attach import errors as attach_errors
 from cnf.attach.node_network import network
 from cnf.controllers import status
 from cnf.controllers.blocks import controller as block_controller
-from cnf.controllers.latecomers.controller import Healing
-from cnf.controllers.services import Spreading
-from cnf.controllers.startup_taint import StartupTaint
-from cnf.controllers.tunnel import Steering
+from cnf.controllers.latecomers.controller import LatecomerController
+from cnf.controllers.services import ServiceController
+from cnf.controllers.startup_taint import StartupTaintController
+from cnf.controllers.tunnel import TunnelController
 from cnf.netlink import errors as netlink_errors
 from cnf.tunnel import errors as tunnel_errors
 from cnf.tunnel.session import sessions
@@ -49,22 +50,22 @@ GUARD_S = 3.0
 ALL = "all"
 
 
-class Daemon:
+class Agent:
     """The parts of one node and how they hear of each other."""
 
     def __init__(
         self,
-        options: settings.Settings,
-        first: node.Node,
+        options: settings.AgentSettings,
+        first: node.LocalNode,
         client: kube_client.Client,
         private_key: key.PrivateKey,
     ) -> None:
         self._options, self._plane, self._first = options, first.plane, first
         version = importlib.metadata.version("fleetboard")
-        self._calls = metrics.Calls()
-        self._carrier = tunnel.Tunnel(private_key=private_key)
-        self._keeper = sessions.Sessions(
-            self._carrier,
+        self._calls = metrics.CniCalls()
+        self._tunnel = tunnel.Tunnel(private_key=private_key)
+        self._sessions = sessions.Sessions(
+            self._tunnel,
             outbid=lambda epoch: self._elector.outbid(epoch),
             on_isolation=self._isolation_changed,
         )
@@ -78,7 +79,7 @@ class Daemon:
             period_s=PERIOD_S,
         )
         self._recorder = events.Recorder(client, "cnf")
-        self._known = caches.Caches(
+        self._caches = Caches(
             client,
             options.namespace,
             node=options.node,
@@ -90,48 +91,48 @@ class Daemon:
             on_claims=lambda _key: self._grant.enqueue(ALL),
             on_pods=lambda _key: self._heal.enqueue(ALL),
         )
-        self._steering = Steering(
+        self._steering = TunnelController(
             node=options.node,
             cluster=options.cluster,
-            known=self._known,
-            carrier=self._carrier,
-            keeper=self._keeper,
+            caches=self._caches,
+            tunnel=self._tunnel,
+            sessions=self._sessions,
             elector=self._elector,
             on_network=self._network_changed,
-            standing=first.taken_over.standing,
+            tunnel_exists=first.taken_over.same_namespace,
         )
-        self._spreading = Spreading(
+        self._spreading = ServiceController(
             node=options.node,
             cluster=options.cluster,
-            known=self._known,
-            plane=first.vips,
-            isolated=lambda: self._keeper.isolated,
+            caches=self._caches,
+            firewall_writer=first.firewall_writer,
+            isolated=lambda: self._sessions.isolated,
         )
-        granter = block_controller.Granting(
+        granter = block_controller.BlockController(
             client,
             options.namespace,
             options.cluster,
-            self._known,
+            self._caches,
             leading=lambda: self._elector.leading,
             recorder=self._recorder,
         )
-        publisher = status.Publishing(
+        publisher = status.StatusController(
             client,
             namespace=options.namespace,
             node=options.node,
             version=version,
             report=self._report,
             attachments=self._plane.attachments,
-            known=lambda: self._known.node(options.node),
+            fleet_node=lambda: self._caches.node(options.node),
         )
-        self._healing = Healing(
+        self._healing = LatecomerController(
             netns_dir=options.netns_dir,
-            pods=lambda: self._known.pods,
+            pods=lambda: self._caches.pods,
             attachments=self._plane.attachments,
             call=self._plane.call,
             recorder=self._recorder,
         )
-        self._taint = StartupTaint(
+        self._taint = StartupTaintController(
             client,
             node=options.node,
             conf_dir=options.cni_conf_dir,
@@ -139,27 +140,27 @@ class Daemon:
             ready=self.ready,
         )
         self._guard_at = 0.0
-        self._nodes = changes.Notice(changes.node_essence)
-        self._peers = changes.Notice(changes.peer_essence)
+        self._nodes = changes.ChangeFilter(changes.node_essence)
+        self._peers = changes.ChangeFilter(changes.peer_essence)
         self._zone = ""
-        known = self._known
-        self._heal = controller.Controller("latecomers", self._healing.reconcile, wait_for=known.pods_synced)
-        self._steer = controller.Controller("tunnel", self._steer_guarded, wait_for=known.mesh_synced, rest=REST)
+        caches = self._caches
+        self._heal = controller.Controller("latecomers", self._healing.reconcile, wait_for=caches.pods_synced)
+        self._steer = controller.Controller("tunnel", self._steer_guarded, wait_for=caches.mesh_synced, rest=REST)
         self._spread = controller.Controller(
-            "services", self._spreading.reconcile, wait_for=known.services_synced, rest=REST
+            "services", self._spreading.reconcile, wait_for=caches.services_synced, rest=REST
         )
-        self._grant = controller.Controller("blocks", granter.reconcile, wait_for=known.claims_synced, rest=REST)
-        self._publish = controller.Controller("fleetnode", publisher.reconcile_node, wait_for=known.mesh_synced)
+        self._grant = controller.Controller("blocks", granter.reconcile, wait_for=caches.claims_synced, rest=REST)
+        self._publish = controller.Controller("fleetnode", publisher.reconcile_node, wait_for=caches.mesh_synced)
         self._attached = controller.Controller("attachments", publisher.reconcile_attachments, rest=REST)
-        first.listen(on_change=self._attachments_changed, on_call=self._calls.note, outlook=self._outlook)
+        first.listen(on_change=self._attachments_changed, on_call=self._calls.count, outlook=self._outlook)
 
     def threads(self) -> process.Threads:
         """Return what shall run besides the node's own."""
         return {
             "collect": self._collect,
-            "tunnel": self._carrier.run,
-            "session": self._keeper.run,
-            **self._known.threads(),
+            "tunnel": self._tunnel.run,
+            "session": self._sessions.run,
+            **self._caches.threads(),
             "leader": self._campaign,
             "watch leader": lambda stop: self._steering.watch_leader(stop, notify=lambda _key: self._replan()),
             "steer": self._steer.run,
@@ -175,7 +176,7 @@ class Daemon:
         """Return what /metrics shows."""
         return [
             *self._calls.collectors,
-            metrics.TunnelCollector(self._carrier, self._keeper.prober.states),
+            metrics.TunnelCollector(self._tunnel, self._sessions.prober.states),
             metrics.FirewallCollector(
                 services=lambda: self._spreading.services,
                 refused=lambda: len(self._spreading.refused),
@@ -186,7 +187,7 @@ class Daemon:
                 attachments=lambda: len(self._plane.attachments()),
                 leading=lambda: self._elector.leading,
                 epoch=lambda: self._elector.epoch,
-                latecomers=lambda: (self._healing.waiting, self._healing.healed),
+                latecomers=lambda: (self._healing.waiting, self._healing.attached),
             ),
         ]
 
@@ -194,33 +195,33 @@ class Daemon:
         """Say why a pod can't be attached and carried here yet, or None."""
         if self._plane.network() is None:
             return "this node has no block of addresses yet: has the cluster joined, and is there a leader?"
-        if not self._carrier.backend:
+        if not self._tunnel.backend:
             return "no WireGuard device yet"
         if not self._spreading.ready:
             return "the services of the clusterset are not in place yet"
         return None
 
     def _node_changed(self, key: str) -> None:
-        if self._nodes.differs(key, self._known.fleet_node(key)):
+        if self._nodes.differs(key, self._caches.fleet_node(key)):
             self._mesh_changed(key)
         elif key.endswith(f"/{self._options.node}"):
             self._publish.enqueue(ALL)
 
     def _peer_changed(self, key: str) -> None:
-        if self._peers.differs(key, self._known.fleet_peer(key)):
+        if self._peers.differs(key, self._caches.fleet_peer(key)):
             self._mesh_changed(key)
 
     def _own_node_changed(self, _key: str) -> None:
-        if self._known.zone != self._zone:
-            self._zone = self._known.zone
+        if self._caches.zone != self._zone:
+            self._zone = self._caches.zone
             self._spread_mesh()
 
     def _service_changed(self, key: str) -> None:
-        self._spreading.note_service(key)
+        self._spreading.mark_service(key)
         self._spread.enqueue(ALL)
 
     def _slice_changed(self, key: str) -> None:
-        self._spreading.note_slice(key)
+        self._spreading.mark_slice(key)
         self._spread.enqueue(ALL)
 
     def _mesh_changed(self, _key: str) -> None:
@@ -233,7 +234,7 @@ class Daemon:
         self._publish.enqueue(ALL)
 
     def _spread_mesh(self) -> None:
-        self._spreading.note_mesh()
+        self._spreading.mark_mesh()
         self._spread.enqueue(ALL)
 
     def _steer_guarded(self, key: str) -> float:
@@ -242,7 +243,7 @@ class Daemon:
             self._guard_at = self._guard_at or time.monotonic() + GUARD_S
             if time.monotonic() < self._guard_at:
                 return SOON_S
-            self._spreading.guard()
+            self._spreading.ensure_firewall()
         return self._steering.reconcile(key)
 
     def _network_changed(self, found: network.NodeNetwork) -> None:
@@ -276,7 +277,7 @@ class Daemon:
     def _report(self) -> status.Report:
         usage, wanted, returned, held = status.read_addresses(self._plane)
         return status.Report(
-            public_key=self._carrier.public_key,
+            public_key=self._tunnel.public_key,
             endpoint=status.endpoint(self._options.pod_ip),
             mtu=status.underlay_mtu(self._options.pod_ip),
             used=usage.used,
@@ -294,17 +295,17 @@ class Daemon:
         """Say what this node sees of the hub while it leads: crossdns can't probe, and the hub can't tell it."""
         if not self._elector.leading:
             return None
-        return fleet.Leading(epoch=self._elector.epoch, hub_reachable=not self._keeper.isolated)
+        return fleet.Leading(epoch=self._elector.epoch, hub_reachable=not self._sessions.isolated)
 
     def _outlook(self) -> str:
-        return block_controller.outlook(self._known, node=self._options.node, cluster=self._options.cluster)
+        return block_controller.outlook(self._caches, node=self._options.node, cluster=self._options.cluster)
 
 
-def run(options: settings.Settings, first: node.Node, crew: process.Crew) -> int:
+def run(options: settings.AgentSettings, first: node.LocalNode, crew: process.Crew) -> int:
     """Run besides ``first``, whose threads are in ``crew`` already, until stopped; return the exit status."""
     try:
         client = kube_client.Client.in_cluster(user_agent="fleetboard-cnf")
-        daemon = Daemon(options, first, client, key.ensure(options.state_dir))
+        daemon = Agent(options, first, client, key.ensure(options.state_dir))
     except (kube_errors.KubeError, tunnel_errors.TunnelError, OSError) as err:
         log.error("%s", err)  # noqa: TRY400 - the sentence says all
         return 1

@@ -19,7 +19,7 @@ COUNTS: Mapping[str, Any] = {"addresses_used": 0, "addresses_free": 0, "version"
 """Fields of a FleetNode's status that only people and metrics read."""
 
 
-class Notice(Generic[T]):
+class ChangeFilter(Generic[T]):
     """Remembers of each object what matters; of one thread."""
 
     def __init__(self, essence: Callable[[T], object]) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cnf.tunnel.session import probe
-from cnf.tunnel.wireguard import tunnel
+from cnf.tunnel.wireguard.tunnel import Tunnel
 from cnf.vip import counters
 from cnf.vip import errors as vip_errors
 from fleetboard.model.addresses import Address
@@ -22,8 +22,8 @@ from fleetboard.model.addresses import Address
 class TunnelCollector(Collector):
     """Peers, their handshakes and bytes, and what the probes see."""
 
-    def __init__(self, carrier: tunnel.Tunnel, probed: Callable[[], Mapping[Address, probe.Target]]) -> None:
-        self._carrier, self._probed = carrier, probed
+    def __init__(self, tunnel: Tunnel, probed: Callable[[], Mapping[Address, probe.Target]]) -> None:
+        self._tunnel, self._probed = tunnel, probed
 
     def describe(self) -> Iterable[Metric]:
         """Name nothing beforehand: collecting needs the device."""
@@ -31,7 +31,7 @@ class TunnelCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Read the device."""
-        peers = self._carrier.status()
+        peers = self._tunnel.status()
         count = GaugeMetricFamily("fleetboard_tunnel_peers", "WireGuard peers.", value=len(peers))
         age = GaugeMetricFamily(
             "fleetboard_tunnel_handshake_age_seconds", "Age of a peer's last handshake.", labels=["peer"]
@@ -48,7 +48,7 @@ class TunnelCollector(Collector):
         yield from (count, age, received, sent, *self._actions(), *self._probes())
 
     def _actions(self) -> Iterable[Metric]:
-        done = self._carrier.counters
+        done = self._tunnel.counters
         family = CounterMetricFamily(
             "fleetboard_tunnel_actions", "What was done to the tunnel, by kind.", labels=["action"]
         )
@@ -154,7 +154,7 @@ class NodeCollector(Collector):
         )
 
 
-class Calls:
+class CniCalls:
     """CNI calls, counted as they are answered: what a pod's start waits for."""
 
     def __init__(self) -> None:
@@ -177,7 +177,7 @@ class Calls:
         """What to register."""
         return [self._seconds, self._calls]
 
-    def note(self, verb: str, code: int, seconds: float) -> None:
+    def count(self, verb: str, code: int, seconds: float) -> None:
         """Count one call."""
         self._seconds.labels(verb).observe(seconds)
         self._calls.labels(verb, str(code)).inc()

@@ -14,8 +14,8 @@ from cnf.agent import settings
 from cnf.attach import server, spool
 from cnf.attach import service as attach_plane
 from cnf.netlink import namespace
-from cnf.vip import writer as vip_plane
 from cnf.vip.handover import state
+from cnf.vip.writer import FirewallWriter
 from fleetboard.runtime import process
 
 log = logging.getLogger(__name__)
@@ -23,18 +23,18 @@ log = logging.getLogger(__name__)
 OnCall = Callable[[str, int, float], None]
 
 
-class Node:
+class LocalNode:
     """The part of a cnf that stands first. ``listen`` joins it to the rest."""
 
-    def __init__(self, options: settings.Settings) -> None:
+    def __init__(self, options: settings.AgentSettings) -> None:
         """Open the namespace; nothing is changed yet."""
         self._options = options
         self._listening = threading.Lock()
-        self._unheard: list[tuple[str, int, float]] = []
+        self._unreported: list[tuple[str, int, float]] = []
         self._on_change: Callable[[], None] | None = None
         self._on_call: OnCall | None = None
         self._on_outlook: Callable[[], str] | None = None
-        self.vips = vip_plane.VipPlane()
+        self.firewall_writer = FirewallWriter()
         self.taken_over = state.TakenOver()
         self.plane = attach_plane.Plane(
             state_dir=options.state_dir,
@@ -45,8 +45,8 @@ class Node:
             on_call=self._called,
             outlook=self._outlook,
         )
-        self._keeping = state.Keeping(
-            self.vips,
+        self._handover = state.Handover(
+            self.firewall_writer,
             owner=f"{options.clusterset}/{options.cluster}/{options.node}",
             state_dir=options.state_dir,
             run_dir=options.run_dir,
@@ -64,7 +64,7 @@ class Node:
         # The CNI executable leaves DELs here while we are away; without the folder it takes us for uninstalled.
         (self._options.run_dir / "del").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._options.state_dir.mkdir(parents=True, exist_ok=True)
-        self.taken_over = self._keeping.take_over()
+        self.taken_over = self._handover.take_over()
         summary = self.plane.restore()
         log.info("attachments restored", extra={"summary": str(summary), "taken_over": str(self.taken_over)})
 
@@ -73,7 +73,7 @@ class Node:
         return {
             "cni server": self._server.run,
             "spooled deletions": self._spool.run,
-            "keep for a successor": self._keeping.run,
+            "keep for a successor": self._handover.run,
         }
 
     def listen(self, *, on_change: Callable[[], None], on_call: OnCall, outlook: Callable[[], str]) -> None:
@@ -83,9 +83,9 @@ class Node:
         """
         with self._listening:
             self._on_change, self._on_call, self._on_outlook = on_change, on_call, outlook
-            for call in self._unheard:
+            for call in self._unreported:
                 on_call(*call)
-            self._unheard.clear()
+            self._unreported.clear()
 
     def _changed(self) -> None:
         if self._on_change is not None:
@@ -97,6 +97,6 @@ class Node:
     def _called(self, verb: str, code: int, seconds: float) -> None:
         with self._listening:
             if self._on_call is None:
-                self._unheard.append((verb, code, seconds))
+                self._unreported.append((verb, code, seconds))
             else:
                 self._on_call(verb, code, seconds)

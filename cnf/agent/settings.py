@@ -16,7 +16,7 @@ GRACE_S = 4.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Settings:
+class AgentSettings:
     """Settings of ``python -m cnf``.
 
     Attributes:
@@ -47,13 +47,13 @@ class Settings:
     log_level: str
 
 
-def read() -> Settings:
+def read() -> AgentSettings:
     """Read the environment.
 
     Raises:
         SettingRefusedError: naming the variable, its value and what was expected.
     """
-    return Settings(
+    return AgentSettings(
         node=environment.read("NODE_NAME"),
         pod_ip=environment.read("POD_IP"),
         cluster=environment.read("CLUSTER", parse=names.parse_cluster_name),

@@ -50,7 +50,7 @@ def _types(path: pathlib.Path) -> list[str]:
         return []
 
 
-class StartupTaint:
+class StartupTaintController:
     """Keeps the taint of one node; ``ready`` says why nothing can be attached there yet, or None."""
 
     def __init__(
@@ -68,8 +68,8 @@ class StartupTaint:
         self._seen = self._mark.exists()
         self._warned = False
         self._clock = clock
-        self._settled: tuple[bool, bool] | None = None
-        self._look_at = 0.0
+        self._written: tuple[bool, bool] | None = None
+        self._recheck_at = 0.0
         self._controller = controller.Controller("startup taint", self.reconcile)
 
     def run(self, stop: threading.Event) -> None:
@@ -84,14 +84,14 @@ class StartupTaint:
             self._warn()
             return PERIOD_S
         state = (away, not away and self._ready() is None)
-        if state == self._settled and self._clock() < self._look_at:
+        if state == self._written and self._clock() < self._recheck_at:
             return PERIOD_S
-        found = self._client.get(resource.NODES, node)
-        patch = taints.tainted(found) if away else taints.untainted(found, registered=state[1])
+        node_object = self._client.get(resource.NODES, node)
+        patch = taints.tainted(node_object) if away else taints.untainted(node_object, registered=state[1])
         if patch is not None:
             self._client.merge_patch(resource.NODES, node, "", patch)
             log.info("%s", "pods are kept off this node: Multus is away" if away else "pods may be scheduled here")
-        self._settled, self._look_at = state, self._clock() + AGAIN_S
+        self._written, self._recheck_at = state, self._clock() + AGAIN_S
         return PERIOD_S
 
     def _multus_is_called(self) -> bool:

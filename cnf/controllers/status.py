@@ -56,15 +56,15 @@ class Report:
 
 def read_addresses(plane: attach_plane.Plane) -> tuple[ipam.Usage, int, list[str], list[str]]:
     """Return the node's usage, how many blocks it wants, which it has returned, and which it holds."""
-    usage, known = plane.usage(), plane.network()
-    given = len(known.given) if known is not None else 0
-    returned = [str(block) for block in known.returned] if known is not None else []
+    usage, node_network = plane.usage(), plane.network()
+    given = len(node_network.given) if node_network is not None else 0
+    returned = [str(block) for block in node_network.returned] if node_network is not None else []
     wanted = demand.wanted_blocks(held=given, free=usage.free, waiting=plane.waiting)
     return usage, wanted, returned, [str(block) for block in plane.held_blocks()]
 
 
-def render_status(report: Report, known: fleet.FleetNode, *, version: str, now: str) -> fleet.FleetNodeStatus:
-    """Render the status of the FleetNode ``known``."""
+def render_status(report: Report, fleet_node: fleet.FleetNode, *, version: str, now: str) -> fleet.FleetNodeStatus:
+    """Render the status of the FleetNode ``fleet_node``."""
     ready = meta.Condition(
         type="Ready",
         status="True" if report.ready is None else "False",
@@ -83,7 +83,7 @@ def render_status(report: Report, known: fleet.FleetNode, *, version: str, now: 
         reason="RefusedByKernel" if report.refused else "Served",
         message=f"the node's kernel refuses {report.refused}" if report.refused else "no service is refused",
     )
-    conditions = known.status.conditions
+    conditions = fleet_node.status.conditions
     for condition in (ready, room, served):
         conditions = meta.set_condition(conditions, condition, now=now)
     return fleet.FleetNodeStatus(
@@ -94,7 +94,7 @@ def render_status(report: Report, known: fleet.FleetNode, *, version: str, now: 
         addresses_free=report.free,
         blocks_wanted=report.wanted,
         blocks_returned=report.returned,
-        blocks_missing=[block for block in report.held if block not in known.spec.blocks],
+        blocks_missing=[block for block in report.held if block not in fleet_node.spec.blocks],
         leading=report.leading,
         version=version,
         conditions=conditions,
@@ -121,7 +121,7 @@ def endpoint(pod_ip: str) -> str:
     return f"[{pod_ip}]:{names.TUNNEL_PORT}" if ":" in pod_ip else f"{pod_ip}:{names.TUNNEL_PORT}"
 
 
-class Publishing:
+class StatusController:
     """Reconciles both objects; ``report`` and ``attachments`` say what is true now."""
 
     def __init__(
@@ -133,27 +133,27 @@ class Publishing:
         version: str,
         report: Callable[[], Report],
         attachments: Callable[[], list[fleet.Attachment]],
-        known: Callable[[], fleet.FleetNode | None],
+        fleet_node: Callable[[], fleet.FleetNode | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._namespace, self._node, self._version = client, namespace, node, version
-        self._report, self._attachments, self._known = report, attachments, known
+        self._report, self._attachments, self._fleet_node = report, attachments, fleet_node
         self._published: list[fleet.Attachment] | None = None
         self._clock, self._counted = clock, float("-inf")
 
     def reconcile_node(self, _key: str) -> float:
         """Make FleetNode and its status true."""
-        known = self._known()
-        if known is None:
+        fleet_node = self._fleet_node()
+        if fleet_node is None:
             fresh = {"metadata": {"name": self._node, "namespace": self._namespace}}
-            known = self._client.apply(resource.FLEET_NODES, fresh, manager=MANAGER)
+            fleet_node = self._client.apply(resource.FLEET_NODES, fresh, manager=MANAGER)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        status = render_status(self._report(), known, version=self._version, now=now)
+        status = render_status(self._report(), fleet_node, version=self._version, now=now)
         left_s = self._counted + COUNTS_S - self._clock()
-        if status == known.status or (left_s > 0 and not is_pressing(status, known.status)):
-            return AGAIN_S if status == known.status else left_s
+        if status == fleet_node.status or (left_s > 0 and not is_pressing(status, fleet_node.status)):
+            return AGAIN_S if status == fleet_node.status else left_s
         # At the version it was made of: one that comes late would offer blocks that are in use again by then.
-        metadata = msgspec.structs.replace(self._meta(), resource_version=known.metadata.resource_version)
+        metadata = msgspec.structs.replace(self._meta(), resource_version=fleet_node.metadata.resource_version)
         body = fleet.FleetNode(metadata=metadata, status=status)
         try:
             self._client.apply(resource.FLEET_NODES, body, manager=MANAGER, subresource="status", keep_version=True)

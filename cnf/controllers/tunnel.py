@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from cnf.agent import caches
+from cnf.agent.caches import Caches
 from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.netlink import errors as netlink_errors
 from cnf.tunnel.plan import epochs, mesh, parse, plan
-from cnf.tunnel.session import sessions
-from cnf.tunnel.wireguard import tunnel
+from cnf.tunnel.session.sessions import Session, Sessions
+from cnf.tunnel.wireguard.tunnel import Tunnel
 from fleetboard.kube import lease
 from fleetboard.model import names
 
@@ -29,10 +29,10 @@ UNKNOWN_S = 8.0
 UNKNOWN_POLL_S = 0.05
 
 
-class Steering:
+class TunnelController:
     """Reconciles the tunnel; ``on_network`` gets the node's part of the fleet whenever it changes.
 
-    ``standing`` says that a former process left a tunnel: a plan made before the leader is known would take it apart.
+    ``tunnel_exists``: a former process left a tunnel, and a plan made before the leader is known would take it apart.
     """
 
     def __init__(
@@ -40,45 +40,45 @@ class Steering:
         *,
         node: str,
         cluster: str,
-        known: caches.Caches,
-        carrier: tunnel.Tunnel,
-        keeper: sessions.Sessions,
+        caches: Caches,
+        tunnel: Tunnel,
+        sessions: Sessions,
         elector: lease.Elector,
         on_network: Callable[[network.NodeNetwork], None],
-        standing: bool = False,
+        tunnel_exists: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._node, self._cluster, self._known = node, cluster, known
-        self._carrier, self._keeper, self._elector = carrier, keeper, elector
+        self._node, self._cluster, self._caches = node, cluster, caches
+        self._tunnel, self._sessions, self._elector = tunnel, sessions, elector
         self._on_network = on_network
         self._clock = clock
-        self._standing = standing
+        self._tunnel_exists = tunnel_exists
         self._wait_until: float | None = None
-        self._claims: Mapping[str, str] = {}
+        self._key_owners: Mapping[str, str] = {}
         self._refused: tuple[mesh.Refusal, ...] = ()
         self._network: network.NodeNetwork | None = None
-        self._not_taken_up = ""
+        self._network_error = ""
         self.leadership: mesh.Leadership | None = None
 
     def reconcile(self, _key: str) -> float:
         """Plan anew and hand the plan on."""
-        hub_peer = self._known.peer(names.HUB)
-        own = self._known.peer(self._cluster)
-        fleet_node = self._known.node(self._node)
-        identity = parse.parse_identity(self._node, self._carrier.public_key, fleet_node, own)
+        hub_peer = self._caches.peer(names.HUB)
+        own = self._caches.peer(self._cluster)
+        fleet_node = self._caches.node(self._node)
+        identity = parse.parse_identity(self._node, self._tunnel.public_key, fleet_node, own)
         if identity is None or hub_peer is None:
             return AGAIN_S
-        nodes, refused_nodes = parse.parse_nodes(self._known.nodes)
+        nodes, refused_nodes = parse.parse_nodes(self._caches.nodes)
         hub, refused_hub = parse.parse_hub(hub_peer)
         self._set_network(identity, hub, returned=fleet_node.status.blocks_returned if fleet_node else [])
-        self.leadership = self._lead([node.name for node in nodes])
+        self.leadership = self._choose_leadership([node.name for node in nodes])
         if self._waits_for_leader():
             return UNKNOWN_POLL_S
-        planned = plan.plan_node(identity, nodes, hub, self.leadership, claims=self._claims)
-        self._claims = planned.claims
-        self._report((*refused_nodes, *refused_hub, *planned.refusals))
-        self._carrier.want(planned.wanted)
-        self._keeper.update(self._session(identity, hub, keeps=planned.wanted.peer(hub.public_key) is not None))
+        planned = plan.plan_node(identity, nodes, hub, self.leadership, claims=self._key_owners)
+        self._key_owners = planned.claims
+        self._report_refusals((*refused_nodes, *refused_hub, *planned.refusals))
+        self._tunnel.want(planned.wanted)
+        self._sessions.update(self._plan_session(identity, hub, keeps=planned.wanted.peer(hub.public_key) is not None))
         return AGAIN_S
 
     def watch_leader(self, stop: threading.Event, *, notify: Callable[[str], None]) -> None:
@@ -91,14 +91,14 @@ class Steering:
                 notify("leader")
 
     def _waits_for_leader(self) -> bool:
-        if self.leadership is not None or not self._standing:
+        if self.leadership is not None or not self._tunnel_exists:
             return False
         if self._wait_until is None:
             # Not at the start: the API may have been away since, and the Lease is read after the caches.
             self._wait_until = self._clock() + UNKNOWN_S
         return self._clock() < self._wait_until
 
-    def _lead(self, nodes: list[str]) -> mesh.Leadership | None:
+    def _choose_leadership(self, nodes: list[str]) -> mesh.Leadership | None:
         holder = self._elector.holder
         if not holder:
             return self.leadership  # given back, not taken yet: the last leader's session still stands
@@ -119,20 +119,20 @@ class Steering:
             self._on_network(found)
         except (errors.AttachError, netlink_errors.NetlinkError) as err:
             # A disk that takes nothing must not hold up the tunnel of all pods; the next round tries again.
-            if str(err) != self._not_taken_up:
+            if str(err) != self._network_error:
                 log.error("the node's network is not taken up", extra={"error": str(err)})  # noqa: TRY400 - as it says
-            self._not_taken_up = str(err)
+            self._network_error = str(err)
             return
-        self._network, self._not_taken_up = found, ""
+        self._network, self._network_error = found, ""
 
-    def _session(self, identity: mesh.NodeIdentity, hub: mesh.HubPeer, *, keeps: bool) -> sessions.Session:
+    def _plan_session(self, identity: mesh.NodeIdentity, hub: mesh.HubPeer, *, keeps: bool) -> Session:
         address = identity.addresses[0]
         hub_address = next((found for found in hub.addresses if found.version == address.version), None)
         leads = self.leadership is not None and self.leadership.leader == self._node
         claim = epochs.Claim(self.leadership.epoch, identity.public_key) if leads and self.leadership else None
-        return sessions.Session(address, self._cluster, hub.public_key if keeps else "", hub_address, claim)
+        return Session(address, self._cluster, hub.public_key if keeps else "", hub_address, claim)
 
-    def _report(self, refused: tuple[mesh.Refusal, ...]) -> None:
+    def _report_refusals(self, refused: tuple[mesh.Refusal, ...]) -> None:
         if refused != self._refused:
             self._refused = refused
             for refusal in refused:

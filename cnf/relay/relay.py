@@ -129,7 +129,7 @@ class Hub:
         self._leaders: dict[str, mesh.Session] = {}
         self._refused: tuple[mesh.Refusal, ...] = ()
         self._cut_off = False
-        self._wall = vip_plane.VipPlane()
+        self._wall = vip_plane.FirewallWriter()
 
     def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
         """Return what ``process.run`` shall run."""
@@ -164,7 +164,7 @@ class Hub:
         hub_peer = self.peers.get(f"{self._namespace}/{names.HUB}")
         if hub_peer is not None and self._identity is not None:
             vips = parse.parse_networks(hub_peer.status.vip_cidrs, field="vipCIDRs")
-            self._wall.set_base(firewall.HubFirewall(fleet=self._identity.fleet, vips=vips))
+            self._wall.set_base(firewall.RelayFirewall(fleet=self._identity.fleet, vips=vips))
 
     def _plan(self) -> Wanted | None:
         with self._lock:

@@ -15,15 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from cnf.netlink import connection, wire
 from cnf.netlink import errors as netlink_errors
 from cnf.vip import errors, tracking
-from cnf.vip.table import Backend, Frontend, Target, VipTable
+from cnf.vip.table import Backend, BackendAddress, Frontend, VipTable
 from fleetboard.model.addresses import Network
 
 _IS_UDP = tracking.protocol_bytes(socket.IPPROTO_UDP)
 
 
-def stale_udp(old: VipTable, new: VipTable) -> dict[Frontend, frozenset[Target]]:
+def stale_udp(old: VipTable, new: VipTable) -> dict[Frontend, frozenset[BackendAddress]]:
     """Return the UDP frontends that lost a target from ``old`` to ``new``, each with the targets it has now."""
-    lost: dict[Frontend, frozenset[Target]] = {}
+    lost: dict[Frontend, frozenset[BackendAddress]] = {}
     for frontend, before in old.backends.items():
         if frontend.protocol != "udp":
             continue
@@ -33,7 +33,7 @@ def stale_udp(old: VipTable, new: VipTable) -> dict[Frontend, frozenset[Target]]
     return lost
 
 
-def udp_targets(table: VipTable) -> dict[Frontend, frozenset[Target]]:
+def udp_targets(table: VipTable) -> dict[Frontend, frozenset[BackendAddress]]:
     """Return all UDP frontends with their targets: for a start, when what was there before is unknown."""
     return {
         frontend: frozenset(backend.targets)
@@ -42,7 +42,7 @@ def udp_targets(table: VipTable) -> dict[Frontend, frozenset[Target]]:
     }
 
 
-def evict(answering: Mapping[Frontend, frozenset[Target]], ranges: Sequence[Network] = ()) -> int:
+def evict(answering: Mapping[Frontend, frozenset[BackendAddress]], ranges: Sequence[Network] = ()) -> int:
     """Delete the UDP flows to ``answering``'s frontends whose endpoint isn't among the targets given; count them.
 
     Within ``ranges``, to an address and port that are no frontend in ``answering`` nothing answers, and those go too.
@@ -68,7 +68,7 @@ def evict(answering: Mapping[Frontend, frozenset[Target]], ranges: Sequence[Netw
 def _deletions(
     link: connection.Connection,
     version: int,
-    answering: Mapping[Frontend, frozenset[Target]],
+    answering: Mapping[Frontend, frozenset[BackendAddress]],
     ranges: Sequence[Network],
 ) -> Iterator[wire.Message]:
     head = tracking.head(version)
@@ -95,7 +95,10 @@ def _deletions(
 
 
 def _is_stale(
-    frontend: Frontend, target: Target, answering: Mapping[Frontend, frozenset[Target]], ranges: Sequence[Network]
+    frontend: Frontend,
+    target: BackendAddress,
+    answering: Mapping[Frontend, frozenset[BackendAddress]],
+    ranges: Sequence[Network],
 ) -> bool:
     targets = answering.get(frontend)
     if targets is not None:
@@ -103,7 +106,7 @@ def _is_stale(
     return any(frontend.address in network for network in ranges)
 
 
-def _flow(entry: Mapping[int, bytes], version: int) -> tuple[Frontend, Target] | None:
+def _flow(entry: Mapping[int, bytes], version: int) -> tuple[Frontend, BackendAddress] | None:
     """Return where a UDP client sends and who answers it."""
     if not {tracking.TUPLE_ORIG, tracking.TUPLE_REPLY, tracking.ID} <= entry.keys():
         return None
@@ -113,5 +116,5 @@ def _flow(entry: Mapping[int, bytes], version: int) -> tuple[Frontend, Target] |
         return None
     return (
         Frontend(asked.destination.parse_address(), "udp", asked.destination.port_number),
-        Target(answered.source.parse_address(), answered.source.port_number),
+        BackendAddress(answered.source.parse_address(), answered.source.port_number),
     )

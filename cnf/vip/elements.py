@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from cnf.netlink import wire
 from cnf.vip import slots, transaction
-from cnf.vip.table import Backend, ExportedPort, Frontend, Protocol, Target, VipTable
+from cnf.vip.table import Backend, BackendAddress, ExportedPort, Frontend, Protocol, VipTable
 from fleetboard.model.addresses import Address
 
 Elements = Mapping[str, Mapping[bytes, bytes]]
@@ -44,7 +44,7 @@ _MESSAGE_ELEMENTS = 800
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Changes:
+class ElementChanges:
     """What has to leave the kernel's maps and sets, and then to come; both empty when nothing differs."""
 
     gone: Elements
@@ -67,7 +67,7 @@ def names(versions: Iterable[int]) -> Iterator[str]:
         yield from (f"exported{version}", f"hairpin{version}")
 
 
-def changes(old: VipTable, new: VipTable, *, versions: Collection[int] = (4, 6)) -> Changes:
+def difference(old: VipTable, new: VipTable, *, versions: Collection[int] = (4, 6)) -> ElementChanges:
     """Return what turns ``old`` into ``new``: only the slots that change hands.
 
     What isn't of the address families ``versions`` is left out: there are no maps for it.
@@ -82,14 +82,14 @@ def changes(old: VipTable, new: VipTable, *, versions: Collection[int] = (4, 6))
     _put_sets(before, old, but=new)
     _put_sets(after, new, but=old)
     known = {*names(versions)}
-    return Changes(_missing(before, after, known), _missing(after, before, known))
+    return ElementChanges(_missing(before, after, known), _missing(after, before, known))
 
 
-def messages(made: Changes, *, table: str) -> Iterator[wire.Message]:
+def messages(changes: ElementChanges, *, table: str) -> Iterator[wire.Message]:
     """Frame changes: deletions first, for a slot's next owner has the same key."""
     for kind, verb, elements in (
-        (transaction.DELETE_ELEMENT, "delete from", made.gone),
-        (transaction.NEW_ELEMENT, "add to", made.come),
+        (transaction.DELETE_ELEMENT, "delete from", changes.gone),
+        (transaction.NEW_ELEMENT, "add to", changes.come),
     ):
         for name, found in elements.items():
             encoded = _encode(found)
@@ -98,18 +98,18 @@ def messages(made: Changes, *, table: str) -> Iterator[wire.Message]:
                 yield wire.Message(kind, wire.Flag.CREATE, _set_head(table, name) + part, f"{verb} {name}")
 
 
-def parts(made: Changes, *, table: str) -> Iterator[tuple[Subject | None, wire.Message]]:
+def parts(changes: ElementChanges, *, table: str) -> Iterator[tuple[Subject | None, wire.Message]]:
     """Frame changes so that each message concerns one subject alone, None where it deletes: dearer than ``messages``.
 
     Of a batch of these the kernel's refusals say whom they concern.
     """
-    yield from ((None, message) for message in messages(Changes(made.gone, {}), table=table))
-    for name, elements in made.come.items():
+    yield from ((None, message) for message in messages(ElementChanges(changes.gone, {}), table=table))
+    for name, elements in changes.come.items():
         by_subject: dict[Subject, dict[bytes, bytes]] = defaultdict(dict)
         for key, value in elements.items():
             by_subject[_subject(name, key)][key] = value
         for subject, found in by_subject.items():
-            yield from ((subject, message) for message in messages(Changes({}, {name: found}), table=table))
+            yield from ((subject, message) for message in messages(ElementChanges({}, {name: found}), table=table))
 
 
 def flushes(versions: Iterable[int], *, table: str) -> Iterator[wire.Message]:
@@ -174,7 +174,7 @@ def _subject(name: str, key: bytes) -> Subject:
     return kind(ipaddress.ip_address(key[:width]), protocol, port)
 
 
-def _value(target: Target) -> bytes:
+def _value(target: BackendAddress) -> bytes:
     return target.address.packed + _PORT.pack(target.port)
 
 

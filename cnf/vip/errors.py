@@ -4,7 +4,7 @@
     |-- RulesetRefusedError   nft or the kernel didn't take a ruleset; nothing of it is in force
     |-- NftUnavailableError   nft or the kernel's nftables gave no answer in time
     |-- ConntrackError        the kernel didn't list, delete or take tracked connections
-    `-- KeepError             what a successor needs can't be written down
+    `-- HandoverError             what a successor needs can't be written down
 
 One invariant: whoever catches VipError has caught everything this package raises on purpose.
 """
@@ -21,7 +21,7 @@ class VipError(Exception):
     """Base of this package's errors."""
 
 
-class Refusal(NamedTuple):
+class KernelRefusal(NamedTuple):
     """One message of a batch that the kernel refused, by its number there."""
 
     sequence: int
@@ -35,7 +35,7 @@ class RulesetRefusedError(VipError):
         refusals: What of a batch was refused; empty where nft refused text.
     """
 
-    def __init__(self, sentence: str, refusals: Sequence[Refusal] = ()) -> None:
+    def __init__(self, sentence: str, refusals: Sequence[KernelRefusal] = ()) -> None:
         super().__init__(sentence)
         self.refusals = tuple(refusals)
 
@@ -48,5 +48,5 @@ class ConntrackError(VipError):
     """The kernel's connection tracking table couldn't be read or changed."""
 
 
-class KeepError(VipError):
+class HandoverError(VipError):
     """A file for the next cnf couldn't be written."""

@@ -67,14 +67,14 @@ class NodeFirewall:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class HubFirewall:
+class RelayFirewall:
     """The hub: relays between members, and has neither pods of its own nor virtual addresses."""
 
     fleet: tuple[Network, ...]
     vips: tuple[Network, ...]
 
 
-Firewall = NodeFirewall | HubFirewall
+Firewall = NodeFirewall | RelayFirewall
 
 
 def versions(firewall: Firewall) -> list[int]:
@@ -157,7 +157,7 @@ def _forward_base(firewall: Firewall, *, interfaces: Iterable[str]) -> Iterator[
         yield f"meta nfproto ipv{version} {_drop('forward_address')}"
 
 
-def _hub_forward(firewall: HubFirewall) -> Iterator[str]:
+def _hub_forward(firewall: RelayFirewall) -> Iterator[str]:
     interfaces = [
         f"iifname != {_TUNNEL} {_drop('forward_interface')}",
         f"oifname != {_TUNNEL} {_drop('forward_interface')}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from cnf.vip.table import Protocol, Target
+from cnf.vip.table import BackendAddress, Protocol
 from fleetboard.model import core
 
 
@@ -32,7 +32,7 @@ class Candidate(NamedTuple):
     cluster: str
     name: str
     protocol: Protocol
-    target: Target
+    target: BackendAddress
     ready: bool = True
     serving: bool = True
     on_node: bool = False
@@ -43,16 +43,16 @@ class Candidate(NamedTuple):
 _Rings = tuple[Callable[[Candidate], bool], ...]
 
 
-def _on_node(seen: Candidate) -> bool:
-    return seen.on_node
+def _on_node(candidate: Candidate) -> bool:
+    return candidate.on_node
 
 
-def _in_zone(seen: Candidate) -> bool:
-    return seen.in_zone
+def _in_zone(candidate: Candidate) -> bool:
+    return candidate.in_zone
 
 
-def _in_cluster(seen: Candidate) -> bool:
-    return seen.in_cluster
+def _in_cluster(candidate: Candidate) -> bool:
+    return candidate.in_cluster
 
 
 _RINGS: Mapping[str, _Rings] = {
@@ -71,10 +71,12 @@ def choose(behind: Sequence[Candidate], *, policy: str = "", distribution: str =
         policy: The service's internalTrafficPolicy.
         distribution: Its trafficDistribution; one that isn't known prefers nothing.
     """
-    allowed = [seen for seen in behind if seen.on_node] if policy == "Local" else behind
-    answering = [seen for seen in allowed if seen.ready] or [seen for seen in allowed if seen.serving]
+    allowed = [candidate for candidate in behind if candidate.on_node] if policy == "Local" else behind
+    answering = [candidate for candidate in allowed if candidate.ready] or [
+        candidate for candidate in allowed if candidate.serving
+    ]
     for is_near in _RINGS.get(distribution, ()):
-        near = [seen for seen in answering if is_near(seen)]
+        near = [candidate for candidate in answering if is_near(candidate)]
         if near:
             return near
     return answering

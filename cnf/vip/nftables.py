@@ -14,7 +14,8 @@ import subprocess
 import zlib
 from collections.abc import Iterator
 
-from cnf.vip import elements, errors, firewall, slots, transaction
+from cnf.vip import elements, errors, slots, transaction
+from cnf.vip import firewall as vip_firewall
 from cnf.vip.firewall import Firewall, NodeFirewall
 from fleetboard.model import names
 
@@ -34,9 +35,9 @@ CLOSED = (
     f"table inet {CLOSED_TABLE} {{ chain {CLOSED_CHAIN} {{ {_DROP} }}; }}\n"
 )
 """Forwards nothing, until the table stands with all that belongs in its maps."""
-SPARE_TABLE = f"{firewall.NAME}_spare"
+SPARE_TABLE = f"{vip_firewall.NAME}_spare"
 """Serves while the table itself is made anew."""
-_TABLE = firewall.TABLE
+_TABLE = vip_firewall.TABLE
 
 
 def _without(name: str, *, said: str = "") -> str:
@@ -53,7 +54,7 @@ def _without_waking(name: str) -> str:
 
 
 # It may wake a table that sleeps: no packet gets that far, as the chain that drops comes first, here and on the hook.
-BARE = CLOSED + _without(firewall.NAME) + _without(SPARE_TABLE)
+BARE = CLOSED + _without(vip_firewall.NAME) + _without(SPARE_TABLE)
 """Forwards nothing, and takes away the table whose maps may be empty."""
 _LOCATION = re.compile(r"^\S*?:(\d+):\d+(?:-\d+)?: (?:Error: )?(.*)$", re.MULTILINE)
 _FAMILY = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
@@ -62,51 +63,51 @@ _DECLARATION = re.compile(r"\s*(?:counter \w+ \{|set |map |chain |type \w+ hook 
 _MEMBERS = re.compile(r" elements = \{[^}]*\};")
 
 
-def render_base(wall: Firewall) -> str:
+def render_base(firewall: Firewall) -> str:
     """Render the whole table, with empty maps, in place of the one that may be there; nothing is forwarded by it yet.
 
     Whoever has put elements in the maps deletes ``CLOSED_TABLE``.
     """
-    return f"{BARE}table {_TABLE} {{\n{_render_all(wall)}}}\n"
+    return f"{BARE}table {_TABLE} {{\n{_render_all(firewall)}}}\n"
 
 
-def render_asleep(wall: Firewall, name: str) -> str:
+def render_asleep(firewall: Firewall, name: str) -> str:
     """Render the whole table under ``name``, in place of any there is; no packet meets it until it is woken."""
-    return f"{_without_waking(name)}table inet {name} {{\n  flags dormant;\n{_render_all(wall)}}}\n"
+    return f"{_without_waking(name)}table inet {name} {{\n  flags dormant;\n{_render_all(firewall)}}}\n"
 
 
-def render_rules(wall: Firewall) -> str:
-    """Render ``wall``'s rules in place of those that are there, and leave the maps' elements and the counts alone.
+def render_rules(firewall: Firewall) -> str:
+    """Render ``firewall``'s rules in place of those that are there, and leave the maps' elements and the counts alone.
 
     It is refused where there is no table of just this layout. ``CLOSED_TABLE`` is there afterwards, open if it wasn't,
     and ``SPARE_TABLE`` isn't.
     """
     return "".join(
         (
-            f"flush chain {_TABLE} {_layout(wall)}\n",
+            f"flush chain {_TABLE} {_layout(firewall)}\n",
             f"add table inet {CLOSED_TABLE}\n",
             _without_waking(SPARE_TABLE),
             f"flush table {_TABLE}\n",
-            *(f"flush set {_TABLE} {name}\n" for name in firewall.address_sets(wall)),
-            f"table {_TABLE} {{\n{_render_body(wall)}}}\n",
+            *(f"flush set {_TABLE} {name}\n" for name in vip_firewall.address_sets(firewall)),
+            f"table {_TABLE} {{\n{_render_body(firewall)}}}\n",
         )
     )
 
 
-def _render_all(wall: Firewall) -> str:
-    return f"{_render_body(wall)}  chain {_layout(wall)} {{ }}\n"
+def _render_all(firewall: Firewall) -> str:
+    return f"{_render_body(firewall)}  chain {_layout(firewall)} {{ }}\n"
 
 
-def _render_body(wall: Firewall) -> str:
-    lines = [firewall.render(wall).rstrip("\n")]
-    if isinstance(wall, NodeFirewall):
-        lines += _translation(wall)
+def _render_body(firewall: Firewall) -> str:
+    lines = [vip_firewall.render(firewall).rstrip("\n")]
+    if isinstance(firewall, NodeFirewall):
+        lines += _translation(firewall)
     return "\n".join(lines) + "\n"
 
 
-def _layout(wall: Firewall) -> str:
+def _layout(firewall: Firewall) -> str:
     """Name the empty chain that tells a table of these chains, hooks, maps and types from those of other versions."""
-    declared = "\n".join(line for line in _render_body(wall).splitlines() if _DECLARATION.match(line))
+    declared = "\n".join(line for line in _render_body(firewall).splitlines() if _DECLARATION.match(line))
     return f"layout_{zlib.crc32(_MEMBERS.sub('', declared).encode()):08x}"
 
 
@@ -137,7 +138,7 @@ def serving() -> str | None:
     """
     if transaction.chain_exists(CLOSED_TABLE, CLOSED_CHAIN):
         return None
-    tables = (SPARE_TABLE, firewall.NAME)
+    tables = (SPARE_TABLE, vip_firewall.NAME)
     return next((name for name in tables if transaction.table_awake(name)), None)
 
 
@@ -152,9 +153,9 @@ def _refusal(stderr: str, text: str) -> str:
     return f"nft refused line {number} of the ruleset: {found[2].strip()[:300]}: {line[:200]}"
 
 
-def _translation(wall: NodeFirewall) -> Iterator[str]:
+def _translation(firewall: NodeFirewall) -> Iterator[str]:
     """Render maps and chains of the virtual addresses."""
-    for version in firewall.versions(wall):
+    for version in vip_firewall.versions(firewall):
         ip, kind = _FAMILY[version]
         yield f"  set hairpin{version} {{ type {kind} . {kind}; }}"
         yield from _maps(version)
@@ -164,14 +165,14 @@ def _translation(wall: NodeFirewall) -> Iterator[str]:
     # Only packets from pods: a VIP that comes out of the tunnel has lost its way and is refused when forwarded.
     yield "  chain translate {"
     yield "    type nat hook prerouting priority dstnat; policy accept;"
-    for version in firewall.versions(wall):
+    for version in vip_firewall.versions(firewall):
         ip, _ = _FAMILY[version]
         pods = f'iifname "{names.VETH_PREFIX}*"'
         yield f"    {pods} {ip} daddr @vips{version} meta l4proto {{ tcp, udp, sctp }} goto choose{version}"
     yield "  }"
     yield "  chain hairpin {"
     yield "    type nat hook postrouting priority srcnat; policy accept;"
-    for address in wall.node_addresses:
+    for address in firewall.node_addresses:
         ip, _ = _FAMILY[address.version]
         # A pod drops what comes to it from its own address.
         yield f"    ct status dnat {ip} saddr . {ip} daddr @hairpin{address.version} snat {ip} to {address}"

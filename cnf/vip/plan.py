@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cnf.vip import nearness, table
-from cnf.vip.table import Backend, ExportedPort, Frontend, Target, VipTable
+from cnf.vip.table import Backend, BackendAddress, ExportedPort, Frontend, VipTable
 from fleetboard.model import addresses, names
 from fleetboard.model.addresses import Address, Network
 from fleetboard.model.core import EndpointSlice
@@ -22,7 +22,7 @@ from fleetboard.model.fleet import FleetService, Peer, ServicePort
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Standpoint:
+class ClustersetView:
     """What one node sees of the clusterset: where endpoints may be, and which are near.
 
     Attributes:
@@ -42,9 +42,9 @@ class Standpoint:
     zone: str = ""
 
 
-def stand(
+def view_clusterset(
     peers: Iterable[Peer], *, cluster: str, local: Sequence[Network] = (), zone: str = "", isolated: bool = False
-) -> Standpoint:
+) -> ClustersetView:
     """Sum up the peers as this node sees them.
 
     Args:
@@ -58,7 +58,7 @@ def stand(
     own = clusters.get(cluster)
     cut_off = isolated or (own is not None and _withdrawn(own))
     blocks = {name: _parse_blocks(peer) for name, peer in clusters.items()}
-    return Standpoint(
+    return ClustersetView(
         cluster=cluster,
         blocks={name: found for name, found in blocks.items() if found is not None},
         malformed=frozenset(name for name, found in blocks.items() if found is None),
@@ -84,7 +84,7 @@ def slice_key(endpoint_slice: EndpointSlice) -> str | None:
     return names.service_key(endpoint_slice.metadata.namespace, service)
 
 
-def plan_service(service: FleetService | None, slices: Iterable[EndpointSlice], here: Standpoint) -> VipTable:
+def plan_service(service: FleetService | None, slices: Iterable[EndpointSlice], view: ClustersetView) -> VipTable:
     """Plan one service's share, from all slices of that service.
 
     Without ``service`` (not merged yet, or no longer) nothing answers, yet what this cluster's own slices name stays
@@ -94,12 +94,15 @@ def plan_service(service: FleetService | None, slices: Iterable[EndpointSlice], 
     exported: set[ExportedPort] = set()
     dropped: Counter[str] = Counter()
     for endpoint_slice in slices:
-        trusted = list(_trusted(endpoint_slice, here, dropped))
+        trusted = list(_trusted(endpoint_slice, view, dropped))
         candidates += trusted
-        if endpoint_slice.metadata.labels[names.LABEL_SOURCE_CLUSTER] == here.cluster:
-            exported.update(ExportedPort(seen.target.address, seen.protocol, seen.target.port) for seen in trusted)
-    backends = {} if service is None else _backends(service, candidates, here)
-    here_alone = {seen.target.address for seen in candidates if seen.on_node}
+        if endpoint_slice.metadata.labels[names.LABEL_SOURCE_CLUSTER] == view.cluster:
+            exported.update(
+                ExportedPort(candidate.target.address, candidate.protocol, candidate.target.port)
+                for candidate in trusted
+            )
+    backends = {} if service is None else _backends(service, candidates, view)
+    here_alone = {candidate.target.address for candidate in candidates if candidate.on_node}
     return VipTable(
         backends=backends,
         exported=frozenset(exported),
@@ -128,10 +131,12 @@ def _inside(address: Address, networks: Iterable[Network]) -> bool:
     return any(address.version == network.version and address in network for network in networks)
 
 
-def _trusted(endpoint_slice: EndpointSlice, here: Standpoint, dropped: Counter[str]) -> Iterator[nearness.Candidate]:
+def _trusted(
+    endpoint_slice: EndpointSlice, view: ClustersetView, dropped: Counter[str]
+) -> Iterator[nearness.Candidate]:
     """Yield a slice's endpoints by port, counting in ``dropped`` those that lie outside their cluster's blocks."""
     cluster = endpoint_slice.metadata.labels[names.LABEL_SOURCE_CLUSTER]
-    blocks, own = here.blocks.get(cluster, ()), cluster == here.cluster
+    blocks, own = view.blocks.get(cluster, ()), cluster == view.cluster
     ports = [
         (port.name, table.PROTOCOLS[port.protocol], port.port)
         for port in endpoint_slice.ports or ()
@@ -150,12 +155,12 @@ def _trusted(endpoint_slice: EndpointSlice, here: Standpoint, dropped: Counter[s
                 cluster=cluster,
                 name=name,
                 protocol=protocol,
-                target=Target(address, port),
+                target=BackendAddress(address, port),
                 ready=endpoint.ready,
                 serving=serving,
-                on_node=own and _inside(address, here.local),
+                on_node=own and _inside(address, view.local),
                 # Zones of two clusters may have one name and be far from each other.
-                in_zone=own and bool(here.zone) and endpoint.zone == here.zone,
+                in_zone=own and bool(view.zone) and endpoint.zone == view.zone,
                 in_cluster=own,
             )
 
@@ -174,7 +179,7 @@ def _parse_address(text: str) -> Address | None:
 
 
 def _backends(
-    service: FleetService, candidates: Sequence[nearness.Candidate], here: Standpoint
+    service: FleetService, candidates: Sequence[nearness.Candidate], view: ClustersetView
 ) -> dict[Frontend, Backend]:
     """Join the service's ports with the endpoints behind them; a headless service has no virtual address."""
     spec = service.spec
@@ -186,19 +191,19 @@ def _backends(
             protocol = table.PROTOCOLS.get(port.protocol)
             if protocol is None or not _is_port(port.port):
                 continue
-            clusters = _exporters(service, port) - here.unreachable
+            clusters = _exporters(service, port) - view.unreachable
             behind = [
-                seen
-                for seen in candidates
-                if seen.cluster in clusters
-                and seen.name == port.name
-                and seen.protocol == protocol
-                and seen.target.address.version == vip.version
+                candidate
+                for candidate in candidates
+                if candidate.cluster in clusters
+                and candidate.name == port.name
+                and candidate.protocol == protocol
+                and candidate.target.address.version == vip.version
             ]
             chosen = nearness.choose(
                 behind, policy=spec.internal_traffic_policy, distribution=spec.traffic_distribution
             )
-            targets = tuple(sorted({seen.target for seen in chosen}))
+            targets = tuple(sorted({candidate.target for candidate in chosen}))
             backends[Frontend(vip, protocol, port.port)] = Backend(targets, sticky=spec.session_affinity == "ClientIP")
     return backends
 

@@ -16,27 +16,27 @@ from typing import NamedTuple
 from cnf.vip.elements import Subject
 from cnf.vip.table import ExportedPort, Frontend, Shares, VipTable
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FIRST_S, LONGEST_S = 1.0, 60.0
 _SHOWN = 3
 
 
-class Reason(NamedTuple):
+class RefusalReason(NamedTuple):
     """Why a service is refused: the address and port that the kernel complained about, and what it said."""
 
     port: str
     text: str
 
 
-Found = Mapping[str, Reason]
+RefusedServices = Mapping[str, RefusalReason]
 """Refused services."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Refused:
     share: VipTable
-    reason: Reason
+    reason: RefusalReason
     failures: int
     again_at: float
 
@@ -54,7 +54,9 @@ class Refusals:
     @property
     def wait_s(self) -> float:
         """How long until one of them is to be tried again; infinite when there is none."""
-        return max(0.0, min((one.again_at for one in self._refused.values()), default=float("inf")) - self._clock())
+        return max(
+            0.0, min((refused.again_at for refused in self._refused.values()), default=float("inf")) - self._clock()
+        )
 
     def describe(self) -> str:
         """Name the services with port and reason, the first few of many; empty when there is none."""
@@ -65,16 +67,18 @@ class Refusals:
     def hold_back(self, wanted: Shares, former: Shares) -> Shares:
         """Return ``wanted`` with those whose pause isn't over as they are in ``former``."""
         now = self._clock()
-        held = [key for key, one in self._refused.items() if wanted.get(key) is one.share and now < one.again_at]
+        held = [
+            key for key, refused in self._refused.items() if wanted.get(key) is refused.share and now < refused.again_at
+        ]
         return leave_out(wanted, held, former) if held else wanted
 
-    def settle(self, wanted: Shares, tried: Shares, found: Found) -> None:
+    def record_attempt(self, wanted: Shares, tried: Shares, found: RefusedServices) -> None:
         """Learn that of ``tried``, which ``hold_back`` made of ``wanted``, those of ``found`` were refused."""
         tried_keys = {key for key in self._refused if wanted.get(key) is tried.get(key)}
-        self._replace({key: one for key, one in self._refused.items() if key not in tried_keys or key in found})
-        self.note(wanted, found)
+        self._replace({key: refused for key, refused in self._refused.items() if key not in tried_keys or key in found})
+        self.record_refused(wanted, found)
 
-    def note(self, wanted: Shares, found: Found) -> None:
+    def record_refused(self, wanted: Shares, found: RefusedServices) -> None:
         """Learn what of ``wanted`` was refused."""
         if not found:
             return
@@ -89,10 +93,10 @@ class Refusals:
         before, self._refused = self._refused, refused
         if refused.keys() - before.keys():
             message = "the kernel refuses services: they stay as they were, and all others are in force"
-            _log.error(message, extra={"count": len(refused), "refused": self.describe()})
+            log.error(message, extra={"count": len(refused), "refused": self.describe()})
         elif before.keys() - refused.keys():
             extra = {"count": len(refused), "refused": self.describe()}
-            _log.info("services that the kernel refused are in force or gone", extra=extra)
+            log.info("services that the kernel refused are in force or gone", extra=extra)
 
 
 def leave_out(shares: Shares, keys: Iterable[str], former: Shares) -> Shares:
@@ -107,21 +111,21 @@ def leave_out(shares: Shares, keys: Iterable[str], former: Shares) -> Shares:
     return left
 
 
-def find(shares: Shares, refused: Collection[tuple[Subject, str]]) -> Found:
+def find(shares: Shares, refused: Collection[tuple[Subject, str]]) -> RefusedServices:
     """Return the services that want what was refused, each with the first reason found.
 
     Of a virtual address that is only the one that has it (``table.combine``).
     """
     frontends = {subject: text for subject, text in refused if isinstance(subject, Frontend)}
     others = {(type(subject), subject): text for subject, text in refused if not isinstance(subject, Frontend)}
-    found: dict[str, Reason] = {}
+    found: dict[str, RefusalReason] = {}
     for key in sorted(shares):
         share = shares[key]
         for frontend in sorted(share.backends.keys() & frontends.keys()):
-            found.setdefault(key, Reason(_show(frontend), frontends.pop(frontend)))
+            found.setdefault(key, RefusalReason(_show(frontend), frontends.pop(frontend)))
         for (_, subject), text in others.items():
             if subject in share.exported or subject in share.hairpin:
-                found.setdefault(key, Reason(_show(subject), text))
+                found.setdefault(key, RefusalReason(_show(subject), text))
     return found
 
 

@@ -25,7 +25,7 @@ class Planner:
         self._services = _Index(plan.service_key)
         self._slices = _Index(plan.slice_key)
         self._concerned: set[str] = set()
-        self._here: plan.Standpoint | None = None
+        self._view: plan.ClustersetView | None = None
         self._shares: Shares = {}
 
     def put_service(self, name: str, service: FleetService | None) -> None:
@@ -36,24 +36,24 @@ class Planner:
         """Take up the EndpointSlice of that object name, or that it is gone; one that isn't ours counts for nothing."""
         self._concerned.update(self._slices.put(name, endpoint_slice))
 
-    def shares(self, here: plan.Standpoint) -> Shares:
-        """Plan every service's share, as seen from ``here``; from elsewhere than last time all are planned anew."""
-        concerned = self._concerned if here == self._here else {*self._services.keys, *self._slices.keys, *self._shares}
+    def shares(self, view: plan.ClustersetView) -> Shares:
+        """Plan every service's share, as seen by ``view``; another view than last time plans all again."""
+        concerned = self._concerned if view == self._view else {*self._services.keys, *self._slices.keys, *self._shares}
         shares = dict(self._shares)
         for key in concerned:
-            share = self._plan(key, here)
+            share = self._plan(key, view)
             if share is None:
                 shares.pop(key, None)
             elif shares.get(key) != share:
                 shares[key] = share
-        self._shares, self._here, self._concerned = shares, here, set()
+        self._shares, self._view, self._concerned = shares, view, set()
         return shares
 
-    def _plan(self, key: str, here: plan.Standpoint) -> VipTable | None:
+    def _plan(self, key: str, view: plan.ClustersetView) -> VipTable | None:
         services, slices = self._services.members(key), self._slices.members(key)
         if not services and not slices:
             return None
-        return plan.plan_service(next(iter(services), None), slices, here)
+        return plan.plan_service(next(iter(services), None), slices, view)
 
 
 def count_dropped(shares: Shares) -> dict[str, int]:

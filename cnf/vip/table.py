@@ -27,7 +27,7 @@ class Frontend(NamedTuple):
     port: int
 
 
-class Target(NamedTuple):
+class BackendAddress(NamedTuple):
     """A fleet address and target port that answers."""
 
     address: Address
@@ -51,7 +51,7 @@ class Backend:
         sticky: Whether one client address always gets one target (session affinity ClientIP).
     """
 
-    targets: tuple[Target, ...]
+    targets: tuple[BackendAddress, ...]
     sticky: bool = False
 
 

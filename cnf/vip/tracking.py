@@ -40,7 +40,7 @@ _PORTS = (28, _PROTO, 5, _NUMBER, 6, _SOURCE_PORT, 6, _DESTINATION_PORT)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class End:
+class FlowEnd:
     """An address and port, packed as in a packet."""
 
     address: bytes
@@ -61,8 +61,8 @@ class Flow:
     """One direction of a connection."""
 
     protocol: int
-    source: End
-    destination: End
+    source: FlowEnd
+    destination: FlowEnd
 
     def reversed(self) -> Flow:
         """Return the way back of a connection that nobody translates."""
@@ -130,7 +130,7 @@ def parse_flow(attribute: bytes, version: int) -> Flow | None:
     values = layout.unpack(attribute)
     if values[:4] + values[5:7] + values[8:12] + values[13:15] + values[16:18] != _ADDRESSES[version] + _PORTS:
         return None
-    return Flow(values[12], End(values[4], values[15]), End(values[7], values[18]))
+    return Flow(values[12], FlowEnd(values[4], values[15]), FlowEnd(values[7], values[18]))
 
 
 def be32(value: int) -> bytes:

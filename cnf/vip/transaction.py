@@ -83,7 +83,7 @@ def apply(batch: Batch) -> None:
     except OSError as err:
         raise errors.NftUnavailableError(f"no answer from the kernel's nftables: {err}") from err
     if failures:
-        refusals = [errors.Refusal(one.sequence, _refused(batch, one)) for one in failures]
+        refusals = [errors.KernelRefusal(one.sequence, _refused(batch, one)) for one in failures]
         raise errors.RulesetRefusedError(str(refusals[0].error), refusals)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import bench_vip_api
 
 from cnf.agent import caches
-from cnf.controllers.services import Spreading
+from cnf.controllers.services import ServiceController
 from cnf.vip import writer
 from fleetboard.kube import client, controller
 from fleetboard.model import names
@@ -32,7 +32,7 @@ def main(server: str) -> None:
         return noted
 
     def mesh(_key: str) -> None:
-        work.note_mesh()
+        work.mark_mesh()
         spread.enqueue("all")
 
     known = caches.Caches(
@@ -42,16 +42,16 @@ def main(server: str) -> None:
         on_node=mesh,
         on_own_node=mesh,
         on_peer=mesh,
-        on_service=noting(lambda key: work.note_service(key)),
-        on_slice=noting(lambda key: work.note_slice(key)),
+        on_service=noting(lambda key: work.mark_service(key)),
+        on_slice=noting(lambda key: work.mark_slice(key)),
         on_claims=lambda _key: None,
         on_pods=lambda _key: None,
     )
-    work = Spreading(
+    work = ServiceController(
         node=bench_vip_api.NODE,
         cluster=bench_vip_api.CLUSTER,
-        known=known,
-        plane=writer.VipPlane(),
+        caches=known,
+        firewall_writer=writer.FirewallWriter(),
         isolated=lambda: False,
     )
 

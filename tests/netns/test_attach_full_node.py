@@ -76,17 +76,17 @@ class Node:
             patience_s=60,
             clock=self.clock,
         )
-        granter = block_controller.Granting(
+        granter = block_controller.BlockController(
             client, SPACE, "c1", self.known, leading=lambda: True, recorder=events.Recorder(client, "cnf")
         )
-        publisher = status.Publishing(
+        publisher = status.StatusController(
             client,
             namespace=SPACE,
             node=NODE,
             version="1",
             report=self._report,
             attachments=self.plane.attachments,
-            known=lambda: self.known.node(NODE),
+            fleet_node=lambda: self.known.node(NODE),
         )
         self.grant = controller.Controller("blocks", granter.reconcile, wait_for=self.known.claims_synced, rest=2)
         self.publish = controller.Controller("node", publisher.reconcile_node, wait_for=self.known.mesh_synced)

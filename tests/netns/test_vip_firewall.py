@@ -12,7 +12,7 @@ import pytest
 import vip_topology as topology
 from vip_topology import CLIENT, CNF_UPLINK, FOREIGN, NODE, SERVERS, SIBLING, UPLINK, VIP, Node, backend, frontend, vips
 
-from cnf.vip.firewall import HubFirewall
+from cnf.vip.firewall import RelayFirewall
 from fleetboard.model import names
 
 ELSEWHERE = "10.116.0.9"
@@ -321,7 +321,7 @@ def test_the_leader_leaves_the_source_of_anything_else_alone(node: Node) -> None
 @pytest.fixture
 def hub(echo: topology.Echo) -> Node:
     fleet = ipaddress.ip_network("10.112.0.0/12")
-    return Node(HubFirewall(fleet=(fleet,), vips=(ipaddress.ip_network("10.112.0.0/16"),)))
+    return Node(RelayFirewall(fleet=(fleet,), vips=(ipaddress.ip_network("10.112.0.0/16"),)))
 
 
 def test_the_hub_relays_between_any_two_members(hub: Node) -> None:

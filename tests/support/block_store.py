@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from cnf.agent import caches
-from cnf.controllers.blocks.controller import Granting
+from cnf.controllers.blocks.controller import BlockController
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import encoding, events
 from fleetboard.kube import errors as kube_errors
@@ -146,9 +146,9 @@ class Told:
         self.events.append((regarding["name"], reason, message))
 
 
-def make_leader(store: Store) -> tuple[Granting, View]:
+def make_leader(store: Store) -> tuple[BlockController, View]:
     view = View(store)
-    made = Granting(
+    made = BlockController(
         cast("kube_client.Client", store),
         "fleetboard-system",
         "c1",

@@ -44,7 +44,7 @@ def parse_selection(annotation: str) -> str | None:
     return None
 
 
-def find(pods: Iterable[core.Pod], attached: Iterable[fleet.Attachment]) -> list[Latecomer]:
+def plan_latecomers(pods: Iterable[core.Pod], attached: Iterable[fleet.Attachment]) -> list[Latecomer]:
     """Return the pods that ask for our network and have no interface of it."""
     served = {(attachment.pod_namespace, attachment.pod_name) for attachment in attached}
     found = []
@@ -54,7 +54,7 @@ def find(pods: Iterable[core.Pod], attached: Iterable[fleet.Attachment]) -> list
         complete = pod.status.phase in ("Pending", "Running") and pod.status.pod_ip and not pod.spec.host_network
         if interface and complete and not meta.deletion_timestamp and (meta.namespace, meta.name) not in served:
             found.append(Latecomer(meta.namespace, meta.name, meta.uid, pod.status.pod_ip, interface))
-    return sorted(found, key=lambda late: (late.namespace, late.name))
+    return sorted(found, key=lambda latecomer: (latecomer.namespace, latecomer.name))
 
 
 def _elements(annotation: str) -> list[tuple[str, str]]:

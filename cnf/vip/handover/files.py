@@ -19,7 +19,7 @@ _FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Origin:
+class HandoverOrigin:
     """Whose content it is.
 
     Attributes:
@@ -34,10 +34,10 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Kept:
+class HandoverFile:
     """Content with its origin; ``age_s`` has passed since it was taken, which only the same boot can tell."""
 
-    origin: Origin
+    origin: HandoverOrigin
     age_s: float
     content: bytes
 
@@ -57,11 +57,11 @@ def now_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def write(path: pathlib.Path, content: bytes, *, origin: Origin, taken_s: float) -> None:
+def write(path: pathlib.Path, content: bytes, *, origin: HandoverOrigin, taken_s: float) -> None:
     """Replace the file at once: a reader finds the old content or the new.
 
     Raises:
-        KeepError: the file can't be written.
+        HandoverError: the file can't be written.
     """
     head = _Head(_FORMAT, origin.owner, origin.boot, origin.netns, taken_s, len(content), zlib.crc32(content))
     draft = path.with_name(f".{path.name}.new")
@@ -70,10 +70,10 @@ def write(path: pathlib.Path, content: bytes, *, origin: Origin, taken_s: float)
         draft.chmod(0o600)
         draft.replace(path)
     except OSError as err:
-        raise errors.KeepError(f"{path} can't be written: {err.strerror}") from err
+        raise errors.HandoverError(f"{path} can't be written: {err.strerror}") from err
 
 
-def read(path: pathlib.Path) -> Kept | None:
+def read(path: pathlib.Path) -> HandoverFile | None:
     """Return what is there; None when nothing is, or it is torn or of another format."""
     try:
         line, _, content = path.read_bytes().partition(b"\n")
@@ -83,4 +83,4 @@ def read(path: pathlib.Path) -> Kept | None:
     whole = head.length == len(content) and head.checksum == zlib.crc32(content)
     if head.format != _FORMAT or not whole:
         return None
-    return Kept(Origin(head.owner, head.boot, head.netns), now_s() - head.taken_s, content)
+    return HandoverFile(HandoverOrigin(head.owner, head.boot, head.netns), now_s() - head.taken_s, content)

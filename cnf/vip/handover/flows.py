@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator
 from cnf.netlink import connection, wire
 from cnf.netlink import errors as netlink_errors
 from cnf.vip import errors, tracking
-from cnf.vip.tracking import End
+from cnf.vip.tracking import FlowEnd
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 LIMIT = 10_000
 """Entries that are kept: putting back so many takes 0.3 to 0.5 s, which pods wait for."""
@@ -44,7 +44,7 @@ _ENDED = _in_state(7), _in_state(8)
 """TIME_WAIT and CLOSE: where connections are short, most entries are of those."""
 
 
-def take_down() -> bytes:
+def read() -> bytes:
     """Return the calling thread's namespace's translated connections, as the kernel prints them.
 
     Raises:
@@ -57,10 +57,10 @@ def take_down() -> bytes:
                 found += [answer.body for answer in link.ask(tracking.dump(version, status=tracking.DST_NAT))]
     except (netlink_errors.NetlinkError, OSError) as err:
         raise errors.ConntrackError(f"tracked connections can't be listed: {err}") from err
-    return tracking.join(choose(found))
+    return tracking.join(select(found))
 
 
-def choose(found: Iterable[bytes]) -> Iterator[bytes]:
+def select(found: Iterable[bytes]) -> Iterator[bytes]:
     """Return the entries that are worth keeping, ``LIMIT`` at most: translated and alive, established TCP first."""
     living = [body for body in found if not any(state in body for state in _ENDED)]
     if len(living) > LIMIT:
@@ -70,15 +70,15 @@ def choose(found: Iterable[bytes]) -> Iterator[bytes]:
     return itertools.islice(filter(_is_translated, living), LIMIT)
 
 
-def put_back(taken: bytes, *, age_s: float) -> int:
-    """Make the connections of ``take_down`` again in the calling thread's namespace, and return how many those are.
+def restore(taken: bytes, *, age_s: float) -> int:
+    """Make the connections of ``read`` again in the calling thread's namespace, and return how many those are.
 
     Entries that ended meanwhile or that can't be read are left out. The translation has to be in force already.
 
     Raises:
         ConntrackError: the kernel tracks no connections, or doesn't answer.
     """
-    messages = list(plan(taken, age_s=age_s))
+    messages = list(plan_restore(taken, age_s=age_s))
     refused: netlink_errors.RefusedError | None = None
     try:
         with tracking.connect() as link:
@@ -87,11 +87,11 @@ def put_back(taken: bytes, *, age_s: float) -> int:
     except (netlink_errors.NetlinkError, OSError) as err:
         raise errors.ConntrackError(f"tracked connections can't be put back: {err}") from err
     if refused is not None:
-        _log.warning("some connections can't be put back", extra={"error": str(refused)})
+        log.warning("some connections can't be put back", extra={"error": str(refused)})
     return len(messages)
 
 
-def plan(taken: bytes, *, age_s: float) -> Iterator[wire.Message]:
+def plan_restore(taken: bytes, *, age_s: float) -> Iterator[wire.Message]:
     """Return what puts back each entry that is ``age_s`` older than when it was taken down."""
     for answer in wire.answers(taken):
         message = _plan_entry(answer.body, age_s)
@@ -143,7 +143,7 @@ def _plan_entry(body: bytes, age_s: float) -> wire.Message | None:
     )
 
 
-def _translation(kind: int, end: End) -> bytes:
+def _translation(kind: int, end: FlowEnd) -> bytes:
     least, most = _ADDRESSES[4 if len(end.address) == 4 else 6]
     ports = wire.nested(_NAT_PROTO | tracking.NESTED, *(wire.attribute(port, end.port) for port in _NAT_PORTS))
     addresses = wire.attribute(least, end.address), wire.attribute(most, end.address)

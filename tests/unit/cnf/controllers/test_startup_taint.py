@@ -107,7 +107,7 @@ class World:
         self.folder.mkdir()
         self.reason: str | None = "no block"
         self.now = 0.0
-        self.taint = startup_taint.StartupTaint(
+        self.taint = startup_taint.StartupTaintController(
             self.api,  # type: ignore[arg-type]
             node="n",
             conf_dir=self.folder,

@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from cnf.vip import plan, shares, table
-from cnf.vip.table import Backend, ExportedPort, Frontend, Protocol, Target, VipTable
+from cnf.vip.table import Backend, BackendAddress, ExportedPort, Frontend, Protocol, VipTable
 from fleetboard.model import names
 from fleetboard.model.core import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
 from fleetboard.model.fleet import (
@@ -96,7 +96,7 @@ def plan_from_c1(
         planner.put_service(str(number), one)
     for number, one_slice in enumerate(slices):
         planner.put_slice(str(number), one_slice)
-    here = plan.stand(peers, cluster="c1", local=[network], zone=zone, isolated=isolated)
+    here = plan.view_clusterset(peers, cluster="c1", local=[network], zone=zone, isolated=isolated)
     return table.combine(planner.shares(here))
 
 
@@ -204,7 +204,7 @@ def test_a_service_without_endpoints_is_known_and_empty() -> None:
 def test_affinity_is_passed_on() -> None:
     planned = plan_from_c1([service(affinity="ClientIP")], [slice_of("c1", endpoint("10.113.0.2"))])
 
-    target = Target(ipaddress.ip_address("10.113.0.2"), 8080)
+    target = BackendAddress(ipaddress.ip_address("10.113.0.2"), 8080)
     assert list(planned.backends.values()) == [Backend((target,), sticky=True)]
 
 
@@ -272,7 +272,7 @@ def test_a_services_port_that_is_none_is_left_out_and_its_others_answer(number: 
 def test_a_cluster_with_malformed_blocks_is_named_and_the_others_are_trusted() -> None:
     broken = Peer(spec=PeerSpec(cluster="c2"), status=PeerStatus(cluster_cidrs=["10.114.0.0/22", "10.114.0.1/22"]))
 
-    here = plan.stand([peer("c1"), broken], cluster="c1")
+    here = plan.view_clusterset([peer("c1"), broken], cluster="c1")
 
     assert here.malformed == {"c2"}
     assert set(here.blocks) == {"c1"}

@@ -1,9 +1,9 @@
 """Blocks move between nodes while leaders, nodes and the API stop at any step: no address is in two places.
 
-Real: what each node keeps (``Holding``, ledger and file) and says (``Publishing``), and the leader (``Granting``). The
-API is a store with the real one's rules of versions. Leaders act on copies of any age, two of them at once, and at any
-call of theirs the process may end, or a node or the other leader do something first. What a node writes may arrive
-when it has given up on it; FleetNodes are deleted, disks take nothing, and days pass.
+Real are what each node holds (``Holding``, ledger and file) and reports (``StatusController``), and the leader
+(``BlockController``). The API is a store with the real one's rules of versions. Leaders act on copies of any age, two
+of them at once. At any call the process may end, or a node or the other leader does something first. A node's write may
+arrive after the node gave up on it; FleetNodes are deleted, disks are full, and days pass.
 """
 
 from __future__ import annotations
@@ -109,14 +109,14 @@ class Node:
         known = self.held.recall()
         if known is not None:
             self.supply.change(known)
-        self.publishing = status.Publishing(
+        self.publishing = status.StatusController(
             cast("kube_client.Client", self.outbox),
             namespace="fleetboard-system",
             node=self.name,
             version="1",
             report=self.report,
             attachments=list,
-            known=lambda: self.outbox.store.objects.get((resource.FLEET_NODES.plural, self.name)),
+            fleet_node=lambda: self.outbox.store.objects.get((resource.FLEET_NODES.plural, self.name)),
             clock=self.clock,
         )
 

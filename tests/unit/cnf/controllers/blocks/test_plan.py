@@ -85,13 +85,13 @@ def test_a_node_made_anew_gets_the_blocks_it_holds_in_its_order_and_nothing_befo
     claims = [make_claim(first, "a"), make_claim(second, "a")]
     anew = fleet.FleetNode(metadata=meta.ObjectMeta(name="a"))
     assert plan.plan_grants([anew], claims, CLUSTER, now=NOW).grants == ()
-    assert plan.plan_loose([anew], claims) == []
+    assert plan.plan_orphans([anew], claims) == []
     told = make_node("a", missing=[first, second])
     assert [str(grant.block) for grant in plan.plan_grants([told], claims, CLUSTER, now=NOW).grants] == [
         first,
         second,
     ]
-    assert plan.plan_loose([make_node("a", held=[first], missing=[second])], claims) == []
+    assert plan.plan_orphans([make_node("a", held=[first], missing=[second])], claims) == []
 
 
 def test_no_other_node_gets_a_block_that_one_says_it_holds() -> None:
@@ -103,7 +103,7 @@ def test_no_other_node_gets_a_block_that_one_says_it_holds() -> None:
 
 def test_a_node_that_holds_what_is_not_the_clusters_asks_for_no_more_than_it_wants() -> None:
     node = make_node("a", held=["10.113.4.0/26"], missing=["10.99.0.0/26"])
-    assert plan.plan_grants([node], [], CLUSTER, now=NOW) == plan.Decision((), {})
+    assert plan.plan_grants([node], [], CLUSTER, now=NOW) == plan.BlockPlan((), {})
 
 
 def test_a_node_that_has_what_it_wants_gets_nothing() -> None:

@@ -2,7 +2,7 @@
 
 All of them are one transaction. Only when it is refused are they framed anew, no message with elements of two services:
 the numbers of those that the kernel refuses then say whose they are. One invariant: nothing is in force, or all of
-``Filling.shares`` is.
+``TableFill.shares`` is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Framed = tuple[elements.Subject | None, wire.Message]
 """A message with what it is about, None where that isn't known or is no service's."""
 
 
-class Filling:
+class TableFill:
     """Services on their way into one table.
 
     Attributes:
@@ -63,13 +63,13 @@ class Filling:
         self.empty = not framed
         self.batch = transaction.encode(_messages(framed)) if framed else transaction.Batch(b"")
 
-    def write(self, send: Callable[[transaction.Batch], None]) -> refusals.Found:
+    def write(self, send: Callable[[transaction.Batch], None]) -> refusals.RefusedServices:
         """Put in force what the kernel takes, and return what it doesn't.
 
         Raises:
             VipError: nothing is in force: it refuses what is no service's, or nothing in particular.
         """
-        found: dict[str, refusals.Reason] = {}
+        found: dict[str, refusals.RefusalReason] = {}
         if self.empty:
             return found
         batch = self.batch
@@ -91,18 +91,18 @@ class Filling:
             else:
                 return found
 
-    def _changes(self, changed: tuple[VipTable, VipTable] | None = None) -> elements.Changes:
+    def _changes(self, changed: tuple[VipTable, VipTable] | None = None) -> elements.ElementChanges:
         if changed is None and self._over is not None:
             changed = tables.difference(self._over, self.shares)
         old, new = changed or (tables.EMPTY, tables.combine(self.shares))
-        return elements.changes(old, new, versions=self._versions)
+        return elements.difference(old, new, versions=self._versions)
 
-    def _frame(self, made: elements.Changes, *, apart: bool = False) -> Iterator[_Framed]:
+    def _frame(self, changes: elements.ElementChanges, *, apart: bool = False) -> Iterator[_Framed]:
         yield from self._first
         if apart:
-            yield from elements.parts(made, table=self._table)
+            yield from elements.parts(changes, table=self._table)
         else:
-            yield from ((None, message) for message in elements.messages(made, table=self._table))
+            yield from ((None, message) for message in elements.messages(changes, table=self._table))
         yield from self._last
 
 

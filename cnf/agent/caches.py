@@ -1,51 +1,50 @@
-"""What a node's cnf knows of the cluster: copies of the API's collections.
+"""The agent's copies of the API's collections: read-only views.
 
-One invariant: these are read-only views; whoever acts on them takes a fresh look each time it is told of a change.
+Read an object again after each change: what a cache returned before may be out of date.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 
+from cnf.agent import changes
+from cnf.agent.wakes import Source
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import reflector
 from fleetboard.model import core, fleet, names, resource
 
-Notify = Callable[[str], None]
+OnChange = Callable[[Source, str], None]
 
 
 class Caches:
-    """Reflectors of what cnf needs; each ``on_`` hears the key of an object of its kind that may have changed."""
+    """Reflectors of what the agent reads; ``on_change`` gets what changed and the key of the object.
 
-    def __init__(
-        self,
-        client: kube_client.Client,
-        namespace: str,
-        *,
-        node: str,
-        on_node: Notify,
-        on_own_node: Notify,
-        on_peer: Notify,
-        on_service: Notify,
-        on_slice: Notify,
-        on_claims: Notify,
-        on_pods: Notify,
-    ) -> None:
-        self._namespace = namespace
-        self._nodes = reflector.Reflector(client, resource.FLEET_NODES, namespace=namespace, notify=on_node)
-        self._peers = reflector.Reflector(client, resource.PEERS, namespace=namespace, notify=on_peer)
+    A FleetNode or Peer that differs in nothing a plan reads raises no ``Source.MESH``.
+    """
+
+    def __init__(self, client: kube_client.Client, namespace: str, *, node: str, on_change: OnChange) -> None:
+        self._namespace, self._node, self._on_change = namespace, node, on_change
+        self._node_filter = changes.ChangeFilter(changes.node_essence)
+        self._peer_filter = changes.ChangeFilter(changes.peer_essence)
+        self._last_zone = ""
+        self._nodes = reflector.Reflector(client, resource.FLEET_NODES, namespace=namespace, notify=self._node_changed)
+        self._peers = reflector.Reflector(client, resource.PEERS, namespace=namespace, notify=self._peer_changed)
         self._own_node = reflector.Reflector(
-            client, resource.NODES, field_selector=f"metadata.name={node}", notify=on_own_node
+            client, resource.NODES, field_selector=f"metadata.name={node}", notify=self._own_node_changed
         )
-        self._services = reflector.Reflector(client, resource.FLEET_SERVICES, namespace=namespace, notify=on_service)
-        self._claims = reflector.Reflector(client, resource.CLAIMS, namespace=namespace, notify=on_claims)
-        self._pods = reflector.Reflector(client, resource.PODS, field_selector=f"spec.nodeName={node}", notify=on_pods)
+        self._services = reflector.Reflector(
+            client, resource.FLEET_SERVICES, namespace=namespace, notify=self._notify(Source.SERVICE)
+        )
+        self._claims = reflector.Reflector(
+            client, resource.CLAIMS, namespace=namespace, notify=self._notify(Source.CLAIM)
+        )
+        self._pods = reflector.Reflector(
+            client, resource.PODS, field_selector=f"spec.nodeName={node}", notify=self._notify(Source.POD)
+        )
         self._slices = reflector.Reflector(
-            client,
-            resource.ENDPOINT_SLICES,
-            selector=names.IMPORTED_SLICES,
-            notify=on_slice,
+            client, resource.ENDPOINT_SLICES, selector=names.IMPORTED_SLICES, notify=self._notify(Source.ENDPOINTS)
         )
 
     def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
@@ -118,14 +117,6 @@ class Caches:
         """Return that EndpointSlice of ours."""
         return self._slices.get(key)
 
-    def fleet_node(self, key: str) -> fleet.FleetNode | None:
-        """Return the FleetNode of that key."""
-        return self._nodes.get(key)
-
-    def fleet_peer(self, key: str) -> fleet.Peer | None:
-        """Return the Peer of that key."""
-        return self._peers.get(key)
-
     def node(self, name: str) -> fleet.FleetNode | None:
         """Return that node's FleetNode."""
         return self._nodes.get(f"{self._namespace}/{name}")
@@ -133,3 +124,21 @@ class Caches:
     def peer(self, cluster: str) -> fleet.Peer | None:
         """Return that cluster's Peer, or with ``names.HUB`` the hub's."""
         return self._peers.get(f"{self._namespace}/{cluster}")
+
+    def _notify(self, source: Source) -> Callable[[str], None]:
+        return functools.partial(self._on_change, source)
+
+    def _node_changed(self, key: str) -> None:
+        if self._node_filter.differs(key, self._nodes.get(key)):
+            self._on_change(Source.MESH, key)
+        elif key.endswith(f"/{self._node}"):
+            self._on_change(Source.COUNTS, key)
+
+    def _peer_changed(self, key: str) -> None:
+        if self._peer_filter.differs(key, self._peers.get(key)):
+            self._on_change(Source.MESH, key)
+
+    def _own_node_changed(self, key: str) -> None:
+        if self.zone != self._last_zone:
+            self._last_zone = self.zone
+            self._on_change(Source.ZONE, key)

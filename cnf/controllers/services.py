@@ -1,6 +1,6 @@
-"""Keeps the node's firewall and virtual addresses as the clusterset's services say.
+"""Reconciles the node's firewall and virtual addresses with the clusterset's services.
 
-One invariant: until everything it depends on is known, the rules that a predecessor left stay in force.
+Invariant: until everything it depends on is known, the rules that a former process left stay in force.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cnf.agent.caches import Caches
+from cnf.agent.wakes import Mark, Source
 from cnf.tunnel.plan import parse
 from cnf.vip import errors as vip_errors
 from cnf.vip import plan as vip_plan
@@ -22,12 +23,51 @@ from fleetboard.model import names
 
 log = logging.getLogger(__name__)
 
-AGAIN_S = 60.0
+RESYNC_S = 60.0
+
+
+class PendingChanges:
+    """What changed since the last plan; safe to share by threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._services: set[str] = set()
+        self._slices: set[str] = set()
+        self.mesh = True
+        """Whether nodes, peers or this node's zone may have changed."""
+
+    @property
+    def marks(self) -> Mapping[Source, Mark]:
+        """What remembers each event."""
+        return {
+            Source.MESH: self._mark_mesh,
+            Source.ZONE: self._mark_mesh,
+            Source.SERVICE: self._mark_service,
+            Source.ENDPOINTS: self._mark_slice,
+        }
+
+    def take(self) -> tuple[set[str], set[str]]:
+        """Return the keys of the FleetServices and EndpointSlices that may have changed, and forget them."""
+        with self._lock:
+            services, self._services = self._services, set()
+            slices, self._slices = self._slices, set()
+        return services, slices
+
+    def _mark_mesh(self, _key: str) -> None:
+        self.mesh = True
+
+    def _mark_service(self, key: str) -> None:
+        with self._lock:
+            self._services.add(key)
+
+    def _mark_slice(self, key: str) -> None:
+        with self._lock:
+            self._slices.add(key)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _MeshInputs:
-    """What nodes and peers say: the firewall, and where the node stands."""
+    """What is read from nodes and peers."""
 
     firewall: NodeFirewall
     view: vip_plan.ClustersetView
@@ -37,8 +77,7 @@ class _MeshInputs:
 class ServiceController:
     """Reconciles ``FirewallWriter`` with the caches.
 
-    ``isolated`` tells whether this node's own way to the hub is dead. Whoever hears of a change notes it, and then asks
-    for ``reconcile``.
+    ``isolated`` says whether this node can't reach the hub.
     """
 
     def __init__(
@@ -47,39 +86,22 @@ class ServiceController:
         node: str,
         cluster: str,
         caches: Caches,
+        pending: PendingChanges,
         firewall_writer: FirewallWriter,
         isolated: Callable[[], bool],
     ) -> None:
         self._node, self._cluster, self._caches, self._firewall_writer = node, cluster, caches, firewall_writer
-        self._isolated = isolated
-        self._lock = threading.Lock()
-        self._services: set[str] = set()
-        self._slices: set[str] = set()
-        self._mesh_changed = True
+        self._pending, self._isolated = pending, isolated
         self._mesh: _MeshInputs | None = None
         self._planner = vip_shares.Planner()
         self.dropped: dict[str, int] = {}
-        """Endpoints outside their cluster's blocks, by cluster, as of the last look."""
+        """Endpoints outside their cluster's blocks, by cluster, as of the last plan."""
         self.services = 0
         self.ready = False
         self._firewall_ensured = False
 
-    def mark_service(self, key: str) -> None:
-        """Remember that this FleetService may have changed."""
-        with self._lock:
-            self._services.add(key)
-
-    def mark_slice(self, key: str) -> None:
-        """Remember that this EndpointSlice may have changed."""
-        with self._lock:
-            self._slices.add(key)
-
-    def mark_mesh(self) -> None:
-        """Remember that nodes or peers may have changed, or this node's zone."""
-        self._mesh_changed = True
-
     def ensure_firewall(self) -> None:
-        """Put the firewall in force before the first packet may come, services known or not.
+        """Put the firewall in force before the first packet arrives, whether or not the services are known.
 
         Raises:
             VipError: the kernel doesn't hold it; call again, and let nothing in before.
@@ -90,19 +112,17 @@ class ServiceController:
             self._firewall_ensured = True
 
     def reconcile(self, _key: str) -> float:
-        """Plan anew what changed and write that."""
+        """Plan again what changed, and write it."""
         mesh = self._current_mesh()
         if mesh is None:
-            return AGAIN_S
+            return RESYNC_S
         # First and by itself: whatever is wrong with a service, the firewall stands.
         try:
             self._firewall_writer.set_base(mesh.firewall)
         except vip_errors.VipError as err:
-            # It may be the former services that the kernel has no memory for; ``sync`` writes the firewall as well.
-            log.warning("the firewall is not in force yet", extra={"error": str(err)})
-        with self._lock:
-            services, self._services = self._services, set()
-            slices, self._slices = self._slices, set()
+            # The kernel may lack memory for the former services; ``sync`` writes the firewall as well.
+            log.warning("could not write the firewall", extra={"error": str(err)})
+        services, slices = self._pending.take()
         for key in services:
             self._planner.put_service(key, self._caches.service(key))
         for key in slices:
@@ -111,9 +131,9 @@ class ServiceController:
         self._firewall_writer.sync(shares)
         dropped = vip_shares.count_dropped(shares)
         if dropped != self.dropped and dropped:
-            log.warning("endpoints outside their cluster's blocks are left out", extra={"dropped": dropped})
+            log.warning("left out endpoints outside their cluster's blocks", extra={"dropped": dropped})
         self.dropped, self.services, self.ready = dropped, self._caches.service_count, True
-        return min(AGAIN_S, self._firewall_writer.refused.wait_s)
+        return min(RESYNC_S, self._firewall_writer.refused.wait_s)
 
     @property
     def refused(self) -> refusals.Refusals:
@@ -121,19 +141,19 @@ class ServiceController:
         return self._firewall_writer.refused
 
     def _current_mesh(self) -> _MeshInputs | None:
-        """Return the mesh, read anew only when something about it changed: that costs all nodes and peers."""
+        """Return the inputs, read again only when one of them changed: that costs all nodes and peers."""
         mesh = self._mesh
-        if mesh is None or self._mesh_changed or mesh.isolated != self._isolated():
-            self._mesh_changed = False
+        if mesh is None or self._pending.mesh or mesh.isolated != self._isolated():
+            self._pending.mesh = False
             try:
                 self._mesh = self._read_mesh()
             except Exception:
-                self._mesh_changed = True  # or the next try would take the former mesh for this one
+                self._pending.mesh = True  # or the next attempt would take the former inputs for current ones
                 raise
         return self._mesh
 
     def _read_mesh(self) -> _MeshInputs | None:
-        """Return None while one of the objects that say so is not there."""
+        """Return None while an object that they are read from is missing."""
         hub, own = self._caches.peer(names.HUB), self._caches.peer(self._cluster)
         node = self._caches.node(self._node)
         if hub is None or own is None or node is None or not node.spec.blocks:
@@ -147,7 +167,7 @@ class ServiceController:
             own=parse.parse_networks(own.status.cluster_cidrs, field="clusterCIDRs"),
             node_addresses=tuple({block.version: block.network_address for block in reversed(blocks)}.values()),
             other_nodes=tuple(
-                # In one order: every other list of the nodes would be rules to write.
+                # Sorted: the nodes in another order would be rules to write.
                 sorted(
                     (address for other in nodes if other.name != self._node for address in other.addresses),
                     key=lambda address: (address.version, int(address)),
@@ -157,7 +177,10 @@ class ServiceController:
         view = vip_plan.view_clusterset(
             self._caches.peers, cluster=self._cluster, local=blocks, zone=self._caches.zone, isolated=isolated
         )
-        if view.malformed and (self._mesh is None or self._mesh.view.malformed != view.malformed):
-            malformed = sorted(view.malformed)
-            log.warning("the endpoints of clusters with malformed blocks are left out", extra={"clusters": malformed})
+        self._report_malformed(view)
         return _MeshInputs(firewall, view, isolated)
+
+    def _report_malformed(self, view: vip_plan.ClustersetView) -> None:
+        if view.malformed and (self._mesh is None or self._mesh.view.malformed != view.malformed):
+            clusters = sorted(view.malformed)
+            log.warning("left out endpoints of clusters with malformed blocks", extra={"clusters": clusters})

@@ -1,6 +1,6 @@
-"""Steers a node's tunnel: from what the API says and who leads to what WireGuard, routes and pods shall have.
+"""Reconciles the node's tunnel: computes peers, routes and pod network from API objects and the current leader.
 
-One invariant: an unknown is no change. Without the API, or while nobody holds the Lease, the tunnel stays as it was.
+Invariant: an unknown is no change. Without the API, or while nobody holds the Lease, the tunnel stays as it was.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from cnf.agent.caches import Caches
+from cnf.agent.wakes import Source, Wakes
 from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.netlink import errors as netlink_errors
@@ -22,15 +23,15 @@ from fleetboard.model import names
 
 log = logging.getLogger(__name__)
 
-AGAIN_S = 10.0
+RESYNC_S = 10.0
 LEADER_POLL_S = 0.1
 UNKNOWN_S = 8.0
-"""How long the leader may be unknown once the API answers: longer than a term without one."""
+"""How long the leader may stay unknown once the API answers: longer than a term."""
 UNKNOWN_POLL_S = 0.05
 
 
 class TunnelController:
-    """Reconciles the tunnel; ``on_network`` gets the node's part of the fleet whenever it changes.
+    """Reconciles the tunnel; ``set_network`` takes up the node's part of the fleet network whenever it changes.
 
     ``tunnel_exists``: a former process left a tunnel, and a plan made before the leader is known would take it apart.
     """
@@ -44,13 +45,14 @@ class TunnelController:
         tunnel: Tunnel,
         sessions: Sessions,
         elector: lease.Elector,
-        on_network: Callable[[network.NodeNetwork], None],
+        set_network: Callable[[network.NodeNetwork], None],
+        wakes: Wakes,
         tunnel_exists: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node, self._cluster, self._caches = node, cluster, caches
         self._tunnel, self._sessions, self._elector = tunnel, sessions, elector
-        self._on_network = on_network
+        self._take_up_network, self._wakes = set_network, wakes
         self._clock = clock
         self._tunnel_exists = tunnel_exists
         self._wait_until: float | None = None
@@ -61,13 +63,13 @@ class TunnelController:
         self.leadership: mesh.Leadership | None = None
 
     def reconcile(self, _key: str) -> float:
-        """Plan anew and hand the plan on."""
+        """Plan the tunnel, and hand the plan to those who carry it out."""
         hub_peer = self._caches.peer(names.HUB)
         own = self._caches.peer(self._cluster)
         fleet_node = self._caches.node(self._node)
         identity = parse.parse_identity(self._node, self._tunnel.public_key, fleet_node, own)
         if identity is None or hub_peer is None:
-            return AGAIN_S
+            return RESYNC_S
         nodes, refused_nodes = parse.parse_nodes(self._caches.nodes)
         hub, refused_hub = parse.parse_hub(hub_peer)
         self._set_network(identity, hub, returned=fleet_node.status.blocks_returned if fleet_node else [])
@@ -79,58 +81,59 @@ class TunnelController:
         self._report_refusals((*refused_nodes, *refused_hub, *planned.refusals))
         self._tunnel.want(planned.wanted)
         self._sessions.update(self._plan_session(identity, hub, keeps=planned.wanted.peer(hub.public_key) is not None))
-        return AGAIN_S
+        return RESYNC_S
 
-    def watch_leader(self, stop: threading.Event, *, notify: Callable[[str], None]) -> None:
-        """Tell ``notify`` when the Lease changed hands, until ``stop``."""
+    def watch_leader(self, stop: threading.Event) -> None:
+        """Wake whom it concerns when the Lease changes hands, until ``stop``."""
         seen = ("", 0)
         while not stop.wait(LEADER_POLL_S):
             now = (self._elector.holder, self._elector.epoch)
             if now != seen:
                 seen = now
-                notify("leader")
+                self._wakes.wake(Source.LEADERSHIP)
 
     def _waits_for_leader(self) -> bool:
         if self.leadership is not None or not self._tunnel_exists:
             return False
         if self._wait_until is None:
-            # Not at the start: the API may have been away since, and the Lease is read after the caches.
+            # Not from the start: the API may have been away since, and the Lease is read after the caches.
             self._wait_until = self._clock() + UNKNOWN_S
         return self._clock() < self._wait_until
 
     def _choose_leadership(self, nodes: list[str]) -> mesh.Leadership | None:
         holder = self._elector.holder
         if not holder:
-            return self.leadership  # given back, not taken yet: the last leader's session still stands
+            return self.leadership  # released, not taken yet: the last leader's session still stands
         offered = mesh.Leadership(holder, plan.choose_standbys(holder, nodes), self._elector.epoch)
         return plan.newer(self.leadership, offered)
 
     def _set_network(self, identity: mesh.NodeIdentity, hub: mesh.HubPeer, *, returned: list[str]) -> None:
-        found = network.NodeNetwork(
+        node_network = network.NodeNetwork(
             node_address=identity.addresses[0],
             blocks=identity.blocks,
             fleet=hub.fleet,
             mtu=hub.mtu,
             returned=parse.parse_networks(returned, field="blocksReturned"),
         )
-        if found == self._network:
+        if node_network == self._network:
             return
         try:
-            self._on_network(found)
+            self._take_up_network(node_network)
         except (errors.AttachError, netlink_errors.NetlinkError) as err:
-            # A disk that takes nothing must not hold up the tunnel of all pods; the next round tries again.
+            # A full disk must not hold up the tunnel of all pods; the next round tries again.
             if str(err) != self._network_error:
-                log.error("the node's network is not taken up", extra={"error": str(err)})  # noqa: TRY400 - as it says
+                log.error("could not take up the node's network", extra={"error": str(err)})  # noqa: TRY400 - as it says
             self._network_error = str(err)
             return
-        self._network, self._network_error = found, ""
+        self._network, self._network_error = node_network, ""
+        self._wakes.wake(Source.NETWORK)
 
     def _plan_session(self, identity: mesh.NodeIdentity, hub: mesh.HubPeer, *, keeps: bool) -> Session:
-        address = identity.addresses[0]
-        hub_address = next((found for found in hub.addresses if found.version == address.version), None)
+        own_address = identity.addresses[0]
+        hub_address = next((address for address in hub.addresses if address.version == own_address.version), None)
         leads = self.leadership is not None and self.leadership.leader == self._node
         claim = epochs.Claim(self.leadership.epoch, identity.public_key) if leads and self.leadership else None
-        return Session(address, self._cluster, hub.public_key if keeps else "", hub_address, claim)
+        return Session(own_address, self._cluster, hub.public_key if keeps else "", hub_address, claim)
 
     def _report_refusals(self, refused: tuple[mesh.Refusal, ...]) -> None:
         if refused != self._refused:

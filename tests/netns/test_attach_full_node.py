@@ -20,6 +20,7 @@ from fake_api import FakeApi
 from quick_nets import QuickNet, QuickNets
 
 from cnf.agent import caches
+from cnf.agent.wakes import Source
 from cnf.attach import frames
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.service import Plane
@@ -58,13 +59,7 @@ class Node:
             client,
             SPACE,
             node=NODE,
-            on_node=self._mesh_changed,
-            on_own_node=lambda _: None,
-            on_peer=self._mesh_changed,
-            on_service=lambda _: None,
-            on_slice=lambda _: None,
-            on_claims=lambda _: self.grant.enqueue(ALL),
-            on_pods=lambda _: None,
+            on_change=self._changed,
         )
         self.plane = Plane(
             state_dir=folder / "state",
@@ -77,7 +72,12 @@ class Node:
             clock=self.clock,
         )
         granter = block_controller.BlockController(
-            client, SPACE, "c1", self.known, leading=lambda: True, recorder=events.Recorder(client, "cnf")
+            client,
+            namespace=SPACE,
+            cluster="c1",
+            caches=self.known,
+            leading=lambda: True,
+            recorder=events.Recorder(client, "cnf"),
         )
         publisher = status.StatusController(
             client,
@@ -98,10 +98,16 @@ class Node:
         threads = [threading.Thread(target=run, args=(stop,)) for run in work]
         for thread in threads:
             thread.start()
-        self._mesh_changed(ALL)
+        self._mesh_changed()
         return threads
 
-    def _mesh_changed(self, _key: str) -> None:
+    def _changed(self, source: Source, _key: str) -> None:
+        if source is Source.CLAIM:
+            self.grant.enqueue(ALL)
+        elif source in (Source.MESH, Source.COUNTS):
+            self._mesh_changed()
+
+    def _mesh_changed(self) -> None:
         for one in (self.grant, self.publish, self.steer):
             one.enqueue(ALL)
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
-from cnf.agent import caches
+from cnf.agent.caches import Caches
 from cnf.controllers.blocks.controller import BlockController
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import encoding, events
@@ -150,9 +150,9 @@ def make_leader(store: Store) -> tuple[BlockController, View]:
     view = View(store)
     made = BlockController(
         cast("kube_client.Client", store),
-        "fleetboard-system",
-        "c1",
-        cast("caches.Caches", view),
+        namespace="fleetboard-system",
+        cluster="c1",
+        caches=cast("Caches", view),
         leading=lambda: True,
         recorder=cast("events.Recorder", view.told),
         clock=store.clock,

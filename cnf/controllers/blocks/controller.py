@@ -36,10 +36,10 @@ class BlockController:
     def __init__(
         self,
         client: kube_client.Client,
+        *,
         namespace: str,
         cluster: str,
         caches: Caches,
-        *,
         leading: Callable[[], bool],
         recorder: events.Recorder,
         clock: Callable[[], float] = time.time,

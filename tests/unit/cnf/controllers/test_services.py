@@ -9,7 +9,8 @@ from typing import cast
 import pytest
 
 from cnf.agent.caches import Caches
-from cnf.controllers.services import ServiceController
+from cnf.agent.wakes import Source, Wakes
+from cnf.controllers.services import PendingChanges, ServiceController
 from cnf.vip import errors, nftables, transaction, writer
 from fleetboard.model import addresses, core, fleet, meta, names
 
@@ -26,6 +27,11 @@ class FakeCaches:
     )
     zone: str = ""
     service_count: int = 0
+    pending: PendingChanges = dataclasses.field(default_factory=PendingChanges)
+
+    @property
+    def wakes(self) -> Wakes:
+        return Wakes(self.pending.marks)
 
     def peer(self, cluster: str) -> fleet.Peer:
         status = fleet.PeerStatus(
@@ -102,27 +108,28 @@ def services(fake_caches: FakeCaches, kernel: Kernel) -> ServiceController:
         node="n1",
         cluster="c1",
         caches=cast("Caches", fake_caches),
+        pending=fake_caches.pending,
         firewall_writer=firewall_writer,
         isolated=lambda: False,
     )
 
 
-def show(services: ServiceController, fake_caches: FakeCaches, *targets: bytes) -> None:
+def show(fake_caches: FakeCaches, *targets: bytes) -> None:
     before, fake_caches.slices = fake_caches.slices, {f"web{target[-1]}": slice_of(target) for target in targets}
     for key in before.keys() | fake_caches.slices.keys():
-        services.mark_slice(key)
+        fake_caches.wakes.wake(Source.ENDPOINTS, key)
 
 
 def test_endpoints_that_are_refused_are_over_with_their_deletion(
     services: ServiceController, fake_caches: FakeCaches, kernel: Kernel
 ) -> None:
     services.reconcile("all")
-    show(services, fake_caches, GOOD, BAD)
+    show(fake_caches, GOOD, BAD)
     for _ in range(2):
         with pytest.raises(errors.RulesetRefusedError):
             services.reconcile("all")
 
-    show(services, fake_caches, GOOD)
+    show(fake_caches, GOOD)
     services.reconcile("all")
 
     assert GOOD in kernel.elements[-1]
@@ -132,9 +139,9 @@ def test_refused_endpoints_hold_up_no_firewall(
     services: ServiceController, fake_caches: FakeCaches, kernel: Kernel
 ) -> None:
     services.reconcile("all")
-    show(services, fake_caches, BAD)
+    show(fake_caches, BAD)
     fake_caches.blocks["c1"].append("10.113.8.0/22")
-    services.mark_mesh()
+    fake_caches.wakes.wake(Source.MESH)
 
     with pytest.raises(errors.RulesetRefusedError):
         services.reconcile("all")
@@ -147,16 +154,16 @@ def test_fewer_endpoints_are_taken_up_though_the_former_ones_are_refused_first(
     services: ServiceController, fake_caches: FakeCaches, kernel: Kernel
 ) -> None:
     """The kernel may have no memory for as many as there were."""
-    show(services, fake_caches, GOOD)
+    show(fake_caches, GOOD)
     services.reconcile("all")
     fake_caches.blocks["c1"].append("10.113.8.0/22")
-    services.mark_mesh()
+    fake_caches.wakes.wake(Source.MESH)
     kernel.lame = True
     with pytest.raises(errors.RulesetRefusedError):
         services.reconcile("all")
     kernel.lame, kernel.refused = False, GOOD
 
-    show(services, fake_caches)
+    show(fake_caches)
     services.reconcile("all")
 
     assert GOOD not in kernel.elements[-1]
@@ -167,7 +174,7 @@ def test_a_malformed_block_of_ours_is_told_until_it_is_mended(
 ) -> None:
     services.reconcile("all")
     fake_caches.blocks["c1"] = ["10.113.4.1/22"]
-    services.mark_mesh()
+    fake_caches.wakes.wake(Source.MESH)
     for _ in range(2):
         with pytest.raises(addresses.AddressRefusedError):
             services.reconcile("all")
@@ -182,7 +189,7 @@ def test_a_malformed_block_of_another_cluster_holds_nothing_up(
     services: ServiceController, fake_caches: FakeCaches, kernel: Kernel, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake_caches.blocks["c2"] = ["ten"]
-    show(services, fake_caches, GOOD)
+    show(fake_caches, GOOD)
 
     services.reconcile("all")
 

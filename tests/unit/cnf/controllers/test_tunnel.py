@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from cnf.agent.caches import Caches
+from cnf.agent.wakes import Wakes, Work
 from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.controllers import tunnel as tunnel_controller
@@ -32,6 +33,7 @@ class World:
     wanted: Wanted | None = None
     fault: Exception | None = None
     taken_up: list[network.NodeNetwork] = dataclasses.field(default_factory=list)
+    wakes: Wakes = dataclasses.field(default_factory=Wakes)
     nodes: tuple[fleet.FleetNode, ...] = (
         fleet.FleetNode(
             metadata=meta.ObjectMeta(name="n1"),
@@ -73,7 +75,8 @@ class World:
             tunnel=cast("Tunnel", self),
             sessions=cast("Sessions", self),
             elector=cast("lease.Elector", self),
-            on_network=self.take_up,
+            set_network=self.take_up,
+            wakes=self.wakes,
             tunnel_exists=tunnel_exists,
             clock=lambda: self.now,
         )
@@ -118,11 +121,12 @@ def test_a_disk_that_takes_nothing_does_not_hold_up_the_tunnel(caplog: pytest.Lo
         controller.reconcile("all")
     assert carries(world)
     assert controller.leadership is not None
-    assert [record.message for record in caplog.records] == ["the node's network is not taken up"]
+    assert [record.message for record in caplog.records] == ["could not take up the node's network"]
     world.fault = None
     for _ in range(2):
         controller.reconcile("all")
     assert [str(found.node_address) for found in world.taken_up] == ["10.113.4.0"]
+    assert len(world.wakes.queue(Work.STATUS)) == 1
 
 
 def test_a_new_tunnel_waits_for_nobody() -> None:

@@ -1,0 +1,84 @@
+"""Who wakes whom: which controllers have work after which event.
+
+Built before every other part of the agent: whatever notices an event raises its source, and the controllers take their
+work from the queues here. So no part needs to know another one that is built later.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+
+from fleetboard.kube import workqueue
+
+ALL = "all"
+"""The one key of a controller that reconciles one thing, or everything at once."""
+
+Mark = Callable[[str], None]
+
+
+class Source(enum.Enum):
+    """What happened."""
+
+    START = "the agent starts"
+    MESH = "a FleetNode or Peer changed in a field that a plan reads"
+    COUNTS = "this node's FleetNode changed in other fields alone"
+    ZONE = "this node's zone changed"
+    SERVICE = "a FleetService changed"
+    ENDPOINTS = "an imported EndpointSlice changed"
+    CLAIM = "a Claim changed"
+    POD = "a pod of this node changed"
+    LEADERSHIP = "the Lease changed hands"
+    NETWORK = "the node took up another part of the fleet network"
+    ISOLATION = "the hub became reachable or unreachable from this node"
+    ATTACHMENT = "a pod of this node was attached or detached"
+
+
+class Work(enum.Enum):
+    """What a controller reconciles, by the name that its metrics have."""
+
+    TUNNEL = "tunnel"
+    SERVICES = "services"
+    BLOCKS = "blocks"
+    STATUS = "fleetnode"
+    ATTACHMENTS = "attachments"
+    LATECOMERS = "latecomers"
+
+
+WAKES: Mapping[Source, tuple[Work, ...]] = {
+    Source.START: (Work.STATUS, Work.ATTACHMENTS),
+    Source.MESH: (Work.TUNNEL, Work.BLOCKS, Work.STATUS, Work.SERVICES),
+    Source.COUNTS: (Work.STATUS,),
+    Source.ZONE: (Work.SERVICES,),
+    Source.SERVICE: (Work.SERVICES,),
+    Source.ENDPOINTS: (Work.SERVICES,),
+    Source.CLAIM: (Work.BLOCKS,),
+    Source.POD: (Work.LATECOMERS,),
+    Source.LEADERSHIP: (Work.TUNNEL, Work.BLOCKS, Work.STATUS),
+    Source.NETWORK: (Work.STATUS,),
+    Source.ISOLATION: (Work.SERVICES, Work.STATUS),
+    Source.ATTACHMENT: (Work.ATTACHMENTS, Work.STATUS),
+}
+
+
+class Wakes:
+    """The controllers' queues, filled by ``WAKES``; safe to share by threads.
+
+    ``marks`` are called with the event's key before anything is woken: a controller learns by them what changed.
+    """
+
+    def __init__(self, marks: Mapping[Source, Mark] | None = None) -> None:
+        self._marks = marks or {}
+        self._queues = {work: workqueue.WorkQueue[str]() for work in Work}
+
+    def wake(self, source: Source, key: str = "") -> None:
+        """Give work to every controller that ``source`` concerns; ``key`` names the object that changed."""
+        mark = self._marks.get(source)
+        if mark is not None:
+            mark(key)
+        for work in WAKES[source]:
+            self._queues[work].add(ALL)
+
+    def queue(self, work: Work) -> workqueue.WorkQueue[str]:
+        """Return the queue of the controller that reconciles ``work``."""
+        return self._queues[work]

@@ -8,17 +8,17 @@ asked for (KEP-1645: name, protocol and number), whatever the slices of others s
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
-import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cnf.vip import nearness, table
 from cnf.vip.table import Backend, BackendAddress, ExportedPort, Frontend, VipTable
-from fleetboard.model import addresses, names
-from fleetboard.model.addresses import Address, Network
+from fleetboard.model import addresses, keys, names, trust
+from fleetboard.model import reach as model_reach
+from fleetboard.model.addresses import Network
 from fleetboard.model.core import EndpointSlice
-from fleetboard.model.fleet import FleetService, Peer, ServicePort
+from fleetboard.model.fleet import FleetService, Peer
+from fleetboard.model.reach import Reach
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class ClustersetView:
     Attributes:
         cluster: Name of this cluster.
         blocks: Networks of each cluster's pods, as the hub allocated them.
-        unreachable: Clusters whose data path is down, seen from here.
+        reach: Which clusters are reachable from here.
         malformed: Clusters whose blocks can't be read: of those no endpoint is trusted.
         local: Blocks of this node.
         zone: Zone of this node, empty when it is in none.
@@ -36,7 +36,7 @@ class ClustersetView:
 
     cluster: str
     blocks: Mapping[str, tuple[Network, ...]]
-    unreachable: frozenset[str] = frozenset()
+    reach: Reach = dataclasses.field(default_factory=Reach)
     malformed: frozenset[str] = frozenset()
     local: tuple[Network, ...] = ()
     zone: str = ""
@@ -54,17 +54,13 @@ def view_clusterset(
         zone: Zone of this node.
         isolated: Whether our own probe says that the tunnel is down; then all others are out of reach.
     """
-    clusters = {peer.spec.cluster: peer for peer in peers if peer.metadata.name != names.HUB}
-    own = clusters.get(cluster)
-    cut_off = isolated or (own is not None and _withdrawn(own))
-    blocks = {name: _parse_blocks(peer) for name, peer in clusters.items()}
+    peers = list(peers)
+    blocks = {peer.spec.cluster: _parse_blocks(peer) for peer in peers if peer.metadata.name != names.HUB}
     return ClustersetView(
         cluster=cluster,
-        blocks={name: found for name, found in blocks.items() if found is not None},
-        malformed=frozenset(name for name, found in blocks.items() if found is None),
-        unreachable=frozenset(
-            name for name, peer in clusters.items() if name != cluster and (cut_off or _withdrawn(peer))
-        ),
+        blocks={name: networks for name, networks in blocks.items() if networks is not None},
+        malformed=frozenset(name for name, networks in blocks.items() if networks is None),
+        reach=model_reach.read(peers, own=[cluster], isolated=isolated),
         local=tuple(local),
         zone=zone,
     )
@@ -72,16 +68,16 @@ def view_clusterset(
 
 def service_key(service: FleetService) -> str:
     """Return the key of a service."""
-    return names.service_key(service.spec.namespace, service.spec.name)
+    return keys.ServiceKey(service.spec.namespace, service.spec.name).dotted
 
 
 def slice_key(endpoint_slice: EndpointSlice) -> str | None:
     """Return the key of the service a slice of ours belongs to; None for slices of others."""
     labels = endpoint_slice.metadata.labels
-    service = labels.get(names.LABEL_SERVICE_NAME, "")
-    if labels.get(names.LABEL_MANAGED_BY) != names.MANAGER or not service or names.LABEL_SOURCE_CLUSTER not in labels:
+    if labels.get(names.LABEL_MANAGED_BY) != names.MANAGER or names.LABEL_SOURCE_CLUSTER not in labels:
         return None
-    return names.service_key(endpoint_slice.metadata.namespace, service)
+    key = keys.of_imported(endpoint_slice)
+    return None if key is None else key.dotted
 
 
 def plan_service(service: FleetService | None, slices: Iterable[EndpointSlice], view: ClustersetView) -> VipTable:
@@ -118,17 +114,9 @@ def plan_service(service: FleetService | None, slices: Iterable[EndpointSlice], 
 
 def _parse_blocks(peer: Peer) -> tuple[Network, ...] | None:
     try:
-        return tuple(addresses.parse_cidr(text, field="clusterCIDRs") for text in peer.status.cluster_cidrs)
+        return addresses.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
     except addresses.AddressRefusedError:
         return None
-
-
-def _withdrawn(peer: Peer) -> bool:
-    return peer.status.health is not None and not peer.status.health.reachable
-
-
-def _inside(address: Address, networks: Iterable[Network]) -> bool:
-    return any(address.version == network.version and address in network for network in networks)
 
 
 def _trusted(
@@ -140,12 +128,12 @@ def _trusted(
     ports = [
         (port.name, table.PROTOCOLS[port.protocol], port.port)
         for port in endpoint_slice.ports or ()
-        if port.port and _is_port(port.port) and port.protocol in table.PROTOCOLS
+        if port.port and trust.is_port(port.port) and port.protocol in table.PROTOCOLS
     ]
     for endpoint in endpoint_slice.endpoints or ():
         # An endpoint's addresses are fungible (discovery/v1): the first stands for all.
-        address = _parse_address(endpoint.addresses[0]) if endpoint.addresses else None
-        if address is None or not _inside(address, blocks):
+        address = trust.parse_endpoint(endpoint.addresses[0], blocks) if endpoint.addresses else None
+        if address is None:
             dropped[cluster] += 1
             continue
         conditions = endpoint.conditions
@@ -158,24 +146,11 @@ def _trusted(
                 target=BackendAddress(address, port),
                 ready=endpoint.ready,
                 serving=serving,
-                on_node=own and _inside(address, view.local),
+                on_node=own and trust.is_inside(address, view.local),
                 # Zones of two clusters may have one name and be far from each other.
                 in_zone=own and bool(view.zone) and endpoint.zone == view.zone,
                 in_cluster=own,
             )
-
-
-def _is_port(number: int) -> bool:
-    # The API server takes any number in slices, and one that is none would hold up all services.
-    return 0 < number < 65536
-
-
-def _parse_address(text: str) -> Address | None:
-    try:
-        # Takes no zone ("fe80::1%eth0"), which may hold any text, and nothing but the one way to write each part.
-        return ipaddress.ip_address(socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text))
-    except (OSError, ValueError):
-        return None
 
 
 def _backends(
@@ -186,12 +161,12 @@ def _backends(
     if spec.type != "ClusterSetIP":
         return {}
     backends = {}
-    for vip in [found for found in map(_parse_address, spec.vips) if found is not None]:
+    for vip in [address for address in map(trust.parse_unicast, spec.vips) if address is not None]:
         for port in spec.ports:
             protocol = table.PROTOCOLS.get(port.protocol)
-            if protocol is None or not _is_port(port.port):
+            if protocol is None or not trust.is_port(port.port):
                 continue
-            clusters = _exporters(service, port) - view.unreachable
+            clusters = view.reach.for_addresses(trust.exporters(spec, port))
             behind = [
                 candidate
                 for candidate in candidates
@@ -206,13 +181,3 @@ def _backends(
             targets = tuple(sorted({candidate.target for candidate in chosen}))
             backends[Frontend(vip, protocol, port.port)] = Backend(targets, sticky=spec.session_affinity == "ClientIP")
     return backends
-
-
-def _exporters(service: FleetService, port: ServicePort) -> frozenset[str]:
-    """Return the clusters that export exactly this port."""
-    wanted = (port.name, port.protocol, port.port)
-    return frozenset(
-        constituent.cluster
-        for constituent in service.spec.constituents
-        if any((own.name, own.protocol, own.port) == wanted for own in constituent.ports)
-    )

@@ -121,11 +121,11 @@ def build_controllers(parts: SharedParts) -> Controllers:
     )
 
 
-def build_workers(wakes: Wakes, caches: Caches, controllers: Controllers) -> Mapping[Work, controller.Controller]:
+def build_workers(wakes: Wakes, caches: Caches, controllers: Controllers) -> Mapping[Work, controller.Controller[str]]:
     """Return the loop of each kind of work, which takes it from the queue that ``wakes`` fills."""
 
-    def worker(work: Work) -> functools.partial[controller.Controller]:
-        return functools.partial(controller.Controller, work.value, queue=wakes.queue(work))
+    def worker(work: Work) -> functools.partial[controller.Controller[str]]:
+        return functools.partial(controller.Controller[str], work.value, queue=wakes.queue(work))
 
     return {
         Work.TUNNEL: worker(Work.TUNNEL)(controllers.gate.reconcile, wait_for=caches.mesh_synced, rest=REST),

@@ -10,9 +10,7 @@ import enum
 from collections.abc import Callable, Mapping
 
 from fleetboard.kube import workqueue
-
-ALL = "all"
-"""The one key of a controller that reconciles one thing, or everything at once."""
+from fleetboard.kube.controller import SINGLE
 
 Mark = Callable[[str], None]
 
@@ -77,7 +75,7 @@ class Wakes:
         if mark is not None:
             mark(key)
         for work in WAKES[source]:
-            self._queues[work].add(ALL)
+            self._queues[work].add(SINGLE)
 
     def queue(self, work: Work) -> workqueue.WorkQueue[str]:
         """Return the queue of the controller that reconciles ``work``."""

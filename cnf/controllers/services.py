@@ -19,7 +19,7 @@ from cnf.vip import refusals
 from cnf.vip import shares as vip_shares
 from cnf.vip.firewall import NodeFirewall
 from cnf.vip.writer import FirewallWriter
-from fleetboard.model import names
+from fleetboard.model import addresses, names
 
 log = logging.getLogger(__name__)
 
@@ -158,13 +158,13 @@ class ServiceController:
         node = self._caches.node(self._node)
         if hub is None or own is None or node is None or not node.spec.blocks:
             return None
-        blocks = parse.parse_networks(node.spec.blocks, field="blocks")
+        blocks = addresses.parse_networks(node.spec.blocks, field="blocks")
         nodes, _ = parse.parse_nodes(self._caches.nodes)
         isolated = self._isolated()
         firewall = NodeFirewall(
-            fleet=parse.parse_networks(hub.status.fleet_cidrs, field="fleetCIDRs"),
-            vips=parse.parse_networks(hub.status.vip_cidrs, field="vipCIDRs"),
-            own=parse.parse_networks(own.status.cluster_cidrs, field="clusterCIDRs"),
+            fleet=addresses.parse_networks(hub.status.fleet_cidrs, field="fleetCIDRs"),
+            vips=addresses.parse_networks(hub.status.vip_cidrs, field="vipCIDRs"),
+            own=addresses.parse_networks(own.status.cluster_cidrs, field="clusterCIDRs"),
             node_addresses=tuple({block.version: block.network_address for block in reversed(blocks)}.values()),
             other_nodes=tuple(
                 # Sorted: the nodes in another order would be rules to write.

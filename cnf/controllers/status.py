@@ -6,7 +6,6 @@ One invariant: only this node's cnf writes these two, and writes them only when 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import pathlib
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from cnf.attach import service as attach_plane
 from cnf.attach.node_network import demand
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import errors
-from fleetboard.model import fleet, meta, names, resource
+from fleetboard.model import fleet, meta, names, resource, times
 
 MANAGER = "cnf"
 AGAIN_S = 30.0
@@ -147,7 +146,7 @@ class StatusController:
         if fleet_node is None:
             fresh = {"metadata": {"name": self._node, "namespace": self._namespace}}
             fleet_node = self._client.apply(resource.FLEET_NODES, fresh, manager=MANAGER)
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        now = times.now()
         status = render_status(self._report(), fleet_node, version=self._version, now=now)
         left_s = self._counted + COUNTS_S - self._clock()
         if status == fleet_node.status or (left_s > 0 and not is_pressing(status, fleet_node.status)):

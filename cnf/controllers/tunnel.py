@@ -19,7 +19,7 @@ from cnf.tunnel.plan import epochs, mesh, parse, plan
 from cnf.tunnel.session.sessions import Session, Sessions
 from cnf.tunnel.wireguard.tunnel import Tunnel
 from fleetboard.kube import lease
-from fleetboard.model import names
+from fleetboard.model import addresses, names
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class TunnelController:
             blocks=identity.blocks,
             fleet=hub.fleet,
             mtu=hub.mtu,
-            returned=parse.parse_networks(returned, field="blocksReturned"),
+            returned=addresses.parse_networks(returned, field="blocksReturned"),
         )
         if node_network == self._network:
             return

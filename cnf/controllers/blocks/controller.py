@@ -18,10 +18,9 @@ import msgspec
 
 from cnf.agent.caches import Caches
 from cnf.controllers.blocks import plan
-from cnf.tunnel.plan import parse
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import errors, events
-from fleetboard.model import addresses, fleet, meta, resource
+from fleetboard.model import addresses, fleet, meta, resource, times
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class BlockController:
         if time.monotonic() - self._gone_checked_at >= AGAIN_S:
             self._release_gone_nodes()
             self._gone_checked_at = time.monotonic()
-        cluster_blocks = parse.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
+        cluster_blocks = addresses.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
         nodes, claims = self._caches.nodes, self._caches.claims
         by_name = {node.metadata.name: node for node in nodes}
         for name in plan.plan_returns(nodes):
@@ -168,13 +167,7 @@ class BlockController:
         log.warning("%s", sentence, extra={"node": name})
         node = self._caches.node(name)
         if node is not None:
-            ref = {
-                "apiVersion": fleet.API_VERSION,
-                "kind": "FleetNode",
-                "name": name,
-                "namespace": self._namespace,
-                "uid": node.metadata.uid,
-            }
+            ref = events.reference(resource.FLEET_NODES, node.metadata)
             self._recorder.emit(ref, reason="NoFreeBlock", message=sentence, type_="Warning")
 
     def _release_gone_nodes(self) -> None:
@@ -190,8 +183,7 @@ class BlockController:
                 self._replace_claim(claim, msgspec.structs.replace(claim.spec, released=self._now()))
 
     def _now(self) -> str:
-        now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
-        return now.isoformat(timespec="seconds").replace("+00:00", "Z")
+        return times.render(datetime.datetime.fromtimestamp(self._clock(), datetime.UTC))
 
 
 def outlook(caches: Caches, *, node: str, cluster: str) -> str:
@@ -200,7 +192,7 @@ def outlook(caches: Caches, *, node: str, cluster: str) -> str:
     if peer is None:
         return ""
     now = datetime.datetime.now(datetime.UTC)
-    cluster_blocks = parse.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
+    cluster_blocks = addresses.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
     return plan.explain_exhaustion(node, caches.nodes, caches.claims, cluster_blocks, now=now)
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import datetime
 from collections.abc import Collection, Iterable, Iterator
 
-from fleetboard.model import addresses, fleet
+from fleetboard.model import addresses, fleet, times
 from fleetboard.model.addresses import Network
 
 QUARANTINE = datetime.timedelta(hours=24)
@@ -221,10 +221,4 @@ def _is_returned(claim: fleet.Claim) -> bool:
 
 
 def _is_quarantine_over(claim: fleet.Claim, now: datetime.datetime) -> bool:
-    if not claim.spec.released:
-        return False
-    try:
-        released = datetime.datetime.fromisoformat(claim.spec.released.replace("Z", "+00:00"))
-    except ValueError:
-        return False
-    return now - released >= QUARANTINE
+    return bool(claim.spec.released) and times.age(claim.spec.released, now=now) >= QUARANTINE

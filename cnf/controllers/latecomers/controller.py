@@ -17,7 +17,7 @@ from cnf.controllers.latecomers import plan
 from cnf.netlink import errors as netlink_errors
 from cnf.netlink.namespace import Namespace
 from fleetboard.kube import events
-from fleetboard.model import core, fleet, names
+from fleetboard.model import core, fleet, meta, names, resource
 from fleetboard.model.addresses import Address
 
 log = logging.getLogger(__name__)
@@ -96,17 +96,12 @@ class LatecomerController:
         return None
 
     def _report(self, latecomer: plan.Latecomer, type_: events.EventType, reason: str, message: str) -> None:
-        where = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "name": latecomer.name,
-            "namespace": latecomer.namespace,
-            "uid": latecomer.uid,
-        }
+        pod = meta.ObjectMeta(name=latecomer.name, namespace=latecomer.namespace, uid=latecomer.uid)
+        reference = events.reference(resource.PODS, pod)
         log.warning(
             "%s", message, extra={"pod": f"{latecomer.namespace}/{latecomer.name}", "interface": latecomer.interface}
         )
-        self._recorder.emit(where, reason=reason, message=f"{latecomer.interface}: {message}", type_=type_)
+        self._recorder.emit(reference, reason=reason, message=f"{latecomer.interface}: {message}", type_=type_)
 
 
 def _environment(latecomer: plan.Latecomer, path: pathlib.Path) -> dict[str, str]:

@@ -12,8 +12,9 @@ import pytest
 import cnf
 from cnf.agent import parts
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import ALL, WAKES, Source, Wakes, Work
+from cnf.agent.wakes import WAKES, Source, Wakes, Work
 from cnf.controllers.services import PendingChanges
+from fleetboard.kube.controller import SINGLE
 
 EXPECTED = {
     Source.START: {Work.STATUS, Work.ATTACHMENTS},
@@ -47,7 +48,7 @@ def test_what_changed_is_remembered_before_anybody_is_woken() -> None:
     wakes.wake(Source.SERVICE, "default/web")
 
     assert seen == [0]
-    assert wakes.queue(Work.SERVICES).get() == ALL
+    assert wakes.queue(Work.SERVICES).get() == SINGLE
 
 
 def test_services_are_planned_from_what_was_remembered_once() -> None:
@@ -71,8 +72,8 @@ def test_all_work_has_a_controller_that_takes_it_from_its_queue() -> None:
 
     assert {*workers} == {*Work}
     for work, worker in workers.items():
-        worker.enqueue(ALL)
-        assert wakes.queue(work).get() == ALL
+        worker.enqueue(SINGLE)
+        assert wakes.queue(work).get() == SINGLE
 
 
 def test_all_work_is_woken_and_all_sources_are_raised() -> None:

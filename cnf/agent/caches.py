@@ -48,7 +48,7 @@ class Caches:
         )
 
     def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
-        """Return what ``process.run`` shall run."""
+        """Return the reflectors' threads."""
         return {
             "watch fleetnodes": self._nodes.run,
             "watch peers": self._peers.run,
@@ -61,22 +61,22 @@ class Caches:
 
     @property
     def mesh_synced(self) -> tuple[threading.Event, ...]:
-        """Set once nodes and peers are known."""
+        """Set once nodes and peers are listed."""
         return self._nodes.synced, self._peers.synced
 
     @property
     def services_synced(self) -> tuple[threading.Event, ...]:
-        """Set once services, their endpoints, the peers and this node's zone are known."""
+        """Set once services, their endpoints, the peers and this node are listed."""
         return self._services.synced, self._slices.synced, self._peers.synced, self._own_node.synced
 
     @property
     def claims_synced(self) -> tuple[threading.Event, ...]:
-        """Set once everything that block giving needs is known."""
+        """Set once everything that blocks are planned from is listed."""
         return self._claims.synced, *self.mesh_synced
 
     @property
     def pods_synced(self) -> tuple[threading.Event, ...]:
-        """Set once this node's pods are known."""
+        """Set once this node's pods are listed."""
         return (self._pods.synced,)
 
     @property
@@ -114,7 +114,7 @@ class Caches:
         return self._services.get(key)
 
     def slice(self, key: str) -> core.EndpointSlice | None:
-        """Return that EndpointSlice of ours."""
+        """Return the imported EndpointSlice of that key."""
         return self._slices.get(key)
 
     def node(self, name: str) -> fleet.FleetNode | None:

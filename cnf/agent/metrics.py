@@ -1,6 +1,6 @@
-"""Metrics of cnf and cnf-hub.
+"""Metrics of the agent and the relay.
 
-One invariant: what the kernel or another part already counts is read when Prometheus asks, never counted twice.
+What the kernel or another part already counts is read when Prometheus asks, and never counted twice.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from fleetboard.model.addresses import Address
 
 
 class TunnelCollector(Collector):
-    """Peers, their handshakes and bytes, and what the probes see."""
+    """Peers, their handshakes and bytes, and the results of probes."""
 
     def __init__(self, tunnel: Tunnel, probed: Callable[[], Mapping[Address, probe.Target]]) -> None:
         self._tunnel, self._probed = tunnel, probed
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing beforehand: collecting needs the device."""
+        """Describe nothing beforehand: collecting needs the device."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -77,7 +77,7 @@ class TunnelCollector(Collector):
 
 
 class FirewallCollector(Collector):
-    """What the firewall dropped or rejected, and the services that are spread."""
+    """What the firewall dropped or rejected, and the services with virtual addresses."""
 
     def __init__(
         self, *, services: Callable[[], int], refused: Callable[[], int], dropped: Callable[[], Mapping[str, int]]
@@ -85,7 +85,7 @@ class FirewallCollector(Collector):
         self._services, self._refused, self._dropped = services, refused, dropped
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing beforehand: collecting asks nft."""
+        """Describe nothing beforehand: collecting asks the kernel."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -129,11 +129,11 @@ class NodeCollector(Collector):
         self._started = time.time()
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing beforehand."""
+        """Describe nothing beforehand."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """Read the plane."""
+        """Read the parts."""
         used, free = self._usage()
         yield GaugeMetricFamily("fleetboard_addresses_used", "Fleet addresses of this node in use.", value=used)
         yield GaugeMetricFamily("fleetboard_addresses_free", "Fleet addresses of this node to give.", value=free)
@@ -155,7 +155,7 @@ class NodeCollector(Collector):
 
 
 class CniCalls:
-    """CNI calls, counted as they are answered: what a pod's start waits for."""
+    """CNI calls, counted as they are answered: a pod's start waits for them."""
 
     def __init__(self) -> None:
         self._seconds = Histogram(
@@ -174,7 +174,7 @@ class CniCalls:
 
     @property
     def collectors(self) -> list[Collector]:
-        """What to register."""
+        """The collectors to register."""
         return [self._seconds, self._calls]
 
     def count(self, verb: str, code: int, seconds: float) -> None:

@@ -1,8 +1,8 @@
-"""The leader's duty to give nodes their blocks and to take back what they return.
+"""Allocates blocks to nodes and releases what they return, while this node leads.
 
-One invariant: a Claim is written before the FleetNode shows its block and released after it doesn't, each write at the
-version that was decided on, and only by the leader; a leader that died in between is finished by the next. Whose
-write comes too late decides again, and the other nodes don't wait for that.
+Invariant: a Claim is written before the FleetNode shows its block, and released after the FleetNode no longer shows it.
+Each write is at the version that was decided on, and the leader alone writes; the next leader finishes what a dead one
+left. A conflicting write is planned again without blocking other nodes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fleetboard.model import addresses, fleet, meta, resource, times
 log = logging.getLogger(__name__)
 
 MANAGER = "cnf-leader"
-AGAIN_S = 30.0
+RESYNC_S = 30.0
 SOON_S = 0.05
 
 
@@ -47,18 +47,18 @@ class BlockController:
         self._clock = clock
         self._client, self._namespace, self._cluster, self._caches = client, namespace, cluster, caches
         self._leading, self._recorder = leading, recorder
-        self._gone_checked_at = float("-inf")  # for nodes that are gone; on the monotonic clock
+        self._gone_checked_at = float("-inf")  # on the monotonic clock
         self._refused: dict[str, str] = {}
         self._conflicted = False
 
     def reconcile(self, _key: str) -> float | None:
-        """Take what is returned, grant what is wanted; return when to look again."""
+        """Take back what is returned, grant what is wanted; return when to look again."""
         peer = self._caches.peer(self._cluster)
         if not self._leading() or peer is None:
             return None
         self._conflicted = False
-        # Every node is a large object, and every pod that starts somewhere is an event that brings us here.
-        if time.monotonic() - self._gone_checked_at >= AGAIN_S:
+        # Nodes are large objects, and every pod that starts anywhere leads here.
+        if time.monotonic() - self._gone_checked_at >= RESYNC_S:
             self._release_gone_nodes()
             self._gone_checked_at = time.monotonic()
         cluster_blocks = addresses.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
@@ -79,54 +79,54 @@ class BlockController:
             if self._refused.get(name) != sentence:
                 self._report_refusal(name, sentence)
         self._refused = block_plan.refused
-        return SOON_S if self._conflicted else AGAIN_S
+        return SOON_S if self._conflicted else RESYNC_S
 
     @contextlib.contextmanager
     def _retry_on_conflict(self) -> Iterator[None]:
-        """Leave alone, for now, what somebody else has changed since we decided."""
+        """Leave an object alone when it changed since the decision, and plan again soon."""
         try:
             yield
         except (errors.ConflictError, errors.AlreadyExistsError, errors.NotFoundError) as err:
-            log.info("decided on what has changed meanwhile", extra={"error": str(err)})
+            log.info("objects changed since this decision, retrying", extra={"error": str(err)})
             self._conflicted = True
 
     def _grant_blocks(self, decided_on: fleet.FleetNode, grants: list[plan.Grant]) -> None:
-        """Give a node its next blocks: the Claims first."""
+        """Allocate a node its next blocks: the Claims first."""
         name = decided_on.metadata.name
         for grant in grants:
             self._ensure_claim(grant)
         node = self._client.find(resource.FLEET_NODES, name, self._namespace)
-        # One made anew meanwhile has no first block yet, and its node may hold one.
+        # A FleetNode that was created again has no first block yet, and its node may hold one.
         if node is None or node.metadata.uid != decided_on.metadata.uid:
             return
-        # What it returned and has not seen taken yet is not given anew: it could not tell.
+        # A block that it returned and has not seen taken yet is not granted again: the node could not tell.
         claimed = [str(grant.block) for grant in grants]
         new = [block for block in claimed if block not in (*node.spec.blocks, *node.status.blocks_returned)]
         if new:
             self._write_blocks(node, [*node.spec.blocks, *new])
-            log.info("blocks given", extra={"blocks": new, "node": name})
+            log.info("allocated blocks", extra={"blocks": new, "node": name})
 
     def _ensure_claim(self, grant: plan.Grant) -> None:
         spec = fleet.ClaimSpec(cidr=str(grant.block), purpose=plan.PURPOSE, owner=grant.node)
         if grant.claim is not None:
             claim = grant.claim
             if claim.spec == spec:
-                # Written all the same, and changed, so that a leader which is about to release it finds it changed.
+                # Written although it is right, so that a leader which is about to release it meets a conflict.
                 claim = self._replace_claim(claim, msgspec.structs.replace(spec, released=self._now()))
-            # Its own, or a tombstone: written with the version that was decided on, so that whoever was faster wins.
+            # The node's own, or a released one: written at the version that was decided on, so that the faster wins.
             self._replace_claim(claim, spec)
             return
         metadata = meta.ObjectMeta(name=addresses.claim_name(grant.block), namespace=self._namespace)
         self._client.create(resource.CLAIMS, fleet.Claim(metadata=metadata, spec=spec))
 
     def _take_back(self, name: str) -> None:
-        """Take from a node what it has returned, and then mark the Claims."""
+        """Take from a node what it has returned, and then release the Claims."""
         node = self._client.find(resource.FLEET_NODES, name, self._namespace)
         taken = plan.returned_blocks(node) if node is not None else []
         if node is None or not taken:
             return
         self._write_blocks(node, [block for block in node.spec.blocks if block not in taken])
-        log.info("blocks taken back", extra={"blocks": taken, "node": name})
+        log.info("released blocks", extra={"blocks": taken, "node": name})
         for block in taken:
             claim_name = addresses.claim_name(addresses.parse_cidr(block, field="blocks"))
             claim = self._client.find(resource.CLAIMS, claim_name, self._namespace)
@@ -134,7 +134,7 @@ class BlockController:
                 self._reconcile_claim(claim)
 
     def _reconcile_claim(self, claim: fleet.Claim) -> None:
-        """Make a Claim say what its owner's FleetNode says now."""
+        """Make a Claim agree with its owner's FleetNode."""
         node = self._client.find(resource.FLEET_NODES, claim.spec.owner, self._namespace)
         if node is None:
             return
@@ -142,7 +142,7 @@ class BlockController:
         if block in node.spec.blocks:
             spec = msgspec.structs.replace(claim.spec, released="", returned=False)
         elif not claim.spec.released:
-            # Once the node has forgotten that it returned it, nobody can tell whether it was empty.
+            # Recorded now: once the node forgets that it returned the block, nobody can tell whether it was empty.
             returned = block in node.status.blocks_returned
             spec = msgspec.structs.replace(claim.spec, released=self._now(), returned=returned)
         else:
@@ -151,7 +151,7 @@ class BlockController:
             self._replace_claim(claim, spec)
 
     def _write_blocks(self, node: fleet.FleetNode, shown: list[str]) -> None:
-        """Write a node's blocks, unless anything about the node has changed since it was read."""
+        """Write a node's blocks, unless the FleetNode changed since it was read."""
         metadata = {
             "name": node.metadata.name,
             "namespace": self._namespace,
@@ -171,13 +171,13 @@ class BlockController:
             self._recorder.emit(ref, reason="NoFreeBlock", message=sentence, type_="Warning")
 
     def _release_gone_nodes(self) -> None:
-        """Delete FleetNodes of nodes that the cluster no longer has, and mark their blocks as released."""
+        """Delete FleetNodes of nodes that the cluster no longer has, and release their blocks."""
         live = {node.metadata.name for node in self._client.list(resource.NODES)[0]}
         for node in self._caches.nodes:
             if node.metadata.name not in live:
                 self._client.delete(resource.FLEET_NODES, node.metadata.name, self._namespace, uid=node.metadata.uid)
                 self._client.delete(resource.NODE_ATTACHMENTS, node.metadata.name, self._namespace)
-                log.info("node is gone, its blocks are released", extra={"node": node.metadata.name})
+                log.info("released the blocks of a node that is gone", extra={"node": node.metadata.name})
         for claim in plan.plan_releases(self._caches.claims, live):
             with self._retry_on_conflict():
                 self._replace_claim(claim, msgspec.structs.replace(claim.spec, released=self._now()))
@@ -187,7 +187,7 @@ class BlockController:
 
 
 def outlook(caches: Caches, *, node: str, cluster: str) -> str:
-    """Say why no further block comes for ``node``, as far as it is known; nothing when one is free."""
+    """Say why no further block comes for ``node``, as far as the caches tell; nothing when one is free."""
     peer = caches.peer(cluster)
     if peer is None:
         return ""

@@ -1,9 +1,9 @@
-"""Decide which node gets which block of the cluster's addresses, and which goes back.
+"""Decides which node gets which node block of the cluster, and which blocks go back. Pure.
 
-Pure. Two invariants: a block is granted only through a Claim named after it, so a decision made on stale knowledge
-fails at the API instead of giving one block to two nodes; and a block is taken from a node only after the node itself
-said that it is empty and out of use, and is another's only after it is taken. A FleetNode that was deleted and made
-anew gets what its node says it still holds.
+Invariants: a block is granted only through a Claim named after it, so a decision on stale objects fails at the API
+instead of giving one block to two nodes. A block is taken from a node only after the node itself reported that it is
+empty and out of use, and goes to another node only after that. A FleetNode that was deleted and created again gets
+what its node reports that it holds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fleetboard.model import addresses, fleet, times
 from fleetboard.model.addresses import Network
 
 QUARANTINE = datetime.timedelta(hours=24)
-"""How long a block of a node that is gone waits for it before another node may have it."""
+"""How long the block of a node that is gone is kept for it before another node may have it."""
 PURPOSE = "node-block"
 
 
@@ -25,9 +25,9 @@ class Grant:
     """Give ``block`` to ``node``.
 
     Attributes:
-        node: Its name.
-        block: What it gets.
-        claim: The Claim that stands already, its own or a tombstone; None when it is still to be made.
+        node: Name of the node.
+        block: Block that it gets.
+        claim: The Claim that exists already, the node's own or a released one; None when it is to be created.
     """
 
     node: str
@@ -37,11 +37,11 @@ class Grant:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """What to do.
+    """Which blocks to allocate.
 
     Attributes:
-        grants: In the order to make them.
-        refused: Node name to a sentence, for nodes that want a block when none is left.
+        grants: In the order to carry them out.
+        refused: Reason by node name, for nodes that want a block when none is left.
     """
 
     grants: tuple[Grant, ...]
@@ -60,14 +60,14 @@ class _BlockPool:
     ) -> None:
         self._claims = {claim.metadata.name: claim for claim in claims if claim.spec.purpose == PURPOSE}
         self._cluster_blocks, self._now = cluster_blocks, now
-        # What a node shows it has, though somebody deleted its Claim.
+        # Shown blocks are taken although somebody may have deleted their Claims.
         self._taken = {block for node in nodes for block in node.spec.blocks}
-        # Until a node has seen that such a block was taken, getting it anew would look to it like nothing had happened.
+        # A node that gets such a block again before it saw it taken would not notice that it was away.
         self._returned = {(node.metadata.name, block) for node in nodes for block in node.status.blocks_returned}
         self._held = {(node.metadata.name, block) for node in nodes for block in node.status.blocks_missing}
 
     def allocate_held(self, node: fleet.FleetNode) -> list[Grant]:
-        """Return the blocks that ``node`` holds and doesn't show, in its order, and count them as taken."""
+        """Return the blocks that ``node`` holds and doesn't show, in its order, and mark them as taken."""
         found = {str(block): (block, claim) for block, claim in self._candidates(node.metadata.name)}
         held = [found[block] for block in node.status.blocks_missing if block in found]
         return [
@@ -75,7 +75,7 @@ class _BlockPool:
         ]
 
     def allocate(self, node: str) -> Grant | None:
-        """Return the next block for ``node`` and count it as taken."""
+        """Return the next block for ``node``, and mark it as taken."""
         grants = (self._allocate(node, block, claim) for block, claim in self._candidates(node))
         return next((grant for grant in grants if grant is not None), None)
 
@@ -90,7 +90,7 @@ class _BlockPool:
 
     def _candidates(self, node: str) -> Iterator[tuple[Network, fleet.Claim | None]]:
         found = [(block, self._claims.get(addresses.claim_name(block))) for block in self._blocks()]
-        # Its own first: a leader died between Claim and FleetNode, the node is back, or it gave the block back lately.
+        # Its own first: a leader died between Claim and FleetNode, or the node is back, or it just returned the block.
         yield from ((block, claim) for block, claim in found if claim is not None and claim.spec.owner == node)
         yield from ((block, claim) for block, claim in found if claim is None or _is_quarantine_over(claim, self._now))
         yield from ((block, claim) for block, claim in found if claim is not None and _is_returned(claim))
@@ -99,7 +99,7 @@ class _BlockPool:
         return addresses.node_blocks(self._cluster_blocks)
 
     def explain(self) -> str:
-        """Say that the cluster's blocks are full."""
+        """Say why the cluster has no free node block."""
         if not self._cluster_blocks:
             return "the cluster has no block of addresses yet"
         quarantined = sum(1 for claim in self._claims.values() if claim.spec.released and not _is_returned(claim))
@@ -107,8 +107,8 @@ class _BlockPool:
         noun = "block" if len(self._cluster_blocks) == 1 else "blocks"
         return (
             f"the cluster's {noun} {', '.join(map(str, self._cluster_blocks))} {'is' if noun == 'block' else 'are'} "
-            f"exhausted: nodes have {len(held)} of {sum(1 for _ in self._blocks())} node blocks, {quarantined} rest "
-            "for 24 h before another node may have them; the hub gives a further block unless the fleet CIDR is full"
+            f"exhausted: nodes have {len(held)} of {sum(1 for _ in self._blocks())} node blocks, {quarantined} are "
+            "quarantined for 24 h; the hub allocates a further block unless the fleet CIDR is full"
         )
 
 
@@ -119,7 +119,7 @@ def plan_grants(
     *,
     now: datetime.datetime,
 ) -> BlockPlan:
-    """Decide on the next blocks of every node that wants some, in rounds, longest waiting first."""
+    """Plan the next blocks of every node that wants some: in rounds, the longest waiting node first."""
     nodes = sorted(nodes, key=lambda node: (node.metadata.creation_timestamp, node.metadata.name))
     pool = _BlockPool(nodes, claims, cluster_blocks, now)
     grants: list[Grant] = []
@@ -152,19 +152,19 @@ def explain_exhaustion(
     *,
     now: datetime.datetime,
 ) -> str:
-    """Say why no further block comes for ``node``, or nothing when one is free."""
+    """Say why no further block comes for ``node``; nothing when one is free."""
     pool = _BlockPool(list(nodes), claims, cluster_blocks, now)
     return pool.explain() if pool.allocate(node) is None else ""
 
 
 def plan_returns(nodes: Iterable[fleet.FleetNode]) -> dict[str, list[str]]:
-    """Return, by node, the blocks that it has returned and still shows. Its first of a family is never among them."""
+    """Return, by node, the blocks that it has returned and still shows, except its first of each family."""
     found = {node.metadata.name: returned_blocks(node) for node in nodes}
     return {name: blocks for name, blocks in found.items() if blocks}
 
 
 def returned_blocks(node: fleet.FleetNode) -> list[str]:
-    """Return the blocks to take from one node."""
+    """Return the blocks to take back from one node."""
     first: dict[bool, str] = {}
     for block in node.spec.blocks:
         first.setdefault(":" in block, block)
@@ -172,12 +172,12 @@ def returned_blocks(node: fleet.FleetNode) -> list[str]:
 
 
 def plan_releases(claims: Iterable[fleet.Claim], live_nodes: Collection[str]) -> list[fleet.Claim]:
-    """Return the Claims of nodes that are gone and not marked as released yet."""
+    """Return the Claims of nodes that are gone, unless released already."""
     return [claim for claim in _held(claims) if claim.spec.owner not in live_nodes]
 
 
 def plan_orphans(nodes: Iterable[fleet.FleetNode], claims: Iterable[fleet.Claim]) -> list[fleet.Claim]:
-    """Return the Claims of nodes that neither show or hold the block nor want one: what a leader that died left."""
+    """Return the Claims that a dead leader left: their nodes neither show nor hold the block, nor want one."""
     by_name = {node.metadata.name: node for node in nodes}
     return [
         claim
@@ -190,7 +190,7 @@ def plan_orphans(nodes: Iterable[fleet.FleetNode], claims: Iterable[fleet.Claim]
 
 
 def plan_repairs(nodes: Iterable[fleet.FleetNode], claims: Iterable[fleet.Claim]) -> list[fleet.Claim]:
-    """Return the Claims marked as released whose owner shows the block: two leaders crossed, and the node has it."""
+    """Return the released Claims whose owner shows the block: two leaders crossed, and the node has it."""
     shown = {(node.metadata.name, block) for node in nodes for block in node.spec.blocks}
     return [
         claim
@@ -204,12 +204,12 @@ def _held(claims: Iterable[fleet.Claim]) -> Iterator[fleet.Claim]:
 
 
 def _may_get_blocks(node: fleet.FleetNode) -> bool:
-    """Say whether a node may be given blocks: it is not made anew a moment ago, its node still to say what it holds."""
+    """Tell whether a node may get blocks: not while a new FleetNode lacks its node's report of what it holds."""
     return not node.metadata.deletion_timestamp and bool(node.spec.blocks or node.status.public_key)
 
 
 def _count_missing(node: fleet.FleetNode) -> int:
-    """Count the blocks that a node wants besides those it has and gives addresses of."""
+    """Count the blocks that a node wants besides those that it has in use."""
     if not _may_get_blocks(node):
         return 0
     held = sum(1 for block in node.spec.blocks if block not in node.status.blocks_returned)

@@ -1,6 +1,6 @@
-"""Wires pods that were started without their interface (``latecomers``).
+"""Attaches latecomers: pods that run without their attachment because Multus came after them.
 
-One invariant: a namespace is wired for a pod only when it holds the pod's primary address, which is unique on a node.
+Invariant: a namespace is wired for a pod only when it holds the pod's primary address, which is unique on a node.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from fleetboard.model.addresses import Address
 
 log = logging.getLogger(__name__)
 
-AGAIN_S = 10.0
+RESYNC_S = 10.0
 CONFIRM_S = 2.0
-"""How long a pod may stay without its interface before we look for it: its own ADD may be under way."""
+"""When to look again for a pod without its attachment: its own ADD may be under way."""
 _CONFIG = {"cniVersion": "1.0.0", "name": names.NETWORK, "type": "fleetboard"}
 
 
@@ -32,8 +32,8 @@ class LatecomerController:
     """Finds latecomers and attaches them, as the CNI call that never came would have.
 
     Attributes:
-        waiting: Pods without their interface as of the last look.
-        attached: How many were wired since the start.
+        waiting: Pods without their attachment as of the last look.
+        attached: How many were attached since the start.
     """
 
     def __init__(
@@ -52,21 +52,24 @@ class LatecomerController:
         self.attached = 0
 
     def reconcile(self, _key: str) -> float:
-        """Wire those that lacked their interface at two looks in a row."""
+        """Attach the pods that lacked their attachment at two looks in a row."""
         latecomers = plan.plan_latecomers(self._pods(), self._attachments())
         confirmed = [latecomer for latecomer in latecomers if latecomer in self._suspects]
         self._suspects = frozenset(latecomers)
         for latecomer in confirmed:
             self._attach(latecomer)
         self.waiting = len(latecomers)
-        # Those that can't be helped are looked at seldom: each look enters every namespace of the node.
-        return CONFIRM_S if len(latecomers) > len(confirmed) else AGAIN_S
+        # Pods whose attachment fails are tried seldom: each attempt enters every namespace of the node.
+        return CONFIRM_S if len(latecomers) > len(confirmed) else RESYNC_S
 
     def _attach(self, latecomer: plan.Latecomer) -> None:
         namespace = self._find_namespace(ipaddress.ip_address(latecomer.address))
         if namespace is None:
             self._report(
-                latecomer, "Warning", "NoFleetInterface", "runs without its interface and its namespace is not found"
+                latecomer,
+                "Warning",
+                "NoFleetInterface",
+                "runs without its interface, and its network namespace was not found",
             )
             return
         path, opened = namespace
@@ -74,9 +77,7 @@ class LatecomerController:
             response = self._call(frames.Request(_environment(latecomer, path), msgspec.json.encode(_CONFIG), opened))
         if response.code == 0:
             self.attached += 1
-            self._report(
-                latecomer, "Normal", "FleetInterfaceAdded", "started without its interface, which it has got now"
-            )
+            self._report(latecomer, "Normal", "FleetInterfaceAdded", "started without its interface, and has it now")
         else:
             answer = response.stdout.decode(errors="replace")
             self._report(latecomer, "Warning", "NoFleetInterface", f"runs without its interface: {answer}")
@@ -91,7 +92,7 @@ class LatecomerController:
                 if opened.holds(address):
                     return path, opened
             except netlink_errors.NamespaceError:
-                log.debug("a namespace can't be entered", extra={"path": str(path)})
+                log.debug("could not enter a network namespace", extra={"path": str(path)})
             opened.close()
         return None
 
@@ -108,7 +109,7 @@ def _environment(latecomer: plan.Latecomer, path: pathlib.Path) -> dict[str, str
     pod = f"K8S_POD_NAMESPACE={latecomer.namespace};K8S_POD_NAME={latecomer.name};K8S_POD_UID={latecomer.uid}"
     return {
         "CNI_COMMAND": "ADD",
-        # Not a container of the runtime's: freed when the namespace is found dead, as after any lost DEL.
+        # No container of the runtime: freed when its namespace is gone, as after any lost DEL.
         "CNI_CONTAINERID": f"latecomer-{latecomer.uid}",
         "CNI_NETNS": str(path),
         "CNI_IFNAME": latecomer.interface,

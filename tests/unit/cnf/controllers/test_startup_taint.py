@@ -174,7 +174,7 @@ def test_a_settled_node_is_read_once_a_minute_and_mended(tmp_path: pathlib.Path)
         world.taint.reconcile("n")
     assert world.api.reads == 1
     world.api.node = make_node(OURS)
-    world.now += startup_taint.AGAIN_S
+    world.now += startup_taint.RESYNC_S
     assert not world.tainted_after_a_look()
 
 

@@ -125,7 +125,7 @@ def test_a_node_or_claim_that_changes_meanwhile_does_not_hold_up_the_others() ->
     assert leader.reconcile("all") == controller.SOON_S
     assert (shown(store, "n0"), shown(store, "n1")) == ([FIRST], [SECOND, "10.113.4.192/26"])
     view.catch_up(store)
-    assert leader.reconcile("all") == controller.AGAIN_S
+    assert leader.reconcile("all") == controller.RESYNC_S
     assert len(shown(store, "n0")) == 2
 
 

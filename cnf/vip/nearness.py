@@ -1,8 +1,8 @@
-"""Chooses among the endpoints behind a port: those that may answer, and of those the near ones where a service asks.
+"""Chooses among the endpoints behind a port: those that may answer, and the near ones of them if the service asks.
 
-internalTrafficPolicy and trafficDistribution are the Service's own (KEP-2086, KEP-4444, KEP-3015). Their "near" is
-this node, then the node's zone within this cluster, then this cluster. One invariant: a preference never refuses a
-client that any endpoint could serve; the policy Local does, as kube-proxy does.
+internalTrafficPolicy and trafficDistribution are the Service's own (KEP-2086, KEP-4444, KEP-3015). Near means this
+node, then the node's zone within this cluster, then this cluster. Invariant: a preference never refuses a client that
+any endpoint could serve; the policy Local does, as kube-proxy does.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from fleetboard.model import core
 
 
 class Candidate(NamedTuple):
-    """One endpoint address of one slice port that lies where its cluster may be.
+    """One believed endpoint address of one slice port.
 
     Attributes:
-        cluster: That it is of.
-        name: Of the port.
-        protocol: Of the port.
-        target: Where it answers.
+        cluster: Source cluster of the endpoint.
+        name: Name of the port.
+        protocol: Protocol of the port.
+        target: Where the endpoint answers.
         ready: Whether new traffic may go there.
-        serving: Whether it answers, though it may be on its way out.
-        on_node: Whether it is on this node.
-        in_zone: Whether it is of this cluster and in this node's zone, as far as that is known.
-        in_cluster: Whether it is of this cluster.
+        serving: Whether the endpoint answers, though it may be terminating.
+        on_node: Whether the endpoint is on this node.
+        in_zone: Whether the endpoint is known to be in this cluster and in this node's zone.
+        in_cluster: Whether the endpoint is in this cluster.
     """
 
     cluster: str
@@ -60,16 +60,16 @@ _RINGS: Mapping[str, _Rings] = {
     core.PREFER_SAME_ZONE: (_in_zone, _in_cluster),
     core.PREFER_SAME_NODE: (_on_node, _in_zone, _in_cluster),
 }
-"""What each trafficDistribution tries before all endpoints."""
+"""Which endpoints each trafficDistribution prefers, in turn, to all endpoints."""
 
 
 def choose(behind: Sequence[Candidate], *, policy: str = "", distribution: str = "") -> list[Candidate]:
-    """Return who answers: the ready, else those that still serve while they terminate; and the near ones of them.
+    """Return the endpoints that answer: the ready, else those that serve while they terminate; and of them the near.
 
     Args:
         behind: Every endpoint of the port.
         policy: The service's internalTrafficPolicy.
-        distribution: Its trafficDistribution; one that isn't known prefers nothing.
+        distribution: Its trafficDistribution; an unknown one prefers nothing.
     """
     allowed = [candidate for candidate in behind if candidate.on_node] if policy == "Local" else behind
     answering = [candidate for candidate in allowed if candidate.ready] or [

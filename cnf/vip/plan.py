@@ -1,8 +1,8 @@
-"""Decides which endpoints answer for a service's virtual address: pure, from the objects the API holds.
+"""Decides which endpoints a service's virtual address leads to. Pure.
 
-An endpoint is trusted no further than its source cluster: an address outside the blocks the hub gave to that cluster
-is dropped and counted. One invariant: a client reaches only endpoints of clusters that export exactly the port it
-asked for (KEP-1645: name, protocol and number), whatever the slices of others say.
+An endpoint is believed no further than its source cluster: an address outside the blocks that the hub allocated to that
+cluster is dropped and counted. Invariant: a client reaches only endpoints of clusters that export exactly the port it
+asked for (KEP-1645: name, protocol and number), whatever other clusters' slices say.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from fleetboard.model.reach import Reach
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ClustersetView:
-    """What one node sees of the clusterset: where endpoints may be, and which are near.
+    """What one node sees of the clusterset: where endpoints may be, and which of them are near.
 
     Attributes:
         cluster: Name of this cluster.
         blocks: Networks of each cluster's pods, as the hub allocated them.
         reach: Which clusters are reachable from here.
-        malformed: Clusters whose blocks can't be read: of those no endpoint is trusted.
+        malformed: Clusters whose blocks can't be read; none of their endpoints is believed.
         local: Blocks of this node.
-        zone: Zone of this node, empty when it is in none.
+        zone: Zone of this node, empty without one.
     """
 
     cluster: str
@@ -52,7 +52,7 @@ def view_clusterset(
         cluster: Name of this cluster.
         local: Blocks of this node.
         zone: Zone of this node.
-        isolated: Whether our own probe says that the tunnel is down; then all others are out of reach.
+        isolated: Whether this node's own probe of the relay gets no answer.
     """
     peers = list(peers)
     blocks = {peer.spec.cluster: _parse_blocks(peer) for peer in peers if peer.metadata.name != names.HUB}
@@ -67,12 +67,12 @@ def view_clusterset(
 
 
 def service_key(service: FleetService) -> str:
-    """Return the key of a service."""
+    """Return the key that a service's share has."""
     return keys.ServiceKey(service.spec.namespace, service.spec.name).dotted
 
 
 def slice_key(endpoint_slice: EndpointSlice) -> str | None:
-    """Return the key of the service a slice of ours belongs to; None for slices of others."""
+    """Return the key of the service that an imported slice belongs to; None for other slices."""
     labels = endpoint_slice.metadata.labels
     if labels.get(names.LABEL_MANAGED_BY) != names.MANAGER or names.LABEL_SOURCE_CLUSTER not in labels:
         return None
@@ -83,30 +83,30 @@ def slice_key(endpoint_slice: EndpointSlice) -> str | None:
 def plan_service(service: FleetService | None, slices: Iterable[EndpointSlice], view: ClustersetView) -> VipTable:
     """Plan one service's share, from all slices of that service.
 
-    Without ``service`` (not merged yet, or no longer) nothing answers, yet what this cluster's own slices name stays
-    open to others: their connections outlive the merge.
+    Without ``service`` (not merged yet, or no longer) nothing answers. The ports of this cluster's own slices stay open
+    to others even then: their connections outlive the merge.
     """
     candidates: list[nearness.Candidate] = []
     exported: set[ExportedPort] = set()
     dropped: Counter[str] = Counter()
     for endpoint_slice in slices:
-        trusted = list(_trusted(endpoint_slice, view, dropped))
-        candidates += trusted
+        believed = list(_believe(endpoint_slice, view, dropped))
+        candidates += believed
         if endpoint_slice.metadata.labels[names.LABEL_SOURCE_CLUSTER] == view.cluster:
             exported.update(
                 ExportedPort(candidate.target.address, candidate.protocol, candidate.target.port)
-                for candidate in trusted
+                for candidate in believed
             )
-    backends = {} if service is None else _backends(service, candidates, view)
-    here_alone = {candidate.target.address for candidate in candidates if candidate.on_node}
+    backends = {} if service is None else _plan_backends(service, candidates, view)
+    local_endpoints = {candidate.target.address for candidate in candidates if candidate.on_node}
     return VipTable(
         backends=backends,
         exported=frozenset(exported),
         hairpin=frozenset(
             target.address
             for backend in backends.values()
-            for target in (backend.targets if here_alone else ())
-            if target.address in here_alone
+            for target in (backend.targets if local_endpoints else ())
+            if target.address in local_endpoints
         ),
         dropped=dict(dropped),
     )
@@ -119,10 +119,10 @@ def _parse_blocks(peer: Peer) -> tuple[Network, ...] | None:
         return None
 
 
-def _trusted(
+def _believe(
     endpoint_slice: EndpointSlice, view: ClustersetView, dropped: Counter[str]
 ) -> Iterator[nearness.Candidate]:
-    """Yield a slice's endpoints by port, counting in ``dropped`` those that lie outside their cluster's blocks."""
+    """Yield a slice's endpoints by port; count in ``dropped`` those that are not believed."""
     cluster = endpoint_slice.metadata.labels[names.LABEL_SOURCE_CLUSTER]
     blocks, own = view.blocks.get(cluster, ()), cluster == view.cluster
     ports = [
@@ -131,7 +131,7 @@ def _trusted(
         if port.port and trust.is_port(port.port) and port.protocol in table.PROTOCOLS
     ]
     for endpoint in endpoint_slice.endpoints or ():
-        # An endpoint's addresses are fungible (discovery/v1): the first stands for all.
+        # An endpoint's addresses are interchangeable (discovery/v1): the first stands for all.
         address = trust.parse_endpoint(endpoint.addresses[0], blocks) if endpoint.addresses else None
         if address is None:
             dropped[cluster] += 1
@@ -147,16 +147,19 @@ def _trusted(
                 ready=endpoint.ready,
                 serving=serving,
                 on_node=own and trust.is_inside(address, view.local),
-                # Zones of two clusters may have one name and be far from each other.
+                # Zones of two clusters may have the same name and be far from each other.
                 in_zone=own and bool(view.zone) and endpoint.zone == view.zone,
                 in_cluster=own,
             )
 
 
-def _backends(
+def _plan_backends(
     service: FleetService, candidates: Sequence[nearness.Candidate], view: ClustersetView
 ) -> dict[Frontend, Backend]:
-    """Join the service's ports with the endpoints behind them; a headless service has no virtual address."""
+    """Join the service's ports with the endpoints behind them; a headless service has no virtual address.
+
+    The API server does not validate slice ports; an invalid one would fail the whole transaction.
+    """
     spec = service.spec
     if spec.type != "ClusterSetIP":
         return {}
@@ -175,9 +178,9 @@ def _backends(
                 and candidate.protocol == protocol
                 and candidate.target.address.version == vip.version
             ]
-            chosen = nearness.choose(
+            nearest = nearness.choose(
                 behind, policy=spec.internal_traffic_policy, distribution=spec.traffic_distribution
             )
-            targets = tuple(sorted({candidate.target for candidate in chosen}))
+            targets = tuple(sorted({candidate.target for candidate in nearest}))
             backends[Frontend(vip, protocol, port.port)] = Backend(targets, sticky=spec.session_affinity == "ClientIP")
     return backends

@@ -145,7 +145,7 @@ def test_nfts_complaint_is_cut_to_the_first_reason_and_its_line() -> None:
         "/dev/stdin:2:13-16: Error: No such file or directory\nadd element x\n    ^^^\n/dev/stdin:3:1-2: Error: b\n"
     )
 
-    assert nftables._refusal(stderr, "add table x\n  add element x\nc\n") == (
+    assert nftables.describe_refusal(stderr, "add table x\n  add element x\nc\n") == (
         "nft refused line 2 of the ruleset: No such file or directory: add element x"
     )
 

@@ -22,7 +22,7 @@ def read(*datagrams: bytes, last: int) -> list[tuple[int, int]]:
         ours.settimeout(1)
         for datagram in datagrams:
             kernels.send(datagram)
-        return [(failure.sequence, failure.code) for failure in transaction._read_failures(ours, last)]
+        return [(failure.sequence, failure.code) for failure in transaction.read_failures(ours, last)]
 
 
 def test_a_batch_that_is_refused_as_a_whole_is_known_by_its_first_message_alone() -> None:
@@ -62,4 +62,4 @@ class Overrun:
 def test_refusals_that_there_was_no_room_for_dont_hide_those_that_came() -> None:
     sock = cast("socket.socket", Overrun(answer(2, errno.EINVAL), answer(3, errno.EINVAL)))
 
-    assert [failure.sequence for failure in transaction._read_failures(sock, 9000)] == [2, 3]
+    assert [failure.sequence for failure in transaction.read_failures(sock, 9000)] == [2, 3]

@@ -16,7 +16,7 @@ import prometheus_client
 from cnf.agent import metrics, parts
 from cnf.agent.node import LocalNode
 from cnf.agent.settings import AgentSettings
-from cnf.agent.wakes import Source
+from cnf.agent.wakes import AgentSource
 from cnf.attach import errors as attach_errors
 from cnf.netlink import errors as netlink_errors
 from cnf.tunnel import errors as tunnel_errors
@@ -43,7 +43,7 @@ class Agent:
     def connect(self) -> None:
         """Listen to the node's own part."""
         self._shared.local_node.listen(
-            on_change=functools.partial(self._shared.wakes.wake, Source.ATTACHMENT),
+            on_change=functools.partial(self._shared.wakes.wake, AgentSource.ATTACHMENT),
             on_call=self._calls.count,
             outlook=self._controllers.reporter.outlook,
         )
@@ -90,8 +90,8 @@ class Agent:
 
     def _campaign(self, stop: threading.Event) -> None:
         wakes = self._shared.wakes
-        wakes.wake(Source.START)
-        changed = functools.partial(wakes.wake, Source.LEADERSHIP)
+        wakes.wake(AgentSource.START)
+        changed = functools.partial(wakes.wake, AgentSource.LEADERSHIP)
         self._shared.elector.run(stop, on_start=changed, on_stop=changed)
 
     def _collect(self, stop: threading.Event) -> None:

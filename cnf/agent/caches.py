@@ -10,18 +10,18 @@ import threading
 from collections.abc import Callable, Mapping
 
 from cnf.agent import changes
-from cnf.agent.wakes import Source
+from cnf.agent.wakes import AgentSource
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import reflector
 from fleetboard.model import core, fleet, names, resource
 
-OnChange = Callable[[Source, str], None]
+OnChange = Callable[[AgentSource, str], None]
 
 
 class Caches:
     """Reflectors of what the agent reads; ``on_change`` gets what changed and the key of the object.
 
-    A FleetNode or Peer that differs in nothing a plan reads raises no ``Source.MESH``.
+    A FleetNode or Peer that differs in nothing a plan reads raises no ``AgentSource.MESH``.
     """
 
     def __init__(self, client: kube_client.Client, namespace: str, *, node: str, on_change: OnChange) -> None:
@@ -35,16 +35,16 @@ class Caches:
             client, resource.NODES, field_selector=f"metadata.name={node}", notify=self._own_node_changed
         )
         self._services = reflector.Reflector(
-            client, resource.FLEET_SERVICES, namespace=namespace, notify=self._notify(Source.SERVICE)
+            client, resource.FLEET_SERVICES, namespace=namespace, notify=self._notify(AgentSource.SERVICE)
         )
         self._claims = reflector.Reflector(
-            client, resource.CLAIMS, namespace=namespace, notify=self._notify(Source.CLAIM)
+            client, resource.CLAIMS, namespace=namespace, notify=self._notify(AgentSource.CLAIM)
         )
         self._pods = reflector.Reflector(
-            client, resource.PODS, field_selector=f"spec.nodeName={node}", notify=self._notify(Source.POD)
+            client, resource.PODS, field_selector=f"spec.nodeName={node}", notify=self._notify(AgentSource.POD)
         )
         self._slices = reflector.Reflector(
-            client, resource.ENDPOINT_SLICES, selector=names.IMPORTED_SLICES, notify=self._notify(Source.ENDPOINTS)
+            client, resource.ENDPOINT_SLICES, selector=names.IMPORTED_SLICES, notify=self._notify(AgentSource.ENDPOINTS)
         )
 
     def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
@@ -125,20 +125,20 @@ class Caches:
         """Return that cluster's Peer, or with ``names.HUB`` the hub's."""
         return self._peers.get(f"{self._namespace}/{cluster}")
 
-    def _notify(self, source: Source) -> Callable[[str], None]:
+    def _notify(self, source: AgentSource) -> Callable[[str], None]:
         return functools.partial(self._on_change, source)
 
     def _node_changed(self, key: str) -> None:
         if self._node_filter.differs(key, self._nodes.get(key)):
-            self._on_change(Source.MESH, key)
+            self._on_change(AgentSource.MESH, key)
         elif key.endswith(f"/{self._node}"):
-            self._on_change(Source.COUNTS, key)
+            self._on_change(AgentSource.COUNTS, key)
 
     def _peer_changed(self, key: str) -> None:
         if self._peer_filter.differs(key, self._peers.get(key)):
-            self._on_change(Source.MESH, key)
+            self._on_change(AgentSource.MESH, key)
 
     def _own_node_changed(self, key: str) -> None:
         if self.zone != self._last_zone:
             self._last_zone = self.zone
-            self._on_change(Source.ZONE, key)
+            self._on_change(AgentSource.ZONE, key)

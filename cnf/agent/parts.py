@@ -12,7 +12,7 @@ from cnf.agent.gate import TunnelGate
 from cnf.agent.node import LocalNode
 from cnf.agent.report import NodeReporter
 from cnf.agent.settings import AgentSettings
-from cnf.agent.wakes import Source, Wakes, Work
+from cnf.agent.wakes import AgentSource, AgentWork, Wakes
 from cnf.controllers.blocks.controller import BlockController
 from cnf.controllers.latecomers.controller import LatecomerController
 from cnf.controllers.services import PendingChanges, ServiceController
@@ -88,7 +88,9 @@ def build_shared(
         recorder=events.Recorder(client, "cnf"),
         elector=elector,
         tunnel=tunnel,
-        sessions=Sessions(tunnel, outbid=elector.outbid, on_isolation=functools.partial(wakes.wake, Source.ISOLATION)),
+        sessions=Sessions(
+            tunnel, outbid=elector.outbid, on_isolation=functools.partial(wakes.wake, AgentSource.ISOLATION)
+        ),
     )
 
 
@@ -121,21 +123,27 @@ def build_controllers(parts: SharedParts) -> Controllers:
     )
 
 
-def build_workers(wakes: Wakes, caches: Caches, controllers: Controllers) -> Mapping[Work, controller.Controller[str]]:
+def build_workers(
+    wakes: Wakes, caches: Caches, controllers: Controllers
+) -> Mapping[AgentWork, controller.Controller[str]]:
     """Return the loop of each kind of work, which takes it from the queue that ``wakes`` fills."""
 
-    def worker(work: Work) -> functools.partial[controller.Controller[str]]:
+    def worker(work: AgentWork) -> functools.partial[controller.Controller[str]]:
         return functools.partial(controller.Controller[str], work.value, queue=wakes.queue(work))
 
     return {
-        Work.TUNNEL: worker(Work.TUNNEL)(controllers.gate.reconcile, wait_for=caches.mesh_synced, rest=REST),
-        Work.SERVICES: worker(Work.SERVICES)(
+        AgentWork.TUNNEL: worker(AgentWork.TUNNEL)(controllers.gate.reconcile, wait_for=caches.mesh_synced, rest=REST),
+        AgentWork.SERVICES: worker(AgentWork.SERVICES)(
             controllers.services.reconcile, wait_for=caches.services_synced, rest=REST
         ),
-        Work.BLOCKS: worker(Work.BLOCKS)(controllers.blocks.reconcile, wait_for=caches.claims_synced, rest=REST),
-        Work.STATUS: worker(Work.STATUS)(controllers.status.reconcile_node, wait_for=caches.mesh_synced),
-        Work.ATTACHMENTS: worker(Work.ATTACHMENTS)(controllers.status.reconcile_attachments, rest=REST),
-        Work.LATECOMERS: worker(Work.LATECOMERS)(controllers.latecomers.reconcile, wait_for=caches.pods_synced),
+        AgentWork.BLOCKS: worker(AgentWork.BLOCKS)(
+            controllers.blocks.reconcile, wait_for=caches.claims_synced, rest=REST
+        ),
+        AgentWork.STATUS: worker(AgentWork.STATUS)(controllers.status.reconcile_node, wait_for=caches.mesh_synced),
+        AgentWork.ATTACHMENTS: worker(AgentWork.ATTACHMENTS)(controllers.status.reconcile_attachments, rest=REST),
+        AgentWork.LATECOMERS: worker(AgentWork.LATECOMERS)(
+            controllers.latecomers.reconcile, wait_for=caches.pods_synced
+        ),
     }
 
 

@@ -15,7 +15,7 @@ from fleetboard.kube.controller import SINGLE
 Mark = Callable[[str], None]
 
 
-class Source(enum.Enum):
+class AgentSource(enum.Enum):
     """What happened."""
 
     START = "the agent starts"
@@ -32,7 +32,7 @@ class Source(enum.Enum):
     ATTACHMENT = "a pod of this node was attached or detached"
 
 
-class Work(enum.Enum):
+class AgentWork(enum.Enum):
     """What a controller reconciles, by the name that its metrics have."""
 
     TUNNEL = "tunnel"
@@ -43,19 +43,19 @@ class Work(enum.Enum):
     LATECOMERS = "latecomers"
 
 
-WAKES: Mapping[Source, tuple[Work, ...]] = {
-    Source.START: (Work.STATUS, Work.ATTACHMENTS),
-    Source.MESH: (Work.TUNNEL, Work.BLOCKS, Work.STATUS, Work.SERVICES),
-    Source.COUNTS: (Work.STATUS,),
-    Source.ZONE: (Work.SERVICES,),
-    Source.SERVICE: (Work.SERVICES,),
-    Source.ENDPOINTS: (Work.SERVICES,),
-    Source.CLAIM: (Work.BLOCKS,),
-    Source.POD: (Work.LATECOMERS,),
-    Source.LEADERSHIP: (Work.TUNNEL, Work.BLOCKS, Work.STATUS),
-    Source.NETWORK: (Work.STATUS,),
-    Source.ISOLATION: (Work.SERVICES, Work.STATUS),
-    Source.ATTACHMENT: (Work.ATTACHMENTS, Work.STATUS),
+WAKES: Mapping[AgentSource, tuple[AgentWork, ...]] = {
+    AgentSource.START: (AgentWork.STATUS, AgentWork.ATTACHMENTS),
+    AgentSource.MESH: (AgentWork.TUNNEL, AgentWork.BLOCKS, AgentWork.STATUS, AgentWork.SERVICES),
+    AgentSource.COUNTS: (AgentWork.STATUS,),
+    AgentSource.ZONE: (AgentWork.SERVICES,),
+    AgentSource.SERVICE: (AgentWork.SERVICES,),
+    AgentSource.ENDPOINTS: (AgentWork.SERVICES,),
+    AgentSource.CLAIM: (AgentWork.BLOCKS,),
+    AgentSource.POD: (AgentWork.LATECOMERS,),
+    AgentSource.LEADERSHIP: (AgentWork.TUNNEL, AgentWork.BLOCKS, AgentWork.STATUS),
+    AgentSource.NETWORK: (AgentWork.STATUS,),
+    AgentSource.ISOLATION: (AgentWork.SERVICES, AgentWork.STATUS),
+    AgentSource.ATTACHMENT: (AgentWork.ATTACHMENTS, AgentWork.STATUS),
 }
 
 
@@ -65,11 +65,11 @@ class Wakes:
     ``marks`` are called with the event's key before anything is woken: a controller learns by them what changed.
     """
 
-    def __init__(self, marks: Mapping[Source, Mark] | None = None) -> None:
+    def __init__(self, marks: Mapping[AgentSource, Mark] | None = None) -> None:
         self._marks = marks or {}
-        self._queues = {work: workqueue.WorkQueue[str]() for work in Work}
+        self._queues = {work: workqueue.WorkQueue[str]() for work in AgentWork}
 
-    def wake(self, source: Source, key: str = "") -> None:
+    def wake(self, source: AgentSource, key: str = "") -> None:
         """Give work to every controller that ``source`` concerns; ``key`` names the object that changed."""
         mark = self._marks.get(source)
         if mark is not None:
@@ -77,6 +77,6 @@ class Wakes:
         for work in WAKES[source]:
             self._queues[work].add(SINGLE)
 
-    def queue(self, work: Work) -> workqueue.WorkQueue[str]:
+    def queue(self, work: AgentWork) -> workqueue.WorkQueue[str]:
         """Return the queue of the controller that reconciles ``work``."""
         return self._queues[work]

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import Mark, Source
+from cnf.agent.wakes import AgentSource, Mark
 from cnf.tunnel.plan import parse
 from cnf.vip import errors as vip_errors
 from cnf.vip import plan as vip_plan
@@ -37,13 +37,13 @@ class PendingChanges:
         """Whether nodes, peers or this node's zone may have changed."""
 
     @property
-    def marks(self) -> Mapping[Source, Mark]:
+    def marks(self) -> Mapping[AgentSource, Mark]:
         """What remembers each event."""
         return {
-            Source.MESH: self._mark_mesh,
-            Source.ZONE: self._mark_mesh,
-            Source.SERVICE: self._mark_service,
-            Source.ENDPOINTS: self._mark_slice,
+            AgentSource.MESH: self._mark_mesh,
+            AgentSource.ZONE: self._mark_mesh,
+            AgentSource.SERVICE: self._mark_service,
+            AgentSource.ENDPOINTS: self._mark_slice,
         }
 
     def take(self) -> tuple[set[str], set[str]]:
@@ -154,17 +154,17 @@ class ServiceController:
 
     def _read_mesh(self) -> _MeshInputs | None:
         """Return None while an object that they are read from is missing."""
-        hub, own = self._caches.peer(names.HUB), self._caches.peer(self._cluster)
+        hub_peer, own_peer = self._caches.peer(names.HUB), self._caches.peer(self._cluster)
         node = self._caches.node(self._node)
-        if hub is None or own is None or node is None or not node.spec.blocks:
+        if hub_peer is None or own_peer is None or node is None or not node.spec.blocks:
             return None
         blocks = addresses.parse_networks(node.spec.blocks, field="blocks")
         nodes, _ = parse.parse_nodes(self._caches.nodes)
         isolated = self._isolated()
         firewall = NodeFirewall(
-            fleet=addresses.parse_networks(hub.status.fleet_cidrs, field="fleetCIDRs"),
-            vips=addresses.parse_networks(hub.status.vip_cidrs, field="vipCIDRs"),
-            own=addresses.parse_networks(own.status.cluster_cidrs, field="clusterCIDRs"),
+            fleet=addresses.parse_networks(hub_peer.status.fleet_cidrs, field="fleetCIDRs"),
+            vips=addresses.parse_networks(hub_peer.status.vip_cidrs, field="vipCIDRs"),
+            own=addresses.parse_networks(own_peer.status.cluster_cidrs, field="clusterCIDRs"),
             node_addresses=tuple({block.version: block.network_address for block in reversed(blocks)}.values()),
             other_nodes=tuple(
                 # Sorted: the nodes in another order would be rules to write.

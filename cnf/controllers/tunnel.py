@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import Source, Wakes
+from cnf.agent.wakes import AgentSource, Wakes
 from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.netlink import errors as netlink_errors
@@ -65,22 +65,24 @@ class TunnelController:
     def reconcile(self, _key: str) -> float:
         """Plan the tunnel, and hand the plan to those who carry it out."""
         hub_peer = self._caches.peer(names.HUB)
-        own = self._caches.peer(self._cluster)
+        own_peer = self._caches.peer(self._cluster)
         fleet_node = self._caches.node(self._node)
-        identity = parse.parse_identity(self._node, self._tunnel.public_key, fleet_node, own)
+        identity = parse.parse_identity(self._node, self._tunnel.public_key, fleet_node, own_peer)
         if identity is None or hub_peer is None:
             return RESYNC_S
         nodes, refused_nodes = parse.parse_nodes(self._caches.nodes)
-        hub, refused_hub = parse.parse_hub(hub_peer)
-        self._set_network(identity, hub, returned=fleet_node.status.blocks_returned if fleet_node else [])
+        relay, refused_relay = parse.parse_hub(hub_peer)
+        self._set_network(identity, relay, returned=fleet_node.status.blocks_returned if fleet_node else [])
         self.leadership = self._choose_leadership([node.name for node in nodes])
         if self._waits_for_leader():
             return UNKNOWN_POLL_S
-        planned = plan.plan_node(identity, nodes, hub, self.leadership, claims=self._key_owners)
+        planned = plan.plan_node(identity, nodes, relay, self.leadership, claims=self._key_owners)
         self._key_owners = planned.claims
-        self._report_refusals((*refused_nodes, *refused_hub, *planned.refusals))
+        self._report_refusals((*refused_nodes, *refused_relay, *planned.refusals))
         self._tunnel.want(planned.wanted)
-        self._sessions.update(self._plan_session(identity, hub, keeps=planned.wanted.peer(hub.public_key) is not None))
+        self._sessions.update(
+            self._plan_session(identity, relay, keeps=planned.wanted.peer(relay.public_key) is not None)
+        )
         return RESYNC_S
 
     def watch_leader(self, stop: threading.Event) -> None:
@@ -90,7 +92,7 @@ class TunnelController:
             now = (self._elector.holder, self._elector.epoch)
             if now != seen:
                 seen = now
-                self._wakes.wake(Source.LEADERSHIP)
+                self._wakes.wake(AgentSource.LEADERSHIP)
 
     def _waits_for_leader(self) -> bool:
         if self.leadership is not None or not self._tunnel_exists:
@@ -107,12 +109,12 @@ class TunnelController:
         offered = mesh.Leadership(holder, plan.choose_standbys(holder, nodes), self._elector.epoch)
         return plan.newer(self.leadership, offered)
 
-    def _set_network(self, identity: mesh.NodeIdentity, hub: mesh.HubPeer, *, returned: list[str]) -> None:
+    def _set_network(self, identity: mesh.NodeIdentity, relay: mesh.HubPeer, *, returned: list[str]) -> None:
         node_network = network.NodeNetwork(
             node_address=identity.addresses[0],
             blocks=identity.blocks,
-            fleet=hub.fleet,
-            mtu=hub.mtu,
+            fleet=relay.fleet,
+            mtu=relay.mtu,
             returned=addresses.parse_networks(returned, field="blocksReturned"),
         )
         if node_network == self._network:
@@ -126,14 +128,14 @@ class TunnelController:
             self._network_error = str(err)
             return
         self._network, self._network_error = node_network, ""
-        self._wakes.wake(Source.NETWORK)
+        self._wakes.wake(AgentSource.NETWORK)
 
-    def _plan_session(self, identity: mesh.NodeIdentity, hub: mesh.HubPeer, *, keeps: bool) -> Session:
+    def _plan_session(self, identity: mesh.NodeIdentity, relay: mesh.HubPeer, *, keeps: bool) -> Session:
         own_address = identity.addresses[0]
-        hub_address = next((address for address in hub.addresses if address.version == own_address.version), None)
+        relay_address = next((address for address in relay.addresses if address.version == own_address.version), None)
         leads = self.leadership is not None and self.leadership.leader == self._node
         claim = epochs.Claim(self.leadership.epoch, identity.public_key) if leads and self.leadership else None
-        return Session(own_address, self._cluster, hub.public_key if keeps else "", hub_address, claim)
+        return Session(own_address, self._cluster, relay.public_key if keeps else "", relay_address, claim)
 
     def _report_refusals(self, refused: tuple[mesh.Refusal, ...]) -> None:
         if refused != self._refused:

@@ -46,7 +46,7 @@ class WholeTable:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _TableState:
-    """What a table holds, or shall hold."""
+    """What a table holds, or must hold."""
 
     firewall: Firewall
     shares: Shares

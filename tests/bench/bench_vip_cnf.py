@@ -10,7 +10,7 @@ import time
 import bench_vip_api
 
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import Wakes, Work
+from cnf.agent.wakes import AgentWork, Wakes
 from cnf.controllers.services import PendingChanges, ServiceController
 from cnf.vip import writer
 from fleetboard.kube import client, controller
@@ -42,7 +42,7 @@ def main(server: str) -> None:
         return again_s
 
     worker = controller.Controller(
-        "services", reconcile, wait_for=caches.services_synced, rest=2.0, queue=wakes.queue(Work.SERVICES)
+        "services", reconcile, wait_for=caches.services_synced, rest=2.0, queue=wakes.queue(AgentWork.SERVICES)
     )
     runs = [*caches.threads().values(), worker.run]
     threads = [threading.Thread(target=run, args=(stop,), daemon=True) for run in runs]

@@ -20,7 +20,7 @@ from fake_api import FakeApi
 from quick_nets import QuickNet, QuickNets
 
 from cnf.agent import caches
-from cnf.agent.wakes import Source
+from cnf.agent.wakes import AgentSource
 from cnf.attach import frames
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.service import Plane
@@ -101,10 +101,10 @@ class Node:
         self._mesh_changed()
         return threads
 
-    def _changed(self, source: Source, _key: str) -> None:
-        if source is Source.CLAIM:
+    def _changed(self, source: AgentSource, _key: str) -> None:
+        if source is AgentSource.CLAIM:
             self.grant.enqueue(ALL)
-        elif source in (Source.MESH, Source.COUNTS):
+        elif source in (AgentSource.MESH, AgentSource.COUNTS):
             self._mesh_changed()
 
     def _mesh_changed(self) -> None:

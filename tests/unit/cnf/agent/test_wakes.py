@@ -12,43 +12,43 @@ import pytest
 import cnf
 from cnf.agent import parts
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import WAKES, Source, Wakes, Work
+from cnf.agent.wakes import WAKES, AgentSource, AgentWork, Wakes
 from cnf.controllers.services import PendingChanges
 from fleetboard.kube.controller import SINGLE
 
 EXPECTED = {
-    Source.START: {Work.STATUS, Work.ATTACHMENTS},
-    Source.MESH: {Work.TUNNEL, Work.BLOCKS, Work.STATUS, Work.SERVICES},
-    Source.COUNTS: {Work.STATUS},
-    Source.ZONE: {Work.SERVICES},
-    Source.SERVICE: {Work.SERVICES},
-    Source.ENDPOINTS: {Work.SERVICES},
-    Source.CLAIM: {Work.BLOCKS},
-    Source.POD: {Work.LATECOMERS},
-    Source.LEADERSHIP: {Work.TUNNEL, Work.BLOCKS, Work.STATUS},
-    Source.NETWORK: {Work.STATUS},
-    Source.ISOLATION: {Work.SERVICES, Work.STATUS},
-    Source.ATTACHMENT: {Work.ATTACHMENTS, Work.STATUS},
+    AgentSource.START: {AgentWork.STATUS, AgentWork.ATTACHMENTS},
+    AgentSource.MESH: {AgentWork.TUNNEL, AgentWork.BLOCKS, AgentWork.STATUS, AgentWork.SERVICES},
+    AgentSource.COUNTS: {AgentWork.STATUS},
+    AgentSource.ZONE: {AgentWork.SERVICES},
+    AgentSource.SERVICE: {AgentWork.SERVICES},
+    AgentSource.ENDPOINTS: {AgentWork.SERVICES},
+    AgentSource.CLAIM: {AgentWork.BLOCKS},
+    AgentSource.POD: {AgentWork.LATECOMERS},
+    AgentSource.LEADERSHIP: {AgentWork.TUNNEL, AgentWork.BLOCKS, AgentWork.STATUS},
+    AgentSource.NETWORK: {AgentWork.STATUS},
+    AgentSource.ISOLATION: {AgentWork.SERVICES, AgentWork.STATUS},
+    AgentSource.ATTACHMENT: {AgentWork.ATTACHMENTS, AgentWork.STATUS},
 }
 
 
-@pytest.mark.parametrize("source", Source)
-def test_a_source_wakes_whom_it_concerns_and_nobody_else(source: Source) -> None:
+@pytest.mark.parametrize("source", AgentSource)
+def test_a_source_wakes_whom_it_concerns_and_nobody_else(source: AgentSource) -> None:
     wakes = Wakes()
 
     wakes.wake(source)
 
-    assert {work for work in Work if len(wakes.queue(work))} == EXPECTED[source]
+    assert {work for work in AgentWork if len(wakes.queue(work))} == EXPECTED[source]
 
 
 def test_what_changed_is_remembered_before_anybody_is_woken() -> None:
     seen: list[int] = []
-    wakes = Wakes({Source.SERVICE: lambda _key: seen.append(len(wakes.queue(Work.SERVICES)))})
+    wakes = Wakes({AgentSource.SERVICE: lambda _key: seen.append(len(wakes.queue(AgentWork.SERVICES)))})
 
-    wakes.wake(Source.SERVICE, "default/web")
+    wakes.wake(AgentSource.SERVICE, "default/web")
 
     assert seen == [0]
-    assert wakes.queue(Work.SERVICES).get() == SINGLE
+    assert wakes.queue(AgentWork.SERVICES).get() == SINGLE
 
 
 def test_services_are_planned_from_what_was_remembered_once() -> None:
@@ -56,10 +56,10 @@ def test_services_are_planned_from_what_was_remembered_once() -> None:
     wakes = Wakes(pending.marks)
     pending.mesh = False
 
-    wakes.wake(Source.SERVICE, "fleetboard-system/default.web")
-    wakes.wake(Source.ENDPOINTS, "default/web-c2")
+    wakes.wake(AgentSource.SERVICE, "fleetboard-system/default.web")
+    wakes.wake(AgentSource.ENDPOINTS, "default/web-c2")
     assert not pending.mesh
-    wakes.wake(Source.ZONE)
+    wakes.wake(AgentSource.ZONE)
 
     assert pending.mesh
     assert pending.take() == ({"fleetboard-system/default.web"}, {"default/web-c2"})
@@ -70,7 +70,7 @@ def test_all_work_has_a_controller_that_takes_it_from_its_queue() -> None:
     wakes, anything = Wakes(), mock.MagicMock()
     workers = parts.build_workers(wakes, cast("Caches", anything), cast("parts.Controllers", anything))
 
-    assert {*workers} == {*Work}
+    assert {*workers} == {*AgentWork}
     for work, worker in workers.items():
         worker.enqueue(SINGLE)
         assert wakes.queue(work).get() == SINGLE
@@ -85,8 +85,8 @@ def test_all_work_is_woken_and_all_sources_are_raised() -> None:
         for argument in call.args
         if isinstance(argument, ast.Attribute)
         and isinstance(argument.value, ast.Name)
-        and argument.value.id == "Source"
+        and argument.value.id == "AgentSource"
     }
 
-    assert {source.name for source in Source} == {source.name for source in WAKES} == raised
-    assert {work for woken in WAKES.values() for work in woken} == {*Work}
+    assert {source.name for source in AgentSource} == {source.name for source in WAKES} == raised
+    assert {work for woken in WAKES.values() for work in woken} == {*AgentWork}

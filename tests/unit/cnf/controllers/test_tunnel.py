@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import Wakes, Work
+from cnf.agent.wakes import AgentWork, Wakes
 from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.controllers import tunnel as tunnel_controller
@@ -126,7 +126,7 @@ def test_a_disk_that_takes_nothing_does_not_hold_up_the_tunnel(caplog: pytest.Lo
     for _ in range(2):
         controller.reconcile("all")
     assert [str(found.node_address) for found in world.taken_up] == ["10.113.4.0"]
-    assert len(world.wakes.queue(Work.STATUS)) == 1
+    assert len(world.wakes.queue(AgentWork.STATUS)) == 1
 
 
 def test_a_new_tunnel_waits_for_nobody() -> None:

@@ -1,4 +1,4 @@
-"""Virtual addresses of IPv6 are spread and refused as those of IPv4 are, beside which they stand."""
+"""IPv6 virtual addresses are spread and refused as IPv4 ones are, side by side with them."""
 
 from __future__ import annotations
 

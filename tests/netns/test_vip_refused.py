@@ -68,7 +68,7 @@ def test_a_service_whose_change_is_refused_stays_as_it_was(node: Node) -> None:
     assert [answers(port) for port in (80, 81, 82)] == [True, False, True]
 
 
-def test_two_that_are_refused_are_found_where_the_table_is_made_anew(node: Node) -> None:
+def test_two_refused_services_are_found_when_the_table_is_replaced(node: Node) -> None:
     with topology.inside("cnf"):
         nftables.apply("delete table inet fleetboard\n")
     sticky = Backend(backend(["fd00::5", "fd00::6"]).targets, sticky=True)

@@ -79,11 +79,11 @@ def test_a_lost_connection_entry_is_made_again_to_the_same_endpoint(node: Node) 
         listener.close()
 
 
-def test_a_successor_serves_what_its_predecessor_did_until_it_knows_better(node: Node) -> None:
-    successor = Node()
+def test_a_new_process_serves_what_the_former_one_did_until_it_knows_better(node: Node) -> None:
+    new_node = Node()
     assert topology.ask(CLIENT, VIP).server in SERVERS
 
-    successor.sync(vips((frontend(), backend(SERVERS[:1]))))
+    new_node.sync(vips((frontend(), backend(SERVERS[:1]))))
     assert {topology.ask(CLIENT, VIP).server for _ in range(20)} == {SERVERS[0]}
 
 
@@ -142,11 +142,11 @@ def test_a_table_of_another_version_is_replaced(echo: topology.Echo) -> None:
         "table inet fleetboard { chain forward { type filter hook forward priority 5; policy drop; }; "
         "map spread4_16 { type ipv4_addr : ipv4_addr; }; }\n"
     )
-    successor = Node()
+    new_node = Node()
     with pytest.raises(TimeoutError):
         topology.ask(CLIENT, SERVERS[0], 8080, timeout_s=0.3)
 
-    successor.sync(SERVED)
+    new_node.sync(SERVED)
 
     assert topology.ask(CLIENT, VIP).server in SERVERS
     assert topology.ask(CLIENT, SERVERS[0], 8080).server == SERVERS[0]
@@ -167,7 +167,7 @@ def closed() -> bool:
 
 
 def test_what_is_of_a_family_that_the_firewall_lacks_takes_nothing_from_the_others(node: Node) -> None:
-    """Peers come one by one: services of IPv6 may be there before the hub's IPv6 is."""
+    """Peers come one by one: IPv6 services may exist before the hub's IPv6 ranges do."""
     written = node.firewall_writer.replacements
     six = ExportedPort(ipaddress.ip_address("fd00::5"), "tcp", 8080)
 

@@ -99,7 +99,7 @@ def alive(pair: tuple[socket.socket, socket.socket], *, server_first: bool) -> b
         return False
 
 
-def test_forty_connections_outlive_the_namespace_whoever_sends_first(
+def test_forty_connections_outlive_the_namespace_whichever_end_sends_first(
     echo: topology.Echo, tmp_path: pathlib.Path
 ) -> None:
     node = Node()
@@ -124,7 +124,7 @@ def test_without_what_was_kept_a_server_that_sends_first_is_reset(echo: topology
         assert take_over(tmp_path) == handover_state.TakenOver(firewall=True)
         topology.wire()
         for client, _ in pairs:
-            client.settimeout(1)  # it is the server that is reset; the client hears nothing
+            client.settimeout(1)  # it is the server that is reset; the client receives nothing
         assert not any(alive(pair, server_first=True) for pair in pairs)
 
 

@@ -337,12 +337,12 @@ def serving() -> Iterator[Echo]:
 
 
 class Node:
-    """A plane in cnf's namespace, from the start of its process."""
+    """A firewall writer in cnf's namespace, from the start of its process."""
 
-    def __init__(self, wall: Firewall | None = None) -> None:
+    def __init__(self, rules: Firewall | None = None) -> None:
         self.firewall_writer = writer.FirewallWriter()
         with inside("cnf"):
-            self.firewall_writer.set_base(wall or firewall())
+            self.firewall_writer.set_base(rules or firewall())
 
     def sync(self, table: VipTable) -> None:
         with inside("cnf"):

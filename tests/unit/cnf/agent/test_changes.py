@@ -26,7 +26,7 @@ def with_status(**changes: object) -> fleet.FleetNode:
 @pytest.mark.parametrize(
     "status", [{"addresses_used": 7}, {"addresses_free": 7}, {"version": "2"}, {"conditions": [1]}], ids=str
 )
-def test_counts_and_conditions_of_a_node_concern_nobody_else(status: dict[str, object]) -> None:
+def test_counts_and_conditions_of_a_node_concern_no_plan(status: dict[str, object]) -> None:
     change_filter = agent_changes.ChangeFilter(agent_changes.node_essence)
     assert change_filter.differs("n1", NODE)
 
@@ -34,7 +34,7 @@ def test_counts_and_conditions_of_a_node_concern_nobody_else(status: dict[str, o
 
 
 @pytest.mark.parametrize("field", sorted({*fleet.FleetNodeStatus.__struct_fields__} - {*agent_changes.COUNTS}))
-def test_everything_else_a_node_says_is_noticed(field: str) -> None:
+def test_every_other_field_of_a_node_is_noticed(field: str) -> None:
     change_filter = agent_changes.ChangeFilter(agent_changes.node_essence)
     change_filter.differs("n1", NODE)
 
@@ -50,7 +50,7 @@ def test_everything_else_a_node_says_is_noticed(field: str) -> None:
         None,
     ],
 )
-def test_blocks_a_node_made_anew_and_its_end_are_noticed(changed: fleet.FleetNode | None) -> None:
+def test_blocks_of_a_node_created_again_and_its_end_are_noticed(changed: fleet.FleetNode | None) -> None:
     change_filter = agent_changes.ChangeFilter(agent_changes.node_essence)
     change_filter.differs("n1", NODE)
 

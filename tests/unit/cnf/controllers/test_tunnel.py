@@ -24,7 +24,7 @@ OWN, HUB = key.generate().public, key.generate().public
 
 @dataclasses.dataclass
 class World:
-    """What steering sees and does; ``holder`` is the leader that the Lease names, empty before it was read."""
+    """What the controller sees and does; ``holder`` is the leader that the Lease names, empty before it was read."""
 
     holder: str = ""
     epoch: int = 3

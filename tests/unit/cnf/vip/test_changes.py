@@ -369,7 +369,7 @@ def test_when_the_whole_table_is_refused_too_the_caller_learns_it_and_the_next_t
 
 
 def test_refused_elements_leave_the_table_and_the_former_ones_alone() -> None:
-    """Made anew, it would forward nothing until somebody mends what is refused."""
+    """A replaced table would forward nothing until the refused elements are corrected."""
     nft = Nft()
     made = nft.firewall_writer()
     made.sync(ONE)
@@ -385,7 +385,7 @@ def test_refused_elements_leave_the_table_and_the_former_ones_alone() -> None:
 
 
 @pytest.mark.parametrize("error", [errors.RulesetRefusedError, errors.NftUnavailableError])
-def test_a_table_made_anew_gets_the_former_elements_where_the_new_ones_are_refused(
+def test_a_replaced_table_gets_the_former_elements_where_the_new_ones_are_refused(
     error: type[errors.VipError],
 ) -> None:
     nft = Nft()
@@ -403,7 +403,7 @@ def test_a_table_made_anew_gets_the_former_elements_where_the_new_ones_are_refus
     assert nftables.CLOSED_TABLE.encode() in nft.batches[-1]
 
 
-def test_a_table_made_anew_is_opened_without_elements_where_all_are_refused() -> None:
+def test_a_replaced_table_is_opened_without_elements_where_all_are_refused() -> None:
     nft = Nft()
     made = nft.firewall_writer()
     made.sync(ONE)

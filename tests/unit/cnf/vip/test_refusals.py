@@ -1,4 +1,4 @@
-"""Of a refused transaction what is refused is left out, whoever it is, and tried again after a pause that doubles."""
+"""Whatever of a transaction is refused is left out, and tried again after a pause that doubles."""
 
 from __future__ import annotations
 

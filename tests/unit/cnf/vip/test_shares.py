@@ -1,4 +1,4 @@
-"""Only the services that something happened to are planned anew, and nothing is missed by that."""
+"""Only the services that changed are planned again, and nothing is missed by that."""
 
 from __future__ import annotations
 

@@ -30,9 +30,9 @@ def test_a_batch_that_is_refused_as_a_whole_is_known_by_its_first_message_alone(
 
 
 def test_every_refusal_is_told_in_the_order_of_the_batch() -> None:
-    told = read(answer(2, errno.ENOENT) + answer(3, errno.EEXIST), answer(7, errno.EINVAL), last=7)
+    failures = read(answer(2, errno.ENOENT) + answer(3, errno.EEXIST), answer(7, errno.EINVAL), last=7)
 
-    assert told == [(2, errno.ENOENT), (3, errno.EEXIST), (7, errno.EINVAL)]
+    assert failures == [(2, errno.ENOENT), (3, errno.EEXIST), (7, errno.EINVAL)]
 
 
 def test_the_last_messages_acknowledgement_is_success() -> None:

@@ -80,14 +80,14 @@ def test_an_exhausted_cluster_says_which_blocks_are_full() -> None:
     assert "nodes have 3 of 4 node blocks, 1 are quarantined for 24 h" in decision.refused["a"]
 
 
-def test_a_node_made_anew_gets_the_blocks_it_holds_in_its_order_and_nothing_before_it_has_said_so() -> None:
+def test_a_node_created_again_gets_the_blocks_it_holds_in_its_order_once_it_has_reported_them() -> None:
     first, second = "10.113.4.64/26", "10.113.4.0/26"
     claims = [make_claim(first, "a"), make_claim(second, "a")]
-    anew = fleet.FleetNode(metadata=meta.ObjectMeta(name="a"))
-    assert plan.plan_grants([anew], claims, CLUSTER, now=NOW).grants == ()
-    assert plan.plan_orphans([anew], claims) == []
-    told = make_node("a", missing=[first, second])
-    assert [str(grant.block) for grant in plan.plan_grants([told], claims, CLUSTER, now=NOW).grants] == [
+    recreated = fleet.FleetNode(metadata=meta.ObjectMeta(name="a"))
+    assert plan.plan_grants([recreated], claims, CLUSTER, now=NOW).grants == ()
+    assert plan.plan_orphans([recreated], claims) == []
+    reporting = make_node("a", missing=[first, second])
+    assert [str(grant.block) for grant in plan.plan_grants([reporting], claims, CLUSTER, now=NOW).grants] == [
         first,
         second,
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 
 from cnf.agent.caches import Caches
 from cnf.agent.gate import TunnelGate
@@ -29,7 +30,7 @@ LEASE = "cnf-leader"
 TERM_S, DEADLINE_S, PERIOD_S = 6.0, 4.0, 1.0
 """Shorter than Kubernetes' own: the API fences a takeover, and a node that lost it must not hold the cluster back."""
 REST = 2.0
-"""What concerns all services or nodes is a plan of all of them: with 10 000 services that is half a second."""
+"""For work that plans all services or nodes at once: with 10 000 services that takes half a second."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,24 +127,18 @@ def build_controllers(parts: SharedParts) -> Controllers:
 def build_workers(
     wakes: Wakes, caches: Caches, controllers: Controllers
 ) -> Mapping[AgentWork, controller.Controller[str]]:
-    """Return the loop of each kind of work, which takes it from the queue that ``wakes`` fills."""
-
-    def worker(work: AgentWork) -> functools.partial[controller.Controller[str]]:
-        return functools.partial(controller.Controller[str], work.value, queue=wakes.queue(work))
-
+    """Return the loop of each kind of work; each takes its work from the queue that ``wakes`` fills."""
+    steps: Mapping[AgentWork, tuple[Callable[[str], float | None], Sequence[threading.Event], float]] = {
+        AgentWork.TUNNEL: (controllers.gate.reconcile, caches.mesh_synced, REST),
+        AgentWork.SERVICES: (controllers.services.reconcile, caches.services_synced, REST),
+        AgentWork.BLOCKS: (controllers.blocks.reconcile, caches.claims_synced, REST),
+        AgentWork.STATUS: (controllers.status.reconcile_node, caches.mesh_synced, 0.0),
+        AgentWork.ATTACHMENTS: (controllers.status.reconcile_attachments, (), REST),
+        AgentWork.LATECOMERS: (controllers.latecomers.reconcile, caches.pods_synced, 0.0),
+    }
     return {
-        AgentWork.TUNNEL: worker(AgentWork.TUNNEL)(controllers.gate.reconcile, wait_for=caches.mesh_synced, rest=REST),
-        AgentWork.SERVICES: worker(AgentWork.SERVICES)(
-            controllers.services.reconcile, wait_for=caches.services_synced, rest=REST
-        ),
-        AgentWork.BLOCKS: worker(AgentWork.BLOCKS)(
-            controllers.blocks.reconcile, wait_for=caches.claims_synced, rest=REST
-        ),
-        AgentWork.STATUS: worker(AgentWork.STATUS)(controllers.status.reconcile_node, wait_for=caches.mesh_synced),
-        AgentWork.ATTACHMENTS: worker(AgentWork.ATTACHMENTS)(controllers.status.reconcile_attachments, rest=REST),
-        AgentWork.LATECOMERS: worker(AgentWork.LATECOMERS)(
-            controllers.latecomers.reconcile, wait_for=caches.pods_synced
-        ),
+        work: controller.Controller(work.value, reconcile, wait_for=synced, rest=rest, queue=wakes.queue(work))
+        for work, (reconcile, synced, rest) in steps.items()
     }
 
 

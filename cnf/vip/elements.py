@@ -81,8 +81,8 @@ def difference(old: VipTable, new: VipTable, *, versions: Collection[int] = (4, 
             _put_slots(after, frontend, right)
     _put_sets(before, old, but=new)
     _put_sets(after, new, but=old)
-    known = {*names(versions)}
-    return ElementChanges(_missing(before, after, known), _missing(after, before, known))
+    existing = {*names(versions)}
+    return ElementChanges(_missing(before, after, existing), _missing(after, before, existing))
 
 
 def messages(changes: ElementChanges, *, table: str) -> Iterator[wire.Message]:
@@ -156,12 +156,12 @@ def _put_slots(elements: dict[str, dict[bytes, bytes]], frontend: Frontend, back
     by_name = {f"{target.address} . {target.port}": _value(target) for target in backend.targets}
     # Never change these names: they decide which target gets which slot, and nodes of two versions must agree.
     owners = slots.assign(tuple(sorted(by_name)))
-    found = elements[map_name(frontend.address.version, len(owners), sticky=backend.sticky)]
+    members = elements[map_name(frontend.address.version, len(owners), sticky=backend.sticky)]
     key = frontend.address.packed + _PROTOCOL_PORT.pack(_PROTOCOLS[frontend.protocol], frontend.port)
     if len(owners) == 1:
-        found[key] = by_name[owners[0]]
+        members[key] = by_name[owners[0]]
     else:
-        found.update((key + slot, by_name[owner]) for slot, owner in zip(_SLOTS, owners, strict=False))
+        members.update((key + slot, by_name[owner]) for slot, owner in zip(_SLOTS, owners, strict=False))
 
 
 def _subject(name: str, key: bytes) -> Subject:
@@ -170,7 +170,7 @@ def _subject(name: str, key: bytes) -> Subject:
         return ipaddress.ip_address(key[: len(key) // 2])
     width = 4 if len(key) < _WIDEST_IPV4 else 16
     number, port = _PROTOCOL_PORT.unpack_from(key, width)
-    protocol = next(found for found, known in _PROTOCOLS.items() if known == number)
+    protocol = next(text for text, value in _PROTOCOLS.items() if value == number)
     kind = ExportedPort if name.startswith("exported") else Frontend
     return kind(ipaddress.ip_address(key[:width]), protocol, port)
 
@@ -187,11 +187,11 @@ def _put_sets(elements: dict[str, dict[bytes, bytes]], table: VipTable, *, but: 
         elements[f"hairpin{address.version}"][address.packed * 2] = b""
 
 
-def _missing(elements: Elements, others: Elements, known: Collection[str]) -> Elements:
-    """Return the elements, in ``known`` maps and sets, that ``others`` lacks or has with another value."""
+def _missing(elements: Elements, others: Elements, existing: Collection[str]) -> Elements:
+    """Return the elements, in ``existing`` maps and sets, that ``others`` lacks or has with another value."""
     missing = {}
     for name, members in elements.items():
-        if name not in known:
+        if name not in existing:
             continue
         counterpart = others.get(name, {})
         left = {key: value for key, value in members.items() if counterpart.get(key) != value}

@@ -125,6 +125,7 @@ def _believe(
     """Yield a slice's endpoints by port; count in ``dropped`` those that are not believed."""
     cluster = endpoint_slice.metadata.labels[names.LABEL_SOURCE_CLUSTER]
     blocks, own = view.blocks.get(cluster, ()), cluster == view.cluster
+    # The API server does not validate slice ports; an invalid one would fail the whole transaction.
     ports = [
         (port.name, table.PROTOCOLS[port.protocol], port.port)
         for port in endpoint_slice.ports or ()
@@ -156,10 +157,7 @@ def _believe(
 def _plan_backends(
     service: FleetService, candidates: Sequence[nearness.Candidate], view: ClustersetView
 ) -> dict[Frontend, Backend]:
-    """Join the service's ports with the endpoints behind them; a headless service has no virtual address.
-
-    The API server does not validate slice ports; an invalid one would fail the whole transaction.
-    """
+    """Join the service's ports with the endpoints behind them; a headless service has no virtual address."""
     spec = service.spec
     if spec.type != "ClusterSetIP":
         return {}

@@ -72,18 +72,20 @@ class Refusals:
         ]
         return leave_out(wanted, held, former) if held else wanted
 
-    def record_attempt(self, wanted: Shares, tried: Shares, found: RefusedServices) -> None:
-        """Record that of ``tried``, which ``hold_back`` made of ``wanted``, the kernel refused those of ``found``."""
+    def record_attempt(self, wanted: Shares, tried: Shares, reasons: RefusedServices) -> None:
+        """Record that of ``tried``, which ``hold_back`` made of ``wanted``, the kernel refused those of ``reasons``."""
         tried_keys = {key for key in self._refused if wanted.get(key) is tried.get(key)}
-        self._replace({key: refused for key, refused in self._refused.items() if key not in tried_keys or key in found})
-        self.record_refused(wanted, found)
+        self._replace(
+            {key: refused for key, refused in self._refused.items() if key not in tried_keys or key in reasons}
+        )
+        self.record_refused(wanted, reasons)
 
-    def record_refused(self, wanted: Shares, found: RefusedServices) -> None:
+    def record_refused(self, wanted: Shares, reasons: RefusedServices) -> None:
         """Record which of ``wanted`` the kernel refused."""
-        if not found:
+        if not reasons:
             return
         refused = dict(self._refused)
-        for key, reason in found.items():
+        for key, reason in reasons.items():
             failures = refused[key].failures + 1 if key in refused else 1
             pause_s = min(LONGEST_S, FIRST_S * 2 ** (failures - 1))
             refused[key] = _Refused(wanted[key], reason, failures, self._clock() + pause_s)

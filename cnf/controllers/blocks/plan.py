@@ -68,8 +68,8 @@ class _BlockPool:
 
     def allocate_held(self, node: fleet.FleetNode) -> list[Grant]:
         """Return the blocks that ``node`` holds and doesn't show, in its order, and mark them as taken."""
-        found = {str(block): (block, claim) for block, claim in self._candidates(node.metadata.name)}
-        held = [found[block] for block in node.status.blocks_missing if block in found]
+        candidates = {str(block): (block, claim) for block, claim in self._candidates(node.metadata.name)}
+        held = [candidates[block] for block in node.status.blocks_missing if block in candidates]
         return [
             grant for block, claim in held if (grant := self._allocate(node.metadata.name, block, claim)) is not None
         ]
@@ -89,11 +89,13 @@ class _BlockPool:
         return Grant(node, block, claim)
 
     def _candidates(self, node: str) -> Iterator[tuple[Network, fleet.Claim | None]]:
-        found = [(block, self._claims.get(addresses.claim_name(block))) for block in self._blocks()]
+        claimed = [(block, self._claims.get(addresses.claim_name(block))) for block in self._blocks()]
         # Its own first: a leader died between Claim and FleetNode, or the node is back, or it just returned the block.
-        yield from ((block, claim) for block, claim in found if claim is not None and claim.spec.owner == node)
-        yield from ((block, claim) for block, claim in found if claim is None or _is_quarantine_over(claim, self._now))
-        yield from ((block, claim) for block, claim in found if claim is not None and _is_returned(claim))
+        yield from ((block, claim) for block, claim in claimed if claim is not None and claim.spec.owner == node)
+        yield from (
+            (block, claim) for block, claim in claimed if claim is None or _is_quarantine_over(claim, self._now)
+        )
+        yield from ((block, claim) for block, claim in claimed if claim is not None and _is_returned(claim))
 
     def _blocks(self) -> Iterator[Network]:
         return addresses.node_blocks(self._cluster_blocks)
@@ -133,13 +135,13 @@ def plan_grants(
     missing = {name: count for name, count in missing.items() if count > 0}
     while missing:
         for name in list(missing):
-            found = pool.allocate(name)
-            if found is None:
+            granted = pool.allocate(name)
+            if granted is None:
                 refused[name] = f"no free block for node {name!r}: {pool.explain()}"
             else:
-                grants.append(found)
+                grants.append(granted)
             missing[name] -= 1
-            if found is None or not missing[name]:
+            if granted is None or not missing[name]:
                 del missing[name]
     return BlockPlan(tuple(grants), refused)
 
@@ -159,8 +161,8 @@ def explain_exhaustion(
 
 def plan_returns(nodes: Iterable[fleet.FleetNode]) -> dict[str, list[str]]:
     """Return, by node, the blocks that it has returned and still shows, except its first of each family."""
-    found = {node.metadata.name: returned_blocks(node) for node in nodes}
-    return {name: blocks for name, blocks in found.items() if blocks}
+    returned = {node.metadata.name: returned_blocks(node) for node in nodes}
+    return {name: blocks for name, blocks in returned.items() if blocks}
 
 
 def returned_blocks(node: fleet.FleetNode) -> list[str]:

@@ -1,7 +1,7 @@
-"""How zones and their changes get from the process that watches to those that answer.
+"""Carries the zone and its changes from the process that watches to those that answer.
 
-One invariant: an answering process serves a whole zone or none. A snapshot is gathered aside and takes the place of
-what was served in one assignment; a change is applied in parts so small that no answer waits for it.
+Invariant: an answering process serves a whole zone or none. It collects a snapshot aside and begins to serve it by one
+assignment; it applies a change in parts so small that no answer waits.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _LENGTH = struct.Struct("!I")
 _FRAME_MAX = 32 << 20
 
 
-class Kind(enum.IntEnum):
-    """What a frame is for."""
+class FrameKind(enum.IntEnum):
+    """The purpose of a frame."""
 
     BEGIN = 0
     """A snapshot follows."""
@@ -38,12 +38,12 @@ class Frame(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One message.
 
     Attributes:
-        generation: Counts what was committed; on COMMIT only.
+        generation: Number of the update, counted from 1; on COMMIT only.
         soa: Content of the SOA record by encoded zone name; on COMMIT only.
     """
 
-    kind: Kind
-    change: table.Change | None = None
+    kind: FrameKind
+    change: table.ZoneChange | None = None
     generation: int = 0
     soa: dict[bytes, bytes] = {}
 
@@ -58,15 +58,15 @@ def pack(frame: Frame) -> bytes:
 
 
 def frames(
-    changes: Iterable[table.Change], *, soa: dict[bytes, bytes], generation: int, snapshot: bool
+    changes: Iterable[table.ZoneChange], *, soa: dict[bytes, bytes], generation: int, snapshot: bool
 ) -> Iterator[Frame]:
     """Return the frames of one update."""
     if snapshot:
-        yield Frame(Kind.BEGIN)
+        yield Frame(FrameKind.BEGIN)
     for change in changes:
         for part in table.parts(change):
-            yield Frame(Kind.PART, part)
-    yield Frame(Kind.COMMIT, generation=generation, soa=soa)
+            yield Frame(FrameKind.PART, part)
+    yield Frame(FrameKind.COMMIT, generation=generation, soa=soa)
 
 
 class Unpacker:
@@ -76,7 +76,7 @@ class Unpacker:
         self._buffer = bytearray()
 
     def feed(self, received: bytes) -> Iterator[Frame]:
-        """Return the frames that ``received`` completes.
+        """Iterate over the frames that ``received`` completes.
 
         Raises:
             errors.FeedBrokenError: the bytes are not frames.
@@ -99,10 +99,10 @@ class Unpacker:
 
 @dataclasses.dataclass(slots=True)
 class Replica:
-    """The answering side: applies frames to the zone that an answerer serves.
+    """The answering side of the feed: applies frames to the zone that an answerer serves.
 
     Attributes:
-        generation: Of the last commit.
+        generation: Number of the last update that is complete.
     """
 
     answerer: wire.Answerer
@@ -111,13 +111,13 @@ class Replica:
 
     def apply(self, frame: Frame) -> bool:
         """Apply one frame; return whether it was a commit."""
-        if frame.kind is Kind.BEGIN:
+        if frame.kind is FrameKind.BEGIN:
             self._aside = wire.LiveZone({}, set(), {})
             return False
         target = self._aside or self.answerer.zone
         if target is None:
             raise errors.FeedBrokenError("a change came before the first snapshot")
-        if frame.kind is Kind.PART and frame.change is not None:
+        if frame.kind is FrameKind.PART and frame.change is not None:
             _apply(target, frame.change)
             return False
         target.soa = frame.soa
@@ -126,7 +126,7 @@ class Replica:
         return True
 
 
-def _apply(target: wire.LiveZone, change: table.Change) -> None:
+def _apply(target: wire.LiveZone, change: table.ZoneChange) -> None:
     target.names.update(change.appeared)
     for entry in change.entries:
         if entry.records:
@@ -137,7 +137,7 @@ def _apply(target: wire.LiveZone, change: table.Change) -> None:
 
 
 def receive(connection: socket.socket, replica: Replica) -> Iterator[int]:
-    """Apply what comes over ``connection`` until its other end closes; yield the generation after each commit."""
+    """Apply the frames of ``connection`` until its other end closes; yield the generation after each commit."""
     unpacker = Unpacker()
     while received := connection.recv(1 << 16):
         for frame in unpacker.feed(received):

@@ -1,7 +1,7 @@
 """Answer over TCP (RFC 7766): one loop over all connections, in a process of its own.
 
-One invariant: what a client can hold is bounded: connections in number, each one's silence in seconds, and what it
-may leave unread in bytes.
+Invariant: clients can hold a bounded number of connections, each silent for a bounded time, with a bounded number of
+bytes left unread.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ def listen(family: socket.AddressFamily, port: int, held: contextlib.ExitStack) 
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class _Connection:
+class _TcpConnection:
     sock: socket.socket
-    heard: float
+    last_query: float
     received: bytearray = dataclasses.field(default_factory=bytearray)
     unsent: bytearray = dataclasses.field(default_factory=bytearray)
     ended: bool = False
 
 
-class Server:
+class TcpServer:
     """The loop and its connections."""
 
     def __init__(
@@ -58,11 +58,11 @@ class Server:
         self._answerer, self._counts = answerer, counts
         self._connections_max, self._idle_s, self._clock = connections_max, idle_s, clock
         self._selector = selectors.DefaultSelector()
-        # In the order in which they were last heard of: the first is the one to give up.
-        self._connections: dict[_Connection, None] = {}
+        # In the order of their last query: the first one is closed to make room.
+        self._connections: dict[_TcpConnection, None] = {}
 
     def serve(self, listeners: Iterable[socket.socket]) -> None:
-        """Answer what comes in, for ever."""
+        """Answer queries, for ever."""
         for listener in listeners:
             listener.setblocking(False)
             self._selector.register(listener, selectors.EVENT_READ, None)
@@ -78,18 +78,18 @@ class Server:
     def _accept(self, listener: socket.socket) -> None:
         try:
             sock, _ = listener.accept()
-        # The client has gone again, or we are out of descriptors until some connection ends.
+        # The client is gone again, or the process has no descriptor left until a connection ends.
         except OSError:
             return
         sock.setblocking(False)
         if len(self._connections) >= self._connections_max:
             self._counts[counters.REFUSED_CONNECTIONS] += 1
             self._close(next(iter(self._connections)))
-        connection = _Connection(sock, self._clock())
+        connection = _TcpConnection(sock, self._clock())
         self._connections[connection] = None
         self._selector.register(sock, selectors.EVENT_READ, connection)
 
-    def _work(self, connection: _Connection, ready: int) -> None:
+    def _work(self, connection: _TcpConnection, ready: int) -> None:
         try:
             if ready & selectors.EVENT_READ:
                 self._read(connection)
@@ -109,15 +109,15 @@ class Server:
             wanted |= selectors.EVENT_READ
         self._selector.modify(connection.sock, wanted, connection)
 
-    def _read(self, connection: _Connection) -> None:
+    def _read(self, connection: _TcpConnection) -> None:
         received = connection.sock.recv(1 << 14)
         connection.received += received
         connection.ended = connection.ended or not received
 
-    def _answer(self, connection: _Connection) -> bool:
-        """Answer whole queries as long as their answers may wait unsent; return whether there was any.
+    def _answer(self, connection: _TcpConnection) -> bool:
+        """Answer complete queries while the client reads its answers; return whether there was any.
 
-        A message that deserves no answer ends the connection.
+        A message that gets no reply ends the connection.
         """
         received, answered = connection.received, False
         while len(received) >= 2 and len(connection.unsent) < _UNSENT_MAX:
@@ -132,14 +132,14 @@ class Server:
                 connection.ended = True
                 break
             answered = True
-            # Only a whole query keeps the connection: a byte now and then does not.
-            connection.heard = self._clock()
+            # Only a complete query counts: a byte now and then must not keep the connection.
+            connection.last_query = self._clock()
             self._connections[connection] = self._connections.pop(connection)
             self._counts[reply[3] & 0x0F] += 1
             connection.unsent += len(reply).to_bytes(2, "big") + reply
         return answered
 
-    def _flush(self, connection: _Connection) -> None:
+    def _flush(self, connection: _TcpConnection) -> None:
         while connection.unsent:
             sent = connection.sock.send(connection.unsent)
             del connection.unsent[:sent]
@@ -148,11 +148,11 @@ class Server:
         limit = self._clock() - self._idle_s
         while self._connections:
             oldest = next(iter(self._connections))
-            if oldest.heard > limit:
+            if oldest.last_query > limit:
                 return
             self._close(oldest)
 
-    def _close(self, connection: _Connection) -> None:
+    def _close(self, connection: _TcpConnection) -> None:
         del self._connections[connection]
         self._selector.unregister(connection.sock)
         with contextlib.suppress(OSError):

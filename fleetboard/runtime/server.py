@@ -1,6 +1,6 @@
-"""Serve /metrics, /healthz and /readyz.
+"""Serves /metrics, /healthz and /readyz.
 
-One invariant: asking costs little and changes nothing; slow or many clients can't take the process' threads.
+Invariant: slow or many clients take at most ``MAX_REQUESTS`` threads.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ MAX_REQUESTS = 16
 TIMEOUT_S = 10.0
 
 Check = Callable[[], "str | None"]
-Answer = tuple[int, str, bytes]
+Response = tuple[int, str, bytes]
 
 
 class _HTTPServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
-    # The default of 5 makes clients that come together wait a second for the kernel's next try.
+    # With the default of 5, clients that connect together wait a second for the kernel's next try.
     request_queue_size = 64
-    # We bind all addresses of both families where the kernel has both.
+    # Binds all addresses of both families, where the kernel has both.
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
-    def __init__(self, port: int, answer: Callable[[str, str], Answer]) -> None:
+    def __init__(self, port: int, answer: Callable[[str, str], Response]) -> None:
         self.answer = answer
         self._slots = threading.BoundedSemaphore(MAX_REQUESTS)
         super().__init__(("", port), _Handler)
@@ -39,7 +39,7 @@ class _HTTPServer(http.server.ThreadingHTTPServer):
     def server_bind(self) -> None:
         if self.address_family is socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Not HTTPServer's: it looks the host's name up in DNS.
+        # Instead of HTTPServer's, which looks up the host's name in DNS.
         super(http.server.HTTPServer, self).server_bind()
         self.server_name, self.server_port = "", self.server_address[1]
 
@@ -56,7 +56,7 @@ class _HTTPServer(http.server.ThreadingHTTPServer):
             self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that hang up."""
+        """Log clients that hang up at debug level only."""
         log.debug("request failed", exc_info=True)
 
 
@@ -65,7 +65,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: _HTTPServer
 
     def do_GET(self) -> None:
-        """Answer and close."""
+        """Response and close."""
         status, content_type, body = self.server.answer(self.path, self.headers.get("Accept", ""))
         self.send_response(status)
         self.send_header("Content-Type", content_type)
@@ -77,10 +77,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return "fleetboard"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class' name
-        """Keep no access log: kubelet and Prometheus ask several times a minute."""
+        """Write no access log: kubelet and Prometheus ask several times a minute."""
 
 
-class Server:
+class ObserveServer:
     """A running server; ``close`` ends it."""
 
     def __init__(self, server: _HTTPServer) -> None:
@@ -102,15 +102,15 @@ class Server:
         self._thread.join(5)
 
 
-def serve(*, port: int, registry: prometheus_client.CollectorRegistry, healthy: Check, ready: Check) -> Server:
+def serve(*, port: int, registry: prometheus_client.CollectorRegistry, healthy: Check, ready: Check) -> ObserveServer:
     """Serve in a thread of its own.
 
-    ``healthy`` and ``ready`` return None when all is well, else the sentence to show with 503.
+    ``healthy`` and ``ready`` return None, or a sentence to answer with 503.
     """
-    # Creation times double the number of series, and nobody reads them.
+    # Creation times double the number of series and have no reader.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
-    def answer(path: str, accept: str) -> Answer:
+    def answer(path: str, accept: str) -> Response:
         match path.partition("?")[0]:
             case "/metrics":
                 encode, content_type = exposition.choose_encoder(accept)
@@ -121,17 +121,17 @@ def serve(*, port: int, registry: prometheus_client.CollectorRegistry, healthy: 
                 return _checked(ready)
         return _text(404, "try /metrics, /healthz or /readyz")
 
-    return Server(_HTTPServer(port, answer))
+    return ObserveServer(_HTTPServer(port, answer))
 
 
-def _checked(check: Check) -> Answer:
+def _checked(check: Check) -> Response:
     try:
         sentence = check()
     except Exception:
-        log.exception("a health check failed")
+        log.exception("health check failed")
         sentence = "the check itself failed; see the log"
     return _text(200, "ok") if sentence is None else _text(503, sentence)
 
 
-def _text(status: int, text: str) -> Answer:
+def _text(status: int, text: str) -> Response:
     return status, "text/plain; charset=utf-8", f"{text}\n".encode()

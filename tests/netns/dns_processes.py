@@ -61,16 +61,16 @@ def make_table() -> table.Table:
     return made
 
 
-def publish(answering: workers.Workers, changes: Iterable[table.Change], *, snapshot: bool = True) -> None:
+def publish(pool: workers.WorkerPool, changes: Iterable[table.ZoneChange], *, snapshot: bool = True) -> None:
     """Give the processes a zone, or a change to it."""
     soa = {encode.name(name): encode.soa_content(server="ns", zone_name=name, serial=1) for name in names.ZONES}
-    answering.publish(lambda generation: feed.frames(changes, soa=soa, generation=generation, snapshot=snapshot))
+    pool.publish(lambda generation: feed.frames(changes, soa=soa, generation=generation, snapshot=snapshot))
 
 
 @contextlib.contextmanager
-def running(served: table.Table, *, udp_processes: int = 1) -> Iterator[workers.Workers]:
+def running(served: table.Table, *, udp_processes: int = 1) -> Iterator[workers.WorkerPool]:
     """Run the processes and wait until they serve the zone."""
-    made = workers.Workers(port=PORT, udp_processes=udp_processes)
+    made = workers.WorkerPool(port=PORT, udp_processes=udp_processes)
     try:
         publish(made, served.snapshot())
         deadline = time.monotonic() + 60

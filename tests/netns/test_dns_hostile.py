@@ -60,7 +60,7 @@ def netns() -> Iterator[None]:
 
 
 @pytest.fixture
-def answering(netns: None) -> Iterator[workers.Workers]:
+def pool(netns: None) -> Iterator[workers.WorkerPool]:
     with dns_processes.running(make_table()) as made:
         yield made
 
@@ -160,12 +160,12 @@ def read_messages(sock: socket.socket) -> Iterator[bytes]:
 
 
 @pytest.mark.timeout(900)  # half a minute of processor time
-def test_a_hundred_thousand_mutated_packets(answering: workers.Workers, chance: random.Random) -> None:
+def test_a_hundred_thousand_mutated_packets(pool: workers.WorkerPool, chance: random.Random) -> None:
     judge = Judge()
     send_datagrams(chance, UDP_PACKETS // 10, judge)
     send_streams(chance, TCP_PACKETS // 10, judge)
     gc.collect()
-    pids = answering.pids()
+    pids = pool.pids()
     before = [(dns_processes.own_kb(pid), dns_processes.descriptors(pid)) for pid in pids]
     send_datagrams(chance, UDP_PACKETS * 9 // 10, judge)
     send_streams(chance, TCP_PACKETS * 9 // 10, judge)
@@ -175,5 +175,5 @@ def test_a_hundred_thousand_mutated_packets(answering: workers.Workers, chance: 
     for (kb, open_), (kb_after, open_after) in zip(before, after, strict=True):
         assert kb_after - kb < GROWN_KB
         assert open_after <= open_ + 1
-    assert answering.gone() is None
-    assert not [slot for slot in answering.slots if answering.counts(slot)[counters.FAILED]]
+    assert pool.gone() is None
+    assert not [slot for slot in pool.slots if pool.counts(slot)[counters.FAILED]]

@@ -89,7 +89,7 @@ class Resolver:
     def load(self) -> None:
         self.publish(self.table.snapshot(), snapshot=True)
 
-    def publish(self, changes: Iterable[table.Change], *, snapshot: bool = False) -> None:
+    def publish(self, changes: Iterable[table.ZoneChange], *, snapshot: bool = False) -> None:
         self.generation += 1
         soa = {
             encode.name(name): encode.soa_content(server=SERVER, zone_name=name, serial=self.generation)

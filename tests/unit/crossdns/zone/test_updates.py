@@ -103,14 +103,14 @@ def test_what_is_no_frame_is_refused(stream: bytes) -> None:
 
 def test_a_change_before_any_snapshot_is_refused() -> None:
     with pytest.raises(errors.FeedBrokenError):
-        Resolver().replica.apply(feed.Frame(feed.Kind.PART, table.Change([b"\0"])))
+        Resolver().replica.apply(feed.Frame(feed.FrameKind.PART, table.ZoneChange([b"\0"])))
 
 
 def test_a_saved_zone_is_served_after_a_restart(tmp_path: Path) -> None:
     before, after = Resolver(), Resolver()
     before.put(make_service())
-    saved.Store(tmp_path).save(before.table.snapshot())
-    loaded = saved.Store(tmp_path).load()
+    saved.ZoneFile(tmp_path).save(before.table.snapshot())
+    loaded = saved.ZoneFile(tmp_path).load()
     assert loaded is not None
     after.publish(loaded, snapshot=True)
     assert contents(after.ask("web.shop.svc.hyperos.local")) == ["10.112.0.9"]
@@ -118,7 +118,7 @@ def test_a_saved_zone_is_served_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_damaged_or_missing_saved_zone_is_none(tmp_path: Path) -> None:
-    store = saved.Store(tmp_path)
+    store = saved.ZoneFile(tmp_path)
     assert store.load() is None
     store.save(table.Table(server=SERVER).snapshot())
     path = tmp_path / "zone.bin"

@@ -1,9 +1,10 @@
-"""``python -m cnf``: first the node's own part, then the rest, whose modules alone take a second to load."""
+"""``python -m cnf``: starts the node's own part, and then the rest, whose modules alone take a second to load."""
 
 import logging
 import sys
 
-from cnf.agent import node, settings
+from cnf.agent import node
+from cnf.agent import settings as agent_settings
 from cnf.attach import errors as attach_errors
 from cnf.netlink import errors as netlink_errors
 from cnf.vip import errors as vip_errors
@@ -15,13 +16,13 @@ log = logging.getLogger(__name__)
 def main() -> int:
     """Run until stopped; return the exit status."""
     logs.configure("cnf")
-    # First of all: the kernel drops signals that a container's process 1 has no handler for.
-    with process.Crew(grace_s=settings.GRACE_S) as crew:
+    # Before anything else: the kernel drops signals that a container's process 1 has no handler for.
+    with process.Crew(grace_s=agent_settings.GRACE_S) as crew:
         try:
-            options = settings.read()
-            logs.configure("cnf", options.log_level)
-            first = node.Node(options)
-            first.restore()
+            settings = agent_settings.read()
+            logs.configure("cnf", settings.log_level)
+            local_node = node.LocalNode(settings)
+            local_node.restore()
         except (
             environment.SettingRefusedError,
             attach_errors.AttachError,
@@ -31,14 +32,14 @@ def main() -> int:
         ) as err:
             log.error("%s", err)  # noqa: TRY400 - the sentence says all
             return 1
-        crew.start(first.threads())
-        # Not above: pods are served while this loads.
+        crew.start(local_node.threads())
+        # Imported here: pods are served while this loads.
         from cnf.agent import agent
 
-        return agent.run(options, first, crew)
+        return agent.run(settings, local_node, crew)
 
 
 if __name__ == "__main__":
-    # CNI calls take turns with threads that decode what the API says: the default of 5 ms is longer than a whole ADD.
+    # CNI calls take turns with threads that decode the API's objects: the default of 5 ms is longer than a whole ADD.
     sys.setswitchinterval(0.0005)
     sys.exit(main())

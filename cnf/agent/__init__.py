@@ -1,1 +1,1 @@
-"""The part of cnf that runs on a member's node: settings, caches, and who wakes whom."""
+"""The agent: the cnf process on a member's node, with its settings, caches and the table of who wakes whom."""

@@ -1,7 +1,7 @@
-"""Tells changes that matter from those that don't: of a cluster's nodes every one hears what any other writes.
+"""Filters out updates that cannot affect any plan; every node receives every other node's updates.
 
-A node counts its addresses every half minute; with 200 nodes each of those would be a plan on each. One invariant: an
-object that differs in anything a plan reads is never taken for the same.
+A node writes its count of addresses every half minute; with 200 nodes each of those would be a plan on each. Invariant:
+an object that differs in anything that a plan reads is never taken for the same.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from fleetboard.model import fleet
 T = TypeVar("T")
 
 COUNTS: Mapping[str, Any] = {"addresses_used": 0, "addresses_free": 0, "version": "", "conditions": []}
-"""Fields of a FleetNode's status that only people and metrics read."""
+"""Fields of a FleetNode's status that only people read."""
 
 
-class Notice(Generic[T]):
-    """Remembers of each object what matters; of one thread."""
+class ChangeFilter(Generic[T]):
+    """Remembers of each object what a plan reads; of one thread."""
 
     def __init__(self, essence: Callable[[T], object]) -> None:
         self._essence = essence
         self._seen: dict[Hashable, object] = {}
 
-    def differs(self, key: str, found: T | None) -> bool:
-        """Say whether the object of that key, None when it is gone, differs from last time, and remember it."""
+    def differs(self, key: str, current: T | None) -> bool:
+        """Tell whether the object of that key, None when it is gone, differs from last time; remember it."""
         before = self._seen.pop(key, None)
-        if found is None:
+        if current is None:
             return before is not None
-        self._seen[key] = now = self._essence(found)
+        self._seen[key] = now = self._essence(current)
         return now != before
 
 

@@ -1,6 +1,6 @@
-"""Metrics of cnf and cnf-hub.
+"""Metrics of the agent and the relay.
 
-One invariant: what the kernel or another part already counts is read when Prometheus asks, never counted twice.
+What the kernel or another part already counts is read when Prometheus asks, and never counted twice.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cnf.tunnel.session import probe
-from cnf.tunnel.wireguard import tunnel
+from cnf.tunnel.wireguard.tunnel import Tunnel
 from cnf.vip import counters
 from cnf.vip import errors as vip_errors
 from fleetboard.model.addresses import Address
 
 
 class TunnelCollector(Collector):
-    """Peers, their handshakes and bytes, and what the probes see."""
+    """Peers, their handshakes and bytes, and the results of probes."""
 
-    def __init__(self, carrier: tunnel.Tunnel, probed: Callable[[], Mapping[Address, probe.ProbeTarget]]) -> None:
-        self._carrier, self._probed = carrier, probed
+    def __init__(self, tunnel: Tunnel, probed: Callable[[], Mapping[Address, probe.ProbeTarget]]) -> None:
+        self._tunnel, self._probed = tunnel, probed
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing beforehand: collecting needs the device."""
+        """Describe nothing beforehand: collecting needs the device."""
         return []
 
     def collect(self) -> Iterable[Metric]:
         """Read the device."""
-        peers = self._carrier.status()
+        peers = self._tunnel.status()
         count = GaugeMetricFamily("fleetboard_tunnel_peers", "WireGuard peers.", value=len(peers))
         age = GaugeMetricFamily(
             "fleetboard_tunnel_handshake_age_seconds", "Age of a peer's last handshake.", labels=["peer"]
@@ -48,7 +48,7 @@ class TunnelCollector(Collector):
         yield from (count, age, received, sent, *self._actions(), *self._probes())
 
     def _actions(self) -> Iterable[Metric]:
-        done = self._carrier.counters
+        done = self._tunnel.counters
         family = CounterMetricFamily(
             "fleetboard_tunnel_actions", "What was done to the tunnel, by kind.", labels=["action"]
         )
@@ -77,7 +77,7 @@ class TunnelCollector(Collector):
 
 
 class FirewallCollector(Collector):
-    """What the firewall dropped or rejected, and the services that are spread."""
+    """What the firewall dropped or rejected, and the services with virtual addresses."""
 
     def __init__(
         self, *, services: Callable[[], int], refused: Callable[[], int], dropped: Callable[[], Mapping[str, int]]
@@ -85,7 +85,7 @@ class FirewallCollector(Collector):
         self._services, self._refused, self._dropped = services, refused, dropped
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing beforehand: collecting asks nft."""
+        """Describe nothing beforehand: collecting asks the kernel."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -129,11 +129,11 @@ class NodeCollector(Collector):
         self._started = time.time()
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing beforehand."""
+        """Describe nothing beforehand."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """Read the plane."""
+        """Read the parts."""
         used, free = self._usage()
         yield GaugeMetricFamily("fleetboard_addresses_used", "Fleet addresses of this node in use.", value=used)
         yield GaugeMetricFamily("fleetboard_addresses_free", "Fleet addresses of this node to give.", value=free)
@@ -154,8 +154,8 @@ class NodeCollector(Collector):
         )
 
 
-class Calls:
-    """CNI calls, counted as they are answered: what a pod's start waits for."""
+class CniCalls:
+    """CNI calls, counted as they are answered: a pod's start waits for them."""
 
     def __init__(self) -> None:
         self._seconds = Histogram(
@@ -174,10 +174,10 @@ class Calls:
 
     @property
     def collectors(self) -> list[Collector]:
-        """What to register."""
+        """The collectors to register."""
         return [self._seconds, self._calls]
 
-    def note(self, verb: str, code: int, seconds: float) -> None:
+    def count(self, verb: str, code: int, seconds: float) -> None:
         """Count one call."""
         self._seconds.labels(verb).observe(seconds)
         self._calls.labels(verb, str(code)).inc()

@@ -1,7 +1,7 @@
 """What a node does without asking anybody: firewall, connections and attachments as they were, and CNI served.
 
-Loaded and done before the rest of cnf, whose modules alone take longer than everything here. One invariant: this
-module, and what it imports, knows neither Kubernetes nor the tunnel.
+Loaded and done before the rest of cnf, whose modules alone take longer than everything here. So neither this module
+nor what it imports knows Kubernetes or the tunnel.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import logging
 import threading
 from collections.abc import Callable
 
-from cnf.agent import settings
+from cnf.agent.settings import AgentSettings
 from cnf.attach import server, spool
-from cnf.attach import service as attach_plane
+from cnf.attach.service import Plane
 from cnf.netlink import namespace
-from cnf.vip import writer as vip_plane
 from cnf.vip.handover import state
+from cnf.vip.writer import FirewallWriter
 from fleetboard.runtime import process
 
 log = logging.getLogger(__name__)
@@ -23,69 +23,69 @@ log = logging.getLogger(__name__)
 OnCall = Callable[[str, int, float], None]
 
 
-class Node:
-    """The part of a cnf that stands first. ``listen`` joins it to the rest."""
+class LocalNode:
+    """The part of cnf that starts first; ``listen`` connects it to the rest."""
 
-    def __init__(self, options: settings.Settings) -> None:
+    def __init__(self, settings: AgentSettings) -> None:
         """Open the namespace; nothing is changed yet."""
-        self._options = options
+        self._settings = settings
         self._listening = threading.Lock()
-        self._unheard: list[tuple[str, int, float]] = []
+        self._unreported: list[tuple[str, int, float]] = []
         self._on_change: Callable[[], None] | None = None
         self._on_call: OnCall | None = None
         self._on_outlook: Callable[[], str] | None = None
-        self.vips = vip_plane.VipPlane()
+        self.firewall_writer = FirewallWriter()
         self.taken_over = state.TakenOver()
-        self.plane = attach_plane.Plane(
-            state_dir=options.state_dir,
-            netns_dir=options.netns_dir,
+        self.cni = Plane(
+            state_dir=settings.state_dir,
+            netns_dir=settings.netns_dir,
             hub_netns=namespace.Namespace.current(),
             on_change=self._changed,
-            node=options.node,
+            node=settings.node,
             on_call=self._called,
             outlook=self._outlook,
         )
-        self._keeping = state.Keeping(
-            self.vips,
-            owner=f"{options.clusterset}/{options.cluster}/{options.node}",
-            state_dir=options.state_dir,
-            run_dir=options.run_dir,
+        self._handover = state.Handover(
+            self.firewall_writer,
+            owner=f"{settings.clusterset}/{settings.cluster}/{settings.node}",
+            state_dir=settings.state_dir,
+            run_dir=settings.run_dir,
         )
-        self._server = server.Server(options.run_dir / "cni.sock", self.plane.call)
-        self._spool = spool.Spool(options.run_dir / "del", self.plane.call)
+        self._server = server.Server(settings.run_dir / "cni.sock", self.cni.call)
+        self._spool = spool.Spool(settings.run_dir / "del", self.cni.call)
 
     def restore(self) -> None:
-        """Bring back what the node remembers: firewall, connections, then the pods that may send by them.
+        """Restore what the node remembers: firewall and connections, and then the pods that send through them.
 
         Raises:
             AttachError: the journal can't be read, or another cnf holds it.
-            VipError: the kernel takes no firewall.
+            VipError: the kernel refuses the firewall.
         """
-        # The CNI executable leaves DELs here while we are away; without the folder it takes us for uninstalled.
-        (self._options.run_dir / "del").mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._options.state_dir.mkdir(parents=True, exist_ok=True)
-        self.taken_over = self._keeping.take_over()
-        summary = self.plane.restore()
+        # The CNI executable leaves DELs here while cnf is away; without the folder it takes cnf for uninstalled.
+        (self._settings.run_dir / "del").mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._settings.state_dir.mkdir(parents=True, exist_ok=True)
+        self.taken_over = self._handover.take_over()
+        summary = self.cni.restore()
         log.info("attachments restored", extra={"summary": str(summary), "taken_over": str(self.taken_over)})
 
     def threads(self) -> process.Threads:
-        """Return what shall run from now on."""
+        """Return what runs from now on."""
         return {
             "cni server": self._server.run,
             "spooled deletions": self._spool.run,
-            "keep for a successor": self._keeping.run,
+            "save for the next cnf": self._handover.run,
         }
 
     def listen(self, *, on_change: Callable[[], None], on_call: OnCall, outlook: Callable[[], str]) -> None:
-        """Tell of changed attachments and of every call, those included that came before.
+        """Report changed attachments and every call, also those that came before.
 
-        ``outlook`` says why a further block isn't to be had, or nothing.
+        ``outlook`` says why no further block comes, or nothing.
         """
         with self._listening:
             self._on_change, self._on_call, self._on_outlook = on_change, on_call, outlook
-            for call in self._unheard:
+            for call in self._unreported:
                 on_call(*call)
-            self._unheard.clear()
+            self._unreported.clear()
 
     def _changed(self) -> None:
         if self._on_change is not None:
@@ -97,6 +97,6 @@ class Node:
     def _called(self, verb: str, code: int, seconds: float) -> None:
         with self._listening:
             if self._on_call is None:
-                self._unheard.append((verb, code, seconds))
+                self._unreported.append((verb, code, seconds))
             else:
                 self._on_call(verb, code, seconds)

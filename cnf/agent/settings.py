@@ -1,6 +1,6 @@
-"""What a node's cnf is told by its environment.
+"""The agent's settings, read from its environment.
 
-One invariant: a process that starts has every setting it needs; what is missing or malformed ends it with a sentence.
+Invariant: a process that starts has every setting it needs; a missing or malformed one ends it with a sentence.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ GRACE_S = 4.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Settings:
+class AgentSettings:
     """Settings of ``python -m cnf``.
 
     Attributes:
         node: Name of the Kubernetes node.
-        pod_ip: Primary address of this pod: where other nodes reach its WireGuard.
+        pod_ip: Primary address of this pod, where other nodes reach its WireGuard.
         cluster: This cluster's name in the clusterset.
-        clusterset: Its name on the hub.
-        namespace: Where our objects live.
-        state_dir: Survives the pod: key, journal.
-        run_dir: Survives the pod but not the node's reboot: socket, spooled DELs.
+        clusterset: Name of the clusterset on the hub.
+        namespace: Namespace of Fleetboard's objects.
+        state_dir: Folder that outlives the pod: key, journal.
+        run_dir: Folder that outlives the pod but not the node's reboot: socket, spooled DELs.
         netns_dir: The host's named network namespaces.
-        startup_taint: Whether this node's taint is kept in step with what can be attached here.
+        startup_taint: Whether to reconcile this node's startup taint.
         cni_conf_dir: The runtime's network configurations; read only with ``startup_taint``.
-        observe_port: Of metrics and health.
+        observe_port: Port of metrics and health.
+        log_level: Least severe level that is logged.
     """
 
     node: str
@@ -47,13 +48,13 @@ class Settings:
     log_level: str
 
 
-def read() -> Settings:
+def read() -> AgentSettings:
     """Read the environment.
 
     Raises:
-        SettingRefusedError: naming the variable, its value and what was expected.
+        SettingRefusedError: names the variable, its value and what was expected.
     """
-    return Settings(
+    return AgentSettings(
         node=environment.read("NODE_NAME"),
         pod_ip=environment.read("POD_IP"),
         cluster=environment.read("CLUSTER", parse=names.parse_cluster_name),

@@ -1,1 +1,1 @@
-"""The agent's controllers: each reconciles one thing with what the API says."""
+"""The agent's controllers: each reconciles one thing with the API's objects."""

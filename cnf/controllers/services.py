@@ -1,6 +1,6 @@
-"""Keeps the node's firewall and virtual addresses as the clusterset's services say.
+"""Reconciles the node's firewall and virtual addresses with the clusterset's services.
 
-One invariant: until everything it depends on is known, the rules that a predecessor left stay in force.
+Invariant: until everything it depends on is known, the rules that a former process left stay in force.
 """
 
 from __future__ import annotations
@@ -8,36 +8,76 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from cnf.agent import caches
+from cnf.agent.caches import Caches
+from cnf.agent.wakes import AgentSource, Mark
 from cnf.tunnel.plan import parse
 from cnf.vip import errors as vip_errors
-from cnf.vip import firewall, refusals
 from cnf.vip import plan as vip_plan
+from cnf.vip import refusals
 from cnf.vip import shares as vip_shares
-from cnf.vip import writer as vip_plane
+from cnf.vip.firewall import NodeFirewall
+from cnf.vip.writer import FirewallWriter
 from fleetboard.model import addresses, names
 
 log = logging.getLogger(__name__)
 
-AGAIN_S = 60.0
+RESYNC_S = 60.0
+
+
+class PendingChanges:
+    """What changed since the last plan; safe to share by threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._services: set[str] = set()
+        self._slices: set[str] = set()
+        self.mesh = True
+        """Whether nodes, peers or this node's zone may have changed."""
+
+    @property
+    def marks(self) -> Mapping[AgentSource, Mark]:
+        """What remembers each event."""
+        return {
+            AgentSource.MESH: self._mark_mesh,
+            AgentSource.ZONE: self._mark_mesh,
+            AgentSource.SERVICE: self._mark_service,
+            AgentSource.ENDPOINTS: self._mark_slice,
+        }
+
+    def take(self) -> tuple[set[str], set[str]]:
+        """Return the keys of the FleetServices and EndpointSlices that may have changed, and forget them."""
+        with self._lock:
+            services, self._services = self._services, set()
+            slices, self._slices = self._slices, set()
+        return services, slices
+
+    def _mark_mesh(self, _key: str) -> None:
+        self.mesh = True
+
+    def _mark_service(self, key: str) -> None:
+        with self._lock:
+            self._services.add(key)
+
+    def _mark_slice(self, key: str) -> None:
+        with self._lock:
+            self._slices.add(key)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Place:
-    """What nodes and peers say: the firewall, and where the node stands."""
+class _MeshInputs:
+    """What is read from nodes and peers."""
 
-    wall: firewall.NodeFirewall
-    here: vip_plan.Standpoint
+    firewall: NodeFirewall
+    view: vip_plan.ClustersetView
     isolated: bool
 
 
-class Spreading:
-    """Reconciles ``VipPlane`` with the caches.
+class ServiceController:
+    """Reconciles ``FirewallWriter`` with the caches.
 
-    ``isolated`` tells whether this node's own way to the hub is dead. Whoever hears of a change notes it, and then asks
-    for ``reconcile``.
+    ``isolated`` says whether this node can't reach the hub.
     """
 
     def __init__(
@@ -45,118 +85,102 @@ class Spreading:
         *,
         node: str,
         cluster: str,
-        known: caches.Caches,
-        plane: vip_plane.VipPlane,
+        caches: Caches,
+        pending: PendingChanges,
+        firewall_writer: FirewallWriter,
         isolated: Callable[[], bool],
     ) -> None:
-        self._node, self._cluster, self._known, self._plane = node, cluster, known, plane
-        self._isolated = isolated
-        self._lock = threading.Lock()
-        self._services: set[str] = set()
-        self._slices: set[str] = set()
-        self._mesh_changed = True
-        self._place: _Place | None = None
+        self._node, self._cluster, self._caches, self._firewall_writer = node, cluster, caches, firewall_writer
+        self._pending, self._isolated = pending, isolated
+        self._mesh: _MeshInputs | None = None
         self._planner = vip_shares.Planner()
         self.dropped: dict[str, int] = {}
-        """Endpoints outside their cluster's blocks, by cluster, as of the last look."""
+        """Endpoints outside their cluster's blocks, by cluster, as of the last plan."""
         self.services = 0
         self.ready = False
-        self._guarded = False
+        self._firewall_ensured = False
 
-    def note_service(self, key: str) -> None:
-        """Remember that this FleetService may have changed."""
-        with self._lock:
-            self._services.add(key)
-
-    def note_slice(self, key: str) -> None:
-        """Remember that this EndpointSlice may have changed."""
-        with self._lock:
-            self._slices.add(key)
-
-    def note_mesh(self) -> None:
-        """Remember that nodes or peers may have changed, or this node's zone."""
-        self._mesh_changed = True
-
-    def guard(self) -> None:
-        """Put the firewall in force before the first packet may come, services known or not.
+    def ensure_firewall(self) -> None:
+        """Put the firewall in force before the first packet arrives, whether or not the services are known.
 
         Raises:
             VipError: the kernel doesn't hold it; call again, and let nothing in before.
         """
-        found = self._find_place()
-        if not self._guarded and found is not None:
-            self._plane.set_base(found.wall)
-            self._guarded = True
+        mesh = self._read_mesh()
+        if not self._firewall_ensured and mesh is not None:
+            self._firewall_writer.set_base(mesh.firewall)
+            self._firewall_ensured = True
 
     def reconcile(self, _key: str) -> float:
-        """Plan anew what changed and write that."""
-        place = self._look_around()
-        if place is None:
-            return AGAIN_S
+        """Plan again what changed, and write it."""
+        mesh = self._current_mesh()
+        if mesh is None:
+            return RESYNC_S
         # First and by itself: whatever is wrong with a service, the firewall stands.
         try:
-            self._plane.set_base(place.wall)
+            self._firewall_writer.set_base(mesh.firewall)
         except vip_errors.VipError as err:
-            # It may be the former services that the kernel has no memory for; ``sync`` writes the firewall as well.
-            log.warning("the firewall is not in force yet", extra={"error": str(err)})
-        with self._lock:
-            services, self._services = self._services, set()
-            slices, self._slices = self._slices, set()
+            # The kernel may lack memory for the former services; ``sync`` writes the firewall as well.
+            log.warning("could not write the firewall", extra={"error": str(err)})
+        services, slices = self._pending.take()
         for key in services:
-            self._planner.put_service(key, self._known.service(key))
+            self._planner.put_service(key, self._caches.service(key))
         for key in slices:
-            self._planner.put_slice(key, self._known.slice(key))
-        shares = self._planner.shares(place.here)
-        self._plane.sync(shares)
+            self._planner.put_slice(key, self._caches.slice(key))
+        shares = self._planner.shares(mesh.view)
+        self._firewall_writer.sync(shares)
         dropped = vip_shares.count_dropped(shares)
         if dropped != self.dropped and dropped:
-            log.warning("endpoints outside their cluster's blocks are left out", extra={"dropped": dropped})
-        self.dropped, self.services, self.ready = dropped, self._known.service_count, True
-        return min(AGAIN_S, self._plane.refused.wait_s)
+            log.warning("left out endpoints outside their cluster's blocks", extra={"dropped": dropped})
+        self.dropped, self.services, self.ready = dropped, self._caches.service_count, True
+        return min(RESYNC_S, self._firewall_writer.refused.wait_s)
 
     @property
     def refused(self) -> refusals.Refusals:
         """The services that the kernel refuses."""
-        return self._plane.refused
+        return self._firewall_writer.refused
 
-    def _look_around(self) -> _Place | None:
-        """Return the place, read anew only when something about it changed: that costs all nodes and peers."""
-        place = self._place
-        if place is None or self._mesh_changed or place.isolated != self._isolated():
-            self._mesh_changed = False
+    def _current_mesh(self) -> _MeshInputs | None:
+        """Return the inputs, read again only when one of them changed: that costs all nodes and peers."""
+        mesh = self._mesh
+        if mesh is None or self._pending.mesh or mesh.isolated != self._isolated():
+            self._pending.mesh = False
             try:
-                self._place = self._find_place()
+                self._mesh = self._read_mesh()
             except Exception:
-                self._mesh_changed = True  # or the next try would take the former place for this one
+                self._pending.mesh = True  # or the next attempt would take the former inputs for current ones
                 raise
-        return self._place
+        return self._mesh
 
-    def _find_place(self) -> _Place | None:
-        """Return None while one of the objects that say so is not there."""
-        hub, own = self._known.peer(names.HUB), self._known.peer(self._cluster)
-        node = self._known.node(self._node)
-        if hub is None or own is None or node is None or not node.spec.blocks:
+    def _read_mesh(self) -> _MeshInputs | None:
+        """Return None while an object that they are read from is missing."""
+        hub_peer, own_peer = self._caches.peer(names.HUB), self._caches.peer(self._cluster)
+        node = self._caches.node(self._node)
+        if hub_peer is None or own_peer is None or node is None or not node.spec.blocks:
             return None
         blocks = addresses.parse_networks(node.spec.blocks, field="blocks")
-        nodes, _ = parse.parse_nodes(self._known.nodes)
+        nodes, _ = parse.parse_nodes(self._caches.nodes)
         isolated = self._isolated()
-        wall = firewall.NodeFirewall(
-            fleet=addresses.parse_networks(hub.status.fleet_cidrs, field="fleetCIDRs"),
-            vips=addresses.parse_networks(hub.status.vip_cidrs, field="vipCIDRs"),
-            own=addresses.parse_networks(own.status.cluster_cidrs, field="clusterCIDRs"),
+        firewall = NodeFirewall(
+            fleet=addresses.parse_networks(hub_peer.status.fleet_cidrs, field="fleetCIDRs"),
+            vips=addresses.parse_networks(hub_peer.status.vip_cidrs, field="vipCIDRs"),
+            own=addresses.parse_networks(own_peer.status.cluster_cidrs, field="clusterCIDRs"),
             node_addresses=tuple({block.version: block.network_address for block in reversed(blocks)}.values()),
             other_nodes=tuple(
-                # In one order: every other list of the nodes would be rules to write.
+                # Sorted: the nodes in another order would be rules to write.
                 sorted(
                     (address for other in nodes if other.name != self._node for address in other.addresses),
                     key=lambda address: (address.version, int(address)),
                 )
             ),
         )
-        here = vip_plan.stand(
-            self._known.peers, cluster=self._cluster, local=blocks, zone=self._known.zone, isolated=isolated
+        view = vip_plan.view_clusterset(
+            self._caches.peers, cluster=self._cluster, local=blocks, zone=self._caches.zone, isolated=isolated
         )
-        if here.malformed and (self._place is None or self._place.here.malformed != here.malformed):
-            malformed = sorted(here.malformed)
-            log.warning("the endpoints of clusters with malformed blocks are left out", extra={"clusters": malformed})
-        return _Place(wall, here, isolated)
+        self._report_malformed(view)
+        return _MeshInputs(firewall, view, isolated)
+
+    def _report_malformed(self, view: vip_plan.ClustersetView) -> None:
+        if view.malformed and (self._mesh is None or self._mesh.view.malformed != view.malformed):
+            clusters = sorted(view.malformed)
+            log.warning("left out endpoints of clusters with malformed blocks", extra={"clusters": clusters})

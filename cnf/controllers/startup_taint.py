@@ -1,12 +1,13 @@
-"""Keeps new pods off this node while they would start without their interface (value ``cnf.startupTaint``).
+"""Keeps new pods off this node while they would start without their attachment (value ``cnf.startupTaint``).
 
-The taint that a node was registered with is taken off once a pod can be attached and carried here. cnf puts one on
-while Multus is not what the container runtime calls: pods that start then run without their interface, and nobody
-refuses them. That one goes when Multus is back, whatever cnf's own state: pods wait for cnf by themselves. NoSchedule
-and never NoExecute: Multus is away for seconds at each of its upgrades, which is no reason to evict a node's pods.
+The controller removes the taint that a node was registered with once a pod can be attached and carried here. It adds
+one while the container runtime doesn't call Multus: pods that start then run without their attachment, and nothing
+refuses them. It removes that one when Multus is back, whatever the agent's own state, since pods wait for the agent by
+themselves. The effect is NoSchedule and never NoExecute: at each upgrade Multus is away for seconds, which is no reason
+to evict a node's pods.
 
-One invariant: a node is written only when its taint is not as it should be, and never closed for want of a Multus that
-was not seen on it before: the folder may be the wrong one.
+Invariant: a node is written only when its taint is wrong. A node that never ran Multus is never tainted for its lack:
+the folder may be the wrong one.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from fleetboard.model import resource, taints
 log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
-AGAIN_S = 60.0
-"""After which the node is read again though nothing changed here: somebody else may have written it."""
+RESYNC_S = 60.0
+"""When to read the node again although nothing changed here: somebody else may have written it."""
 SUFFIXES = (".conf", ".conflist", ".json")
-"""What libcni takes for configurations."""
+"""Files that libcni reads as configurations."""
 MULTUS = ("multus", "multus-shim")
 
 
 def calls_multus(conf_dir: pathlib.Path) -> bool:
-    """Whether the container runtime calls Multus: it goes by the first file that it can use, by name."""
+    """Tell whether the container runtime calls Multus: it uses the first valid file, by name."""
     for path in sorted(conf_dir.iterdir()) if conf_dir.is_dir() else []:
         types = _types(path) if path.suffix in SUFFIXES else []
         if types:
@@ -50,8 +51,8 @@ def _types(path: pathlib.Path) -> list[str]:
         return []
 
 
-class StartupTaint:
-    """Keeps the taint of one node; ``ready`` says why nothing can be attached there yet, or None."""
+class StartupTaintController:
+    """Reconciles the taint of one node; ``ready`` says why nothing can be attached there yet, or None."""
 
     def __init__(
         self,
@@ -68,8 +69,8 @@ class StartupTaint:
         self._seen = self._mark.exists()
         self._warned = False
         self._clock = clock
-        self._settled: tuple[bool, bool] | None = None
-        self._look_at = 0.0
+        self._written: tuple[bool, bool] | None = None
+        self._recheck_at = 0.0
         self._controller = controller.Controller("startup taint", self.reconcile)
 
     def run(self, stop: threading.Event) -> None:
@@ -78,20 +79,20 @@ class StartupTaint:
         self._controller.run(stop)
 
     def reconcile(self, node: str) -> float:
-        """Put the taint on or take it off when something changed."""
+        """Add or remove the taint when something changed."""
         away = not self._multus_is_called()
         if away and not self._seen:
             self._warn()
             return PERIOD_S
         state = (away, not away and self._ready() is None)
-        if state == self._settled and self._clock() < self._look_at:
+        if state == self._written and self._clock() < self._recheck_at:
             return PERIOD_S
-        found = self._client.get(resource.NODES, node)
-        patch = taints.tainted(found) if away else taints.untainted(found, registered=state[1])
+        node_object = self._client.get(resource.NODES, node)
+        patch = taints.tainted(node_object) if away else taints.untainted(node_object, registered=state[1])
         if patch is not None:
             self._client.merge_patch(resource.NODES, node, "", patch)
-            log.info("%s", "pods are kept off this node: Multus is away" if away else "pods may be scheduled here")
-        self._settled, self._look_at = state, self._clock() + AGAIN_S
+            log.info("%s", "tainted the node: Multus is away" if away else "removed the node's startup taint")
+        self._written, self._recheck_at = state, self._clock() + RESYNC_S
         return PERIOD_S
 
     def _multus_is_called(self) -> bool:
@@ -101,13 +102,13 @@ class StartupTaint:
             try:
                 self._mark.touch()
             except OSError as err:
-                log.warning("it can't be kept that Multus was seen here", extra={"error": str(err)})
+                log.warning("could not record that Multus was seen on this node", extra={"error": str(err)})
         return called
 
     def _warn(self) -> None:
         if not self._warned:
             self._warned = True
             log.warning(
-                "cni.confDir holds no configuration of Multus and never did: the startup taint is left as it is",
+                "no configuration of Multus in cni.confDir, now or before: leaving the startup taint as it is",
                 extra={"folder": str(self._conf_dir)},
             )

@@ -1,12 +1,11 @@
-"""What a node's cnf says of itself: its FleetNode and its NodeAttachments.
+"""Writes what a node's agent reports: the status of its FleetNode, and its NodeAttachments.
 
-One invariant: only this node's cnf writes these two, and writes them only when they differ from what it wrote before.
+This node's agent alone writes these two, and only when they differ from what it wrote before.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import pathlib
 import time
 from collections.abc import Callable
@@ -18,21 +17,21 @@ from cnf.attach import service as attach_plane
 from cnf.attach.node_network import demand
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import errors
-from fleetboard.model import fleet, meta, names, resource
+from fleetboard.model import fleet, meta, names, resource, times
 
 MANAGER = "cnf"
-AGAIN_S = 30.0
+RESYNC_S = 30.0
 WIREGUARD_OVERHEAD = {4: 60, 6: 80}
 """Bytes of IP, UDP and WireGuard headers around a packet, per family of the underlay."""
 CHANGED_S = 1.0
-"""When to look again at a FleetNode that has changed meanwhile, should nobody tell us."""
+"""When to look again at a FleetNode that changed meanwhile, should no event arrive."""
 COUNTS_S = 30.0
-"""How old the count of addresses may be: every node's cnf hears of every change of any node."""
+"""How old the count of addresses may get: every node's agent receives every change of any node."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Report:
-    """What a FleetNode's status is made of."""
+    """Values that a FleetNode's status is rendered from."""
 
     public_key: str
     endpoint: str
@@ -40,31 +39,31 @@ class Report:
     used: int
     free: int
     wanted: int
-    """How many blocks, those returned not counted."""
+    """How many blocks the node wants, without those that it returned."""
     returned: list[str]
     held: list[str]
-    """The blocks that are the node's, whatever the API says, its first one first."""
+    """The blocks that the node holds, whatever the API says, its first one first."""
     ready: str | None
-    """None when all is well, else why not."""
+    """Why the node is not ready, else None."""
     exhausted: str = ""
-    """Why a block that is wanted can't come, else nothing."""
+    """Why no wanted block comes, else empty."""
     refused: str = ""
-    """The services that the kernel refuses, with port and reason, else nothing."""
+    """The services that the kernel refuses, with port and reason, else empty."""
     leading: fleet.Leading | None = None
-    """What the leader sees of the hub; None on every other node."""
+    """Whether the leader reaches the hub; None on every other node."""
 
 
 def read_addresses(plane: attach_plane.Plane) -> tuple[ipam.Usage, int, list[str], list[str]]:
     """Return the node's usage, how many blocks it wants, which it has returned, and which it holds."""
-    usage, known = plane.usage(), plane.network()
-    given = len(known.given) if known is not None else 0
-    returned = [str(block) for block in known.returned] if known is not None else []
+    usage, node_network = plane.usage(), plane.network()
+    given = len(node_network.given) if node_network is not None else 0
+    returned = [str(block) for block in node_network.returned] if node_network is not None else []
     wanted = demand.wanted_blocks(held=given, free=usage.free, waiting=plane.waiting)
     return usage, wanted, returned, [str(block) for block in plane.held_blocks()]
 
 
-def render_status(report: Report, known: fleet.FleetNode, *, version: str, now: str) -> fleet.FleetNodeStatus:
-    """Render the status of the FleetNode ``known``."""
+def render_status(report: Report, fleet_node: fleet.FleetNode, *, version: str, now: str) -> fleet.FleetNodeStatus:
+    """Render the status of the FleetNode ``fleet_node``."""
     ready = meta.Condition(
         type="Ready",
         status="True" if report.ready is None else "False",
@@ -75,15 +74,15 @@ def render_status(report: Report, known: fleet.FleetNode, *, version: str, now: 
         type="AddressesAvailable",
         status="False" if report.exhausted else "True",
         reason="ClusterBlockExhausted" if report.exhausted else "Available",
-        message=report.exhausted or "the node has free addresses, or a further block to come",
+        message=report.exhausted or "the node has free addresses, or a further block is coming",
     )
     served = meta.Condition(
         type="ServicesServed",
         status="False" if report.refused else "True",
         reason="RefusedByKernel" if report.refused else "Served",
-        message=f"the node's kernel refuses {report.refused}" if report.refused else "no service is refused",
+        message=f"the node's kernel refuses {report.refused}" if report.refused else "the kernel accepts all services",
     )
-    conditions = known.status.conditions
+    conditions = fleet_node.status.conditions
     for condition in (ready, room, served):
         conditions = meta.set_condition(conditions, condition, now=now)
     return fleet.FleetNodeStatus(
@@ -94,7 +93,7 @@ def render_status(report: Report, known: fleet.FleetNode, *, version: str, now: 
         addresses_free=report.free,
         blocks_wanted=report.wanted,
         blocks_returned=report.returned,
-        blocks_missing=[block for block in report.held if block not in known.spec.blocks],
+        blocks_missing=[block for block in report.held if block not in fleet_node.spec.blocks],
         leading=report.leading,
         version=version,
         conditions=conditions,
@@ -102,13 +101,13 @@ def render_status(report: Report, known: fleet.FleetNode, *, version: str, now: 
 
 
 def is_pressing(status: fleet.FleetNodeStatus, shown: fleet.FleetNodeStatus) -> bool:
-    """Say whether ``status`` differs from what is shown in more than its counts."""
+    """Tell whether ``status`` differs from ``shown`` in more than its counts."""
     counts = {"addresses_used": shown.addresses_used, "addresses_free": shown.addresses_free}
     return msgspec.structs.replace(status, **counts) != shown
 
 
 def underlay_mtu(pod_ip: str, *, sysfs: pathlib.Path = pathlib.Path("/sys/class/net")) -> int:
-    """Return the largest tunnel MTU that cnf's own interface carries, 0 when that can't be read."""
+    """Return the largest tunnel MTU that the pod's own interface carries, 0 when it can't be read."""
     try:
         mtu = int((sysfs / "eth0" / "mtu").read_text())
     except (OSError, ValueError):
@@ -121,8 +120,8 @@ def endpoint(pod_ip: str) -> str:
     return f"[{pod_ip}]:{names.TUNNEL_PORT}" if ":" in pod_ip else f"{pod_ip}:{names.TUNNEL_PORT}"
 
 
-class Publishing:
-    """Reconciles both objects; ``report`` and ``attachments`` say what is true now."""
+class StatusController:
+    """Reconciles both objects; ``report`` and ``attachments`` return what is true now."""
 
     def __init__(
         self,
@@ -133,49 +132,53 @@ class Publishing:
         version: str,
         report: Callable[[], Report],
         attachments: Callable[[], list[fleet.Attachment]],
-        known: Callable[[], fleet.FleetNode | None],
+        fleet_node: Callable[[], fleet.FleetNode | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._namespace, self._node, self._version = client, namespace, node, version
-        self._report, self._attachments, self._known = report, attachments, known
+        self._report, self._attachments, self._fleet_node = report, attachments, fleet_node
         self._published: list[fleet.Attachment] | None = None
         self._clock, self._counted = clock, float("-inf")
 
     def reconcile_node(self, _key: str) -> float:
-        """Make FleetNode and its status true."""
-        known = self._known()
-        if known is None:
+        """Write the FleetNode's status, and create the FleetNode when it is missing."""
+        fleet_node = self._fleet_node()
+        if fleet_node is None:
             fresh = {"metadata": {"name": self._node, "namespace": self._namespace}}
-            known = self._client.apply(resource.FLEET_NODES, fresh, manager=MANAGER)
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        status = render_status(self._report(), known, version=self._version, now=now)
+            fleet_node = self._client.apply(resource.FLEET_NODES, fresh, manager=MANAGER)
+        now = times.now()
+        status = render_status(self._report(), fleet_node, version=self._version, now=now)
         left_s = self._counted + COUNTS_S - self._clock()
-        if status == known.status or (left_s > 0 and not is_pressing(status, known.status)):
-            return AGAIN_S if status == known.status else left_s
-        # At the version it was made of: one that comes late would offer blocks that are in use again by then.
-        metadata = msgspec.structs.replace(self._meta(), resource_version=known.metadata.resource_version)
+        if status == fleet_node.status or (left_s > 0 and not is_pressing(status, fleet_node.status)):
+            return RESYNC_S if status == fleet_node.status else left_s
+        # At the version that was read: a late write would offer blocks that are in use again by then.
+        metadata = msgspec.structs.replace(self._meta(), resource_version=fleet_node.metadata.resource_version)
         body = fleet.FleetNode(metadata=metadata, status=status)
         try:
             self._client.apply(resource.FLEET_NODES, body, manager=MANAGER, subresource="status", keep_version=True)
         except errors.ConflictError:
             return CHANGED_S
         self._counted = self._clock()
-        return AGAIN_S
+        return RESYNC_S
 
     def reconcile_attachments(self, _key: str) -> float:
-        """Make NodeAttachments true."""
-        current = sorted(self._attachments(), key=lambda item: (item.pod_uid, item.interface))
+        """Write the NodeAttachments."""
+        current = sorted(self._attachments(), key=_order)
         if current != self._published:
             body = fleet.NodeAttachments(metadata=self._meta(), attachments=current)
             self._client.apply(resource.NODE_ATTACHMENTS, body, manager=MANAGER)
             self._published = current
         else:
-            # Somebody may have deleted it: cheap to notice, and syncer would withdraw every endpoint of this node.
-            found = self._client.find(resource.NODE_ATTACHMENTS, self._node, self._namespace)
-            if found is None or sorted(found.attachments, key=lambda item: (item.pod_uid, item.interface)) != current:
+            # Somebody may have deleted it, and then syncer would withdraw every endpoint of this node.
+            published = self._client.find(resource.NODE_ATTACHMENTS, self._node, self._namespace)
+            if published is None or sorted(published.attachments, key=_order) != current:
                 self._published = None
                 return 0.05
-        return AGAIN_S
+        return RESYNC_S
 
     def _meta(self) -> meta.ObjectMeta:
         return meta.ObjectMeta(name=self._node, namespace=self._namespace)
+
+
+def _order(attachment: fleet.Attachment) -> tuple[str, str]:
+    return attachment.pod_uid, attachment.interface

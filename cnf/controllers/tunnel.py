@@ -1,6 +1,6 @@
-"""Steers a node's tunnel: from what the API says and who leads to what WireGuard, routes and pods shall have.
+"""Reconciles the node's tunnel: computes peers, routes and pod network from API objects and the current leader.
 
-One invariant: an unknown is no change. Without the API, or while nobody holds the Lease, the tunnel stays as it was.
+Invariant: an unknown is no change. Without the API, or while nobody holds the Lease, the tunnel stays as it was.
 """
 
 from __future__ import annotations
@@ -10,29 +10,31 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from cnf.agent import caches
+from cnf.agent.caches import Caches
+from cnf.agent.wakes import AgentSource, Wakes
 from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.netlink import errors as netlink_errors
 from cnf.tunnel.plan import mesh, parse, plan
-from cnf.tunnel.session import epochs, session
-from cnf.tunnel.wireguard import tunnel
+from cnf.tunnel.session import epochs
+from cnf.tunnel.session.session import Session, SessionRunner
+from cnf.tunnel.wireguard.tunnel import Tunnel
 from fleetboard.kube import lease
 from fleetboard.model import addresses, names
 
 log = logging.getLogger(__name__)
 
-AGAIN_S = 10.0
+RESYNC_S = 10.0
 LEADER_POLL_S = 0.1
 UNKNOWN_S = 8.0
-"""How long the leader may be unknown once the API answers: longer than a term without one."""
+"""How long the leader may stay unknown once the API answers: longer than a term."""
 UNKNOWN_POLL_S = 0.05
 
 
-class Steering:
-    """Reconciles the tunnel; ``on_network`` gets the node's part of the fleet whenever it changes.
+class TunnelController:
+    """Reconciles the tunnel; ``set_network`` takes up the node's part of the fleet network whenever it changes.
 
-    ``standing`` says that a former process left a tunnel: a plan made before the leader is known would take it apart.
+    ``tunnel_exists``: a former process left a tunnel, and a plan made before the leader is known would take it apart.
     """
 
     def __init__(
@@ -40,99 +42,103 @@ class Steering:
         *,
         node: str,
         cluster: str,
-        known: caches.Caches,
-        carrier: tunnel.Tunnel,
-        keeper: session.SessionRunner,
+        caches: Caches,
+        tunnel: Tunnel,
+        sessions: SessionRunner,
         elector: lease.Elector,
-        on_network: Callable[[network.NodeNetwork], None],
-        standing: bool = False,
+        set_network: Callable[[network.NodeNetwork], None],
+        wakes: Wakes,
+        tunnel_exists: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._node, self._cluster, self._known = node, cluster, known
-        self._carrier, self._keeper, self._elector = carrier, keeper, elector
-        self._on_network = on_network
+        self._node, self._cluster, self._caches = node, cluster, caches
+        self._tunnel, self._sessions, self._elector = tunnel, sessions, elector
+        self._take_up_network, self._wakes = set_network, wakes
         self._clock = clock
-        self._standing = standing
+        self._tunnel_exists = tunnel_exists
         self._wait_until: float | None = None
         self._key_owners: Mapping[str, str] = {}
         self._refused: tuple[mesh.MeshRefusal, ...] = ()
         self._network: network.NodeNetwork | None = None
-        self._not_taken_up = ""
+        self._network_error = ""
         self.leadership: mesh.Leadership | None = None
 
     def reconcile(self, _key: str) -> float:
-        """Plan anew and hand the plan on."""
-        hub_peer = self._known.peer(names.HUB)
-        own = self._known.peer(self._cluster)
-        fleet_node = self._known.node(self._node)
-        identity = parse.parse_identity(self._node, self._carrier.public_key, fleet_node, own)
+        """Plan the tunnel, and hand the plan to those who carry it out."""
+        hub_peer = self._caches.peer(names.HUB)
+        own_peer = self._caches.peer(self._cluster)
+        fleet_node = self._caches.node(self._node)
+        identity = parse.parse_identity(self._node, self._tunnel.public_key, fleet_node, own_peer)
         if identity is None or hub_peer is None:
-            return AGAIN_S
-        nodes, refused_nodes = parse.parse_nodes(self._known.nodes)
-        hub, refused_hub = parse.parse_relay(hub_peer)
-        self._set_network(identity, hub, returned=fleet_node.status.blocks_returned if fleet_node else [])
-        self.leadership = self._lead([node.name for node in nodes])
+            return RESYNC_S
+        nodes, refused_nodes = parse.parse_nodes(self._caches.nodes)
+        relay, refused_relay = parse.parse_relay(hub_peer)
+        self._set_network(identity, relay, returned=fleet_node.status.blocks_returned if fleet_node else [])
+        self.leadership = self._choose_leadership([node.name for node in nodes])
         if self._waits_for_leader():
             return UNKNOWN_POLL_S
-        planned = plan.plan_node(identity, nodes, hub, self.leadership, key_owners=self._key_owners)
+        planned = plan.plan_node(identity, nodes, relay, self.leadership, key_owners=self._key_owners)
         self._key_owners = planned.key_owners
-        self._report((*refused_nodes, *refused_hub, *planned.refusals))
-        self._carrier.want(planned.wanted)
-        self._keeper.update(self._session(identity, hub, keeps=planned.wanted.peer(hub.public_key) is not None))
-        return AGAIN_S
+        self._report_refusals((*refused_nodes, *refused_relay, *planned.refusals))
+        self._tunnel.want(planned.wanted)
+        self._sessions.update(
+            self._plan_session(identity, relay, keeps=planned.wanted.peer(relay.public_key) is not None)
+        )
+        return RESYNC_S
 
-    def watch_leader(self, stop: threading.Event, *, notify: Callable[[str], None]) -> None:
-        """Tell ``notify`` when the Lease changed hands, until ``stop``."""
+    def watch_leader(self, stop: threading.Event) -> None:
+        """Wake whom it concerns when the Lease changes hands, until ``stop``."""
         seen = ("", 0)
         while not stop.wait(LEADER_POLL_S):
             now = (self._elector.holder, self._elector.epoch)
             if now != seen:
                 seen = now
-                notify("leader")
+                self._wakes.wake(AgentSource.LEADERSHIP)
 
     def _waits_for_leader(self) -> bool:
-        if self.leadership is not None or not self._standing:
+        if self.leadership is not None or not self._tunnel_exists:
             return False
         if self._wait_until is None:
-            # Not at the start: the API may have been away since, and the Lease is read after the caches.
+            # Not from the start: the API may have been away since, and the Lease is read after the caches.
             self._wait_until = self._clock() + UNKNOWN_S
         return self._clock() < self._wait_until
 
-    def _lead(self, nodes: list[str]) -> mesh.Leadership | None:
+    def _choose_leadership(self, nodes: list[str]) -> mesh.Leadership | None:
         holder = self._elector.holder
         if not holder:
-            return self.leadership  # given back, not taken yet: the last leader's session still stands
+            return self.leadership  # released, not taken yet: the last leader's session still stands
         offered = mesh.Leadership(holder, plan.choose_standbys(holder, nodes), self._elector.epoch)
         return plan.newer(self.leadership, offered)
 
-    def _set_network(self, identity: mesh.NodeIdentity, hub: mesh.RelayPeer, *, returned: list[str]) -> None:
-        found = network.NodeNetwork(
+    def _set_network(self, identity: mesh.NodeIdentity, relay: mesh.RelayPeer, *, returned: list[str]) -> None:
+        node_network = network.NodeNetwork(
             node_address=identity.addresses[0],
             blocks=identity.blocks,
-            fleet=hub.fleet,
-            mtu=hub.mtu,
+            fleet=relay.fleet,
+            mtu=relay.mtu,
             returned=addresses.parse_networks(returned, field="blocksReturned"),
         )
-        if found == self._network:
+        if node_network == self._network:
             return
         try:
-            self._on_network(found)
+            self._take_up_network(node_network)
         except (errors.AttachError, netlink_errors.NetlinkError) as err:
-            # A disk that takes nothing must not hold up the tunnel of all pods; the next round tries again.
-            if str(err) != self._not_taken_up:
-                log.error("the node's network is not taken up", extra={"error": str(err)})  # noqa: TRY400 - as it says
-            self._not_taken_up = str(err)
+            # A full disk must not hold up the tunnel of all pods; the next round tries again.
+            if str(err) != self._network_error:
+                log.error("could not take up the node's network", extra={"error": str(err)})  # noqa: TRY400 - as it says
+            self._network_error = str(err)
             return
-        self._network, self._not_taken_up = found, ""
+        self._network, self._network_error = node_network, ""
+        self._wakes.wake(AgentSource.NETWORK)
 
-    def _session(self, identity: mesh.NodeIdentity, hub: mesh.RelayPeer, *, keeps: bool) -> session.Session:
-        address = identity.addresses[0]
-        hub_address = next((found for found in hub.addresses if found.version == address.version), None)
+    def _plan_session(self, identity: mesh.NodeIdentity, relay: mesh.RelayPeer, *, keeps: bool) -> Session:
+        own_address = identity.addresses[0]
+        relay_address = next((address for address in relay.addresses if address.version == own_address.version), None)
         leads = self.leadership is not None and self.leadership.leader == self._node
         claim = epochs.LeaderClaim(self.leadership.epoch, identity.public_key) if leads and self.leadership else None
-        return session.Session(address, self._cluster, hub.public_key if keeps else "", hub_address, claim)
+        return Session(own_address, self._cluster, relay.public_key if keeps else "", relay_address, claim)
 
-    def _report(self, refused: tuple[mesh.MeshRefusal, ...]) -> None:
+    def _report_refusals(self, refused: tuple[mesh.MeshRefusal, ...]) -> None:
         if refused != self._refused:
             self._refused = refused
             for refusal in refused:

@@ -21,7 +21,7 @@ from cnf.tunnel.plan.wanted import Wanted
 from cnf.tunnel.session import epochs, probe, probe_port
 from cnf.tunnel.wireguard.tunnel import Tunnel
 from cnf.vip import firewall
-from cnf.vip import writer as vip_plane
+from cnf.vip.writer import FirewallWriter
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import controller, reflector, workqueue
 from fleetboard.model import addresses, fleet, names, resource, times
@@ -65,7 +65,7 @@ class Relay:
         self._leaders: dict[str, mesh.MemberSession] = {}
         self._refused: tuple[mesh.MeshRefusal, ...] = ()
         self._is_cut_off = False
-        self._firewall_writer = vip_plane.VipPlane()
+        self._firewall_writer = FirewallWriter()
 
     def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
         """Return what the process runs, by name."""
@@ -106,7 +106,7 @@ class Relay:
         hub_peer = self._peer(names.HUB)
         if hub_peer is not None and self._identity is not None:
             vips = addresses.parse_networks(hub_peer.status.vip_cidrs, field="vipCIDRs")
-            self._firewall_writer.set_base(firewall.HubFirewall(fleet=self._identity.fleet, vips=vips))
+            self._firewall_writer.set_base(firewall.RelayFirewall(fleet=self._identity.fleet, vips=vips))
 
     def _plan(self) -> Wanted | None:
         with self._lock:

@@ -1,1 +1,1 @@
-"""Clusterset virtual addresses as nftables maps, and what cnf's namespace forwards."""
+"""Virtual addresses of the clusterset as nftables maps, and the firewall of cnf's network namespace."""

@@ -1,9 +1,8 @@
 """Frees UDP flows from endpoints that are gone.
 
-A tracked flow keeps its endpoint whatever the maps say. TCP ends by itself (the dead endpoint's node resets it, or
-its retransmissions end); a UDP client that keeps its source port would be sent to nobody for as long as it sends. One
-invariant: only flows of the frontends and ranges named in a call are touched, and of those only the ones no target
-answers.
+A tracked flow keeps its endpoint whatever the maps say. TCP ends by itself: the dead endpoint's node resets it, or its
+retransmissions end. The packets of a UDP client that keeps its source port would be lost for as long as it sends.
+Invariant: a call deletes only flows to the frontends and ranges that it names, and only those that no target answers.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from cnf.netlink import connection, wire
 from cnf.netlink import errors as netlink_errors
 from cnf.vip import errors, tracking
-from cnf.vip.table import Backend, Frontend, Target, VipTable
+from cnf.vip.table import Backend, BackendAddress, Frontend, VipTable
 from fleetboard.model.addresses import Network
 
 _IS_UDP = tracking.protocol_bytes(socket.IPPROTO_UDP)
 
 
-def stale_udp(old: VipTable, new: VipTable) -> dict[Frontend, frozenset[Target]]:
-    """Return the UDP frontends that lost a target from ``old`` to ``new``, each with the targets it has now."""
-    lost: dict[Frontend, frozenset[Target]] = {}
+def stale_udp(old: VipTable, new: VipTable) -> dict[Frontend, frozenset[BackendAddress]]:
+    """Return the UDP frontends that lost a target between ``old`` and ``new``, each with its current targets."""
+    lost: dict[Frontend, frozenset[BackendAddress]] = {}
     for frontend, before in old.backends.items():
         if frontend.protocol != "udp":
             continue
@@ -33,8 +32,8 @@ def stale_udp(old: VipTable, new: VipTable) -> dict[Frontend, frozenset[Target]]
     return lost
 
 
-def udp_targets(table: VipTable) -> dict[Frontend, frozenset[Target]]:
-    """Return all UDP frontends with their targets: for a start, when what was there before is unknown."""
+def udp_targets(table: VipTable) -> dict[Frontend, frozenset[BackendAddress]]:
+    """Return all UDP frontends with their targets: for a start, when the former table is unknown."""
     return {
         frontend: frozenset(backend.targets)
         for frontend, backend in table.backends.items()
@@ -42,11 +41,11 @@ def udp_targets(table: VipTable) -> dict[Frontend, frozenset[Target]]:
     }
 
 
-def evict(answering: Mapping[Frontend, frozenset[Target]], ranges: Sequence[Network] = ()) -> int:
-    """Delete the UDP flows to ``answering``'s frontends whose endpoint isn't among the targets given; count them.
+def evict(answering: Mapping[Frontend, frozenset[BackendAddress]], ranges: Sequence[Network] = ()) -> int:
+    """Delete the UDP flows to ``answering``'s frontends whose endpoint isn't among the frontend's targets; count them.
 
-    Within ``ranges``, to an address and port that are no frontend in ``answering`` nothing answers, and those go too.
-    Works in the network namespace of the calling thread.
+    Within ``ranges``, flows to an address and port that is no frontend of ``answering`` are deleted too: nothing
+    answers them. Works in the calling thread's network namespace.
 
     Raises:
         ConntrackError: the kernel refused; what was deleted stays deleted.
@@ -68,23 +67,23 @@ def evict(answering: Mapping[Frontend, frozenset[Target]], ranges: Sequence[Netw
 def _deletions(
     link: connection.Connection,
     version: int,
-    answering: Mapping[Frontend, frozenset[Target]],
+    answering: Mapping[Frontend, frozenset[BackendAddress]],
     ranges: Sequence[Network],
 ) -> Iterator[wire.Message]:
     head = tracking.head(version)
     addresses = {frontend.address.packed for frontend in answering}
-    # What nothing translates, no VIP's flow is.
+    # Flows through virtual addresses are translated.
     for answer in link.ask(tracking.dump(version, status=tracking.DST_NAT)):
         if _IS_UDP not in answer.body:
             continue
-        # Before it is parsed: of tens of thousands of flows a change concerns a few.
+        # Checked before parsing: of tens of thousands of flows a change concerns few.
         if not ranges and tracking.peek_destination(answer.body, version) not in addresses:
             continue
         entry = wire.attributes(answer.body[len(head) :])
         flow = _flow(entry, version)
         if flow is None or not _is_stale(*flow, answering, ranges):
             continue
-        # With the id the entry is that one, not a younger one of the same addresses.
+        # The id excludes a younger entry of the same addresses.
         body = (
             head
             + wire.attribute(tracking.TUPLE_ORIG | tracking.NESTED, entry[tracking.TUPLE_ORIG])
@@ -95,7 +94,10 @@ def _deletions(
 
 
 def _is_stale(
-    frontend: Frontend, target: Target, answering: Mapping[Frontend, frozenset[Target]], ranges: Sequence[Network]
+    frontend: Frontend,
+    target: BackendAddress,
+    answering: Mapping[Frontend, frozenset[BackendAddress]],
+    ranges: Sequence[Network],
 ) -> bool:
     targets = answering.get(frontend)
     if targets is not None:
@@ -103,8 +105,8 @@ def _is_stale(
     return any(frontend.address in network for network in ranges)
 
 
-def _flow(entry: Mapping[int, bytes], version: int) -> tuple[Frontend, Target] | None:
-    """Return where a UDP client sends and who answers it."""
+def _flow(entry: Mapping[int, bytes], version: int) -> tuple[Frontend, BackendAddress] | None:
+    """Return where a UDP client sends, and what answers it."""
     if not {tracking.TUPLE_ORIG, tracking.TUPLE_REPLY, tracking.ID} <= entry.keys():
         return None
     asked = tracking.parse_flow(entry[tracking.TUPLE_ORIG], version)
@@ -113,5 +115,5 @@ def _flow(entry: Mapping[int, bytes], version: int) -> tuple[Frontend, Target] |
         return None
     return (
         Frontend(asked.destination.parse_address(), "udp", asked.destination.port_number),
-        Target(answered.source.parse_address(), answered.source.port_number),
+        BackendAddress(answered.source.parse_address(), answered.source.port_number),
     )

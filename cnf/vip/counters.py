@@ -1,8 +1,8 @@
-"""Reads what the firewall dropped and rejected.
+"""Reads the firewall's counters of dropped and rejected packets.
 
 Over netlink: nft reads every element of every map before it lists a counter, with 10 000 services 215 MB for 1.8 s.
-One invariant: a name that the ruleset has is always in the answer, so a metric never disappears while the table is
-there. Counters start from nought when the table is replaced, as Prometheus' counters may.
+Every name of the ruleset is in the answer, so a metric doesn't disappear while the table exists. Counters start from
+zero when the table is replaced, as Prometheus' counters may.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _COUNTER = struct.pack(">I", 1)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Count:
-    """What one named counter saw."""
+    """Packets and bytes of one named counter."""
 
     packets: int
     bytes: int
 
 
 def read() -> dict[str, Count]:
-    """Return the counters by name, in the network namespace of the calling thread; none when there is no table.
+    """Return the counters by name, in the calling thread's network namespace; empty without a table.
 
     Raises:
         NftUnavailableError: the kernel gave no answer.
@@ -46,7 +46,7 @@ def read() -> dict[str, Count]:
 
 def parse(body: bytes) -> tuple[str, Count]:
     """Parse the kernel's answer about one counter."""
-    found = wire.attributes(body[len(transaction.HEAD) :])
-    counts = wire.attributes(found.get(_OBJECT_DATA, b""))
+    attributes = wire.attributes(body[len(transaction.HEAD) :])
+    counts = wire.attributes(attributes.get(_OBJECT_DATA, b""))
     packets, octets = (int.from_bytes(counts.get(kind, b""), "big") for kind in (_COUNTER_PACKETS, _COUNTER_BYTES))
-    return wire.parse_string(found.get(_OBJECT_NAME, b"")), Count(packets, octets)
+    return wire.parse_string(attributes.get(_OBJECT_NAME, b"")), Count(packets, octets)

@@ -1,10 +1,10 @@
-"""A VipTable as elements of nftables' maps and sets, as netlink has them (nf_tables.h), and the differences of two.
+"""A VipTable as elements of nftables' maps and sets in netlink's encoding (nf_tables.h), and the difference of two.
 
-A virtual address and port is in one map alone, by its size class and affinity; the key ends in the slot, except where
-there is but one. nft would take 2.6 kB and 17 us for each element and a process of its own for each change; 10 000
-services have 100 000 elements.
+A virtual address and port is in exactly one map, by its size class and affinity; the key ends in the slot, unless there
+is only one. nft would take 2.6 kB and 17 us for each element and a process of its own for each change; 10 000 services
+have 100 000 elements. Nothing here does I/O.
 
-One invariant: nothing here does I/O, and an element's key is in ``changes`` once as gone and once as come at most.
+Invariant: an element's key is in ``ElementChanges`` at most once as gone and once as come.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from cnf.netlink import wire
 from cnf.vip import slots, transaction
-from cnf.vip.table import Backend, ExportedPort, Frontend, Protocol, Target, VipTable
+from cnf.vip.table import Backend, BackendAddress, ExportedPort, Frontend, Protocol, VipTable
 from fleetboard.model.addresses import Address
 
 Elements = Mapping[str, Mapping[bytes, bytes]]
-"""By map or set: key to value, which is empty for sets."""
+"""By map or set: values by key; in sets the value is empty."""
 
 Subject = Frontend | ExportedPort | Address
-"""What an element is about: a virtual address and port, a port that others may reach, or an endpoint on this node."""
+"""What an element belongs to: a virtual address and port, an exported port, or an endpoint on this node."""
 
 _PROTOCOLS: Mapping[Protocol, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 
@@ -33,7 +33,7 @@ _PROTOCOLS: Mapping[Protocol, int] = {"tcp": socket.IPPROTO_TCP, "udp": socket.I
 _PORT = struct.Struct("!H2x")
 _PROTOCOL_PORT = struct.Struct("!B3xH2x")
 _WIDEST_IPV4 = 17
-"""Bytes that no key of IPv4 has: address, protocol, port and slot are 16; of IPv6 it has 24 at least."""
+"""Keys of IPv4 are shorter: address, protocol, port and slot take 16 bytes; keys of IPv6 have at least 24."""
 _SLOTS = [struct.pack("=I", slot) for slot in range(slots.SIZES[-1])]
 
 _SET, _ELEMENTS = 2, 3
@@ -44,8 +44,8 @@ _MESSAGE_ELEMENTS = 800
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Changes:
-    """What has to leave the kernel's maps and sets, and then to come; both empty when nothing differs."""
+class ElementChanges:
+    """Elements to delete from the kernel's maps and sets, and then to add; both empty when nothing differs."""
 
     gone: Elements
     come: Elements
@@ -67,10 +67,10 @@ def names(versions: Iterable[int]) -> Iterator[str]:
         yield from (f"exported{version}", f"hairpin{version}")
 
 
-def changes(old: VipTable, new: VipTable, *, versions: Collection[int] = (4, 6)) -> Changes:
-    """Return what turns ``old`` into ``new``: only the slots that change hands.
+def difference(old: VipTable, new: VipTable, *, versions: Collection[int] = (4, 6)) -> ElementChanges:
+    """Return what turns ``old`` into ``new``: only the slots whose target changes.
 
-    What isn't of the address families ``versions`` is left out: there are no maps for it.
+    Addresses of families that ``versions`` lacks are left out: they have no maps.
     """
     before: dict[str, dict[bytes, bytes]] = defaultdict(dict)
     after: dict[str, dict[bytes, bytes]] = defaultdict(dict)
@@ -81,39 +81,40 @@ def changes(old: VipTable, new: VipTable, *, versions: Collection[int] = (4, 6))
             _put_slots(after, frontend, right)
     _put_sets(before, old, but=new)
     _put_sets(after, new, but=old)
-    known = {*names(versions)}
-    return Changes(_missing(before, after, known), _missing(after, before, known))
+    existing = {*names(versions)}
+    return ElementChanges(_missing(before, after, existing), _missing(after, before, existing))
 
 
-def messages(made: Changes, *, table: str) -> Iterator[wire.Message]:
-    """Frame changes: deletions first, for a slot's next owner has the same key."""
+def messages(changes: ElementChanges, *, table: str) -> Iterator[wire.Message]:
+    """Frame changes: deletions first, since a slot's next target has the same key."""
     for kind, verb, elements in (
-        (transaction.DELETE_ELEMENT, "delete from", made.gone),
-        (transaction.NEW_ELEMENT, "add to", made.come),
+        (transaction.DELETE_ELEMENT, "delete from", changes.gone),
+        (transaction.NEW_ELEMENT, "add to", changes.come),
     ):
-        for name, found in elements.items():
-            encoded = _encode(found)
+        for name, members in elements.items():
+            encoded = _encode(members)
             for start in range(0, len(encoded), _MESSAGE_ELEMENTS):
                 part = wire.attribute(_ELEMENTS | _NESTED, b"".join(encoded[start : start + _MESSAGE_ELEMENTS]))
                 yield wire.Message(kind, wire.Flag.CREATE, _set_head(table, name) + part, f"{verb} {name}")
 
 
-def parts(made: Changes, *, table: str) -> Iterator[tuple[Subject | None, wire.Message]]:
-    """Frame changes so that each message concerns one subject alone, None where it deletes: dearer than ``messages``.
+def parts(changes: ElementChanges, *, table: str) -> Iterator[tuple[Subject | None, wire.Message]]:
+    """Frame changes with one subject for each message, None where it deletes: dearer than ``messages``.
 
-    Of a batch of these the kernel's refusals say whom they concern.
+    The kernel's refusals of such a batch tell the subjects.
     """
-    yield from ((None, message) for message in messages(Changes(made.gone, {}), table=table))
-    for name, elements in made.come.items():
+    yield from ((None, message) for message in messages(ElementChanges(changes.gone, {}), table=table))
+    for name, elements in changes.come.items():
         by_subject: dict[Subject, dict[bytes, bytes]] = defaultdict(dict)
         for key, value in elements.items():
             by_subject[_subject(name, key)][key] = value
-        for subject, found in by_subject.items():
-            yield from ((subject, message) for message in messages(Changes({}, {name: found}), table=table))
+        for subject, members in by_subject.items():
+            changed = ElementChanges({}, {name: members})
+            yield from ((subject, message) for message in messages(changed, table=table))
 
 
 def flushes(versions: Iterable[int], *, table: str) -> Iterator[wire.Message]:
-    """Frame the deletion of all elements there may be."""
+    """Frame the deletion of all elements."""
     for name in names(versions):
         yield wire.Message(transaction.DELETE_ELEMENT, wire.Flag(0), _set_head(table, name), f"empty {name}")
 
@@ -125,7 +126,7 @@ def deletion(table: str) -> wire.Message:
 
 
 def waking(table: str) -> wire.Message:
-    """Frame that packets meet a table from now on."""
+    """Frame that packets meet a table which was asleep."""
     flags = wire.attribute(transaction.TABLE_FLAGS, bytes(4))
     body = transaction.HEAD + wire.text(transaction.TABLE_NAME, table) + flags
     return wire.Message(transaction.NEW_TABLE, wire.Flag(0), body, f"wake table {table}")
@@ -136,7 +137,7 @@ def _set_head(table: str, name: str) -> bytes:
 
 
 def _encode(elements: Mapping[bytes, bytes]) -> list[bytes]:
-    """Encode elements of one map or set, whose keys are all of one length and their values too."""
+    """Encode elements of one map or set: all keys have one length, and all values."""
     key, value = next(iter(elements.items()))
     data_head = _nest(_DATA, wire.attribute(_VALUE, value)) if value else b""
     item_size = 4 + len(_nest(_KEY, wire.attribute(_VALUE, key))) + len(data_head)
@@ -153,28 +154,28 @@ def _put_slots(elements: dict[str, dict[bytes, bytes]], frontend: Frontend, back
     if backend is None or not backend.targets:
         return
     by_name = {f"{target.address} . {target.port}": _value(target) for target in backend.targets}
-    # The names decide who gets which slot: never change them, nodes of two versions must agree.
+    # Never change these names: they decide which target gets which slot, and nodes of two versions must agree.
     owners = slots.assign(tuple(sorted(by_name)))
-    found = elements[map_name(frontend.address.version, len(owners), sticky=backend.sticky)]
+    members = elements[map_name(frontend.address.version, len(owners), sticky=backend.sticky)]
     key = frontend.address.packed + _PROTOCOL_PORT.pack(_PROTOCOLS[frontend.protocol], frontend.port)
     if len(owners) == 1:
-        found[key] = by_name[owners[0]]
+        members[key] = by_name[owners[0]]
     else:
-        found.update((key + slot, by_name[owner]) for slot, owner in zip(_SLOTS, owners, strict=False))
+        members.update((key + slot, by_name[owner]) for slot, owner in zip(_SLOTS, owners, strict=False))
 
 
 def _subject(name: str, key: bytes) -> Subject:
-    """Read back what an element's key is about."""
+    """Parse an element's key into its subject."""
     if name.startswith("hairpin"):
         return ipaddress.ip_address(key[: len(key) // 2])
     width = 4 if len(key) < _WIDEST_IPV4 else 16
     number, port = _PROTOCOL_PORT.unpack_from(key, width)
-    protocol = next(found for found, known in _PROTOCOLS.items() if known == number)
+    protocol = next(text for text, value in _PROTOCOLS.items() if value == number)
     kind = ExportedPort if name.startswith("exported") else Frontend
     return kind(ipaddress.ip_address(key[:width]), protocol, port)
 
 
-def _value(target: Target) -> bytes:
+def _value(target: BackendAddress) -> bytes:
     return target.address.packed + _PORT.pack(target.port)
 
 
@@ -186,14 +187,14 @@ def _put_sets(elements: dict[str, dict[bytes, bytes]], table: VipTable, *, but: 
         elements[f"hairpin{address.version}"][address.packed * 2] = b""
 
 
-def _missing(elements: Elements, others: Elements, known: Collection[str]) -> Elements:
-    """Return the elements of ``known`` maps and sets that ``others`` lacks or has with another value."""
-    found = {}
+def _missing(elements: Elements, others: Elements, existing: Collection[str]) -> Elements:
+    """Return the elements, in ``existing`` maps and sets, that ``others`` lacks or has with another value."""
+    missing = {}
     for name, members in elements.items():
-        if name not in known:
+        if name not in existing:
             continue
         counterpart = others.get(name, {})
         left = {key: value for key, value in members.items() if counterpart.get(key) != value}
         if left:
-            found[name] = left
-    return found
+            missing[name] = left
+    return missing

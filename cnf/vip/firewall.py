@@ -1,12 +1,12 @@
-"""What cnf's network namespace lets through: fleet traffic between pods and the tunnel, and nothing else.
+"""Renders the filter rules of cnf's network namespace: fleet traffic passes between pods and tunnel, nothing else.
 
-The namespace has an uplink into the cluster's own network, pod interfaces (``fv*``) and the tunnel. One invariant:
-no packet is forwarded from or to the uplink, and no packet with a fleet address passes it in clear, whatever routes
-or a tampered member say.
+The namespace has an uplink into the cluster's own network, pod interfaces (``fv*``) and the tunnel. Invariant: no
+packet is forwarded from or to the uplink, and no packet with a fleet address crosses it unencrypted, whatever routes or
+a tampered member say.
 
-A rule that accepts known connections never comes before the rule on interfaces; and a TCP segment that opens a
-connection (SYN without ACK) is always judged on its own. Therefore segments in mid-stream may pass without an entry
-in the tracking table: connections outlive its loss, and nobody can open one that way.
+A rule that accepts known connections never comes before the rule on interfaces. A TCP segment that opens a connection
+(SYN without ACK) is always judged on its own. Therefore segments in mid-stream may pass without an entry in the
+tracking table: connections survive its loss, and nobody can open one that way.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ _ADDRESS_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFirewall:
-    """A child's node.
+    """The firewall of a member's node.
 
     Attributes:
         fleet: The fleet CIDRs.
-        vips: Ranges of the virtual addresses.
+        vips: Ranges of virtual addresses.
         own: Blocks of this cluster.
-        node_addresses: The node's fleet addresses: source of hairpin connections.
+        node_addresses: The node's fleet addresses, the source of hairpin connections.
         other_nodes: Fleet addresses of the cluster's other nodes.
-        expose_all: Whether other clusters may reach every port of the pods, not the exported ones alone.
+        expose_all: Whether other clusters may reach every port of the pods, and not only the exported ones.
     """
 
     fleet: tuple[Network, ...]
@@ -67,14 +67,14 @@ class NodeFirewall:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class HubFirewall:
-    """The hub: relays between members, and has neither pods of its own nor virtual addresses."""
+class RelayFirewall:
+    """The firewall of the relay, which has neither pods nor virtual addresses of its own."""
 
     fleet: tuple[Network, ...]
     vips: tuple[Network, ...]
 
 
-Firewall = NodeFirewall | HubFirewall
+Firewall = NodeFirewall | RelayFirewall
 
 
 def versions(firewall: Firewall) -> list[int]:
@@ -93,7 +93,7 @@ def render(firewall: Firewall) -> str:
             lines.append(_address_set(f"own{version}", firewall.own, version))
             lines.append(f"  set exported{version} {{ type {kind} . inet_proto . inet_service; }}")
     lines += [*_untracked(), *_clamp(), *_rejections()]
-    lines += _node_forward(firewall) if isinstance(firewall, NodeFirewall) else _hub_forward(firewall)
+    lines += _node_forward(firewall) if isinstance(firewall, NodeFirewall) else _relay_forward(firewall)
     lines += [*_input(firewall), *_output(firewall)]
     return "\n".join(lines) + "\n"
 
@@ -107,7 +107,7 @@ def address_sets(firewall: Firewall) -> list[str]:
 def _address_set(name: str, networks: Iterable[Network], version: int) -> str:
     members = ", ".join(sorted(str(network) for network in networks if network.version == version))
     elements = f" elements = {{ {members} }};" if members else ""
-    # Adjacent blocks are given one after the other as a cluster grows.
+    # auto-merge: a cluster that grows gets adjacent blocks.
     return f"  set {name} {{ type {_ADDRESS_TYPE[version]}; flags interval; auto-merge;{elements} }}"
 
 
@@ -124,13 +124,13 @@ def _chain(name: str, rules: Iterable[str], *, hook: str = "") -> Iterator[str]:
 
 
 def _untracked() -> Iterator[str]:
-    # What is only relayed needs no state: a new leader takes over in mid-stream, and the hub's table can't fill up.
+    # Relayed packets need no state: a new leader takes over in mid-stream, and the relay's table can't fill up.
     rules = [f"iifname {_TUNNEL} fib daddr oifname {_TUNNEL} notrack"]
     return _chain("relay", rules, hook="prerouting priority raw; policy accept")
 
 
 def _clamp() -> Iterator[str]:
-    # The mark chose a slot in prerouting and means nothing from here on.
+    # The mark selected a slot in prerouting, and has no meaning from here on.
     rules = ["meta mark set 0", "tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu"]
     return _chain("clamp", rules, hook="forward priority mangle; policy accept")
 
@@ -157,7 +157,7 @@ def _forward_base(firewall: Firewall, *, interfaces: Iterable[str]) -> Iterator[
         yield f"meta nfproto ipv{version} {_drop('forward_address')}"
 
 
-def _hub_forward(firewall: HubFirewall) -> Iterator[str]:
+def _relay_forward(firewall: RelayFirewall) -> Iterator[str]:
     interfaces = [
         f"iifname != {_TUNNEL} {_drop('forward_interface')}",
         f"oifname != {_TUNNEL} {_drop('forward_interface')}",
@@ -171,7 +171,7 @@ def _node_forward(firewall: NodeFirewall) -> Iterator[str]:
     rules = [
         *_forward_base(firewall, interfaces=interfaces),
         f"iifname {_TUNNEL} oifname {_TUNNEL} goto transit",
-        # Out of a connection's window: an answer would reach the client under the endpoint's address, not the VIP's.
+        # Out of a connection's window: its answer would reach the client under the endpoint's address, not the VIP's.
         f"ct state invalid {_drop('forward_invalid')}",
         f"iifname {_TUNNEL} goto arrival",
         "accept",
@@ -182,10 +182,10 @@ def _node_forward(firewall: NodeFirewall) -> Iterator[str]:
 
 
 def _transit(firewall: NodeFirewall) -> Iterator[str]:
-    """The leader carries between its own cluster and the hub, never between two others.
+    """Render the leader's rules: it carries between its own cluster and the relay, never between two others.
 
-    The hub takes a standby's address out of the standby's own session alone: the leader passes on the errors of other
-    nodes as its own, as a router on the way may, or clients elsewhere would never hear of a refusal or a lower MTU.
+    The relay accepts a standby's address only from the standby's own session. So the leader sends other nodes' ICMP
+    errors under its own address, as a router on the way may: clients elsewhere must learn of a refusal or a lower MTU.
     """
     for address in firewall.node_addresses:
         ip = _FAMILY[address.version]
@@ -199,7 +199,7 @@ def _transit(firewall: NodeFirewall) -> Iterator[str]:
 
 
 def _arrival(firewall: NodeFirewall) -> Iterator[str]:
-    """What comes out of the tunnel for a pod of this node."""
+    """Render the rules for what comes out of the tunnel for a pod of this node."""
     if firewall.expose_all:
         yield "accept"
         return
@@ -216,13 +216,13 @@ def _arrival(firewall: NodeFirewall) -> Iterator[str]:
 
 
 def _input(firewall: Firewall) -> Iterator[str]:
-    # No pod and no member gets to cnf's own sockets; the uplink's traffic for cnf is none of this table's business.
+    # Neither pods nor members reach cnf's own sockets; this table leaves the uplink's traffic for cnf alone.
     fleet = [f"icmp type redirect {_drop('redirects')}", f"icmpv6 type nd-redirect {_drop('redirects')}"]
     uplink = []
     for version in versions(firewall):
         ip = _FAMILY[version]
         if version == 6:
-            fleet.append("meta l4proto ipv6-icmp accept")  # neighbour discovery has link-local addresses
+            fleet.append("meta l4proto ipv6-icmp accept")  # neighbour discovery uses link-local addresses
         fleet.append(f"{ip} saddr @fleet{version} {ip} daddr @fleet{version} goto to_node")
         uplink += [f"{ip} {end} @fleet{version} {_drop('uplink_in')}" for end in ("saddr", "daddr")]
     to_node = [

@@ -1,8 +1,8 @@
-"""Chooses among the endpoints behind a port: those that may answer, and of those the near ones where a service asks.
+"""Chooses among the endpoints behind a port: those that may answer, and the near ones of them if the service asks.
 
-internalTrafficPolicy and trafficDistribution are the Service's own (KEP-2086, KEP-4444, KEP-3015). Their "near" is
-this node, then the node's zone within this cluster, then this cluster. One invariant: a preference never refuses a
-client that any endpoint could serve; the policy Local does, as kube-proxy does.
+internalTrafficPolicy and trafficDistribution are the Service's own (KEP-2086, KEP-4444, KEP-3015). Near means this
+node, then the node's zone within this cluster, then this cluster. Invariant: a preference never refuses a client that
+any endpoint could serve; the policy Local does, as kube-proxy does.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from cnf.vip.table import Protocol, Target
+from cnf.vip.table import BackendAddress, Protocol
 from fleetboard.model import core
 
 
 class Candidate(NamedTuple):
-    """One endpoint address of one slice port that lies where its cluster may be.
+    """One believed endpoint address of one slice port.
 
     Attributes:
-        cluster: That it is of.
-        name: Of the port.
-        protocol: Of the port.
-        target: Where it answers.
+        cluster: Source cluster of the endpoint.
+        name: Name of the port.
+        protocol: Protocol of the port.
+        target: Where the endpoint answers.
         ready: Whether new traffic may go there.
-        serving: Whether it answers, though it may be on its way out.
-        on_node: Whether it is on this node.
-        in_zone: Whether it is of this cluster and in this node's zone, as far as that is known.
-        in_cluster: Whether it is of this cluster.
+        serving: Whether the endpoint answers, though it may be terminating.
+        on_node: Whether the endpoint is on this node.
+        in_zone: Whether the endpoint is known to be in this cluster and in this node's zone.
+        in_cluster: Whether the endpoint is in this cluster.
     """
 
     cluster: str
     name: str
     protocol: Protocol
-    target: Target
+    target: BackendAddress
     ready: bool = True
     serving: bool = True
     on_node: bool = False
@@ -43,16 +43,16 @@ class Candidate(NamedTuple):
 _Rings = tuple[Callable[[Candidate], bool], ...]
 
 
-def _on_node(seen: Candidate) -> bool:
-    return seen.on_node
+def _on_node(candidate: Candidate) -> bool:
+    return candidate.on_node
 
 
-def _in_zone(seen: Candidate) -> bool:
-    return seen.in_zone
+def _in_zone(candidate: Candidate) -> bool:
+    return candidate.in_zone
 
 
-def _in_cluster(seen: Candidate) -> bool:
-    return seen.in_cluster
+def _in_cluster(candidate: Candidate) -> bool:
+    return candidate.in_cluster
 
 
 _RINGS: Mapping[str, _Rings] = {
@@ -60,21 +60,23 @@ _RINGS: Mapping[str, _Rings] = {
     core.PREFER_SAME_ZONE: (_in_zone, _in_cluster),
     core.PREFER_SAME_NODE: (_on_node, _in_zone, _in_cluster),
 }
-"""What each trafficDistribution tries before all endpoints."""
+"""Which endpoints each trafficDistribution prefers, in turn, to all endpoints."""
 
 
 def choose(behind: Sequence[Candidate], *, policy: str = "", distribution: str = "") -> list[Candidate]:
-    """Return who answers: the ready, else those that still serve while they terminate; and the near ones of them.
+    """Return the endpoints that answer: the ready, else those that serve while they terminate; and of them the near.
 
     Args:
         behind: Every endpoint of the port.
         policy: The service's internalTrafficPolicy.
-        distribution: Its trafficDistribution; one that isn't known prefers nothing.
+        distribution: Its trafficDistribution; an unknown one prefers nothing.
     """
-    allowed = [seen for seen in behind if seen.on_node] if policy == "Local" else behind
-    answering = [seen for seen in allowed if seen.ready] or [seen for seen in allowed if seen.serving]
+    allowed = [candidate for candidate in behind if candidate.on_node] if policy == "Local" else behind
+    answering = [candidate for candidate in allowed if candidate.ready] or [
+        candidate for candidate in allowed if candidate.serving
+    ]
     for is_near in _RINGS.get(distribution, ()):
-        near = [seen for seen in answering if is_near(seen)]
+        near = [candidate for candidate in answering if is_near(candidate)]
         if near:
             return near
     return answering

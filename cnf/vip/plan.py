@@ -1,50 +1,50 @@
-"""Decides which endpoints answer for a service's virtual address: pure, from the objects the API holds.
+"""Decides which endpoints a service's virtual address leads to. Pure.
 
-An endpoint is trusted no further than its source cluster: an address outside the blocks the hub gave to that cluster
-is dropped and counted. One invariant: a client reaches only endpoints of clusters that export exactly the port it
-asked for (KEP-1645: name, protocol and number), whatever the slices of others say.
+An endpoint is believed no further than its source cluster: an address outside the blocks that the hub allocated to that
+cluster is dropped and counted. Invariant: a client reaches only endpoints of clusters that export exactly the port it
+asked for (KEP-1645: name, protocol and number), whatever other clusters' slices say.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
-import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cnf.vip import nearness, table
-from cnf.vip.table import Backend, ExportedPort, Frontend, Target, VipTable
-from fleetboard.model import addresses, names
-from fleetboard.model.addresses import Address, Network
+from cnf.vip.table import Backend, BackendAddress, ExportedPort, Frontend, VipTable
+from fleetboard.model import addresses, keys, names, trust
+from fleetboard.model import reach as model_reach
+from fleetboard.model.addresses import Network
 from fleetboard.model.core import EndpointSlice
-from fleetboard.model.fleet import FleetService, Peer, ServicePort
+from fleetboard.model.fleet import FleetService, Peer
+from fleetboard.model.reach import Reach
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Standpoint:
-    """What one node sees of the clusterset: where endpoints may be, and which are near.
+class ClustersetView:
+    """What one node sees of the clusterset: where endpoints may be, and which of them are near.
 
     Attributes:
         cluster: Name of this cluster.
         blocks: Networks of each cluster's pods, as the hub allocated them.
-        unreachable: Clusters whose data path is down, seen from here.
-        malformed: Clusters whose blocks can't be read: of those no endpoint is trusted.
+        reach: Which clusters are reachable from here.
+        malformed: Clusters whose blocks can't be read; none of their endpoints is believed.
         local: Blocks of this node.
-        zone: Zone of this node, empty when it is in none.
+        zone: Zone of this node, empty without one.
     """
 
     cluster: str
     blocks: Mapping[str, tuple[Network, ...]]
-    unreachable: frozenset[str] = frozenset()
+    reach: Reach = dataclasses.field(default_factory=Reach)
     malformed: frozenset[str] = frozenset()
     local: tuple[Network, ...] = ()
     zone: str = ""
 
 
-def stand(
+def view_clusterset(
     peers: Iterable[Peer], *, cluster: str, local: Sequence[Network] = (), zone: str = "", isolated: bool = False
-) -> Standpoint:
+) -> ClustersetView:
     """Sum up the peers as this node sees them.
 
     Args:
@@ -52,62 +52,61 @@ def stand(
         cluster: Name of this cluster.
         local: Blocks of this node.
         zone: Zone of this node.
-        isolated: Whether our own probe says that the tunnel is down; then all others are out of reach.
+        isolated: Whether this node's own probe of the relay gets no answer.
     """
-    clusters = {peer.spec.cluster: peer for peer in peers if peer.metadata.name != names.HUB}
-    own = clusters.get(cluster)
-    cut_off = isolated or (own is not None and _withdrawn(own))
-    blocks = {name: _parse_blocks(peer) for name, peer in clusters.items()}
-    return Standpoint(
+    peers = list(peers)
+    blocks = {peer.spec.cluster: _parse_blocks(peer) for peer in peers if peer.metadata.name != names.HUB}
+    return ClustersetView(
         cluster=cluster,
-        blocks={name: found for name, found in blocks.items() if found is not None},
-        malformed=frozenset(name for name, found in blocks.items() if found is None),
-        unreachable=frozenset(
-            name for name, peer in clusters.items() if name != cluster and (cut_off or _withdrawn(peer))
-        ),
+        blocks={name: networks for name, networks in blocks.items() if networks is not None},
+        malformed=frozenset(name for name, networks in blocks.items() if networks is None),
+        reach=model_reach.read(peers, own=[cluster], isolated=isolated),
         local=tuple(local),
         zone=zone,
     )
 
 
 def service_key(service: FleetService) -> str:
-    """Return the key of a service."""
-    return names.service_key(service.spec.namespace, service.spec.name)
+    """Return the key that a service's share has."""
+    return keys.ServiceKey(service.spec.namespace, service.spec.name).dotted
 
 
 def slice_key(endpoint_slice: EndpointSlice) -> str | None:
-    """Return the key of the service a slice of ours belongs to; None for slices of others."""
+    """Return the key of the service that an imported slice belongs to; None for other slices."""
     labels = endpoint_slice.metadata.labels
-    service = labels.get(names.LABEL_SERVICE_NAME, "")
-    if labels.get(names.LABEL_MANAGED_BY) != names.MANAGER or not service or names.LABEL_SOURCE_CLUSTER not in labels:
+    if labels.get(names.LABEL_MANAGED_BY) != names.MANAGER or names.LABEL_SOURCE_CLUSTER not in labels:
         return None
-    return names.service_key(endpoint_slice.metadata.namespace, service)
+    key = keys.of_imported(endpoint_slice)
+    return None if key is None else key.dotted
 
 
-def plan_service(service: FleetService | None, slices: Iterable[EndpointSlice], here: Standpoint) -> VipTable:
+def plan_service(service: FleetService | None, slices: Iterable[EndpointSlice], view: ClustersetView) -> VipTable:
     """Plan one service's share, from all slices of that service.
 
-    Without ``service`` (not merged yet, or no longer) nothing answers, yet what this cluster's own slices name stays
-    open to others: their connections outlive the merge.
+    Without ``service`` (not merged yet, or no longer) nothing answers. The ports of this cluster's own slices stay open
+    to others even then: their connections outlive the merge.
     """
     candidates: list[nearness.Candidate] = []
     exported: set[ExportedPort] = set()
     dropped: Counter[str] = Counter()
     for endpoint_slice in slices:
-        trusted = list(_trusted(endpoint_slice, here, dropped))
-        candidates += trusted
-        if endpoint_slice.metadata.labels[names.LABEL_SOURCE_CLUSTER] == here.cluster:
-            exported.update(ExportedPort(seen.target.address, seen.protocol, seen.target.port) for seen in trusted)
-    backends = {} if service is None else _backends(service, candidates, here)
-    here_alone = {seen.target.address for seen in candidates if seen.on_node}
+        believed = list(_believe(endpoint_slice, view, dropped))
+        candidates += believed
+        if endpoint_slice.metadata.labels[names.LABEL_SOURCE_CLUSTER] == view.cluster:
+            exported.update(
+                ExportedPort(candidate.target.address, candidate.protocol, candidate.target.port)
+                for candidate in believed
+            )
+    backends = {} if service is None else _plan_backends(service, candidates, view)
+    local_endpoints = {candidate.target.address for candidate in candidates if candidate.on_node}
     return VipTable(
         backends=backends,
         exported=frozenset(exported),
         hairpin=frozenset(
             target.address
             for backend in backends.values()
-            for target in (backend.targets if here_alone else ())
-            if target.address in here_alone
+            for target in (backend.targets if local_endpoints else ())
+            if target.address in local_endpoints
         ),
         dropped=dict(dropped),
     )
@@ -115,32 +114,27 @@ def plan_service(service: FleetService | None, slices: Iterable[EndpointSlice], 
 
 def _parse_blocks(peer: Peer) -> tuple[Network, ...] | None:
     try:
-        return tuple(addresses.parse_cidr(text, field="clusterCIDRs") for text in peer.status.cluster_cidrs)
+        return addresses.parse_networks(peer.status.cluster_cidrs, field="clusterCIDRs")
     except addresses.AddressRefusedError:
         return None
 
 
-def _withdrawn(peer: Peer) -> bool:
-    return peer.status.health is not None and not peer.status.health.reachable
-
-
-def _inside(address: Address, networks: Iterable[Network]) -> bool:
-    return any(address.version == network.version and address in network for network in networks)
-
-
-def _trusted(endpoint_slice: EndpointSlice, here: Standpoint, dropped: Counter[str]) -> Iterator[nearness.Candidate]:
-    """Yield a slice's endpoints by port, counting in ``dropped`` those that lie outside their cluster's blocks."""
+def _believe(
+    endpoint_slice: EndpointSlice, view: ClustersetView, dropped: Counter[str]
+) -> Iterator[nearness.Candidate]:
+    """Yield a slice's endpoints by port; count in ``dropped`` those that are not believed."""
     cluster = endpoint_slice.metadata.labels[names.LABEL_SOURCE_CLUSTER]
-    blocks, own = here.blocks.get(cluster, ()), cluster == here.cluster
+    blocks, own = view.blocks.get(cluster, ()), cluster == view.cluster
+    # The API server does not validate slice ports; an invalid one would fail the whole transaction.
     ports = [
         (port.name, table.PROTOCOLS[port.protocol], port.port)
         for port in endpoint_slice.ports or ()
-        if port.port and _is_port(port.port) and port.protocol in table.PROTOCOLS
+        if port.port and trust.is_port(port.port) and port.protocol in table.PROTOCOLS
     ]
     for endpoint in endpoint_slice.endpoints or ():
-        # An endpoint's addresses are fungible (discovery/v1): the first stands for all.
-        address = _parse_address(endpoint.addresses[0]) if endpoint.addresses else None
-        if address is None or not _inside(address, blocks):
+        # An endpoint's addresses are interchangeable (discovery/v1): the first stands for all.
+        address = trust.parse_endpoint(endpoint.addresses[0], blocks) if endpoint.addresses else None
+        if address is None:
             dropped[cluster] += 1
             continue
         conditions = endpoint.conditions
@@ -150,64 +144,41 @@ def _trusted(endpoint_slice: EndpointSlice, here: Standpoint, dropped: Counter[s
                 cluster=cluster,
                 name=name,
                 protocol=protocol,
-                target=Target(address, port),
+                target=BackendAddress(address, port),
                 ready=endpoint.ready,
                 serving=serving,
-                on_node=own and _inside(address, here.local),
-                # Zones of two clusters may have one name and be far from each other.
-                in_zone=own and bool(here.zone) and endpoint.zone == here.zone,
+                on_node=own and trust.is_inside(address, view.local),
+                # Zones of two clusters may have the same name and be far from each other.
+                in_zone=own and bool(view.zone) and endpoint.zone == view.zone,
                 in_cluster=own,
             )
 
 
-def _is_port(number: int) -> bool:
-    # The API server takes any number in slices, and one that is none would hold up all services.
-    return 0 < number < 65536
-
-
-def _parse_address(text: str) -> Address | None:
-    try:
-        # Takes no zone ("fe80::1%eth0"), which may hold any text, and nothing but the one way to write each part.
-        return ipaddress.ip_address(socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text))
-    except (OSError, ValueError):
-        return None
-
-
-def _backends(
-    service: FleetService, candidates: Sequence[nearness.Candidate], here: Standpoint
+def _plan_backends(
+    service: FleetService, candidates: Sequence[nearness.Candidate], view: ClustersetView
 ) -> dict[Frontend, Backend]:
     """Join the service's ports with the endpoints behind them; a headless service has no virtual address."""
     spec = service.spec
     if spec.type != "ClusterSetIP":
         return {}
     backends = {}
-    for vip in [found for found in map(_parse_address, spec.vips) if found is not None]:
+    for vip in [address for address in map(trust.parse_unicast, spec.vips) if address is not None]:
         for port in spec.ports:
             protocol = table.PROTOCOLS.get(port.protocol)
-            if protocol is None or not _is_port(port.port):
+            if protocol is None or not trust.is_port(port.port):
                 continue
-            clusters = _exporters(service, port) - here.unreachable
+            clusters = view.reach.for_addresses(trust.exporters(spec, port))
             behind = [
-                seen
-                for seen in candidates
-                if seen.cluster in clusters
-                and seen.name == port.name
-                and seen.protocol == protocol
-                and seen.target.address.version == vip.version
+                candidate
+                for candidate in candidates
+                if candidate.cluster in clusters
+                and candidate.name == port.name
+                and candidate.protocol == protocol
+                and candidate.target.address.version == vip.version
             ]
-            chosen = nearness.choose(
+            nearest = nearness.choose(
                 behind, policy=spec.internal_traffic_policy, distribution=spec.traffic_distribution
             )
-            targets = tuple(sorted({seen.target for seen in chosen}))
+            targets = tuple(sorted({candidate.target for candidate in nearest}))
             backends[Frontend(vip, protocol, port.port)] = Backend(targets, sticky=spec.session_affinity == "ClientIP")
     return backends
-
-
-def _exporters(service: FleetService, port: ServicePort) -> frozenset[str]:
-    """Return the clusters that export exactly this port."""
-    wanted = (port.name, port.protocol, port.port)
-    return frozenset(
-        constituent.cluster
-        for constituent in service.spec.constituents
-        if any((own.name, own.protocol, own.port) == wanted for own in constituent.ports)
-    )

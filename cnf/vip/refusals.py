@@ -1,8 +1,8 @@
 """Keeps one service that the kernel refuses from holding up the others.
 
-A service that is refused stays as it was, or isn't there; it is tried again when it changes, and after a pause that
-doubles. One invariant: the kernel isn't asked twice for the same of a service within its pause, unless the whole table
-has to be written.
+A refused service stays as it was, or absent; it is tried again when it changes, and after a pause that doubles.
+Invariant: the same share of a service isn't sent to the kernel twice within its pause, unless the whole table has to be
+written.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from typing import NamedTuple
 from cnf.vip.elements import Subject
 from cnf.vip.table import ExportedPort, Frontend, Shares, VipTable
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FIRST_S, LONGEST_S = 1.0, 60.0
 _SHOWN = 3
 
 
-class Reason(NamedTuple):
-    """Why a service is refused: the address and port that the kernel complained about, and what it said."""
+class RefusalReason(NamedTuple):
+    """Why a service is refused: the address and port that the kernel complained about, and the kernel's text."""
 
     port: str
     text: str
 
 
-Found = Mapping[str, Reason]
-"""Refused services."""
+RefusedServices = Mapping[str, RefusalReason]
+"""Reasons by the service's key."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Refused:
     share: VipTable
-    reason: Reason
+    reason: RefusalReason
     failures: int
     again_at: float
 
 
 class Refusals:
-    """The services that are refused now; changed by one thread at a time."""
+    """The currently refused services; changed by one thread at a time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -53,33 +53,39 @@ class Refusals:
 
     @property
     def wait_s(self) -> float:
-        """How long until one of them is to be tried again; infinite when there is none."""
-        return max(0.0, min((one.again_at for one in self._refused.values()), default=float("inf")) - self._clock())
+        """How long until the first of them is tried again; infinite without any."""
+        return max(
+            0.0, min((refused.again_at for refused in self._refused.values()), default=float("inf")) - self._clock()
+        )
 
     def describe(self) -> str:
-        """Name the services with port and reason, the first few of many; empty when there is none."""
+        """Name the services with port and reason, the first few of many; empty without any."""
         refused = self._refused
         named = [f"{key} ({refused[key].reason.port}: {refused[key].reason.text})" for key in sorted(refused)]
         return ", ".join([*named[:_SHOWN], *([f"{len(named) - _SHOWN} more"] if len(named) > _SHOWN else [])])
 
     def hold_back(self, wanted: Shares, former: Shares) -> Shares:
-        """Return ``wanted`` with those whose pause isn't over as they are in ``former``."""
+        """Return ``wanted``, with services whose pause isn't over as they are in ``former``."""
         now = self._clock()
-        held = [key for key, one in self._refused.items() if wanted.get(key) is one.share and now < one.again_at]
+        held = [
+            key for key, refused in self._refused.items() if wanted.get(key) is refused.share and now < refused.again_at
+        ]
         return leave_out(wanted, held, former) if held else wanted
 
-    def settle(self, wanted: Shares, tried: Shares, found: Found) -> None:
-        """Learn that of ``tried``, which ``hold_back`` made of ``wanted``, those of ``found`` were refused."""
+    def record_attempt(self, wanted: Shares, tried: Shares, reasons: RefusedServices) -> None:
+        """Record that of ``tried``, which ``hold_back`` made of ``wanted``, the kernel refused those of ``reasons``."""
         tried_keys = {key for key in self._refused if wanted.get(key) is tried.get(key)}
-        self._replace({key: one for key, one in self._refused.items() if key not in tried_keys or key in found})
-        self.note(wanted, found)
+        self._replace(
+            {key: refused for key, refused in self._refused.items() if key not in tried_keys or key in reasons}
+        )
+        self.record_refused(wanted, reasons)
 
-    def note(self, wanted: Shares, found: Found) -> None:
-        """Learn what of ``wanted`` was refused."""
-        if not found:
+    def record_refused(self, wanted: Shares, reasons: RefusedServices) -> None:
+        """Record which of ``wanted`` the kernel refused."""
+        if not reasons:
             return
         refused = dict(self._refused)
-        for key, reason in found.items():
+        for key, reason in reasons.items():
             failures = refused[key].failures + 1 if key in refused else 1
             pause_s = min(LONGEST_S, FIRST_S * 2 ** (failures - 1))
             refused[key] = _Refused(wanted[key], reason, failures, self._clock() + pause_s)
@@ -88,15 +94,15 @@ class Refusals:
     def _replace(self, refused: Mapping[str, _Refused]) -> None:
         before, self._refused = self._refused, refused
         if refused.keys() - before.keys():
-            message = "the kernel refuses services: they stay as they were, and all others are in force"
-            _log.error(message, extra={"count": len(refused), "refused": self.describe()})
+            message = "the kernel refuses services: they stay as they were, all others are in force"
+            log.error(message, extra={"count": len(refused), "refused": self.describe()})
         elif before.keys() - refused.keys():
             extra = {"count": len(refused), "refused": self.describe()}
-            _log.info("services that the kernel refused are in force or gone", extra=extra)
+            log.info("services that the kernel refused are in force or deleted", extra=extra)
 
 
 def leave_out(shares: Shares, keys: Iterable[str], former: Shares) -> Shares:
-    """Return ``shares`` with those of ``keys`` as in ``former``, or without them where they are no other there."""
+    """Return ``shares`` with those of ``keys`` as in ``former``, or without them where ``former`` has no other."""
     left = dict(shares)
     for key in keys:
         before = former.get(key)
@@ -107,22 +113,22 @@ def leave_out(shares: Shares, keys: Iterable[str], former: Shares) -> Shares:
     return left
 
 
-def find(shares: Shares, refused: Collection[tuple[Subject, str]]) -> Found:
-    """Return the services that want what was refused, each with the first reason found.
+def find(shares: Shares, refused: Collection[tuple[Subject, str]]) -> RefusedServices:
+    """Return the services that own the refused elements, each with its first reason.
 
-    Of a virtual address that is only the one that has it (``table.combine``).
+    A virtual address is owned by the one service that has it (``table.combine``).
     """
     frontends = {subject: text for subject, text in refused if isinstance(subject, Frontend)}
     others = {(type(subject), subject): text for subject, text in refused if not isinstance(subject, Frontend)}
-    found: dict[str, Reason] = {}
+    reasons: dict[str, RefusalReason] = {}
     for key in sorted(shares):
         share = shares[key]
         for frontend in sorted(share.backends.keys() & frontends.keys()):
-            found.setdefault(key, Reason(_show(frontend), frontends.pop(frontend)))
+            reasons.setdefault(key, RefusalReason(_show(frontend), frontends.pop(frontend)))
         for (_, subject), text in others.items():
             if subject in share.exported or subject in share.hairpin:
-                found.setdefault(key, Reason(_show(subject), text))
-    return found
+                reasons.setdefault(key, RefusalReason(_show(subject), text))
+    return reasons
 
 
 def _show(subject: Subject) -> str:

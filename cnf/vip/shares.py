@@ -1,7 +1,7 @@
-"""Keeps every service's share of the table, and plans anew only those that something happened to.
+"""Keeps every service's share of the table, and plans only the services that changed.
 
-With 10 000 services a plan of all takes half a second; one endpoint's change concerns one. One invariant: a share
-stays the same object until it says something else, so what compares shares by identity misses nothing.
+With 10 000 services a plan of all takes half a second; one endpoint's change concerns one service. Invariant: a share
+stays the same object until its content changes, so comparing shares by identity misses nothing.
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ T = TypeVar("T")
 
 
 class Planner:
-    """Plans from the objects it was given last; of one thread."""
+    """Plans shares from the last version of each object; of one thread."""
 
     def __init__(self) -> None:
-        self._services = _Index(plan.service_key)
-        self._slices = _Index(plan.slice_key)
+        self._services = _ServiceMembers(plan.service_key)
+        self._slices = _ServiceMembers(plan.slice_key)
         self._concerned: set[str] = set()
-        self._here: plan.Standpoint | None = None
+        self._view: plan.ClustersetView | None = None
         self._shares: Shares = {}
 
     def put_service(self, name: str, service: FleetService | None) -> None:
-        """Take up the FleetService of that object name, or that it is gone."""
+        """Put the FleetService of that object name, None when it is gone."""
         self._concerned.update(self._services.put(name, service))
 
     def put_slice(self, name: str, endpoint_slice: EndpointSlice | None) -> None:
-        """Take up the EndpointSlice of that object name, or that it is gone; one that isn't ours counts for nothing."""
+        """Put the EndpointSlice of that object name, None when it is gone; a slice that isn't imported is ignored."""
         self._concerned.update(self._slices.put(name, endpoint_slice))
 
-    def shares(self, here: plan.Standpoint) -> Shares:
-        """Plan every service's share, as seen from ``here``; from elsewhere than last time all are planned anew."""
-        concerned = self._concerned if here == self._here else {*self._services.keys, *self._slices.keys, *self._shares}
+    def shares(self, view: plan.ClustersetView) -> Shares:
+        """Plan every service's share as seen in ``view``; a view that differs from the last one plans all again."""
+        concerned = self._concerned if view == self._view else {*self._services.keys, *self._slices.keys, *self._shares}
         shares = dict(self._shares)
         for key in concerned:
-            share = self._plan(key, here)
+            share = self._plan(key, view)
             if share is None:
                 shares.pop(key, None)
             elif shares.get(key) != share:
                 shares[key] = share
-        self._shares, self._here, self._concerned = shares, here, set()
+        self._shares, self._view, self._concerned = shares, view, set()
         return shares
 
-    def _plan(self, key: str, here: plan.Standpoint) -> VipTable | None:
+    def _plan(self, key: str, view: plan.ClustersetView) -> VipTable | None:
         services, slices = self._services.members(key), self._slices.members(key)
         if not services and not slices:
             return None
-        return plan.plan_service(next(iter(services), None), slices, here)
+        return plan.plan_service(next(iter(services), None), slices, view)
 
 
 def count_dropped(shares: Shares) -> dict[str, int]:
-    """Sum up the endpoints outside their cluster's blocks, by that cluster."""
+    """Sum up the endpoints outside their cluster's blocks, by cluster."""
     dropped: Counter[str] = Counter()
     for share in shares.values():
         if share.dropped:
@@ -65,8 +65,8 @@ def count_dropped(shares: Shares) -> dict[str, int]:
     return dict(dropped)
 
 
-class _Index(Generic[T]):
-    """Objects by the service they belong to."""
+class _ServiceMembers(Generic[T]):
+    """Objects by the service that they belong to."""
 
     def __init__(self, key_of: Callable[[T], str | None]) -> None:
         self._key_of = key_of
@@ -78,11 +78,11 @@ class _Index(Generic[T]):
         return self._members.keys()
 
     def members(self, key: str) -> list[T]:
-        found = self._members.get(key)
-        return list(found.values()) if found else []
+        members = self._members.get(key)
+        return list(members.values()) if members else []
 
     def put(self, name: str, member: T | None) -> set[str]:
-        """Replace the object of that name, and return the services that are concerned."""
+        """Replace the object of that name; return the keys of the services that this concerns."""
         key = None if member is None else self._key_of(member)
         before = self._key_by_name.pop(name, None)
         if before is not None and before != key:
@@ -92,4 +92,4 @@ class _Index(Generic[T]):
         if member is not None and key is not None:
             self._key_by_name[name] = key
             self._members[key][name] = member
-        return {found for found in (before, key) if found is not None}
+        return {concerned for concerned in (before, key) if concerned is not None}

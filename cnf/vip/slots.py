@@ -2,12 +2,12 @@
 
 A client's packet is hashed to one of 1, 16, 128 or 1024 slots, and the map says who has that slot. Plain rendezvous
 hashing gives every slot to the target of the highest weight; the shares then scatter like a binomial (three targets
-in 16 slots: 5.3 +- 1.9; of 600 in 1024, one in six gets none). Here slots are given out by falling weight over all
-pairs, and every target gets no fewer and no more than its bounds (``_bounds``).
+in 16 slots: 5.3 +- 1.9; of 600 in 1024, one in six gets none). Here slots are assigned by falling weight over
+all pairs, and every target gets as many as its bounds allow (``_bounds``).
 
-One invariant: the assignment is a function of the set of targets alone. It is the same after a restart, on every
-node, in whatever order the targets were learned. A target more or less among n moves 1/n of the slots, and by the
-bounds some more: 1.1 times that with three targets, 1.2 with ten, 1.7 with sixty (measured over random sets).
+Invariant: the assignment is a function of the set of targets alone. It is the same after a restart, on every node, and
+in whatever order the targets were learned. A target that comes or goes among n moves 1/n of the slots, and some more
+because of the bounds: 1.1 times that with three targets, 1.2 with ten, 1.7 with sixty (measured over random sets).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _CONTENDERS_A_SLOT = 8
 
 
 def size_class(targets: int) -> int:
-    """Return the number of slots for so many targets: 1, else at least three for each while there are such classes.
+    """Return the number of slots for so many targets: one, or at least three for each as far as the classes go.
 
     With three, no target of up to five gets more than a quarter above its even share (16 slots: 6, 5, 5; 4, 4, 4, 4;
-    4, 3, 3, 3, 3). Memory and loading time decide against more, for most services have one to five endpoints, and
+    4, 3, 3, 3, 3). Memory and loading time decide against more: most services have one to five endpoints, and
     eight times the slots cost eight times as much. From 342 targets on some get one slot of 1024 and some get four,
     and past 1024 some have none.
     """
@@ -43,7 +43,7 @@ def assign(targets: tuple[str, ...]) -> tuple[str, ...]:
     """Return the target of each slot.
 
     Args:
-        targets: Names, sorted and each once; at least one. Only the names decide.
+        targets: Names, sorted and each once, at least one.
     """
     size = size_class(len(targets))
     if size == 1:
@@ -53,7 +53,7 @@ def assign(targets: tuple[str, ...]) -> tuple[str, ...]:
     if len(pairs) <= 2 * contenders:
         pairs.sort(reverse=True)
         return tuple(targets[index] for index in _share_out([pairs], targets=len(targets), size=size))
-    # Most slots go to one of their few best: the long tail of pairs is sorted only for what is left after those.
+    # Most slots go to one of their few best pairs: the long tail is sorted only for the slots left after those.
     bar = (2**32 - (2**32 * contenders) // len(pairs)) << (_SLOT_BITS + _TARGET_BITS)
     best = sorted([pair for pair in pairs if pair >= bar], reverse=True)
     rest = [pair for pair in pairs if pair < bar]
@@ -86,11 +86,11 @@ def _bounds(targets: int, size: int) -> tuple[int, int]:
 
 
 def _share_out(bands: list[list[int]], *, targets: int, size: int) -> list[int]:
-    """Give out slots by falling weight, to each target so many as its bounds say.
+    """Assign slots by falling weight, to each target as many as its bounds allow.
 
     Args:
         bands: Pairs by falling weight band; the first is sorted, later ones are filtered before they are.
-        targets: How many there are.
+        targets: Number of targets.
         size: Number of slots.
     """
     low, high = _bounds(targets, size)
@@ -113,7 +113,7 @@ def _share_out(bands: list[list[int]], *, targets: int, size: int) -> list[int]:
 
 
 def _open_pairs(pairs: list[int], owner: list[int], taken: list[int], *, limit: int) -> list[int]:
-    """Return the pairs of which the slot is free and the target may still take one."""
+    """Return the pairs whose slot is free and whose target may still take one."""
     free = {slot for slot, index in enumerate(owner) if index < 0}
     wanting = {index for index, count in enumerate(taken) if count < limit}
     return [

@@ -1,7 +1,6 @@
-"""What the kernel is to hold: every clusterset virtual address and port with the endpoints behind it.
+"""What the kernel must hold: every virtual address and port of the clusterset with the endpoints behind it.
 
-One invariant: a VipTable is a value without reference to API objects, so two tables say exactly which elements have to
-change.
+A VipTable is a value without reference to API objects, so two tables tell exactly which elements have to change.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from fleetboard.model.addresses import Address
 Protocol = Literal["tcp", "udp", "sctp"]
 
 PROTOCOLS: Mapping[str, Protocol] = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
-"""Protocols as the API spells them, to what nft calls them."""
+"""nft's name of each protocol, by the API's."""
 
 
 class Frontend(NamedTuple):
@@ -27,8 +26,8 @@ class Frontend(NamedTuple):
     port: int
 
 
-class Target(NamedTuple):
-    """A fleet address and target port that answers."""
+class BackendAddress(NamedTuple):
+    """A fleet address and port that answers for a frontend."""
 
     address: Address
     port: int
@@ -44,26 +43,26 @@ class ExportedPort(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Backend:
-    """Who answers for a frontend.
+    """What answers for a frontend.
 
     Attributes:
-        targets: Sorted, each once; empty when connections are to be refused.
-        sticky: Whether one client address always gets one target (session affinity ClientIP).
+        targets: Sorted, each once; empty to reject connections.
+        sticky: Whether a client address always gets the same target (session affinity ClientIP).
     """
 
-    targets: tuple[Target, ...]
+    targets: tuple[BackendAddress, ...]
     sticky: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VipTable:
-    """What one node's kernel is to hold: for one service, or for many combined.
+    """What one node's kernel must hold: for one service, or for many combined.
 
     Attributes:
-        backends: By frontend; a headless service has none.
-        exported: Ports of this cluster's own pods that exports name.
-        hairpin: Endpoints on this node, which may be clients of themselves.
-        dropped: Endpoints outside their source cluster's blocks, by that cluster.
+        backends: What answers, by frontend; a headless service has none.
+        exported: Ports of this cluster's own pods that it exports.
+        hairpin: Endpoints on this node, which may be their own clients.
+        dropped: How many endpoints lie outside their source cluster's blocks, by cluster.
     """
 
     backends: Mapping[Frontend, Backend] = dataclasses.field(default_factory=dict)
@@ -73,7 +72,7 @@ class VipTable:
 
 
 Shares = Mapping[str, VipTable]
-"""Each service's part of the table, by the service's key. A share is replaced by another, never changed."""
+"""Each service's part of the table, by the service's key. A share is replaced, never changed."""
 
 EMPTY = VipTable()
 
@@ -81,8 +80,8 @@ EMPTY = VipTable()
 def combine(shares: Shares) -> VipTable:
     """Combine services into one table.
 
-    The hub claims a virtual address for one service alone. Should two name the same all the same, the first by key
-    keeps it: a map with two answers for one key would be refused by the kernel, and every other service with it.
+    The hub claims a virtual address for one service. If two services name the same one, the first by key keeps it: the
+    kernel would refuse a map with two answers for one key, and every other service with it.
     """
     backends: dict[Frontend, Backend] = {}
     dropped: Counter[str] = Counter()
@@ -100,7 +99,7 @@ def combine(shares: Shares) -> VipTable:
 def difference(old: Shares, new: Shares) -> tuple[VipTable, VipTable]:
     """Return parts of ``combine(old)`` and of ``combine(new)`` that hold everything in which the two differ.
 
-    They cost what the shares that were replaced cost, and a glance at each of the others.
+    The cost is that of the replaced shares, and one comparison for each of the others.
     """
     changed = {key for key in old.keys() | new.keys() if old.get(key) is not new.get(key)}
     if not changed:
@@ -127,7 +126,7 @@ def _some(shares: Shares, keys: Iterable[str]) -> VipTable:
 
 
 def _without(table: VipTable, others: Iterable[VipTable]) -> VipTable:
-    """Leave out the elements of sets that ``others`` have as well."""
+    """Leave out the elements of sets that ``others`` have too."""
     exported, hairpin = set(table.exported), set(table.hairpin)
     for other in others:
         exported -= other.exported

@@ -1,6 +1,6 @@
-"""Entries of the kernel's connection tracking table, as netlink has them (nfnetlink_conntrack.h).
+"""Entries of the kernel's connection tracking table in netlink's encoding (nfnetlink_conntrack.h).
 
-One invariant: nothing here does I/O but ``connect``, so every question and every parsed entry is a value.
+Only ``connect`` does I/O: every question and every parsed entry is a value.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _IP, _PROTO = 1 | NESTED, 2 | NESTED
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 
-# Each attribute is its length, its kind and its value; tens of thousands are read and made at once.
+# Each attribute is its length, its kind and its value; tens of thousands are parsed and encoded at once.
 _TUPLE = {version: struct.Struct(f"=HHHH{size}sHH{size}sHHHHB3xHH2s2xHH2s2x") for version, size in ((4, 4), (6, 16))}
 _ADDRESSES = {4: (20, _IP, 8, 1, 8, 2), 6: (44, _IP, 20, 3, 20, 4)}
 _PACKED = {4: 4, 6: 16}
@@ -40,7 +40,7 @@ _PORTS = (28, _PROTO, 5, _NUMBER, 6, _SOURCE_PORT, 6, _DESTINATION_PORT)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class End:
+class FlowEnd:
     """An address and port, packed as in a packet."""
 
     address: bytes
@@ -61,11 +61,11 @@ class Flow:
     """One direction of a connection."""
 
     protocol: int
-    source: End
-    destination: End
+    source: FlowEnd
+    destination: FlowEnd
 
     def reversed(self) -> Flow:
-        """Return the way back of a connection that nobody translates."""
+        """Return the other direction of an untranslated connection."""
         return Flow(self.protocol, self.destination, self.source)
 
     def encode(self, kind: int) -> bytes:
@@ -91,7 +91,7 @@ def connect() -> connection.Connection:
 
 
 def head(version: int) -> bytes:
-    """Return how the body of every message about that address family begins."""
+    """Return the head of every message about that address family."""
     return HEAD.pack(_FAMILY[version], 0, 0)
 
 
@@ -102,20 +102,20 @@ def parse_head(body: bytes) -> int:
 
 
 def dump(version: int, *, status: int = 0) -> wire.Message:
-    """Ask for all entries, or for those with these bits of status (kernels before 5.18 give all the same)."""
+    """Ask for all entries, or for those with these bits of status; kernels before 5.18 return all anyway."""
     only = wire.attribute(STATUS, be32(status)) + wire.attribute(STATUS_MASK, be32(status)) if status else b""
     return wire.Message(GET, wire.Flag.REQUEST | wire.Flag.DUMP, head(version) + only, "list tracked connections")
 
 
 def protocol_bytes(protocol: int) -> bytes:
-    """Return how a flow's protocol stands in an entry: tells most others apart before parsing them."""
+    """Return how an entry encodes a flow's protocol: rules out most others before parsing them."""
     return wire.u8(_NUMBER, protocol)[:5]
 
 
 def peek_destination(body: bytes, version: int) -> bytes:
-    """Return the packed address that an entry's client sends to, as long as the entry is laid out as the kernel does.
+    """Return the packed address that an entry's client sends to, given the kernel's layout; any bytes otherwise.
 
-    For telling others apart before parsing them: elsewhere it is any bytes.
+    Rules out other entries before parsing them.
     """
     size = _PACKED[version]
     start = HEAD.size + _DESTINATION_AFTER + size
@@ -123,28 +123,28 @@ def peek_destination(body: bytes, version: int) -> bytes:
 
 
 def parse_flow(attribute: bytes, version: int) -> Flow | None:
-    """Parse TUPLE_ORIG or TUPLE_REPLY; None when it has no ports, or isn't laid out as the kernel does."""
+    """Parse TUPLE_ORIG or TUPLE_REPLY; None without ports, or without the kernel's layout."""
     layout = _TUPLE[version]
     if len(attribute) != layout.size:
         return None
     values = layout.unpack(attribute)
     if values[:4] + values[5:7] + values[8:12] + values[13:15] + values[16:18] != _ADDRESSES[version] + _PORTS:
         return None
-    return Flow(values[12], End(values[4], values[15]), End(values[7], values[18]))
+    return Flow(values[12], FlowEnd(values[4], values[15]), FlowEnd(values[7], values[18]))
 
 
 def be32(value: int) -> bytes:
-    """Encode a number as conntrack's attributes have it."""
+    """Encode a number as conntrack does."""
     return struct.pack(">I", value)
 
 
 def parse_be32(payload: bytes | None) -> int:
-    """Decode such a number; 0 when it is missing or cut off."""
+    """Decode a number of conntrack's; 0 when it is missing or cut off."""
     return int(struct.unpack(">I", payload)[0]) if payload is not None and len(payload) == 4 else 0
 
 
 def join(bodies: Iterable[bytes]) -> bytes:
-    """Frame entries as the kernel sends them; ``wire.answers`` parts them again."""
+    """Frame entries as the kernel sends them; ``wire.answers`` splits them again."""
     parts: list[bytes] = []
     for body in bodies:
         length = wire.HEADER.size + len(body)

@@ -1,6 +1,6 @@
 """Asks the kernel's nftables over netlink, and hands it transactions (nfnetlink batches).
 
-One invariant: the kernel takes all of a batch or nothing.
+The kernel accepts all of a batch or nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ NEW_TABLE, DELETE_TABLE, NEW_ELEMENT, DELETE_ELEMENT, GET_TABLE, GET_CHAIN, GET_
 )
 """Types of messages (nf_tables.h)."""
 HEAD = struct.pack("!BBH", 1, 0, 0)
-"""How every body begins (struct nfgenmsg): family inet, version, resource."""
+"""Head of every body (struct nfgenmsg): family inet, version, resource."""
 TABLE_NAME = 1
-"""First attribute of whatever concerns a table."""
+"""First attribute of every message about a table."""
 TABLE_FLAGS = 2
 DORMANT = 1
-"""Flag of a table whose chains no packet meets."""
+"""Flag of a table that sleeps: no packet meets its chains."""
 
 _CHAIN_NAME = 3
 _NETLINK_NETFILTER = 12
@@ -37,7 +37,7 @@ _BATCH_HEAD = struct.pack("!BBH", 0, 0, _SUBSYSTEM)
 _RECEIVE = 1 << 16
 _SPARE = 1 << 16
 _ANSWERS = 1 << 23
-"""Room for the refusals of some thousand messages; it is taken only as they come."""
+"""Room for the refusals of some thousand messages; memory is used only as they arrive."""
 _TIMEOUT_S = 30.0
 
 
@@ -47,7 +47,7 @@ class Batch:
 
     Attributes:
         content: Its messages, numbered from 0: the first begins it, the last ends it.
-        actions: What each is about, as far as that is known.
+        actions: What each message does, as far as that is known.
     """
 
     content: bytes
@@ -55,9 +55,9 @@ class Batch:
 
 
 def encode(messages: Iterable[wire.Message]) -> Batch:
-    """Frame messages, one at least."""
+    """Frame messages, at least one."""
     framed = [wire.Message(_BEGIN, wire.Flag(0), _BATCH_HEAD, "begin a transaction"), *messages]
-    # The acknowledgement of the last says that the kernel is through: without it silence would have to mean success.
+    # The acknowledgement of the last one says that the kernel is done: otherwise silence would have to mean success.
     framed[-1] = dataclasses.replace(framed[-1], flags=framed[-1].flags | wire.Flag.ACK)
     framed.append(wire.Message(_END, wire.Flag(0), _BATCH_HEAD, "end a transaction"))
     content = b"".join(message.encode(number) for number, message in enumerate(framed))
@@ -65,7 +65,7 @@ def encode(messages: Iterable[wire.Message]) -> Batch:
 
 
 def apply(batch: Batch) -> None:
-    """Carry out a batch in the network namespace of the calling thread.
+    """Carry out a batch in the calling thread's network namespace.
 
     Raises:
         RulesetRefusedError: nothing of it is in force.
@@ -79,33 +79,33 @@ def apply(batch: Batch) -> None:
             sock.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, len(batch.content) + _SPARE)
             sock.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _ANSWERS)
             sock.send(batch.content)
-            failures = _read_failures(sock, last)
+            failures = read_failures(sock, last)
     except OSError as err:
         raise errors.NftUnavailableError(f"no answer from the kernel's nftables: {err}") from err
     if failures:
-        refusals = [errors.Refusal(one.sequence, _refused(batch, one)) for one in failures]
+        refusals = [errors.KernelRefusal(failure.sequence, _refused(batch, failure)) for failure in failures]
         raise errors.RulesetRefusedError(str(refusals[0].error), refusals)
 
 
 def connect() -> connection.Connection:
-    """Open a connection for questions to the network namespace of the calling thread."""
+    """Open a connection for questions to the calling thread's network namespace."""
     return connection.Connection(_open_socket())
 
 
 def table_awake(name: str = firewall.NAME) -> bool | None:
-    """Say whether packets meet that table in the network namespace of the calling thread; None when there is none.
+    """Tell whether packets meet that table in the calling thread's network namespace; None when it doesn't exist.
 
     Raises:
         NftUnavailableError: the kernel gave no answer.
     """
-    found = _find(GET_TABLE, wire.text(TABLE_NAME, name), "look for a table")
-    if found is None:
+    attributes = _find(GET_TABLE, wire.text(TABLE_NAME, name), "look for a table")
+    if attributes is None:
         return None
-    return not int.from_bytes(found.get(TABLE_FLAGS, b""), "big") & DORMANT
+    return not int.from_bytes(attributes.get(TABLE_FLAGS, b""), "big") & DORMANT
 
 
 def chain_exists(table: str, chain: str) -> bool:
-    """Say whether the network namespace of the calling thread has that chain.
+    """Tell whether the calling thread's network namespace has that chain.
 
     Raises:
         NftUnavailableError: the kernel gave no answer.
@@ -115,7 +115,7 @@ def chain_exists(table: str, chain: str) -> bool:
 
 
 def _find(question: int, named: bytes, action: str) -> dict[int, bytes] | None:
-    """Return the attributes of what is asked for, None when it isn't there."""
+    """Return the attributes of the object that is asked for, None when it doesn't exist."""
     try:
         with connect() as link:
             answers = link.ask(wire.Message(question, wire.Flag.REQUEST, HEAD + named, action))
@@ -138,8 +138,8 @@ def _refused(batch: Batch, failure: wire.Answer) -> netlink_errors.RefusedError:
     return netlink_errors.refused(failure.code, action, failure.detail)
 
 
-def _read_failures(sock: socket.socket, last: int) -> list[wire.Answer]:
-    """Return all that the kernel refused, in the order of the batch; nothing when it took all."""
+def read_failures(sock: socket.socket, last: int) -> list[wire.Answer]:
+    """Return all that the kernel refused, in the order of the batch; empty when it accepted all."""
     failures: list[wire.Answer] = []
     while True:
         try:
@@ -151,12 +151,12 @@ def _read_failures(sock: socket.socket, last: int) -> list[wire.Answer]:
         except OSError as err:
             if err.errno != errno.ENOBUFS:
                 raise
-            # More refusals than there is room for; all that fitted in are there before ``send`` returns.
+            # More refusals than the buffer holds; those that fit in arrive before ``send`` returns.
             sock.setblocking(False)
             continue
         for answer in wire.answers(datagram):
             if answer.code:
                 failures.append(answer)
-            # The first message's errno is the whole batch's (no right, no memory): no other answer may follow it.
+            # An errno of the first message is the whole batch's (no permission, no memory): no answer may follow it.
             if answer.sequence == last or (answer.code and answer.sequence == 0):
                 return failures

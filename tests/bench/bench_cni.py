@@ -1,7 +1,7 @@
 """ADD and DEL: the packed executable with cnf behind it beside Go's ``bridge`` with ``host-local``.
 
-Both are started as a runtime starts them and timed from the start of the process to its end. One invariant: they take
-turns within every round, each pod in a namespace that was never used.
+Both are started as a runtime starts them, and timed from the start of the process to its end. They take turns within
+every round, each pod in a new namespace.
 """
 
 from __future__ import annotations

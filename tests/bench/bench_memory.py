@@ -1,6 +1,6 @@
-"""Memory of cnf by the number of attachments, and of the executable; how long attachments take to come back.
+"""Memory of cnf by number of attachments, and of the executable; how long attachments take to come back.
 
-Pods are attached by the socket, without the executable: it is cnf that is looked at.
+Pods are attached through the socket, without the executable: only cnf is measured.
 """
 
 from __future__ import annotations
@@ -46,10 +46,14 @@ def call(verb: str, pod: str) -> None:
         raise SystemExit(f"bench: {verb} failed: {content.decode()}")
 
 
-def attached(hub: str) -> int:
+def attached(node_netns: str) -> int:
     """Count the pods that cnf's namespace has an interface for."""
     links = subprocess.run(
-        ["ip", "-n", hub, "-o", "link", "show", "type", "veth"], capture_output=True, text=True, timeout=30, check=True
+        ["ip", "-n", node_netns, "-o", "link", "show", "type", "veth"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
     )
     return len(links.stdout.splitlines())
 
@@ -57,7 +61,7 @@ def attached(hub: str) -> int:
 def bench(work: pathlib.Path, *, shim: pathlib.Path) -> tuple[list[Figure], object]:
     """Attach pods in steps, then replace cnf; return the figures and what they are made of."""
     pods = [f"m{number}" for number in range(max(COUNTS))]
-    bench_node.make_namespaces(["cnf", "successor", *pods])
+    bench_node.make_namespaces(["cnf", "next", *pods])
     cnf = bench_node.Cnf.start(work / "state", "cnf")
     megabytes: dict[int, float] = {}
     done = 0
@@ -71,17 +75,17 @@ def bench(work: pathlib.Path, *, shim: pathlib.Path) -> tuple[list[Figure], obje
             call("DEL", pod)
         cnf.kill()
         cnf = bench_node.Cnf.start(work / "state", "cnf")
-        adopted_s, adopted_start_s = cnf.said["restored_s"], cnf.started_s
+        adopted_s, adopted_start_s = cnf.report["restored_s"], cnf.started_s
         cnf.kill()
         # A replaced pod: the namespace, and with it every interface, is gone.
         bench_node.remove_namespaces(["cnf"])
-        cnf = bench_node.Cnf.start(work / "state", "successor")
-        if attached("successor") != REPLUMBED:
-            raise SystemExit(f"bench: {attached('successor')} of {REPLUMBED} pods are back")
+        cnf = bench_node.Cnf.start(work / "state", "next")
+        if attached("next") != REPLUMBED:
+            raise SystemExit(f"bench: {attached('next')} of {REPLUMBED} pods are back")
     finally:
         cnf.kill()
-        bench_node.remove_namespaces(["successor", *pods])
-    replumbed_s = cnf.said["restored_s"]
+        bench_node.remove_namespaces(["next", *pods])
+    replumbed_s = cnf.report["restored_s"]
     figures = [Figure(f"memory of cnf, {count} pods", f"{megabytes[count]:.0f} MB") for count in COUNTS]
     shim_mb = packed_shim.peak_memory(shim) / (1 << 20)
     figures += [

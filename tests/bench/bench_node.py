@@ -1,7 +1,7 @@
 """A node to measure on: namespaces of its own for the host, cnf and pods, and the process that serves.
 
-One invariant: all of it is in a network and a mount namespace of the bench (``isolate``), so nothing of the machine is
-touched, and nothing stays.
+All of it is in network and mount namespaces of the bench (``isolate``): nothing of the machine is touched, and nothing
+stays.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def isolated() -> bool:
 
 
 def isolate() -> None:
-    """Begin anew in a network and a mount namespace of our own."""
+    """Start again in network and mount namespaces of the bench's own."""
     os.environ[_INSIDE] = "1"
     command = ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, *sys.argv]
     os.execvp(command[0], command)
@@ -61,7 +61,7 @@ def _batch(verb: str, names: list[str]) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Spent:
-    """What calls took inside cnf: verb and milliseconds of each, and the processor time of all."""
+    """What calls took inside cnf: verb and milliseconds of each, and processor time of all."""
 
     calls: list[tuple[str, float]]
     cpu_ms: float
@@ -69,31 +69,31 @@ class Spent:
 
 @dataclasses.dataclass(slots=True)
 class Cnf:
-    """A running plane and what it said when it began."""
+    """A running CNI service, and what it reported at its start."""
 
     process: subprocess.Popen[str]
-    said: dict[str, Any]
+    report: dict[str, Any]
     started_s: float
     """From the start of the process until it served."""
 
     @classmethod
-    def start(cls, state: pathlib.Path, hub: str) -> Cnf:
-        """Start one in namespace ``hub`` and wait until it serves."""
+    def start(cls, state: pathlib.Path, node_netns: str) -> Cnf:
+        """Start one in namespace ``node_netns`` and wait until it serves."""
         begun = time.monotonic()
-        command = [sys.executable, str(_HERE / "bench_cnf.py"), str(state), f"/run/netns/{hub}"]
+        command = [sys.executable, str(_HERE / "bench_cnf.py"), str(state), f"/run/netns/{node_netns}"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        said = json.loads(process.stdout.readline())
-        return cls(process, said, time.monotonic() - begun)
+        report = json.loads(process.stdout.readline())
+        return cls(process, report, time.monotonic() - begun)
 
     def spent(self) -> Spent:
-        """Return what its calls took so far, as the process itself saw them."""
+        """Return what its calls took so far, as the process measured them."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write("spent\n")
         self.process.stdin.flush()
-        found = json.loads(self.process.stdout.readline())
-        return Spent([(verb, milliseconds) for verb, milliseconds in found["calls"]], found["cpu_ms"])
+        spent = json.loads(self.process.stdout.readline())
+        return Spent([(verb, milliseconds) for verb, milliseconds in spent["calls"]], spent["cpu_ms"])
 
     def resident_mb(self) -> float:
         """Return the process' resident memory."""

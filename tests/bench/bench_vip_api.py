@@ -1,7 +1,7 @@
 """Serves many services over the Kubernetes API: to kube-proxy as a cluster's own, to cnf as a clusterset's.
 
-Lists and watches alone, no more of the protocol than the two ask for. A line ``N`` on stdin changes service N: one
-of its endpoints turns unready, or ready again. It ends when its stdin does.
+It serves lists and watches, and no more of the protocol than the two use. A line ``N`` on stdin changes service N: one
+of its endpoints becomes unready, or ready again. It ends when its stdin does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fleetboard.model import names
 NODE = "bench"
 CLUSTER = "c1"
 ENDPOINTS = (1, 1, 1, 1, 2, 2, 2, 3, 3, 5)
-"""Of ten services in turn: most have few."""
+"""Endpoints of ten services in turn: most have few."""
 LARGE = 600
 """Endpoints of the first service."""
 ADDRESSES = ipaddress.IPv4Network("10.113.0.0/16")
@@ -61,7 +61,7 @@ class Api:
         }
 
     def change(self, number: int) -> None:
-        """Let one endpoint of a service turn unready, or ready again."""
+        """Make one endpoint of a service unready, or ready again."""
         self._unready ^= {number}
         with self._changed:
             self._version += 1

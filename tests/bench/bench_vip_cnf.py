@@ -1,4 +1,4 @@
-"""cnf's service plane in a process of its own, as the daemon runs it: what the benches load with services."""
+"""The agent's service controller in a process of its own: what the benches load with services."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import importlib
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 import bench_vip_api
 
-from cnf.agent import caches
-from cnf.controllers.services import Spreading
+from cnf.agent.caches import Caches
+from cnf.agent.wakes import AgentWork, Wakes
+from cnf.controllers.services import PendingChanges, ServiceController
 from cnf.vip import writer
 from fleetboard.kube import client, controller
 from fleetboard.model import names
@@ -22,48 +22,29 @@ def main(server: str) -> None:
     sys.setswitchinterval(0.0005)  # as cnf does
     stop = threading.Event()
     api = client.Client.from_token(server, ca_pem=b"", token=lambda: "any", user_agent="bench")
-    spread: controller.Controller[str]
-
-    def noting(note: Callable[[str], None]) -> Callable[[str], None]:
-        def noted(key: str) -> None:
-            note(key)
-            spread.enqueue("all")
-
-        return noted
-
-    def mesh(_key: str) -> None:
-        work.note_mesh()
-        spread.enqueue("all")
-
-    known = caches.Caches(
-        api,
-        names.NAMESPACE,
-        node=bench_vip_api.NODE,
-        on_node=mesh,
-        on_own_node=mesh,
-        on_peer=mesh,
-        on_service=noting(lambda key: work.note_service(key)),
-        on_slice=noting(lambda key: work.note_slice(key)),
-        on_claims=lambda _key: None,
-        on_pods=lambda _key: None,
-    )
-    work = Spreading(
+    pending = PendingChanges()
+    wakes = Wakes(pending.marks)
+    caches = Caches(api, names.NAMESPACE, node=bench_vip_api.NODE, on_change=wakes.wake)
+    services = ServiceController(
         node=bench_vip_api.NODE,
         cluster=bench_vip_api.CLUSTER,
-        known=known,
-        plane=writer.VipPlane(),
+        caches=caches,
+        pending=pending,
+        firewall_writer=writer.FirewallWriter(),
         isolated=lambda: False,
     )
 
     def reconcile(key: str) -> float:
-        began, first = time.monotonic(), not work.ready
-        again_s = work.reconcile(key)
-        if first and work.ready:
+        began, first = time.monotonic(), not services.ready
+        again_s = services.reconcile(key)
+        if first and services.ready:
             print(time.monotonic() - began, flush=True)
         return again_s
 
-    spread = controller.Controller("services", reconcile, wait_for=known.services_synced, rest=2.0)
-    runs = [*known.threads().values(), spread.run]
+    worker = controller.Controller(
+        "services", reconcile, wait_for=caches.services_synced, rest=2.0, queue=wakes.queue(AgentWork.SERVICES)
+    )
+    runs = [*caches.threads().values(), worker.run]
     threads = [threading.Thread(target=run, args=(stop,), daemon=True) for run in runs]
     importlib.import_module("cnf.agent.agent")  # its memory is to be that of a cnf
     for thread in threads:

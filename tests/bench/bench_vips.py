@@ -1,7 +1,7 @@
 """10 000 services loaded and one of them changed: cnf beside kube-proxy in its nftables mode, from the same API.
 
-Both are processes in a network namespace of their own and are followed from without: the kernel counts every
-transaction of nftables, so the last one of a load is its end, and the first after a change is when it is in force.
+Both are processes in a network namespace of their own, and are observed from outside. The kernel counts every
+transaction of nftables: the last one of a load is its end, and the first one after a change puts it in force.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ _CLONE_NEWNET = 0x40000000
 _QUIET_S = 4.0
 _LIMIT_S = 180.0
 _PAUSE_S = 2.5
-"""Between changes: kube-proxy gathers what comes within a second of its last work, cnf rests for up to two."""
+"""Between changes: kube-proxy batches what comes within a second of its last work, cnf pauses for up to two."""
 _HERE = pathlib.Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
-    """What one of the two took."""
+    """What one run of one of the two took."""
 
     load_s: float
     peak_mb: float
     resident_mb: float
     changes_ms: list[float]
-    said: str
+    output: str
     """Its standard output."""
 
 
 def bench(work: pathlib.Path, *, kube_proxy: pathlib.Path) -> tuple[list[Figure], object]:
-    """Load and change by turns: kube-proxy takes minutes, so once, between two of ours."""
+    """Load and change in turns: kube-proxy takes minutes, so it runs once, between two runs of cnf."""
     cnf = [sys.executable, str(_HERE / "bench_vip_cnf.py"), f"http://127.0.0.1:{PORT}"]
     first, theirs, second = run("cnf1", cnf), [run("proxy", _kube_proxy(work, kube_proxy))], run("cnf2", cnf)
     ours = [first, second]
@@ -63,7 +63,7 @@ def bench(work: pathlib.Path, *, kube_proxy: pathlib.Path) -> tuple[list[Figure]
     figures = [
         compared(f"{SERVICES} services: from the process' start until the kernel has all", "s", lambda one: one.load_s),
         Figure(
-            "  of these, from known services to the kernel", " and ".join(f"{float(one.said):.1f} s" for one in ours)
+            "  of these, from known services to the kernel", " and ".join(f"{float(one.output):.1f} s" for one in ours)
         ),
         compared("  most memory meanwhile, nft included", "MB", lambda one: one.peak_mb),
         compared("  memory afterwards", "MB", lambda one: one.resident_mb),
@@ -95,8 +95,8 @@ def run(name: str, command: list[str]) -> Run:
             finally:
                 memory.stop()
                 process.kill()
-                said, _ = process.communicate(timeout=30)
-        return Run(load_s, peak_mb, resident_mb, changes, said)
+                output, _ = process.communicate(timeout=30)
+        return Run(load_s, peak_mb, resident_mb, changes, output)
     finally:
         bench_node.remove_namespaces([name])
 
@@ -119,7 +119,7 @@ def _change(change: Callable[[int], None], generations: Generations, number: int
 
 @contextlib.contextmanager
 def serving(inside: list[str]) -> Iterator[Callable[[int], None]]:
-    """Serve the API; gives what changes one service."""
+    """Serve the API; yield a function that changes one service."""
     command = [*inside, sys.executable, str(_HERE / "bench_vip_api.py"), str(PORT), str(SERVICES)]
     api = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert api.stdin is not None
@@ -139,7 +139,7 @@ def serving(inside: list[str]) -> Iterator[Callable[[int], None]]:
 
 
 class Generations:
-    """When nftables of a network namespace changed, looked at every half millisecond."""
+    """Times at which a namespace's nftables changed, polled every half millisecond."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
@@ -159,7 +159,7 @@ class Generations:
             made._thread.join(10)
 
     def settled(self, process: subprocess.Popen[str]) -> float:
-        """Return when the last change was, once none has come for a while."""
+        """Return the time of the last change, once none has come for a while."""
         deadline = time.monotonic() + _LIMIT_S
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.1)
@@ -169,7 +169,7 @@ class Generations:
         raise SystemExit(f"bench: {process.args!r} ended or had not loaded its services within {_LIMIT_S:g} s")
 
     def after(self, began: float) -> float:
-        """Return when the first change since then was."""
+        """Return the time of the first change after ``began``."""
         deadline = time.monotonic() + _LIMIT_S
         while time.monotonic() < deadline:
             if self._times[-1] > began:
@@ -192,7 +192,7 @@ class Generations:
 
 
 class Memory:
-    """Resident memory of a process and of its children, looked at every 20 ms."""
+    """Resident memory of a process and of its children, polled every 20 ms."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -206,7 +206,7 @@ class Memory:
         self._thread.join(10)
 
     def now_mb(self) -> float:
-        """Return it as of now."""
+        """Return the current resident memory."""
         return sum(map(_resident_mb, [self._pid, *_children(self._pid)]))
 
     def _watch(self) -> None:

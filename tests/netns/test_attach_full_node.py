@@ -20,6 +20,7 @@ from fake_api import FakeApi
 from quick_nets import QuickNet, QuickNets
 
 from cnf.agent import caches
+from cnf.agent.wakes import AgentSource
 from cnf.attach import frames
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.service import Plane
@@ -57,13 +58,7 @@ class Node:
             client,
             SPACE,
             node=NODE,
-            on_node=self._mesh_changed,
-            on_own_node=lambda _: None,
-            on_peer=self._mesh_changed,
-            on_service=lambda _: None,
-            on_slice=lambda _: None,
-            on_claims=lambda _: self.grant.enqueue(ALL),
-            on_pods=lambda _: None,
+            on_change=self._changed,
         )
         self.plane = Plane(
             state_dir=folder / "state",
@@ -75,17 +70,22 @@ class Node:
             patience_s=60,
             clock=self.clock,
         )
-        granter = block_controller.Granting(
-            client, SPACE, "c1", self.known, leading=lambda: True, recorder=events.Recorder(client, "cnf")
+        granter = block_controller.BlockController(
+            client,
+            namespace=SPACE,
+            cluster="c1",
+            caches=self.known,
+            leading=lambda: True,
+            recorder=events.Recorder(client, "cnf"),
         )
-        publisher = status.Publishing(
+        publisher = status.StatusController(
             client,
             namespace=SPACE,
             node=NODE,
             version="1",
             report=self._report,
             attachments=self.plane.attachments,
-            known=lambda: self.known.node(NODE),
+            fleet_node=lambda: self.known.node(NODE),
         )
         self.grant = controller.Controller("blocks", granter.reconcile, wait_for=self.known.claims_synced, rest=2)
         self.publish = controller.Controller("node", publisher.reconcile_node, wait_for=self.known.mesh_synced)
@@ -97,10 +97,16 @@ class Node:
         threads = [threading.Thread(target=run, args=(stop,)) for run in work]
         for thread in threads:
             thread.start()
-        self._mesh_changed(ALL)
+        self._mesh_changed()
         return threads
 
-    def _mesh_changed(self, _key: str) -> None:
+    def _changed(self, source: AgentSource, _key: str) -> None:
+        if source is AgentSource.CLAIM:
+            self.grant.enqueue(ALL)
+        elif source in (AgentSource.MESH, AgentSource.COUNTS):
+            self._mesh_changed()
+
+    def _mesh_changed(self) -> None:
         for one in (self.grant, self.publish, self.steer):
             one.enqueue(ALL)
 

@@ -43,7 +43,7 @@ class Cnf:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def start(self, hub: Net, *, path: str = "", modules: str = "") -> None:
+    def start(self, node_netns: Net, *, path: str = "", modules: str = "") -> None:
         """Start one in a namespace, with a service account whose API server gives no answer.
 
         Programs of ``path`` and modules of ``modules`` come first.
@@ -64,7 +64,7 @@ class Cnf:
         }
         mount = f'mount --bind "$0" {ACCOUNT} && exec "$@"'
         inside = ["sh", "-c", mount, str(self.folder / "account"), sys.executable, "-m", "cnf"]
-        command = ["ip", "netns", "exec", hub.name, "unshare", "--mount", "--propagation", "slave", *inside]
+        command = ["ip", "netns", "exec", node_netns.name, "unshare", "--mount", "--propagation", "slave", *inside]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=log, stderr=log)
 
@@ -132,7 +132,7 @@ def test_calls_are_served_before_the_rest_is_loaded(
     go, held, modules = cnf.folder / "go", cnf.folder / "held", cnf.folder / "modules"
     modules.mkdir()
     (modules / "sitecustomize.py").write_text(HOLD.format(go=str(go), held=str(held)))
-    cnf.start(nets.make("hub"), modules=str(modules))
+    cnf.start(nets.make("node"), modules=str(modules))
     cnf.call("ADD", nets.make(), "first")
     eventually(held.exists)
     assert '"msg":"running"' not in cnf.log
@@ -145,21 +145,21 @@ def test_a_replaced_pod_and_a_killed_process_have_all_pods_as_they_were(
 ) -> None:
     pods = [nets.make() for _ in range(ADDRESSES)]
     one_more, another = nets.make(), nets.make()
-    hub = nets.make("hub")
-    cnf.start(hub)
+    node_netns = nets.make("node")
+    cnf.start(node_netns)
     with concurrent.futures.ThreadPoolExecutor(8) as callers:
         list(callers.map(lambda number: cnf.call("ADD", pods[number], f"c{number}"), range(ADDRESSES)))
     before = [link(pod) for pod in pods]
 
     cnf.kill()
     started = time.perf_counter()
-    cnf.start(hub)
+    cnf.start(node_netns)
     cnf.call("ADD", one_more, "one-more")
     killed = time.perf_counter() - started
     assert [link(pod) for pod in pods] == before
 
     cnf.kill()
-    nets.remove(hub)
+    nets.remove(node_netns)
     started = time.perf_counter()
     cnf.start(nets.make("successor"))
     cnf.call("ADD", another, "another")
@@ -185,7 +185,7 @@ def test_a_signal_in_the_middle_of_the_start_ends_it_in_order(
 ) -> None:
     begun = cnf.folder / "begun"
     cnf.start(
-        nets.make("hub"), path=put_nft(cnf.folder / "bin", f'touch {begun}; sleep 1; exec {shutil.which("nft")} "$@"')
+        nets.make("node"), path=put_nft(cnf.folder / "bin", f'touch {begun}; sleep 1; exec {shutil.which("nft")} "$@"')
     )
     eventually(begun.exists)
     assert cnf.process is not None
@@ -195,7 +195,7 @@ def test_a_signal_in_the_middle_of_the_start_ends_it_in_order(
 
 
 def test_without_a_firewall_there_is_no_start(nets: Nets, cnf: Cnf) -> None:
-    cnf.start(nets.make("hub"), path=put_nft(cnf.folder / "bin", "kill -9 $$"))
+    cnf.start(nets.make("node"), path=put_nft(cnf.folder / "bin", "kill -9 $$"))
     assert cnf.process is not None
     assert cnf.process.wait(60) == 1
     assert "nft was ended by signal 9" in cnf.log

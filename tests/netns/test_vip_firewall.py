@@ -12,7 +12,7 @@ import pytest
 import vip_topology as topology
 from vip_topology import CLIENT, CNF_UPLINK, FOREIGN, NODE, SERVERS, SIBLING, UPLINK, VIP, Node, backend, frontend, vips
 
-from cnf.vip.firewall import HubFirewall
+from cnf.vip.firewall import RelayFirewall
 from fleetboard.model import names
 
 ELSEWHERE = "10.116.0.9"
@@ -306,7 +306,7 @@ def passed_on_from(source: str, message: bytes) -> str:
 
 
 def test_the_leader_passes_on_the_errors_of_other_nodes_as_its_own(node: Node) -> None:
-    # The hub takes nothing from a standby's address that comes by the leader's session.
+    # The relay accepts a standby's address from the standby's own session alone.
     refused = bytes(4) + b"\x45" + bytes(27)
     for kind, code in ((3, 13), (3, 4), (11, 0)):
         assert passed_on_from(topology.SIBLING_NODE, icmp(kind, refused, code=code)) == NODE
@@ -319,16 +319,16 @@ def test_the_leader_leaves_the_source_of_anything_else_alone(node: Node) -> None
 
 
 @pytest.fixture
-def hub(echo: topology.Echo) -> Node:
+def relay(echo: topology.Echo) -> Node:
     fleet = ipaddress.ip_network("10.112.0.0/12")
-    return Node(HubFirewall(fleet=(fleet,), vips=(ipaddress.ip_network("10.112.0.0/16"),)))
+    return Node(RelayFirewall(fleet=(fleet,), vips=(ipaddress.ip_network("10.112.0.0/16"),)))
 
 
-def test_the_hub_relays_between_any_two_members(hub: Node) -> None:
+def test_the_relay_forwards_between_any_two_members(relay: Node) -> None:
     assert returned(FOREIGN, within_s=10)
 
 
-def test_the_hub_relays_nothing_to_or_from_other_interfaces(hub: Node) -> None:
+def test_the_relay_forwards_nothing_to_or_from_other_interfaces(relay: Node) -> None:
     topology.ip("far", f"route replace {UPLINK}/32 via 198.51.100.1")
 
     assert is_silent(FOREIGN, UPLINK, namespace="far")
@@ -337,7 +337,7 @@ def test_the_hub_relays_nothing_to_or_from_other_interfaces(hub: Node) -> None:
     assert is_silent(FOREIGN, NODE, CNF_PORT, namespace="far")
 
 
-def test_the_hub_hears_probes(hub: Node) -> None:
+def test_the_relay_receives_probes(relay: Node) -> None:
     with topology.udp_socket(FOREIGN, namespace="far") as sock:
         assert topology.exchange(sock, NODE, names.PROBE_PORT).client == FOREIGN
 

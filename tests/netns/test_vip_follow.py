@@ -15,14 +15,14 @@ import vip_topology as topology
 from vip_topology import CLIENT, FOREIGN, SERVERS, SIBLING, VIP, Node, backend, frontend, vips
 
 from cnf.vip import nftables, plan, shares
-from cnf.vip.table import Backend, Target
+from cnf.vip.table import Backend, BackendAddress
 from fleetboard.model import names
 from fleetboard.model.core import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
 from fleetboard.model.fleet import Constituent, FleetService, FleetServiceSpec, ServicePort
 from fleetboard.model.meta import ObjectMeta
 
 HTTP, DNS = ServicePort(port=80, name="http"), ServicePort(port=53, name="dns", protocol="UDP")
-HERE = plan.Standpoint(
+HERE = plan.ClustersetView(
     cluster="c1",
     blocks={"c1": (ipaddress.ip_network("10.113.0.0/22"),), "c2": (topology.FOREIGN_BLOCK,)},
     local=(ipaddress.ip_network("10.113.0.0/26"),),
@@ -80,7 +80,7 @@ class Web:
         found = EndpointSlice(metadata=metadata, endpoints=list(endpoints), ports=ports)
         self._planner.put_slice(cluster, found)
         with topology.inside("cnf"):
-            self.node.plane.sync(self._planner.shares(HERE))
+            self.node.firewall_writer.sync(self._planner.shares(HERE))
 
 
 def endpoint(address: str, *, ready: bool = True, serving: bool | None = None, terminating: bool = False) -> Endpoint:
@@ -232,10 +232,10 @@ def test_one_endpoints_change_writes_its_services_elements_alone(echo: topology.
     table = {address: vips((frontend(vip=address), servers)) for address, servers in others.items()}
     node = Node()
     with topology.inside("cnf"):
-        node.plane.sync({**table, "mine": vips((frontend(), backend(SERVERS)))})
+        node.firewall_writer.sync({**table, "mine": vips((frontend(), backend(SERVERS)))})
 
         with watched_elements() as seen:
-            node.plane.sync({**table, "mine": vips((frontend(), backend(SERVERS[:2])))})
+            node.firewall_writer.sync({**table, "mine": vips((frontend(), backend(SERVERS[:2])))})
 
     written = [line for line in seen if re.match(r"(add|delete) element ", line)]
     assert 5 <= len(written) <= 14, written
@@ -246,7 +246,9 @@ def test_one_endpoints_change_writes_its_services_elements_alone(echo: topology.
 
 def test_each_of_six_hundred_endpoints_of_one_service_gets_traffic(echo: topology.Echo) -> None:
     targets = [
-        Target(ipaddress.ip_address(server), FIRST_PORT + number) for server in SERVERS for number in range(EVERY)
+        BackendAddress(ipaddress.ip_address(server), FIRST_PORT + number)
+        for server in SERVERS
+        for number in range(EVERY)
     ]
     node = Node()
     node.sync(vips((frontend(53, "udp"), Backend(tuple(sorted(targets))))))

@@ -1,4 +1,4 @@
-"""Virtual addresses of IPv6 are spread and refused as those of IPv4 are, beside which they stand."""
+"""IPv6 virtual addresses are spread and refused as IPv4 ones are, side by side with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import vip_topology as topology
 from vip_topology import Node, frontend, vips
 
 from cnf.vip.firewall import NodeFirewall
-from cnf.vip.table import Backend, Target
+from cnf.vip.table import Backend, BackendAddress
 
 FLEET = ipaddress.ip_network("fd00:100::/24")
 VIPS = ipaddress.ip_network("fd00:112::/112")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.netns
 
 
 def backend(port: int, *servers: str) -> Backend:
-    return Backend(tuple(Target(ipaddress.ip_address(server), port) for server in servers))
+    return Backend(tuple(BackendAddress(ipaddress.ip_address(server), port) for server in servers))
 
 
 def dual_stack_firewall() -> NodeFirewall:

@@ -11,11 +11,11 @@ import vip_topology as topology
 from vip_topology import CLIENT, SERVERS, VIP, Node, backend, exported, frontend, vips
 
 from cnf.vip import nftables
-from cnf.vip.table import Backend, Shares, Target
+from cnf.vip.table import Backend, BackendAddress, Shares
 
 pytestmark = pytest.mark.netns
 
-MISMATCHED = Backend((Target(ipaddress.ip_address("fd00::5"), 8080),))
+MISMATCHED = Backend((BackendAddress(ipaddress.ip_address("fd00::5"), 8080),))
 """No kernel takes that as the answer of an IPv4 address."""
 GOOD = vips((frontend(), backend(SERVERS)))
 
@@ -28,7 +28,7 @@ def echo() -> Iterator[topology.Echo]:
 
 def sync(node: Node, shares: Shares) -> None:
     with topology.inside("cnf"):
-        node.plane.sync(shares)
+        node.firewall_writer.sync(shares)
 
 
 def answers(port: int) -> bool:
@@ -46,18 +46,18 @@ def node(echo: topology.Echo) -> Node:
 
 
 def test_the_others_are_in_force_at_once_and_the_refused_one_once_it_is_mended(node: Node) -> None:
-    written = node.plane.replacements
+    written = node.firewall_writer.replacements
     new = vips((frontend(82), backend(SERVERS[:1])))
     sync(node, {"good": GOOD, "bad": vips((frontend(81), MISMATCHED)), "new": new})
 
     assert [answers(port) for port in (80, 81, 82)] == [True, False, True]
-    assert node.plane.refused.describe() == f"bad ({VIP}:81/tcp: add to spread4_1: Invalid argument)"
+    assert node.firewall_writer.refused.describe() == f"bad ({VIP}:81/tcp: add to spread4_1: Invalid argument)"
 
     sync(node, {"good": GOOD, "bad": vips((frontend(81), backend(SERVERS[:1]))), "new": new})
 
     assert [answers(port) for port in (80, 81, 82)] == [True, True, True]
-    assert not node.plane.refused
-    assert node.plane.replacements == written
+    assert not node.firewall_writer.refused
+    assert node.firewall_writer.replacements == written
 
 
 def test_a_service_whose_change_is_refused_stays_as_it_was(node: Node) -> None:
@@ -68,7 +68,7 @@ def test_a_service_whose_change_is_refused_stays_as_it_was(node: Node) -> None:
     assert [answers(port) for port in (80, 81, 82)] == [True, False, True]
 
 
-def test_two_that_are_refused_are_found_where_the_table_is_made_anew(node: Node) -> None:
+def test_two_refused_services_are_found_when_the_table_is_replaced(node: Node) -> None:
     with topology.inside("cnf"):
         nftables.apply("delete table inet fleetboard\n")
     sticky = Backend(backend(["fd00::5", "fd00::6"]).targets, sticky=True)
@@ -85,7 +85,7 @@ def test_two_that_are_refused_are_found_where_the_table_is_made_anew(node: Node)
     assert topology.ask(topology.FOREIGN, SERVERS[1], 8080, namespace="far").server == SERVERS[1]
     with pytest.raises(OSError, match="No route to host"):
         topology.ask_at_once(topology.FOREIGN, SERVERS[0], 8080, namespace="far")
-    assert len(node.plane.refused) == 2
+    assert len(node.firewall_writer.refused) == 2
 
 
 def test_one_that_the_kernel_had_no_room_for_is_tried_again_until_there_is(echo: topology.Echo) -> None:
@@ -101,13 +101,13 @@ def test_one_that_the_kernel_had_no_room_for_is_tried_again_until_there_is(echo:
 
     served = [port for port in (81, 82, 83) if answers(port)]
     (refused,) = {81, 82, 83}.difference(served)
-    assert node.plane.refused.describe().startswith(f"s{refused} ({VIP}:{refused}/tcp: ")
+    assert node.firewall_writer.refused.describe().startswith(f"s{refused} ({VIP}:{refused}/tcp: ")
     del shares[f"s{served[0]}"]
     began = time.monotonic()
     sync(node, shares)
     while not answers(refused) and time.monotonic() < began + 60:
-        time.sleep(min(1.0, node.plane.refused.wait_s))
+        time.sleep(min(1.0, node.firewall_writer.refused.wait_s))
         sync(node, shares)
     assert answers(refused)
     assert answers(served[1])
-    assert not node.plane.refused
+    assert not node.firewall_writer.refused

@@ -79,11 +79,11 @@ def test_a_lost_connection_entry_is_made_again_to_the_same_endpoint(node: Node) 
         listener.close()
 
 
-def test_a_successor_serves_what_its_predecessor_did_until_it_knows_better(node: Node) -> None:
-    successor = Node()
+def test_a_new_process_serves_what_the_former_one_did_until_it_knows_better(node: Node) -> None:
+    new_node = Node()
     assert topology.ask(CLIENT, VIP).server in SERVERS
 
-    successor.sync(vips((frontend(), backend(SERVERS[:1]))))
+    new_node.sync(vips((frontend(), backend(SERVERS[:1]))))
     assert {topology.ask(CLIENT, VIP).server for _ in range(20)} == {SERVERS[0]}
 
 
@@ -106,18 +106,18 @@ def test_a_table_that_somebody_else_emptied_is_put_back_whole(node: Node) -> Non
 
 
 def test_only_what_changed_is_written(node: Node) -> None:
-    written = node.plane.replacements
+    written = node.firewall_writer.replacements
     node.sync(vips((frontend(), backend(SERVERS[:2])), (frontend(81), backend(SERVERS))))
     node.sync(vips((frontend(81), backend(SERVERS, sticky=True))))
 
-    assert node.plane.replacements == written
+    assert node.firewall_writer.replacements == written
     assert topology.ask(CLIENT, VIP, 81).server in SERVERS
     with pytest.raises(ConnectionRefusedError):
         topology.ask_at_once(CLIENT, VIP)
 
 
 def test_the_firewall_changes_around_virtual_addresses_that_stay(node: Node) -> None:
-    written = node.plane.replacements
+    written = node.firewall_writer.replacements
     wider = dataclasses.replace(
         topology.firewall(), own=(ipaddress.ip_network("10.113.0.0/22"), topology.FOREIGN_BLOCK)
     )
@@ -125,15 +125,15 @@ def test_the_firewall_changes_around_virtual_addresses_that_stay(node: Node) -> 
         topology.ask_at_once(topology.FOREIGN, SERVERS[0], 8080, namespace="far")
 
     with topology.inside("cnf"):
-        node.plane.set_base(wider)
+        node.firewall_writer.set_base(wider)
     assert topology.ask(topology.FOREIGN, SERVERS[0], 8080, namespace="far").server == SERVERS[0]
     with topology.inside("cnf"):
-        node.plane.set_base(topology.firewall())
+        node.firewall_writer.set_base(topology.firewall())
     with pytest.raises(OSError, match="No route to host"):
         topology.ask_at_once(topology.FOREIGN, SERVERS[0], 8080, namespace="far")
 
     assert topology.ask(CLIENT, VIP).server in SERVERS
-    assert node.plane.replacements == written
+    assert node.firewall_writer.replacements == written
 
 
 def test_a_table_of_another_version_is_replaced(echo: topology.Echo) -> None:
@@ -142,11 +142,11 @@ def test_a_table_of_another_version_is_replaced(echo: topology.Echo) -> None:
         "table inet fleetboard { chain forward { type filter hook forward priority 5; policy drop; }; "
         "map spread4_16 { type ipv4_addr : ipv4_addr; }; }\n"
     )
-    successor = Node()
+    new_node = Node()
     with pytest.raises(TimeoutError):
         topology.ask(CLIENT, SERVERS[0], 8080, timeout_s=0.3)
 
-    successor.sync(SERVED)
+    new_node.sync(SERVED)
 
     assert topology.ask(CLIENT, VIP).server in SERVERS
     assert topology.ask(CLIENT, SERVERS[0], 8080).server == SERVERS[0]
@@ -167,15 +167,15 @@ def closed() -> bool:
 
 
 def test_what_is_of_a_family_that_the_firewall_lacks_takes_nothing_from_the_others(node: Node) -> None:
-    """Peers come one by one: services of IPv6 may be there before the hub's IPv6 is."""
-    written = node.plane.replacements
+    """Peers come one by one: IPv6 services may exist before the hub's IPv6 ranges do."""
+    written = node.firewall_writer.replacements
     six = ExportedPort(ipaddress.ip_address("fd00::5"), "tcp", 8080)
 
     node.sync(dataclasses.replace(SERVED, exported=frozenset([six])))
 
     assert not closed()
     assert topology.ask(CLIENT, VIP).server in SERVERS
-    assert node.plane.replacements == written
+    assert node.firewall_writer.replacements == written
 
 
 def test_a_start_after_a_process_that_ended_before_the_maps_were_full_opens_the_table(echo: topology.Echo) -> None:
@@ -201,8 +201,8 @@ def test_a_table_whose_rules_alone_were_replaced_stands(node: Node) -> None:
 def test_the_capabilities_of_the_agents_container_suffice(node: Node) -> None:
     capabilities = "-all,+net_admin,+sys_admin"
     program = (
-        "import vip_topology as t; from cnf.vip import plane, counters\n"
-        "p = plane.VipPlane(); p.set_base(t.firewall())\n"
+        "import vip_topology as t; from cnf.vip import counters, writer\n"
+        "p = writer.FirewallWriter(); p.set_base(t.firewall())\n"
         "for servers in (t.SERVERS, t.SERVERS[:1]):\n"
         "    p.sync({'': t.vips((t.frontend(53, 'udp'), t.backend(servers, 8053)))})\n"
         "print(len(counters.read()))\n"

@@ -11,7 +11,7 @@ import vip_topology as topology
 from vip_topology import CLIENT, CLIENTS, SERVERS, VIP, Node, backend, frontend, vips
 
 from cnf.vip import slots
-from cnf.vip.table import Backend, Target
+from cnf.vip.table import Backend, BackendAddress
 
 MANY = 9000
 """First of the ports that make three servers into ninety endpoints."""
@@ -69,13 +69,13 @@ def test_one_client_address_stays_with_one_endpoint_under_affinity(node: Node) -
 @pytest.mark.parametrize("sticky", [False, True])
 @pytest.mark.parametrize(("endpoints", "size"), [(1, 1), (2, 16), (30, 128), (50, 1024)])
 def test_every_size_class_answers(node: Node, endpoints: int, size: int, sticky: bool) -> None:
-    targets = [Target(ipaddress.ip_address(SERVERS[n % 3]), MANY + n // 3) for n in range(endpoints)]
+    targets = [BackendAddress(ipaddress.ip_address(SERVERS[n % 3]), MANY + n // 3) for n in range(endpoints)]
     node.sync(vips((frontend(), Backend(tuple(sorted(targets)), sticky=sticky))))
     assert slots.size_class(endpoints) == size
 
     answers = [topology.ask(CLIENTS[n % len(CLIENTS)], VIP) for n in range(60)]
 
-    seen = {Target(ipaddress.ip_address(answer.server), answer.port) for answer in answers}
+    seen = {BackendAddress(ipaddress.ip_address(answer.server), answer.port) for answer in answers}
     assert seen <= set(targets)
     assert len(seen) >= min(endpoints, 3 if sticky else 15) * 2 // 3, seen
 

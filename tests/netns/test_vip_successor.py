@@ -22,7 +22,7 @@ from cnf.netlink import wire
 from cnf.vip import elements, errors, nftables, tracking, transaction, writer
 from cnf.vip.handover import files, flows
 from cnf.vip.handover import state as handover_state
-from cnf.vip.tracking import End, Flow
+from cnf.vip.tracking import Flow, FlowEnd
 
 pytestmark = pytest.mark.netns
 
@@ -37,27 +37,29 @@ def echo() -> Iterator[topology.Echo]:
         yield echo
 
 
-def keeper(
+def handover(
     folder: pathlib.Path,
     node: Node | None = None,
     *,
     owner: str = OWNER,
     run_dir: pathlib.Path | None = None,
     boot: str | None = None,
-) -> handover_state.Keeping:
+) -> handover_state.Handover:
     with topology.inside("cnf"):
-        vips = node.plane if node is not None else writer.VipPlane()
-        return handover_state.Keeping(vips, owner=owner, state_dir=folder, run_dir=run_dir or folder, boot=boot)
+        firewall_writer = node.firewall_writer if node is not None else writer.FirewallWriter()
+        return handover_state.Handover(
+            firewall_writer, owner=owner, state_dir=folder, run_dir=run_dir or folder, boot=boot
+        )
 
 
-def keep(folder: pathlib.Path, node: Node) -> None:
-    made = keeper(folder, node)
+def save(folder: pathlib.Path, node: Node) -> None:
+    made = handover(folder, node)
     with topology.inside("cnf"):
-        made.keep()
+        made.save()
 
 
 def take_over(folder: pathlib.Path, *, owner: str = OWNER, boot: str | None = None) -> handover_state.TakenOver:
-    made = keeper(folder, owner=owner, boot=boot)
+    made = handover(folder, owner=owner, boot=boot)
     with topology.inside("cnf"):
         return made.take_over()
 
@@ -97,13 +99,13 @@ def alive(pair: tuple[socket.socket, socket.socket], *, server_first: bool) -> b
         return False
 
 
-def test_forty_connections_outlive_the_namespace_whoever_sends_first(
+def test_forty_connections_outlive_the_namespace_whichever_end_sends_first(
     echo: topology.Echo, tmp_path: pathlib.Path
 ) -> None:
     node = Node()
     node.sync(vips((frontend(), backend(SERVERS))))
     with connections(MANY) as pairs:
-        keep(tmp_path, node)
+        save(tmp_path, node)
         topology.replace_cnf()
         taken_over = take_over(tmp_path)
         topology.wire()
@@ -116,13 +118,13 @@ def test_without_what_was_kept_a_server_that_sends_first_is_reset(echo: topology
     node = Node()
     node.sync(vips((frontend(), backend(SERVERS))))
     with connections(4) as pairs:
-        keep(tmp_path, node)
+        save(tmp_path, node)
         (tmp_path / "connections").unlink()
         topology.replace_cnf()
         assert take_over(tmp_path) == handover_state.TakenOver(firewall=True)
         topology.wire()
         for client, _ in pairs:
-            client.settimeout(1)  # it is the server that is reset; the client hears nothing
+            client.settimeout(1)  # it is the server that is reset; the client receives nothing
         assert not any(alive(pair, server_first=True) for pair in pairs)
 
 
@@ -139,7 +141,7 @@ def test_a_pod_that_is_its_own_endpoint_keeps_its_connections(echo: topology.Ech
         server, peer = topology.accept_any([listener])
         assert peer == NODE
         with server:
-            keep(tmp_path, node)
+            save(tmp_path, node)
             topology.replace_cnf()
             assert take_over(tmp_path).connections == 1
             topology.wire()
@@ -153,7 +155,7 @@ def test_udp_flows_come_back_as_they_were(echo: topology.Echo, tmp_path: pathlib
         echo.listen("servers", server, 8053, udp=True)
     with topology.udp_socket(CLIENT) as sock:
         first = topology.exchange(sock, VIP, 53).server
-        keep(tmp_path, node)
+        save(tmp_path, node)
         topology.replace_cnf()
         assert take_over(tmp_path).connections == 1
         topology.wire()
@@ -167,7 +169,7 @@ def test_an_sctp_association_goes_on_though_its_endpoint_sends_first(
     node.sync(vips((frontend(3868, "sctp"), backend(SERVERS[:1], 38680))))
     with sctp.End("pods", CLIENT, 40000) as client, sctp.End("servers", SERVERS[0], 38680) as server:
         sctp.associate(client, {SERVERS[0]: server}, VIP, 3868)
-        keep(tmp_path, node)
+        save(tmp_path, node)
         topology.replace_cnf()
         assert take_over(tmp_path).connections == 1
         topology.wire()
@@ -186,7 +188,7 @@ def test_udp_flows_that_nothing_answers_any_more_end_once_the_services_are_known
     echo.listen("servers", SERVERS[1], 8053, udp=True)
     with topology.udp_socket(CLIENT) as sock:
         topology.exchange(sock, VIP, 53)
-        keep(tmp_path, node)
+        save(tmp_path, node)
         if guarded:
             (tmp_path / "firewall").unlink()
         topology.replace_cnf()
@@ -207,10 +209,10 @@ def test_udp_flows_that_nothing_answers_any_more_end_once_the_services_are_known
 def test_a_restarted_process_changes_nothing_in_its_own_namespace(echo: topology.Echo, tmp_path: pathlib.Path) -> None:
     node = Node()
     node.sync(vips((frontend(), backend(SERVERS))))
-    keep(tmp_path, node)
-    assert take_over(tmp_path) == handover_state.TakenOver(firewall=True, standing=True)
+    save(tmp_path, node)
+    assert take_over(tmp_path) == handover_state.TakenOver(firewall=True, same_namespace=True)
     (tmp_path / "firewall").unlink()
-    assert take_over(tmp_path) == handover_state.TakenOver(firewall=True, standing=True)
+    assert take_over(tmp_path) == handover_state.TakenOver(firewall=True, same_namespace=True)
 
 
 def test_a_process_killed_before_it_filled_the_table_is_made_good_from_what_is_kept(
@@ -220,13 +222,13 @@ def test_a_process_killed_before_it_filled_the_table_is_made_good_from_what_is_k
     node.sync(vips((frontend(), backend(SERVERS))))
     for server in SERVERS:
         echo.listen("servers", server, 8080)
-    keep(tmp_path, node)
+    save(tmp_path, node)
     with topology.inside("cnf"):
         nftables.apply(nftables.render_base(topology.firewall()))
     with pytest.raises(TimeoutError):
         topology.ask(CLIENT, VIP, timeout_s=0.5)
 
-    assert take_over(tmp_path) == handover_state.TakenOver(firewall=True, standing=True)
+    assert take_over(tmp_path) == handover_state.TakenOver(firewall=True, same_namespace=True)
 
     assert topology.ask(CLIENT, VIP).server in SERVERS
 
@@ -236,7 +238,7 @@ def test_a_former_firewall_that_is_put_back_in_part_leaves_no_table(
 ) -> None:
     rules, filling = nftables.render_base(topology.firewall()), transaction.encode([elements.deletion("none")])
     content = zlib.compress(rules.encode() + b"\0" + filling.content)
-    files.write(tmp_path / "firewall", content, origin=files.Origin(OWNER, "x", 1), taken_s=0)
+    files.write(tmp_path / "firewall", content, origin=files.HandoverOrigin(OWNER, "x", 1), taken_s=0)
     echo.listen("servers", SERVERS[0], 8080)
     assert take_over(tmp_path) == handover_state.TakenOver()
     with topology.inside("cnf"):
@@ -253,14 +255,16 @@ def test_what_a_cnf_kept_that_had_nft_write_the_elements_is_taken_over(
     node = Node()
     node.sync(vips((frontend(), backend(SERVERS))))
     with connections(1) as pairs:
-        keep(tmp_path, node)
+        save(tmp_path, node)
         element = f"{VIP} . tcp . 80 : {SERVERS[0]} . 8080"
         whole = (
             nftables.render_base(topology.firewall())
             + f"delete table inet {nftables.CLOSED_TABLE}\n"
             + f"add element inet fleetboard spread4_1 {{ {element} }}\n"
         )
-        files.write(tmp_path / "firewall", zlib.compress(whole.encode()), origin=files.Origin(OWNER, "x", 1), taken_s=0)
+        files.write(
+            tmp_path / "firewall", zlib.compress(whole.encode()), origin=files.HandoverOrigin(OWNER, "x", 1), taken_s=0
+        )
         for name in ("firewall", "connections"):
             assert (tmp_path / name).read_bytes().startswith(b'{"format":2,')  # as those cnf wrote
         topology.replace_cnf()
@@ -286,7 +290,7 @@ def test_where_nft_dies_of_the_former_firewall_nothing_is_forwarded(
     node = Node()
     node.sync(vips((frontend(), backend(SERVERS))))
     echo.listen("servers", SERVERS[0], 8080)
-    keep(tmp_path, node)
+    save(tmp_path, node)
     topology.replace_cnf()
     break_nft(tmp_path / "bin", monkeypatch, at="chain choose4")
     assert take_over(tmp_path) == handover_state.TakenOver()
@@ -309,7 +313,7 @@ def test_a_firewall_without_its_connections_is_taken_over(
     node = Node()
     node.sync(vips((frontend(), backend(SERVERS))))
     with connections(1):
-        keep(tmp_path, node)
+        save(tmp_path, node)
     topology.replace_cnf()
     monkeypatch.setattr(tracking, "_NETLINK_NETFILTER", 31)  # what a kernel without conntrack says
     assert take_over(tmp_path) == handover_state.TakenOver(firewall=True)
@@ -323,7 +327,7 @@ def test_without_a_firewall_to_take_over_nothing_is_forwarded_until_there_is_one
     node.sync(vips((frontend(), backend(SERVERS))))
     for server in SERVERS:
         echo.listen("servers", server, 8080)
-    keep(tmp_path, node)
+    save(tmp_path, node)
     rules, connections = tmp_path / "firewall", tmp_path / "connections"
     match harm:
         case "gone":
@@ -332,7 +336,7 @@ def test_without_a_firewall_to_take_over_nothing_is_forwarded_until_there_is_one
             rules.write_bytes(rules.read_bytes()[:-9])
             connections.write_bytes(connections.read_bytes()[:-1])
         case "foreign":
-            files.write(rules, b"no zlib", origin=files.Origin(OWNER, "x", 1), taken_s=0)
+            files.write(rules, b"no zlib", origin=files.HandoverOrigin(OWNER, "x", 1), taken_s=0)
             connections.write_bytes(b"\0" * 4096)
         case "not ours":
             rules.write_bytes(b"{}\n")
@@ -355,7 +359,7 @@ def test_connections_of_a_former_boot_stay_away_and_its_firewall_does_not(
     node = Node()
     node.sync(vips((frontend(), backend(SERVERS))))
     with connections(1):
-        keep(tmp_path, node)
+        save(tmp_path, node)
     topology.replace_cnf()
     assert take_over(tmp_path, boot="another") == handover_state.TakenOver(firewall=True)
 
@@ -365,7 +369,7 @@ def test_what_another_node_left_stays_away(echo: topology.Echo, tmp_path: pathli
     node.sync(vips((frontend(), backend(SERVERS))))
     echo.listen("servers", SERVERS[0], 8081)
     with connections(1):
-        keep(tmp_path, node)
+        save(tmp_path, node)
     topology.replace_cnf()
     assert take_over(tmp_path, owner="fleet/c2/n1") == handover_state.TakenOver()
     topology.wire()
@@ -384,14 +388,14 @@ def test_only_translated_connections_that_live_are_kept(
         topology.ask(CLIENT, VIP, 81)
     with connections(3), topology.inside("cnf"):
         # The last of the others has ended once the echo has closed its side, too.
-        eventually(lambda: len(list(flows.plan(flows.take_down(), age_s=0))) == 3)
+        eventually(lambda: len(list(flows.plan_restore(flows.read(), age_s=0))) == 3)
 
 
 def test_living_connections_come_before_half_open_ones(echo: topology.Echo) -> None:
     Node().sync(vips((frontend(), backend(SERVERS))))
     fill(flows.LIMIT, state=1)
     with connections(3), topology.inside("cnf"):
-        first = itertools.islice(flows.plan(flows.take_down(), age_s=0), 3)
+        first = itertools.islice(flows.plan_restore(flows.read(), age_s=0), 3)
         states = [wire.attributes(message.body[tracking.HEAD.size :])[tracking.PROTOINFO] for message in first]
     assert [wire.attributes(wire.attributes(state)[1])[1] for state in states] == [b"\3"] * 3
 
@@ -402,16 +406,16 @@ def fill(count: int, *, state: int = 3) -> None:
     info = wire.nested(4, wire.nested(1, wire.u8(1, state)))
     bodies = []
     for number in range(count):
-        source = End(client[:3] + bytes([number >> 15]), struct.pack(">H", 1024 + (number & 0x7FFF)))
+        source = FlowEnd(client[:3] + bytes([number >> 15]), struct.pack(">H", 1024 + (number & 0x7FFF)))
         parts = (
-            Flow(socket.IPPROTO_TCP, source, End(vip, b"\0\x50")).encode(tracking.TUPLE_ORIG),
-            Flow(socket.IPPROTO_TCP, End(target, b"\x1f\x90"), source).encode(tracking.TUPLE_REPLY),
+            Flow(socket.IPPROTO_TCP, source, FlowEnd(vip, b"\0\x50")).encode(tracking.TUPLE_ORIG),
+            Flow(socket.IPPROTO_TCP, FlowEnd(target, b"\x1f\x90"), source).encode(tracking.TUPLE_REPLY),
             wire.attribute(tracking.STATUS, tracking.be32(tracking.DST_NAT | tracking.SEEN_REPLY | tracking.ASSURED)),
             wire.attribute(tracking.TIMEOUT, tracking.be32(432_000)),
         )
         bodies.append(tracking.head(4) + b"".join(parts) + info)
     with topology.inside("cnf"):
-        assert flows.put_back(tracking.join(bodies), age_s=0) == count
+        assert flows.restore(tracking.join(bodies), age_s=0) == count
 
 
 def test_many_connections_are_bounded_and_seldom_written(
@@ -420,11 +424,11 @@ def test_many_connections_are_bounded_and_seldom_written(
     node = Node()
     node.sync(vips((frontend(), backend(SERVERS))))
     fill(50_000)
-    made = keeper(tmp_path, node)
+    made = handover(tmp_path, node)
     with topology.inside("cnf"):
-        assert len(list(flows.plan(flows.take_down(), age_s=0))) == flows.LIMIT
+        assert len(list(flows.plan_restore(flows.read(), age_s=0))) == flows.LIMIT
         started, spent = time.perf_counter(), time.process_time()
-        made.keep()
+        made.save()
         took, cpu = time.perf_counter() - started, time.process_time() - spent
     topology.replace_cnf()
     started = time.perf_counter()
@@ -446,9 +450,9 @@ def test_a_disk_that_takes_nothing_is_told_of_and_the_other_has_its_file(
     node.sync(vips((frontend(), backend(SERVERS))))
     folders = {"firewall": tmp_path, "connections": tmp_path, refused: tmp_path / "missing"}
     with topology.inside("cnf"):
-        made = keeper(folders["firewall"], node, run_dir=folders["connections"])
-        with pytest.raises(errors.KeepError, match=f"{refused} can't be written"):
-            made.keep()
+        made = handover(folders["firewall"], node, run_dir=folders["connections"])
+        with pytest.raises(errors.HandoverError, match=f"{refused} can't be written"):
+            made.save()
     assert [path.name for path in tmp_path.iterdir()] == [
         {"firewall": "connections", "connections": "firewall"}[refused]
     ]

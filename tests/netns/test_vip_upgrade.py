@@ -46,8 +46,8 @@ def stand_as_another_version() -> None:
     """Put the table in force as a cnf with one chain more left it."""
     node = Node()
     with topology.inside("cnf"):
-        node.plane.sync(MANY)
-        whole = node.plane.render()
+        node.firewall_writer.sync(MANY)
+        whole = node.firewall_writer.render()
         assert whole is not None
         rules = re.sub(r"chain layout_\w+ \{ \}", "chain layout_00000000 { }\n  chain more { }", whole.rules)
         assert rules != whole.rules
@@ -138,7 +138,7 @@ def test_the_table_of_another_version_serves_until_ours_does(echo: topology.Echo
     with traffic() as seen:
         began = time.monotonic()
         with topology.inside("cnf"):
-            node.plane.sync(MANY)
+            node.firewall_writer.sync(MANY)
         took_s = time.monotonic() - began
 
     print(f"exchanged in {took_s:.2f} s: {seen}")
@@ -166,12 +166,12 @@ def test_a_process_that_ended_in_the_middle_of_it_leaves_what_serves_and_the_nex
         transaction.apply(batch)
 
     with traffic() as seen, topology.inside("cnf"):
-        ending = writer.VipPlane(write=write)
+        ending = writer.FirewallWriter(write=write)
         ending.set_base(topology.firewall())
         with pytest.raises(EndedError):
             ending.sync(MANY)
         time.sleep(0.2)
-        successor = writer.VipPlane()
+        successor = writer.FirewallWriter()
         successor.set_base(topology.firewall())
         successor.sync(MANY)
 
@@ -196,7 +196,7 @@ def test_an_nft_that_is_killed_in_the_middle_of_it_costs_no_packet_and_the_next_
         nftables.apply(text)
 
     with traffic() as seen, topology.inside("cnf"):
-        made = writer.VipPlane(apply=apply)
+        made = writer.FirewallWriter(apply=apply)
         made.set_base(topology.firewall())
         with pytest.raises(errors.NftUnavailableError):
             made.sync(MANY)

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from cnf.vip import counters, writer
 from cnf.vip.firewall import Firewall, NodeFirewall
-from cnf.vip.table import Backend, ExportedPort, Frontend, Protocol, Target, VipTable
+from cnf.vip.table import Backend, BackendAddress, ExportedPort, Frontend, Protocol, VipTable
 
 NODE = "10.113.0.0"
 CLIENT = "10.113.0.2"
@@ -98,7 +98,9 @@ def frontend(port: int = 80, protocol: Protocol = "tcp", *, vip: str = VIP) -> F
 
 
 def backend(servers: list[str], port: int = 8080, *, sticky: bool = False) -> Backend:
-    return Backend(tuple(Target(ipaddress.ip_address(server), port) for server in sorted(servers)), sticky=sticky)
+    return Backend(
+        tuple(BackendAddress(ipaddress.ip_address(server), port) for server in sorted(servers)), sticky=sticky
+    )
 
 
 def vips(
@@ -335,16 +337,16 @@ def serving() -> Iterator[Echo]:
 
 
 class Node:
-    """A plane in cnf's namespace, from the start of its process."""
+    """A firewall writer in cnf's namespace, from the start of its process."""
 
-    def __init__(self, wall: Firewall | None = None) -> None:
-        self.plane = writer.VipPlane()
+    def __init__(self, rules: Firewall | None = None) -> None:
+        self.firewall_writer = writer.FirewallWriter()
         with inside("cnf"):
-            self.plane.set_base(wall or firewall())
+            self.firewall_writer.set_base(rules or firewall())
 
     def sync(self, table: VipTable) -> None:
         with inside("cnf"):
-            self.plane.sync({"": table})
+            self.firewall_writer.sync({"": table})
 
     def counters(self) -> dict[str, int]:
         with inside("cnf"):

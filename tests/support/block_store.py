@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import msgspec
 
-from cnf.agent import caches
-from cnf.controllers.blocks.controller import Granting
+from cnf.agent.caches import Caches
+from cnf.controllers.blocks.controller import BlockController
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import encoding, events
 from fleetboard.kube import errors as kube_errors
@@ -117,7 +117,7 @@ class View:
     """What one leader knows: copies, each collection of its own age."""
 
     def __init__(self, store: Store) -> None:
-        self.told = Told()
+        self.recorder = FakeRecorder()
         self.nodes: list[fleet.FleetNode] = []
         self.claims: list[fleet.Claim] = []
         self.catch_up(store)
@@ -136,8 +136,8 @@ class View:
         return next((node for node in self.nodes if node.metadata.name == name), None)
 
 
-class Told:
-    """A recorder of Events: what was said of whom."""
+class FakeRecorder:
+    """Records the Events that are emitted."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str, str]] = []
@@ -146,15 +146,15 @@ class Told:
         self.events.append((regarding["name"], reason, message))
 
 
-def make_leader(store: Store) -> tuple[Granting, View]:
+def make_leader(store: Store) -> tuple[BlockController, View]:
     view = View(store)
-    made = Granting(
+    made = BlockController(
         cast("kube_client.Client", store),
-        "fleetboard-system",
-        "c1",
-        cast("caches.Caches", view),
+        namespace="fleetboard-system",
+        cluster="c1",
+        caches=cast("Caches", view),
         leading=lambda: True,
-        recorder=cast("events.Recorder", view.told),
+        recorder=cast("events.Recorder", view.recorder),
         clock=store.clock,
     )
     return made, view

@@ -7,7 +7,7 @@ import ipaddress
 from hypothesis import strategies as st
 
 from cnf.vip import table
-from cnf.vip.table import Backend, Frontend, Target
+from cnf.vip.table import Backend, BackendAddress, Frontend
 
 
 def front(number: int, protocol: table.Protocol = "tcp") -> Frontend:
@@ -15,7 +15,9 @@ def front(number: int, protocol: table.Protocol = "tcp") -> Frontend:
 
 
 def back(*numbers: int, sticky: bool = False) -> Backend:
-    return Backend(tuple(Target(ipaddress.ip_address(f"10.113.0.{n}"), 8080) for n in sorted(numbers)), sticky=sticky)
+    return Backend(
+        tuple(BackendAddress(ipaddress.ip_address(f"10.113.0.{n}"), 8080) for n in sorted(numbers)), sticky=sticky
+    )
 
 
 backends = st.builds(

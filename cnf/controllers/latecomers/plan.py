@@ -1,8 +1,8 @@
-"""Decide which pods of this node lack the interface that they ask for.
+"""Decides which pods of this node are latecomers: they lack the attachment that they ask for. Pure.
 
-Multus in thick mode takes its configuration away when it stops, so a node that boots starts pods before Multus is
-back: they run without their second interface and nobody is told. Pure. One invariant: a pod is named only when it
-asks for our network, has its primary address (so its sandbox is complete) and cnf wired nothing for it.
+Multus in thick mode removes its configuration when it stops, so a node that boots starts pods before Multus is back.
+They run without their second interface, and nothing reports it. Invariant: a latecomer asks for our network, has its
+primary address (so its sandbox is complete), and cnf attached nothing for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Selection(msgspec.Struct, frozen=True):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Latecomer:
-    """A pod that runs without its interface."""
+    """A pod that runs without its attachment."""
 
     namespace: str
     name: str
@@ -34,9 +34,9 @@ class Latecomer:
 
 
 def parse_selection(annotation: str) -> str | None:
-    """Return the interface name that a pod's networks annotation gives to our network, or None.
+    """Return the interface name that a pod's networks annotation gives our network, or None.
 
-    Without a name of its own an element is called net and its position, the first net1.
+    An element without a name is called ``net`` and its position: the first is net1.
     """
     for position, (network, interface) in enumerate(_elements(annotation), start=1):
         if network == names.NETWORK:
@@ -44,17 +44,17 @@ def parse_selection(annotation: str) -> str | None:
     return None
 
 
-def find(pods: Iterable[core.Pod], attached: Iterable[fleet.Attachment]) -> list[Latecomer]:
-    """Return the pods that ask for our network and have no interface of it."""
+def plan_latecomers(pods: Iterable[core.Pod], attached: Iterable[fleet.Attachment]) -> list[Latecomer]:
+    """Return the pods that ask for our network and have no attachment."""
     served = {(attachment.pod_namespace, attachment.pod_name) for attachment in attached}
-    found = []
+    latecomers = []
     for pod in pods:
         meta = pod.metadata
         interface = parse_selection(meta.annotations.get(names.ANNOTATION_NETWORKS, ""))
         complete = pod.status.phase in ("Pending", "Running") and pod.status.pod_ip and not pod.spec.host_network
         if interface and complete and not meta.deletion_timestamp and (meta.namespace, meta.name) not in served:
-            found.append(Latecomer(meta.namespace, meta.name, meta.uid, pod.status.pod_ip, interface))
-    return sorted(found, key=lambda late: (late.namespace, late.name))
+            latecomers.append(Latecomer(meta.namespace, meta.name, meta.uid, pod.status.pod_ip, interface))
+    return sorted(latecomers, key=lambda latecomer: (latecomer.namespace, latecomer.name))
 
 
 def _elements(annotation: str) -> list[tuple[str, str]]:

@@ -1,1 +1,1 @@
-"""What a cnf leaves to the cnf that follows a replaced pod: its firewall and its connections."""
+"""The handover from a replaced pod's cnf to the next one: its firewall and its connections."""

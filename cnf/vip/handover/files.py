@@ -1,6 +1,7 @@
-"""Files that one cnf leaves to the next: a line of JSON that says whose they are, then the content.
+"""Files that one cnf leaves to the next: a line of JSON that names their origin, and then the content.
 
-One invariant: what ``read`` returns was written whole. Nothing is flushed to the disk: a torn file is as good as none.
+Invariant: ``read`` returns only what was written completely. Nothing is flushed to the disk: a torn file counts as
+missing.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ import msgspec
 from cnf.vip import errors
 
 _FORMAT = 2
-"""Of the first line. Another number voids connections and firewall, and an upgrade forwards nothing at first."""
+"""Version of the first line. Another one voids both files, and an upgraded node forwards nothing at first."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Origin:
-    """Whose content it is.
+class HandoverOrigin:
+    """Where a file's content comes from.
 
     Attributes:
-        owner: Names the node in its clusterset: another one's firewall says nothing here.
+        owner: The node in its clusterset; another node's firewall is of no use here.
         boot: The machine's boot id.
-        netns: Cookie of the network namespace it was taken from.
+        netns: Cookie of the network namespace that the content was read from.
     """
 
     owner: str
@@ -34,10 +35,10 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Kept:
-    """Content with its origin; ``age_s`` has passed since it was taken, which only the same boot can tell."""
+class HandoverFile:
+    """A file's content with its origin; ``age_s`` since the content was read is valid within one boot only."""
 
-    origin: Origin
+    origin: HandoverOrigin
     age_s: float
     content: bytes
 
@@ -57,11 +58,11 @@ def now_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def write(path: pathlib.Path, content: bytes, *, origin: Origin, taken_s: float) -> None:
-    """Replace the file at once: a reader finds the old content or the new.
+def write(path: pathlib.Path, content: bytes, *, origin: HandoverOrigin, taken_s: float) -> None:
+    """Replace the file atomically: a reader finds the old content or the new.
 
     Raises:
-        KeepError: the file can't be written.
+        HandoverError: the file can't be written.
     """
     head = _Head(_FORMAT, origin.owner, origin.boot, origin.netns, taken_s, len(content), zlib.crc32(content))
     draft = path.with_name(f".{path.name}.new")
@@ -70,17 +71,17 @@ def write(path: pathlib.Path, content: bytes, *, origin: Origin, taken_s: float)
         draft.chmod(0o600)
         draft.replace(path)
     except OSError as err:
-        raise errors.KeepError(f"{path} can't be written: {err.strerror}") from err
+        raise errors.HandoverError(f"{path} can't be written: {err.strerror}") from err
 
 
-def read(path: pathlib.Path) -> Kept | None:
-    """Return what is there; None when nothing is, or it is torn or of another format."""
+def read(path: pathlib.Path) -> HandoverFile | None:
+    """Return the file's content; None when the file is missing, torn or of another format."""
     try:
         line, _, content = path.read_bytes().partition(b"\n")
         head = msgspec.json.decode(line, type=_Head)
     except (OSError, msgspec.MsgspecError):
         return None
-    whole = head.length == len(content) and head.checksum == zlib.crc32(content)
-    if head.format != _FORMAT or not whole:
+    complete = head.length == len(content) and head.checksum == zlib.crc32(content)
+    if head.format != _FORMAT or not complete:
         return None
-    return Kept(Origin(head.owner, head.boot, head.netns), now_s() - head.taken_s, content)
+    return HandoverFile(HandoverOrigin(head.owner, head.boot, head.netns), now_s() - head.taken_s, content)

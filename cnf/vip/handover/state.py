@@ -1,7 +1,11 @@
-"""Leaves firewall and translated connections to the cnf that comes after a replaced pod, and takes them over.
+"""Hands firewall and translated connections over from a replaced pod's cnf to the next one.
 
-A new pod is a new network namespace with empty tables. One invariant: nothing is forwarded in it before the firewall
-stands: the one that was left, else one that forwards nothing.
+A new pod is a new network namespace with empty tables. So every few seconds, and once more when it stops, a cnf saves
+two files: the connections, as the kernel lists them, and the firewall, when it changed. The next cnf restores the
+firewall first and then the connections, because the kernel derives their translation from its rules. Files of another
+node are ignored. Connections of another boot are ignored too, since their age can't be told.
+
+Invariant: nothing is forwarded before a firewall is in force: the saved one, or one that forwards nothing.
 """
 
 from __future__ import annotations
@@ -17,135 +21,136 @@ from cnf.netlink.namespace import Namespace
 from cnf.vip import errors, nftables, transaction, writer
 from cnf.vip.handover import files, flows
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 PERIOD_S = 3.0
-SHARE = 30
-"""Between two rounds pass at least so many times what the first took: large tables are taken down less often."""
+PAUSE_RATIO = 30
+"""The pause after saving, in multiples of the time it took: large tables are saved less often."""
 
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TakenOver:
-    """What a start found: a firewall, and so many connections put back."""
+    """What a start found: whether a firewall, and how many connections it restored."""
 
     firewall: bool = False
     connections: int = 0
-    standing: bool = False
-    """The namespace is the one that the former process worked in: tunnel and connections are in the kernel."""
+    same_namespace: bool = False
+    """Whether the former process worked in this namespace: then tunnel and connections are still in the kernel."""
 
 
-class Keeping:
-    """Of one network namespace: that of the threads which call it.
+class Handover:
+    """Saves and restores the state of one network namespace: that of the threads that call it.
 
-    ``take_over`` is the first thing a process does; ``run`` keeps for the next one, until it is stopped and once then.
+    Call ``take_over`` before anything else; ``run`` saves for the next process.
     """
 
     def __init__(
         self,
-        vips: writer.VipPlane,
+        firewall_writer: writer.FirewallWriter,
         *,
         owner: str,
         state_dir: pathlib.Path,
         run_dir: pathlib.Path,
         boot: str | None = None,
     ) -> None:
-        """``state_dir`` gets the firewall, which changes seldom; ``run_dir``, in memory, the connections.
+        """``state_dir`` gets the firewall, which changes seldom; ``run_dir``, in memory, gets the connections.
 
-        ``owner`` names the node in its clusterset: what another one left is not taken over.
+        ``owner`` names the node in its clusterset: another owner's files are ignored.
         """
         self._rules, self._flows = state_dir / "firewall", run_dir / "connections"
-        self._vips = vips
+        self._firewall_writer = firewall_writer
         boot = _BOOT_ID.read_text().strip() if boot is None else boot
         with Namespace.current() as current:
-            self._origin = files.Origin(owner, boot, current.cookie)
+            self._origin = files.HandoverOrigin(owner, boot, current.cookie)
         self._written = 0
         self._problem = ""
 
     def take_over(self) -> TakenOver:
-        """Put in force what the former pod left; what isn't there the API will tell.
+        """Put in force what the former pod left; the API supplies the rest later.
 
         Raises:
-            VipError: not even that nothing is forwarded can be put in force; no pod may be wired.
+            VipError: not even a firewall that forwards nothing can be put in force; no pod may be wired.
         """
         if nftables.serving() is not None:
-            return TakenOver(firewall=True, standing=True)
-        standing = transaction.table_awake() is not None  # the former process ended before it had filled the table
+            return TakenOver(firewall=True, same_namespace=True)
+        # A table that doesn't serve: the former process ended before it had filled it.
+        same_namespace = transaction.table_awake() is not None
         rules = self._read(self._rules)
-        put = rules is not None and self._put(rules.content)
-        if not put:
+        restored = rules is not None and self._restore_firewall(rules.content)
+        if not restored:
             nftables.apply(nftables.BARE)
-        return TakenOver(firewall=put, connections=self._put_connections_back(), standing=standing)
+        return TakenOver(firewall=restored, connections=self._restore_connections(), same_namespace=same_namespace)
 
     def run(self, stop: threading.Event) -> None:
-        """Keep what a successor needs, every few seconds and at the end."""
+        """Save for the next process, every few seconds and at the end."""
         pause_s = PERIOD_S
         while not stop.wait(pause_s):
-            pause_s = max(PERIOD_S, SHARE * self._try())
-        self._try()
+            pause_s = max(PERIOD_S, PAUSE_RATIO * self._try_save())
+        self._try_save()
 
-    def keep(self) -> None:
-        """Write down what the kernel holds now; where one of the two can't be, the other is.
+    def save(self) -> None:
+        """Save what the kernel holds now; if one of the two files fails, the other is still written.
 
         Raises:
-            VipError: it can't be read or written.
+            VipError: the kernel's state can't be read, or a file can't be written.
         """
         try:
             taken_s = files.now_s()
-            files.write(self._flows, flows.take_down(), origin=self._origin, taken_s=taken_s)
+            files.write(self._flows, flows.read(), origin=self._origin, taken_s=taken_s)
         finally:
-            self._keep_firewall()
+            self._save_firewall()
 
-    def _keep_firewall(self) -> None:
-        version = self._vips.version
+    def _save_firewall(self) -> None:
+        version = self._firewall_writer.version
         if version == self._written:
             return
-        whole = self._vips.render()
+        whole = self._firewall_writer.render()
         if whole is not None:
             content = zlib.compress(whole.rules.encode() + b"\0" + whole.elements.content, 1)
             files.write(self._rules, content, origin=self._origin, taken_s=files.now_s())
             self._written = version
 
-    def _try(self) -> float:
+    def _try_save(self) -> float:
         started = time.monotonic()
         problem = ""
         try:
-            self.keep()
+            self.save()
         except errors.VipError as err:
             problem = str(err)
         if problem and problem != self._problem:
-            _log.error("not everything is kept for a successor", extra={"error": problem})
+            log.error("failed to save state for the next cnf", extra={"error": problem})
         self._problem = problem
         return time.monotonic() - started
 
-    def _read(self, path: pathlib.Path) -> files.Kept | None:
-        found = files.read(path)
-        if found is not None and found.origin.owner != self._origin.owner:
-            extra = {"path": str(path), "of": found.origin.owner, "node": self._origin.owner}
-            _log.error("what is kept is another node's and is not used", extra=extra)
+    def _read(self, path: pathlib.Path) -> files.HandoverFile | None:
+        saved = files.read(path)
+        if saved is not None and saved.origin.owner != self._origin.owner:
+            extra = {"path": str(path), "of": saved.origin.owner, "node": self._origin.owner}
+            log.error("ignored the saved state of another node", extra=extra)
             return None
-        return found
+        return saved
 
-    def _put(self, content: bytes) -> bool:
+    def _restore_firewall(self, content: bytes) -> bool:
         try:
             rules, parted, filling = zlib.decompress(content).partition(b"\0")
             if parted:
-                writer.put(writer.Whole(rules.decode(), transaction.Batch(filling)))
+                writer.put(writer.WholeTable(rules.decode(), transaction.Batch(filling)))
             else:
-                nftables.apply(rules.decode())  # of a cnf that had nft write the elements as well
+                nftables.apply(rules.decode())  # saved by a cnf that had nft write the elements too
         except (errors.VipError, zlib.error, UnicodeError) as err:
-            # Of another version of cnf or of another kernel, or too much for nft's memory.
-            _log.warning("the former firewall is not put back", extra={"error": str(err)})
+            # Saved by another version of cnf or kernel, or too large for nft's memory.
+            log.warning("could not restore the firewall", extra={"error": str(err)})
             return False
         return True
 
-    def _put_connections_back(self) -> int:
-        taken = self._read(self._flows)
-        if taken is None or taken.origin.boot != self._origin.boot:
+    def _restore_connections(self) -> int:
+        saved = self._read(self._flows)
+        if saved is None or saved.origin.boot != self._origin.boot:
             return 0
         try:
-            return flows.put_back(taken.content, age_s=taken.age_s)
+            return flows.restore(saved.content, age_s=saved.age_s)
         except errors.VipError as err:
-            _log.error("the former connections are not put back", extra={"error": str(err)})
+            log.error("could not restore connections", extra={"error": str(err)})  # noqa: TRY400 - as it says
             return 0

@@ -26,19 +26,19 @@ def with_status(**changes: object) -> fleet.FleetNode:
 @pytest.mark.parametrize(
     "status", [{"addresses_used": 7}, {"addresses_free": 7}, {"version": "2"}, {"conditions": [1]}], ids=str
 )
-def test_counts_and_conditions_of_a_node_concern_nobody_else(status: dict[str, object]) -> None:
-    notice = agent_changes.Notice(agent_changes.node_essence)
-    assert notice.differs("n1", NODE)
+def test_counts_and_conditions_of_a_node_concern_no_plan(status: dict[str, object]) -> None:
+    change_filter = agent_changes.ChangeFilter(agent_changes.node_essence)
+    assert change_filter.differs("n1", NODE)
 
-    assert not notice.differs("n1", with_status(**status))
+    assert not change_filter.differs("n1", with_status(**status))
 
 
 @pytest.mark.parametrize("field", sorted({*fleet.FleetNodeStatus.__struct_fields__} - {*agent_changes.COUNTS}))
-def test_everything_else_a_node_says_is_noticed(field: str) -> None:
-    notice = agent_changes.Notice(agent_changes.node_essence)
-    notice.differs("n1", NODE)
+def test_every_other_field_of_a_node_is_noticed(field: str) -> None:
+    change_filter = agent_changes.ChangeFilter(agent_changes.node_essence)
+    change_filter.differs("n1", NODE)
 
-    assert notice.differs("n1", with_status(**{field: "other"}))
+    assert change_filter.differs("n1", with_status(**{field: "other"}))
 
 
 @pytest.mark.parametrize(
@@ -50,20 +50,20 @@ def test_everything_else_a_node_says_is_noticed(field: str) -> None:
         None,
     ],
 )
-def test_blocks_a_node_made_anew_and_its_end_are_noticed(changed: fleet.FleetNode | None) -> None:
-    notice = agent_changes.Notice(agent_changes.node_essence)
-    notice.differs("n1", NODE)
+def test_blocks_of_a_node_created_again_and_its_end_are_noticed(changed: fleet.FleetNode | None) -> None:
+    change_filter = agent_changes.ChangeFilter(agent_changes.node_essence)
+    change_filter.differs("n1", NODE)
 
-    assert notice.differs("n1", changed)
-    assert not notice.differs("n1", changed)
+    assert change_filter.differs("n1", changed)
+    assert not change_filter.differs("n1", changed)
 
 
 def test_since_when_a_cluster_is_reachable_is_no_news_and_that_it_is_lost_is() -> None:
-    notice = agent_changes.Notice(agent_changes.peer_essence)
-    notice.differs("c2", PEER)
+    change_filter = agent_changes.ChangeFilter(agent_changes.peer_essence)
+    change_filter.differs("c2", PEER)
 
-    assert not notice.differs("c2", with_health(fleet.PeerHealth(since="now")))
-    assert notice.differs("c2", with_health(fleet.PeerHealth(reachable=False)))
+    assert not change_filter.differs("c2", with_health(fleet.PeerHealth(since="now")))
+    assert change_filter.differs("c2", with_health(fleet.PeerHealth(reachable=False)))
 
 
 def with_health(health: fleet.PeerHealth) -> fleet.Peer:

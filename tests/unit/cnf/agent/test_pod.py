@@ -1,4 +1,4 @@
-"""What cnf's pod says of its containers."""
+"""The agent's pod starts its containers in order, and ends in time."""
 
 from __future__ import annotations
 

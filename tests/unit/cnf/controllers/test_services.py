@@ -8,8 +8,9 @@ from typing import cast
 
 import pytest
 
-from cnf.agent import caches
-from cnf.controllers.services import Spreading
+from cnf.agent.caches import Caches
+from cnf.agent.wakes import AgentSource, Wakes
+from cnf.controllers.services import PendingChanges, ServiceController
 from cnf.vip import errors, nftables, transaction, writer
 from fleetboard.model import addresses, core, fleet, meta, names
 
@@ -17,7 +18,7 @@ GOOD, BAD = bytes((10, 113, 4, 7)), bytes((10, 113, 4, 66))
 
 
 @dataclasses.dataclass
-class Known:
+class FakeCaches:
     """The caches of one node of cluster c1."""
 
     slices: dict[str, core.EndpointSlice] = dataclasses.field(default_factory=dict)
@@ -26,6 +27,11 @@ class Known:
     )
     zone: str = ""
     service_count: int = 0
+    pending: PendingChanges = dataclasses.field(default_factory=PendingChanges)
+
+    @property
+    def wakes(self) -> Wakes:
+        return Wakes(self.pending.marks)
 
     def peer(self, cluster: str) -> fleet.Peer:
         status = fleet.PeerStatus(
@@ -83,8 +89,8 @@ def slice_of(target: bytes) -> core.EndpointSlice:
 
 
 @pytest.fixture
-def known() -> Known:
-    return Known()
+def fake_caches() -> FakeCaches:
+    return FakeCaches()
 
 
 @pytest.fixture
@@ -93,86 +99,99 @@ def kernel() -> Kernel:
 
 
 @pytest.fixture
-def work(known: Known, kernel: Kernel) -> Spreading:
-    vips = writer.VipPlane(
+def services(fake_caches: FakeCaches, kernel: Kernel) -> ServiceController:
+    firewall_writer = writer.FirewallWriter(
         apply=kernel.apply, write=kernel.write, evict=lambda _answering, _ranges: 0, serving=lambda: None
     )
-    vips.sync({})
-    return Spreading(node="n1", cluster="c1", known=cast("caches.Caches", known), plane=vips, isolated=lambda: False)
+    firewall_writer.sync({})
+    return ServiceController(
+        node="n1",
+        cluster="c1",
+        caches=cast("Caches", fake_caches),
+        pending=fake_caches.pending,
+        firewall_writer=firewall_writer,
+        isolated=lambda: False,
+    )
 
 
-def show(work: Spreading, known: Known, *targets: bytes) -> None:
-    before, known.slices = known.slices, {f"web{target[-1]}": slice_of(target) for target in targets}
-    for key in before.keys() | known.slices.keys():
-        work.note_slice(key)
+def show(fake_caches: FakeCaches, *targets: bytes) -> None:
+    before, fake_caches.slices = fake_caches.slices, {f"web{target[-1]}": slice_of(target) for target in targets}
+    for key in before.keys() | fake_caches.slices.keys():
+        fake_caches.wakes.wake(AgentSource.ENDPOINTS, key)
 
 
-def test_endpoints_that_are_refused_are_over_with_their_deletion(work: Spreading, known: Known, kernel: Kernel) -> None:
-    work.reconcile("all")
-    show(work, known, GOOD, BAD)
+def test_endpoints_that_are_refused_are_over_with_their_deletion(
+    services: ServiceController, fake_caches: FakeCaches, kernel: Kernel
+) -> None:
+    services.reconcile("all")
+    show(fake_caches, GOOD, BAD)
     for _ in range(2):
         with pytest.raises(errors.RulesetRefusedError):
-            work.reconcile("all")
+            services.reconcile("all")
 
-    show(work, known, GOOD)
-    work.reconcile("all")
+    show(fake_caches, GOOD)
+    services.reconcile("all")
 
     assert GOOD in kernel.elements[-1]
 
 
-def test_refused_endpoints_hold_up_no_firewall(work: Spreading, known: Known, kernel: Kernel) -> None:
-    work.reconcile("all")
-    show(work, known, BAD)
-    known.blocks["c1"].append("10.113.8.0/22")
-    work.note_mesh()
+def test_refused_endpoints_hold_up_no_firewall(
+    services: ServiceController, fake_caches: FakeCaches, kernel: Kernel
+) -> None:
+    services.reconcile("all")
+    show(fake_caches, BAD)
+    fake_caches.blocks["c1"].append("10.113.8.0/22")
+    fake_caches.wakes.wake(AgentSource.MESH)
 
     with pytest.raises(errors.RulesetRefusedError):
-        work.reconcile("all")
+        services.reconcile("all")
 
     assert "10.113.8.0/22" in kernel.rules[-1]
     assert nftables.CLOSED_TABLE.encode() in kernel.elements[-1]
 
 
 def test_fewer_endpoints_are_taken_up_though_the_former_ones_are_refused_first(
-    work: Spreading, known: Known, kernel: Kernel
+    services: ServiceController, fake_caches: FakeCaches, kernel: Kernel
 ) -> None:
     """The kernel may have no memory for as many as there were."""
-    show(work, known, GOOD)
-    work.reconcile("all")
-    known.blocks["c1"].append("10.113.8.0/22")
-    work.note_mesh()
+    show(fake_caches, GOOD)
+    services.reconcile("all")
+    fake_caches.blocks["c1"].append("10.113.8.0/22")
+    fake_caches.wakes.wake(AgentSource.MESH)
     kernel.lame = True
     with pytest.raises(errors.RulesetRefusedError):
-        work.reconcile("all")
+        services.reconcile("all")
     kernel.lame, kernel.refused = False, GOOD
 
-    show(work, known)
-    work.reconcile("all")
+    show(fake_caches)
+    services.reconcile("all")
 
     assert GOOD not in kernel.elements[-1]
 
 
-def test_a_malformed_block_of_ours_is_told_until_it_is_mended(work: Spreading, known: Known, kernel: Kernel) -> None:
-    work.reconcile("all")
-    known.blocks["c1"] = ["10.113.4.1/22"]
-    work.note_mesh()
+def test_a_malformed_block_of_ours_is_told_until_it_is_mended(
+    services: ServiceController, fake_caches: FakeCaches, kernel: Kernel
+) -> None:
+    services.reconcile("all")
+    fake_caches.blocks["c1"] = ["10.113.4.1/22"]
+    fake_caches.wakes.wake(AgentSource.MESH)
     for _ in range(2):
         with pytest.raises(addresses.AddressRefusedError):
-            work.reconcile("all")
+            services.reconcile("all")
 
-    known.blocks["c1"] = ["10.113.4.0/22", "10.113.8.0/22"]
-    work.reconcile("all")
+    fake_caches.blocks["c1"] = ["10.113.4.0/22", "10.113.8.0/22"]
+    services.reconcile("all")
 
     assert "10.113.8.0/22" in kernel.rules[-1]
 
 
 def test_a_malformed_block_of_another_cluster_holds_nothing_up(
-    work: Spreading, known: Known, kernel: Kernel, caplog: pytest.LogCaptureFixture
+    services: ServiceController, fake_caches: FakeCaches, kernel: Kernel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    known.blocks["c2"] = ["ten"]
-    show(work, known, GOOD)
+    fake_caches.blocks["c2"] = ["ten"]
+    show(fake_caches, GOOD)
 
-    work.reconcile("all")
+    services.reconcile("all")
 
     assert GOOD in kernel.elements[-1]
     assert [record.__dict__["clusters"] for record in caplog.records] == [["c2"]]

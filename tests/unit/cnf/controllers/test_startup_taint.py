@@ -107,7 +107,7 @@ class World:
         self.folder.mkdir()
         self.reason: str | None = "no block"
         self.now = 0.0
-        self.taint = startup_taint.StartupTaint(
+        self.taint = startup_taint.StartupTaintController(
             self.api,  # type: ignore[arg-type]
             node="n",
             conf_dir=self.folder,
@@ -174,7 +174,7 @@ def test_a_settled_node_is_read_once_a_minute_and_mended(tmp_path: pathlib.Path)
         world.taint.reconcile("n")
     assert world.api.reads == 1
     world.api.node = make_node(OURS)
-    world.now += startup_taint.AGAIN_S
+    world.now += startup_taint.RESYNC_S
     assert not world.tainted_after_a_look()
 
 

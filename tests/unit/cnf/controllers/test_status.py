@@ -6,10 +6,10 @@ import dataclasses
 
 from fake_api import FakeApi
 
-from cnf.controllers import status as controller_status
+from cnf.controllers import status as status_controller
 from fleetboard.model import fleet, meta, names, resource
 
-REPORT = controller_status.Report(
+REPORT = status_controller.Report(
     public_key="k", endpoint="192.0.2.1:31820", mtu=1420, used=1, free=62, wanted=1, returned=[], held=[], ready=None
 )
 
@@ -22,14 +22,14 @@ class Node:
         self.attached: list[fleet.Attachment] = []
         self.former: fleet.FleetNode | None = None
         self.api, self.client = api, api.client()
-        self.publishing = controller_status.Publishing(
+        self.controller = status_controller.StatusController(
             self.client,
             namespace=names.NAMESPACE,
             node="n",
             version="1",
             report=lambda: self.report,
             attachments=lambda: self.attached,
-            known=self.find,
+            fleet_node=self.find,
             clock=lambda: self.now,
         )
 
@@ -39,7 +39,7 @@ class Node:
     def publish(self) -> bool:
         """Say whether it wrote."""
         before = self.api.version
-        self.again_s = self.publishing.reconcile_node("all")
+        self.again_s = self.controller.reconcile_node("all")
         return self.api.version > before
 
 
@@ -51,7 +51,7 @@ def test_counts_alone_are_written_seldom_and_all_else_at_once() -> None:
         node.report = dataclasses.replace(REPORT, used=2, free=61)
         node.now = 10
         assert not node.publish()
-        assert node.again_s == controller_status.COUNTS_S - 10
+        assert node.again_s == status_controller.COUNTS_S - 10
         node.report = dataclasses.replace(REPORT, used=3, free=60, wanted=2)
         assert node.publish()
         found = node.find()
@@ -59,7 +59,7 @@ def test_counts_alone_are_written_seldom_and_all_else_at_once() -> None:
         assert (found.status.addresses_used, found.status.blocks_wanted) == (3, 2)
         node.report = dataclasses.replace(node.report, used=4)
         assert not node.publish()
-        node.now += controller_status.COUNTS_S
+        node.now += status_controller.COUNTS_S
         assert node.publish()
 
 
@@ -109,14 +109,14 @@ def test_what_was_made_of_an_older_fleetnode_is_not_written() -> None:
         api.put("fleetnodes", "n", names.NAMESPACE, spec={"blocks": ["10.113.4.0/26"]})
         node.report = dataclasses.replace(REPORT, returned=["10.113.4.64/26"])
         assert not node.publish()
-        assert node.again_s == controller_status.CHANGED_S
+        assert node.again_s == status_controller.CHANGED_S
         node.former = None
         assert node.publish()
 
 
 def test_an_exhausted_cluster_shows_as_a_condition_of_the_node() -> None:
-    def condition(report: controller_status.Report) -> meta.Condition | None:
-        status = controller_status.render_status(report, fleet.FleetNode(), version="1", now="2026-01-01T00:00:00Z")
+    def condition(report: status_controller.Report) -> meta.Condition | None:
+        status = status_controller.render_status(report, fleet.FleetNode(), version="1", now="2026-01-01T00:00:00Z")
         return meta.find_condition(status.conditions, "AddressesAvailable")
 
     full = condition(dataclasses.replace(REPORT, exhausted="the cluster is full"))

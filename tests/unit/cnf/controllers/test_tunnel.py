@@ -7,13 +7,15 @@ from typing import cast
 
 import pytest
 
-from cnf.agent import caches
+from cnf.agent.caches import Caches
+from cnf.agent.wakes import AgentWork, Wakes
 from cnf.attach import errors
 from cnf.attach.node_network import network
-from cnf.controllers import tunnel as controller_tunnel
+from cnf.controllers import tunnel as tunnel_controller
 from cnf.tunnel.plan.wanted import Wanted
-from cnf.tunnel.session import session
-from cnf.tunnel.wireguard import key, tunnel
+from cnf.tunnel.session.session import Session, SessionRunner
+from cnf.tunnel.wireguard import key
+from cnf.tunnel.wireguard.tunnel import Tunnel
 from fleetboard.kube import lease
 from fleetboard.model import fleet, meta, names
 
@@ -22,7 +24,7 @@ OWN, HUB = key.generate().public, key.generate().public
 
 @dataclasses.dataclass
 class World:
-    """What steering sees and does; ``holder`` is the leader that the Lease names, empty before it was read."""
+    """What the controller sees and does; ``holder`` is the leader that the Lease names, empty before it was read."""
 
     holder: str = ""
     epoch: int = 3
@@ -31,6 +33,7 @@ class World:
     wanted: Wanted | None = None
     fault: Exception | None = None
     taken_up: list[network.NodeNetwork] = dataclasses.field(default_factory=list)
+    wakes: Wakes = dataclasses.field(default_factory=Wakes)
     nodes: tuple[fleet.FleetNode, ...] = (
         fleet.FleetNode(
             metadata=meta.ObjectMeta(name="n1"),
@@ -56,7 +59,7 @@ class World:
     def want(self, wanted: Wanted) -> None:
         self.wanted = wanted
 
-    def update(self, _session: session.Session) -> None:
+    def update(self, _session: Session) -> None:
         pass
 
     def take_up(self, found: network.NodeNetwork) -> None:
@@ -64,16 +67,17 @@ class World:
             raise self.fault
         self.taken_up.append(found)
 
-    def steer(self, *, standing: bool) -> controller_tunnel.Steering:
-        return controller_tunnel.Steering(
+    def make_controller(self, *, tunnel_exists: bool) -> tunnel_controller.TunnelController:
+        return tunnel_controller.TunnelController(
             node="n1",
             cluster="c1",
-            known=cast("caches.Caches", self),
-            carrier=cast("tunnel.Tunnel", self),
-            keeper=cast("session.SessionRunner", self),
+            caches=cast("Caches", self),
+            tunnel=cast("Tunnel", self),
+            sessions=cast("SessionRunner", self),
             elector=cast("lease.Elector", self),
-            on_network=self.take_up,
-            standing=standing,
+            set_network=self.take_up,
+            wakes=self.wakes,
+            tunnel_exists=tunnel_exists,
             clock=lambda: self.now,
         )
 
@@ -84,47 +88,48 @@ def carries(world: World) -> bool:
 
 def test_a_standing_tunnel_is_left_alone_until_the_lease_was_read() -> None:
     world = World()
-    steered = world.steer(standing=True)
-    assert steered.reconcile("all") == pytest.approx(controller_tunnel.UNKNOWN_POLL_S)
+    controller = world.make_controller(tunnel_exists=True)
+    assert controller.reconcile("all") == pytest.approx(tunnel_controller.UNKNOWN_POLL_S)
     assert world.wanted is None
     world.holder = "n1"
-    steered.reconcile("all")
+    controller.reconcile("all")
     assert carries(world)
 
 
 def test_the_time_without_an_api_does_not_count() -> None:
     world = World()
-    steered = world.steer(standing=True)
+    controller = world.make_controller(tunnel_exists=True)
     world.now += 60
-    assert steered.reconcile("all") == pytest.approx(controller_tunnel.UNKNOWN_POLL_S)
+    assert controller.reconcile("all") == pytest.approx(tunnel_controller.UNKNOWN_POLL_S)
     assert world.wanted is None
 
 
 def test_where_nobody_leads_the_nodes_are_joined_all_the_same() -> None:
     world = World()
-    steered = world.steer(standing=True)
-    steered.reconcile("all")
-    world.now += controller_tunnel.UNKNOWN_S
-    steered.reconcile("all")
+    controller = world.make_controller(tunnel_exists=True)
+    controller.reconcile("all")
+    world.now += tunnel_controller.UNKNOWN_S
+    controller.reconcile("all")
     assert world.wanted is not None
     assert not carries(world)
 
 
 def test_a_disk_that_takes_nothing_does_not_hold_up_the_tunnel(caplog: pytest.LogCaptureFixture) -> None:
     world = World(holder="n1", fault=errors.JournalError("network.json can't be written: Read-only file system"))
-    steered = world.steer(standing=False)
+    controller = world.make_controller(tunnel_exists=False)
     for _ in range(2):
-        steered.reconcile("all")
+        controller.reconcile("all")
     assert carries(world)
-    assert steered.leadership is not None
-    assert [record.message for record in caplog.records] == ["the node's network is not taken up"]
+    assert controller.leadership is not None
+    assert [record.message for record in caplog.records] == ["could not take up the node's network"]
     world.fault = None
     for _ in range(2):
-        steered.reconcile("all")
+        controller.reconcile("all")
     assert [str(found.node_address) for found in world.taken_up] == ["10.113.4.0"]
+    assert len(world.wakes.queue(AgentWork.STATUS)) == 1
 
 
 def test_a_new_tunnel_waits_for_nobody() -> None:
     world = World()
-    world.steer(standing=False).reconcile("all")
+    world.make_controller(tunnel_exists=False).reconcile("all")
     assert world.wanted is not None

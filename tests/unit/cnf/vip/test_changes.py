@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from vip_objects import back, backends, front
 
 from cnf.vip import conntrack, elements, errors, firewall, nftables, table, transaction, writer
-from cnf.vip.firewall import HubFirewall, NodeFirewall
-from cnf.vip.table import Backend, ExportedPort, Frontend, Target, VipTable
+from cnf.vip.firewall import NodeFirewall, RelayFirewall
+from cnf.vip.table import Backend, BackendAddress, ExportedPort, Frontend, VipTable
 from fleetboard.model.addresses import Network
 
 FLEET = (ipaddress.ip_network("10.112.0.0/12"),)
 VIPS = (ipaddress.ip_network("10.112.0.0/16"),)
-HUB = HubFirewall(fleet=FLEET, vips=VIPS)
+HUB = RelayFirewall(fleet=FLEET, vips=VIPS)
 
 
 def wall(*own: str) -> NodeFirewall:
@@ -34,12 +34,12 @@ class Kernel:
         self.elements: dict[tuple[str, bytes], bytes] = {}
         self.written: Counter[str] = Counter()
 
-    def take(self, made: elements.Changes) -> None:
-        for name, gone in made.gone.items():
+    def take(self, changes: elements.ElementChanges) -> None:
+        for name, gone in changes.gone.items():
             for key in gone:
                 self.written["gone"] += 1
                 del self.elements[name, key]
-        for name, come in made.come.items():
+        for name, come in changes.come.items():
             for key, value in come.items():
                 self.written["come"] += 1
                 assert (name, key) not in self.elements, f"{key.hex()} is there already"
@@ -58,15 +58,15 @@ tables = st.builds(VipTable, backends=st.dictionaries(st.integers(1, 4).map(fron
 def test_changes_in_turn_lead_where_a_fresh_start_does(steps: list[VipTable]) -> None:
     kernel, fresh = Kernel(), Kernel()
     for old, new in zip([table.EMPTY, *steps], steps, strict=False):
-        kernel.take(elements.changes(old, new))
-    fresh.take(elements.changes(table.EMPTY, steps[-1]))
+        kernel.take(elements.difference(old, new))
+    fresh.take(elements.difference(table.EMPTY, steps[-1]))
 
     assert kernel.elements == fresh.elements
 
 
 @given(tables)
 def test_no_difference_is_no_change(one: VipTable) -> None:
-    assert not elements.changes(one, VipTable(dict(one.backends), one.exported, one.hairpin))
+    assert not elements.difference(one, VipTable(dict(one.backends), one.exported, one.hairpin))
 
 
 services = st.dictionaries(st.sampled_from("abcd"), tables, max_size=4)
@@ -80,9 +80,9 @@ def test_replaced_shares_lead_where_all_of_them_do(steps: list[dict[str, VipTabl
     for step in steps:
         kept = {key: held[key] for key in held if key in step and random.random() < 0.5}
         wanted = {**step, **kept}
-        kernel.take(elements.changes(*table.difference(held, wanted)))
+        kernel.take(elements.difference(*table.difference(held, wanted)))
         held = wanted
-    fresh.take(elements.changes(table.EMPTY, table.combine(held)))
+    fresh.take(elements.difference(table.EMPTY, table.combine(held)))
 
     assert kernel.elements == fresh.elements
 
@@ -101,10 +101,10 @@ def test_one_endpoint_more_writes_its_slots_alone() -> None:
     old = VipTable({front(1): back(1, 2, 3), front(2): back(4, 5)})
     new = VipTable({front(1): back(1, 2, 3, 6), front(2): back(4, 5)})
     kernel = Kernel()
-    kernel.take(elements.changes(table.EMPTY, old))
+    kernel.take(elements.difference(table.EMPTY, old))
     kernel.written.clear()
 
-    kernel.take(elements.changes(old, new))
+    kernel.take(elements.difference(old, new))
 
     assert kernel.written["come"] == kernel.written["gone"] <= 8
     sixth = ipaddress.ip_address("10.113.0.6").packed
@@ -114,7 +114,7 @@ def test_one_endpoint_more_writes_its_slots_alone() -> None:
 
 
 def test_affinity_moves_a_service_to_other_maps() -> None:
-    made = elements.changes(VipTable({front(1): back(1, 2)}), VipTable({front(1): back(1, 2, sticky=True)}))
+    made = elements.difference(VipTable({front(1): back(1, 2)}), VipTable({front(1): back(1, 2, sticky=True)}))
 
     assert (list(made.gone), list(made.come)) == (["spread4_16"], ["sticky4_16"])
 
@@ -129,7 +129,7 @@ def test_the_layout_is_the_same_whatever_the_clusters_blocks_are() -> None:
 
 
 @pytest.mark.parametrize("one", [wall(), HUB])
-def test_the_interfaces_are_judged_before_anything_is_accepted(one: NodeFirewall | HubFirewall) -> None:
+def test_the_interfaces_are_judged_before_anything_is_accepted(one: NodeFirewall | RelayFirewall) -> None:
     text = nftables.render_base(one)
     chain = text[text.rindex("  chain forward {") :].split("}")[0]
 
@@ -145,7 +145,7 @@ def test_nfts_complaint_is_cut_to_the_first_reason_and_its_line() -> None:
         "/dev/stdin:2:13-16: Error: No such file or directory\nadd element x\n    ^^^\n/dev/stdin:3:1-2: Error: b\n"
     )
 
-    assert nftables._refusal(stderr, "add table x\n  add element x\nc\n") == (
+    assert nftables.describe_refusal(stderr, "add table x\n  add element x\nc\n") == (
         "nft refused line 2 of the ruleset: No such file or directory: add element x"
     )
 
@@ -160,7 +160,7 @@ class Nft:
         self.transactions: list[str] = []
         self.refuses: Callable[[str], bool] = lambda _: False
         self.error: type[errors.VipError] = errors.RulesetRefusedError
-        self.evicted: list[Mapping[Frontend, frozenset[Target]]] = []
+        self.evicted: list[Mapping[Frontend, frozenset[BackendAddress]]] = []
         self.batches: list[bytes] = []
         self.texts: list[str] = []
         self.there: str | None = None
@@ -184,14 +184,14 @@ class Nft:
         self.batches.append(batch.content)
         self._take("elements")
 
-    def evict(self, answering: Mapping[Frontend, frozenset[Target]], ranges: Sequence[Network]) -> int:
+    def evict(self, answering: Mapping[Frontend, frozenset[BackendAddress]], ranges: Sequence[Network]) -> int:
         self.evicted.append(answering)
         if answering and self.refuses("evict"):
             raise errors.ConntrackError("refused")
         return len(answering)
 
-    def plane(self) -> writer.VipPlane:
-        made = writer.VipPlane(apply=self.apply, write=self.write, evict=self.evict, serving=lambda: self.there)
+    def firewall_writer(self) -> writer.FirewallWriter:
+        made = writer.FirewallWriter(apply=self.apply, write=self.write, evict=self.evict, serving=lambda: self.there)
         made.sync({})
         made.set_base(wall())
         self.transactions.clear()
@@ -206,7 +206,7 @@ OPENING = transaction.encode([elements.deletion(nftables.CLOSED_TABLE)]).content
 
 def test_a_refused_change_is_made_good_by_all_elements() -> None:
     nft = Nft()
-    made = nft.plane()
+    made = nft.firewall_writer()
     refusals = iter([True])
     nft.refuses = lambda _: next(refusals, False)
 
@@ -219,7 +219,7 @@ def test_a_refused_change_is_made_good_by_all_elements() -> None:
 def test_where_there_is_no_table_of_ours_all_of_it_is_written() -> None:
     nft = Nft()
     nft.refuses = lambda kind: kind == "rules"
-    made = writer.VipPlane(apply=nft.apply, write=nft.write, evict=nft.evict, serving=lambda: nft.there)
+    made = writer.FirewallWriter(apply=nft.apply, write=nft.write, evict=nft.evict, serving=lambda: nft.there)
     made.sync(ONE)
 
     made.set_base(wall())
@@ -231,11 +231,11 @@ def names_of(batch: bytes) -> set[str]:
     return {name for name in (firewall.NAME, nftables.SPARE_TABLE) if f"{name}\0".encode() in batch}
 
 
-def another_version_stands(there: str) -> tuple[Nft, writer.VipPlane]:
+def another_version_stands(there: str) -> tuple[Nft, writer.FirewallWriter]:
     nft = Nft()
     nft.refuses = lambda kind: kind == "rules"
     nft.there = there
-    made = writer.VipPlane(apply=nft.apply, write=nft.write, evict=nft.evict, serving=lambda: nft.there)
+    made = writer.FirewallWriter(apply=nft.apply, write=nft.write, evict=nft.evict, serving=lambda: nft.there)
     made.sync(ONE)
     return nft, made
 
@@ -291,7 +291,7 @@ def test_a_table_that_serves_is_kept_where_nft_is_killed_before_there_is_a_spare
     assert nft.transactions == ["rules", "asleep"]
 
 
-def spare_serves(failing: list[str], error: type[errors.VipError]) -> tuple[Nft, writer.VipPlane]:
+def spare_serves(failing: list[str], error: type[errors.VipError]) -> tuple[Nft, writer.FirewallWriter]:
     """Let the exchange fail at the last of ``failing``, once the spare table serves."""
     nft, made = another_version_stands(firewall.NAME)
     nft.error = error
@@ -336,7 +336,7 @@ def test_a_spare_table_is_given_up_only_where_it_lacks_what_is_wanted() -> None:
 
 def test_a_firewall_that_is_tried_again_keeps_to_the_services_that_the_spare_table_has() -> None:
     nft = Nft()
-    made = nft.plane()
+    made = nft.firewall_writer()
     made.sync(ONE)
     nft.there = firewall.NAME
     nft.transactions.clear()
@@ -355,7 +355,7 @@ def test_a_firewall_that_is_tried_again_keeps_to_the_services_that_the_spare_tab
 
 def test_when_the_whole_table_is_refused_too_the_caller_learns_it_and_the_next_try_is_whole() -> None:
     nft = Nft()
-    made = nft.plane()
+    made = nft.firewall_writer()
     nft.refuses = lambda _: True
     with pytest.raises(errors.RulesetRefusedError):
         made.sync(ONE)
@@ -369,9 +369,9 @@ def test_when_the_whole_table_is_refused_too_the_caller_learns_it_and_the_next_t
 
 
 def test_refused_elements_leave_the_table_and_the_former_ones_alone() -> None:
-    """Made anew, it would forward nothing until somebody mends what is refused."""
+    """A replaced table would forward nothing until the refused elements are corrected."""
     nft = Nft()
-    made = nft.plane()
+    made = nft.firewall_writer()
     made.sync(ONE)
     nft.transactions.clear()
     nft.refuses = lambda kind: kind == "elements"
@@ -385,11 +385,11 @@ def test_refused_elements_leave_the_table_and_the_former_ones_alone() -> None:
 
 
 @pytest.mark.parametrize("error", [errors.RulesetRefusedError, errors.NftUnavailableError])
-def test_a_table_made_anew_gets_the_former_elements_where_the_new_ones_are_refused(
+def test_a_replaced_table_gets_the_former_elements_where_the_new_ones_are_refused(
     error: type[errors.VipError],
 ) -> None:
     nft = Nft()
-    made = nft.plane()
+    made = nft.firewall_writer()
     made.sync(ONE)
     nft.transactions.clear()
     nft.error = error
@@ -403,9 +403,9 @@ def test_a_table_made_anew_gets_the_former_elements_where_the_new_ones_are_refus
     assert nftables.CLOSED_TABLE.encode() in nft.batches[-1]
 
 
-def test_a_table_made_anew_is_opened_without_elements_where_all_are_refused() -> None:
+def test_a_replaced_table_is_opened_without_elements_where_all_are_refused() -> None:
     nft = Nft()
-    made = nft.plane()
+    made = nft.firewall_writer()
     made.sync(ONE)
     nft.refuses = lambda kind: kind == "rules" or (kind == "elements" and nft.batches[-1] != OPENING)
 
@@ -417,7 +417,7 @@ def test_a_table_made_anew_is_opened_without_elements_where_all_are_refused() ->
 
 def test_refused_shares_hold_up_no_later_firewall_and_no_later_shares() -> None:
     nft = Nft()
-    made = nft.plane()
+    made = nft.firewall_writer()
     made.sync(ONE)
     nft.refuses = lambda kind: kind == "elements" and SECOND in nft.batches[-1]
     with pytest.raises(errors.RulesetRefusedError):
@@ -433,20 +433,20 @@ def test_refused_shares_hold_up_no_later_firewall_and_no_later_shares() -> None:
 def test_what_is_of_a_family_that_the_firewall_lacks_is_left_out_until_it_has_it() -> None:
     six = ipaddress.ip_address("fd00::5")
     mixed = VipTable(
-        {front(1): back(1), Frontend(six, "tcp", 80): Backend((Target(six, 8080),))},
+        {front(1): back(1), Frontend(six, "tcp", 80): Backend((BackendAddress(six, 8080),))},
         frozenset([ExportedPort(six, "tcp", 8080), *exports_of(1)]),
         frozenset([six, ipaddress.ip_address("10.113.0.1")]),
     )
 
-    four = elements.changes(table.EMPTY, mixed, versions=[4])
+    four = elements.difference(table.EMPTY, mixed, versions=[4])
 
     assert set(four.come) == {"spread4_1", "exported4", "hairpin4"}
-    assert set(elements.changes(table.EMPTY, mixed).come) > set(four.come)
+    assert set(elements.difference(table.EMPTY, mixed).come) > set(four.come)
 
 
 def test_the_same_again_writes_nothing() -> None:
     nft = Nft()
-    made = nft.plane()
+    made = nft.firewall_writer()
     made.sync(ONE)
     made.sync(ONE)
     made.sync({"a": VipTable({front(1): back(1)})})
@@ -457,7 +457,7 @@ def test_the_same_again_writes_nothing() -> None:
 
 def test_other_blocks_of_the_cluster_are_rules_alone() -> None:
     nft = Nft()
-    made = nft.plane()
+    made = nft.firewall_writer()
     made.sync(ONE)
     nft.transactions.clear()
 
@@ -474,7 +474,7 @@ def test_other_blocks_of_the_cluster_are_rules_alone() -> None:
 
 def test_flows_that_couldnt_be_freed_are_tried_again() -> None:
     nft = Nft()
-    made = nft.plane()
+    made = nft.firewall_writer()
     old = {"a": VipTable({front(1, "udp"): back(1, 2)})}
     new = {"a": VipTable({front(1, "udp"): back(2)})}
     made.sync(old)

@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from cnf.vip.nearness import Candidate, choose
-from cnf.vip.table import Target
+from cnf.vip.table import BackendAddress
 
 
 def candidate(
@@ -18,7 +18,7 @@ def candidate(
         cluster="c1" if at != "elsewhere" else "c2",
         name="http",
         protocol="tcp",
-        target=Target(ipaddress.ip_address(f"10.113.0.{number}"), 8080),
+        target=BackendAddress(ipaddress.ip_address(f"10.113.0.{number}"), 8080),
         ready=ready,
         serving=serving,
         on_node=at == "node",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 
+import msgspec
 import pytest
 
 from cnf.vip import plan, shares, table
-from cnf.vip.table import Backend, ExportedPort, Frontend, Protocol, Target, VipTable
+from cnf.vip.table import Backend, BackendAddress, ExportedPort, Frontend, Protocol, VipTable
 from fleetboard.model import names
 from fleetboard.model.core import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
 from fleetboard.model.fleet import (
@@ -35,6 +36,8 @@ def peer(cluster: str, *, reachable: bool = True) -> Peer:
     )
 
 
+UNBELIEVED = ["127.0.0.1", "169.254.169.254", "224.0.0.9", "0.0.0.0", "::1", "fe80::1", "ff02::1", "::"]
+"""Loopback, link-local, multicast and unspecified addresses."""
 PEERS = [peer(cluster) for cluster in BLOCKS]
 
 
@@ -96,7 +99,7 @@ def plan_from_c1(
         planner.put_service(str(number), one)
     for number, one_slice in enumerate(slices):
         planner.put_slice(str(number), one_slice)
-    here = plan.stand(peers, cluster="c1", local=[network], zone=zone, isolated=isolated)
+    here = plan.view_clusterset(peers, cluster="c1", local=[network], zone=zone, isolated=isolated)
     return table.combine(planner.shares(here))
 
 
@@ -204,7 +207,7 @@ def test_a_service_without_endpoints_is_known_and_empty() -> None:
 def test_affinity_is_passed_on() -> None:
     planned = plan_from_c1([service(affinity="ClientIP")], [slice_of("c1", endpoint("10.113.0.2"))])
 
-    target = Target(ipaddress.ip_address("10.113.0.2"), 8080)
+    target = BackendAddress(ipaddress.ip_address("10.113.0.2"), 8080)
     assert list(planned.backends.values()) == [Backend((target,), sticky=True)]
 
 
@@ -272,7 +275,34 @@ def test_a_services_port_that_is_none_is_left_out_and_its_others_answer(number: 
 def test_a_cluster_with_malformed_blocks_is_named_and_the_others_are_trusted() -> None:
     broken = Peer(spec=PeerSpec(cluster="c2"), status=PeerStatus(cluster_cidrs=["10.114.0.0/22", "10.114.0.1/22"]))
 
-    here = plan.stand([peer("c1"), broken], cluster="c1")
+    here = plan.view_clusterset([peer("c1"), broken], cluster="c1")
 
     assert here.malformed == {"c2"}
     assert set(here.blocks) == {"c1"}
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "169.254.169.254", "224.0.0.9", "0.0.0.0", "::1", "fe80::1", "ff02::1", "::"]
+)
+def test_an_endpoint_that_no_service_may_point_clients_at_is_dropped_whatever_the_blocks(address: str) -> None:
+    """A hub that was misled may allocate a cluster any block."""
+    everything = "::/0" if ":" in address else "0.0.0.0/0"
+    peers = [
+        Peer(metadata=ObjectMeta(name="c2"), spec=PeerSpec(cluster="c2"), status=PeerStatus(cluster_cidrs=[everything]))
+    ]
+
+    planned = plan_from_c1([service()], [slice_of("c2", endpoint(address))], peers=peers)
+
+    assert planned.dropped == {"c2": 1}
+    assert not any(backend.targets for backend in planned.backends.values())
+
+
+@pytest.mark.parametrize(
+    "vip", ["127.0.0.1", "169.254.169.254", "224.0.0.9", "0.0.0.0", "::1", "fe80::1", "ff02::1", "::"]
+)
+def test_a_virtual_address_that_no_service_may_have_is_left_out(vip: str) -> None:
+    spec = msgspec.structs.replace(service().spec, vips=[vip, VIP])
+
+    planned = plan_from_c1([FleetService(spec=spec)], [slice_of("c1", endpoint("10.113.0.2"))])
+
+    assert {str(frontend.address) for frontend in planned.backends} == {VIP}

@@ -1,4 +1,4 @@
-"""Of a refused transaction what is refused is left out, whoever it is, and tried again after a pause that doubles."""
+"""Whatever of a transaction is refused is left out, and tried again after a pause that doubles."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from vip_objects import backends, front
 
 from cnf.netlink import errors as netlink_errors
 from cnf.netlink import wire
-from cnf.vip import elements, errors, filling, refusals, table, transaction
-from cnf.vip.table import Backend, ExportedPort, Frontend, Shares, Target, VipTable
+from cnf.vip import elements, errors, refusals, table, transaction
+from cnf.vip.fill import TableFill
+from cnf.vip.table import Backend, BackendAddress, ExportedPort, Frontend, Shares, VipTable
 
 addresses = st.ip_addresses()
 ports = st.integers(1, 65535)
@@ -31,7 +32,7 @@ tables = st.builds(
 
 @given(tables)
 def test_apart_each_message_concerns_what_it_says(wanted: VipTable) -> None:
-    made = elements.changes(table.EMPTY, wanted)
+    made = elements.difference(table.EMPTY, wanted)
     found: dict[str, set[bytes]] = {}
     for subject, message in elements.parts(made, table="t"):
         assert subject is not None
@@ -41,7 +42,7 @@ def test_apart_each_message_concerns_what_it_says(wanted: VipTable) -> None:
             hairpin=frozenset({address for address in wanted.hairpin if address == subject}),
         )
         kind = message.action.removeprefix("add to ")
-        known = elements.changes(table.EMPTY, one).come[kind]
+        known = elements.difference(table.EMPTY, one).come[kind]
         elements_of = {key for key in known if key in message.body}
         assert elements_of
         found.setdefault(kind, set()).update(elements_of)
@@ -61,20 +62,20 @@ class Kernel:
         answers = enumerate(wire.answers(batch.content))
         bad = [number for number, message in answers if any(packed in message.body for packed in self.refused)]
         if bad:
-            errors_of = [errors.Refusal(number, netlink_errors.refused(self.code, "add", "")) for number in bad]
+            errors_of = [errors.KernelRefusal(number, netlink_errors.refused(self.code, "add", "")) for number in bad]
             raise errors.RulesetRefusedError("refused", errors_of)
 
 
 def service(number: int, *targets: int) -> VipTable:
-    backend = Backend(tuple(Target(ipaddress.ip_address(f"10.113.0.{target}"), 8080) for target in targets))
+    backend = Backend(tuple(BackendAddress(ipaddress.ip_address(f"10.113.0.{target}"), 8080) for target in targets))
     return VipTable({front(number): backend})
 
 
 SERVICES = {f"s{number}": service(number, number, number + 100) for number in range(1, 60)}
 
 
-def fill(kernel: Kernel, shares: Shares, *, over: Shares | None = None) -> tuple[Shares, refusals.Found]:
-    one = filling.Filling(
+def fill(kernel: Kernel, shares: Shares, *, over: Shares | None = None) -> tuple[Shares, refusals.RefusedServices]:
+    one = TableFill(
         shares,
         versions=[4],
         over=over,
@@ -106,7 +107,7 @@ def test_what_is_not_refused_costs_one_transaction() -> None:
 def test_a_former_share_that_is_refused_as_well_is_left_out_altogether() -> None:
     former = {"a": service(1, 7, 8)}
     kernel = Kernel("10.113.0.7", "10.113.0.9")
-    one = filling.Filling({"a": service(1, 9), "b": service(2, 5)}, versions=[4], former=former)
+    one = TableFill({"a": service(1, 9), "b": service(2, 5)}, versions=[4], former=former)
 
     found = one.write(kernel.write)
 
@@ -138,7 +139,7 @@ class Clock:
         return self.now_s
 
 
-WHY = {"bad": refusals.Reason("10.112.0.1:80/tcp", "add to spread4_1: Invalid argument")}
+WHY = {"bad": refusals.RefusalReason("10.112.0.1:80/tcp", "add to spread4_1: Invalid argument")}
 
 
 def test_the_pause_doubles_up_to_a_minute_and_ends_with_success() -> None:
@@ -148,30 +149,30 @@ def test_the_pause_doubles_up_to_a_minute_and_ends_with_success() -> None:
     pauses = []
     for _ in range(9):
         assert seen.hold_back(wanted, {}) == wanted
-        seen.settle(wanted, wanted, WHY)
+        seen.record_attempt(wanted, wanted, WHY)
         pauses.append(seen.wait_s)
         clock.now_s += seen.wait_s - 0.01
         assert set(seen.hold_back(wanted, {})) == {"good"}
         clock.now_s += 0.02
 
     assert pauses == [pytest.approx(pause) for pause in (1, 2, 4, 8, 16, 32, 60, 60, 60)]
-    seen.settle(wanted, wanted, {})
+    seen.record_attempt(wanted, wanted, {})
     assert (len(seen), seen.wait_s, seen.describe()) == (0, float("inf"), "")
 
 
 def test_one_that_changes_is_tried_at_once_and_one_that_waits_stays_refused() -> None:
     seen = refusals.Refusals(Clock())
     former, wanted = {"bad": service(1, 3)}, {"bad": service(1, 1)}
-    seen.settle(wanted, wanted, WHY)
+    seen.record_attempt(wanted, wanted, WHY)
 
     tried = seen.hold_back(wanted, former)
     assert tried == former
-    seen.settle(wanted, tried, {})
+    seen.record_attempt(wanted, tried, {})
     assert seen.describe() == "bad (10.112.0.1:80/tcp: add to spread4_1: Invalid argument)"
 
     changed = {"bad": service(1, 2)}
     assert seen.hold_back(changed, former) is changed
-    seen.settle(changed, changed, {})
+    seen.record_attempt(changed, changed, {})
     assert not len(seen)
 
 
@@ -181,9 +182,9 @@ def test_a_refusal_is_told_once_with_service_port_and_reason(caplog: pytest.LogC
     wanted = {"bad": service(1, 1)}
     with caplog.at_level(logging.INFO):
         for _ in range(3):
-            seen.settle(wanted, seen.hold_back(wanted, {}), WHY)
+            seen.record_attempt(wanted, seen.hold_back(wanted, {}), WHY)
             clock.now_s += 60
-        seen.settle({}, {}, {})
+        seen.record_attempt({}, {}, {})
 
     refused, over = caplog.records
     assert refused.__dict__["refused"] == "bad (10.112.0.1:80/tcp: add to spread4_1: Invalid argument)"

@@ -1,4 +1,4 @@
-"""Only the services that something happened to are planned anew, and nothing is missed by that."""
+"""Only the services that changed are planned again, and nothing is missed by that."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fleetboard.model.fleet import Constituent, FleetService, FleetServiceSpec, 
 from fleetboard.model.meta import ObjectMeta
 
 HTTP = ServicePort(port=80, name="http")
-HERE = plan.Standpoint(cluster="c1", blocks={"c1": (ipaddress.ip_network("10.113.0.0/22"),)})
-BLIND = plan.Standpoint(cluster="c1", blocks={})
+HERE = plan.ClustersetView(cluster="c1", blocks={"c1": (ipaddress.ip_network("10.113.0.0/22"),)})
+BLIND = plan.ClustersetView(cluster="c1", blocks={})
 
 
 def service(name: str) -> FleetService:
@@ -41,7 +41,7 @@ def slice_of(service_name: str, *numbers: int, manager: str = names.MANAGER) -> 
 
 
 def fresh(
-    services: Mapping[str, FleetService], slices: Mapping[str, EndpointSlice], here: plan.Standpoint
+    services: Mapping[str, FleetService], slices: Mapping[str, EndpointSlice], here: plan.ClustersetView
 ) -> table.Shares:
     planner = shares.Planner()
     for name, one in services.items():
@@ -67,7 +67,7 @@ def test_events_in_turn_lead_where_a_fresh_plan_does(events: list[tuple[str, str
     slices: dict[str, EndpointSlice] = {}
     here = HERE
     for _, name, found in events:
-        if isinstance(found, plan.Standpoint):
+        if isinstance(found, plan.ClustersetView):
             here = found
             planner.shares(here)
         elif isinstance(found, EndpointSlice):

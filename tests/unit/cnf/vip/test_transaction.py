@@ -22,7 +22,7 @@ def read(*datagrams: bytes, last: int) -> list[tuple[int, int]]:
         ours.settimeout(1)
         for datagram in datagrams:
             kernels.send(datagram)
-        return [(failure.sequence, failure.code) for failure in transaction._read_failures(ours, last)]
+        return [(failure.sequence, failure.code) for failure in transaction.read_failures(ours, last)]
 
 
 def test_a_batch_that_is_refused_as_a_whole_is_known_by_its_first_message_alone() -> None:
@@ -30,9 +30,9 @@ def test_a_batch_that_is_refused_as_a_whole_is_known_by_its_first_message_alone(
 
 
 def test_every_refusal_is_told_in_the_order_of_the_batch() -> None:
-    told = read(answer(2, errno.ENOENT) + answer(3, errno.EEXIST), answer(7, errno.EINVAL), last=7)
+    failures = read(answer(2, errno.ENOENT) + answer(3, errno.EEXIST), answer(7, errno.EINVAL), last=7)
 
-    assert told == [(2, errno.ENOENT), (3, errno.EEXIST), (7, errno.EINVAL)]
+    assert failures == [(2, errno.ENOENT), (3, errno.EEXIST), (7, errno.EINVAL)]
 
 
 def test_the_last_messages_acknowledgement_is_success() -> None:
@@ -62,4 +62,4 @@ class Overrun:
 def test_refusals_that_there_was_no_room_for_dont_hide_those_that_came() -> None:
     sock = cast("socket.socket", Overrun(answer(2, errno.EINVAL), answer(3, errno.EINVAL)))
 
-    assert [failure.sequence for failure in transaction._read_failures(sock, 9000)] == [2, 3]
+    assert [failure.sequence for failure in transaction.read_failures(sock, 9000)] == [2, 3]

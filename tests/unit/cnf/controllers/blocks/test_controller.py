@@ -125,11 +125,11 @@ def test_a_node_or_claim_that_changes_meanwhile_does_not_hold_up_the_others() ->
     assert leader.reconcile("all") == controller.SOON_S
     assert (shown(store, "n0"), shown(store, "n1")) == ([FIRST], [SECOND, "10.113.4.192/26"])
     view.catch_up(store)
-    assert leader.reconcile("all") == controller.AGAIN_S
+    assert leader.reconcile("all") == controller.RESYNC_S
     assert len(shown(store, "n0")) == 2
 
 
-def test_a_block_is_not_given_anew_to_a_node_that_has_not_seen_it_taken() -> None:
+def test_a_block_is_not_granted_again_to_a_node_that_has_not_seen_it_taken() -> None:
     store = with_two_blocks()
     lead(store)
     store.write_status("n0", status(2, SECOND))
@@ -137,7 +137,7 @@ def test_a_block_is_not_given_anew_to_a_node_that_has_not_seen_it_taken() -> Non
     assert shown(store, "n0") == [FIRST, THIRD]
 
 
-def test_a_leader_with_an_old_copy_does_not_give_anew_what_the_node_has_returned_meanwhile() -> None:
+def test_a_leader_with_an_old_copy_does_not_grant_again_what_the_node_has_returned_meanwhile() -> None:
     store = make_store(n0=status(2))
     claim(store, SECOND, "n0")
     leader, _ = make_leader(store)
@@ -167,7 +167,7 @@ def test_what_was_given_back_goes_to_another_when_nothing_else_is_left() -> None
     assert (shown(store, "n1"), claims(store)[SECOND]) == ([SECOND], ("n1", False, False))
 
 
-def test_a_node_made_anew_gets_nothing_that_was_decided_on_for_the_former_one() -> None:
+def test_a_node_created_again_gets_nothing_that_was_planned_for_the_former_one() -> None:
     store = make_store(n0=status(2))
     leader, _ = make_leader(store)
     del store.objects[(resource.FLEET_NODES.plural, "n0")]
@@ -184,7 +184,7 @@ def test_an_exhausted_cluster_is_told_in_an_event_on_the_node_once() -> None:
     leader.reconcile("all")
     view.catch_up(store)
     leader.reconcile("all")
-    [(node, reason, sentence), *others] = view.told.events
+    [(node, reason, sentence), *others] = view.recorder.events
     assert not others
     assert (node, reason) == ("n0", "NoFreeBlock")
     assert CLUSTER in sentence

@@ -1,9 +1,9 @@
 """Blocks move between nodes while leaders, nodes and the API stop at any step: no address is in two places.
 
-Real: what each node keeps (``Holding``, ledger and file) and says (``Publishing``), and the leader (``Granting``). The
-API is a store with the real one's rules of versions. Leaders act on copies of any age, two of them at once, and at any
-call of theirs the process may end, or a node or the other leader do something first. What a node writes may arrive
-when it has given up on it; FleetNodes are deleted, disks take nothing, and days pass.
+Real are what each node holds (``Holding``, ledger and file) and reports (``StatusController``), and the leader
+(``BlockController``). The API is a store with the real one's rules of versions. Leaders act on copies of any age, two
+of them at once. At any call the process may end, or a node or the other leader does something first. A node's write may
+arrive after the node gave up on it; FleetNodes are deleted, disks are full, and days pass.
 """
 
 from __future__ import annotations
@@ -109,14 +109,14 @@ class Node:
         known = self.held.recall()
         if known is not None:
             self.supply.change(known)
-        self.publishing = status.Publishing(
+        self.publishing = status.StatusController(
             cast("kube_client.Client", self.outbox),
             namespace="fleetboard-system",
             node=self.name,
             version="1",
             report=self.report,
             attachments=list,
-            known=lambda: self.outbox.store.objects.get((resource.FLEET_NODES.plural, self.name)),
+            fleet_node=lambda: self.outbox.store.objects.get((resource.FLEET_NODES.plural, self.name)),
             clock=self.clock,
         )
 
@@ -178,7 +178,7 @@ class HandOver:
         self.give_first_blocks()
         self.leaders = [make_leader(self.store) for _ in range(2)]
         self.first: dict[str, str] = {}
-        self.anew: set[str] = set()
+        self.created_again: set[str] = set()
         self.seen: collections.Counter[str] = collections.Counter()
         self.settle()
 
@@ -246,7 +246,7 @@ class HandOver:
         self.nodes[name or self.any_node()].publishing.reconcile_node("all")
 
     def stall(self) -> None:
-        """A node writes and hears nothing."""
+        """A node writes, and receives nothing."""
         node = self.nodes[self.any_node()]
         node.outbox.stalled = True
         with contextlib.suppress(kube_errors.UnreachableError):
@@ -267,7 +267,7 @@ class HandOver:
         name = self.any_node()
         if self.nodes[name].supply.network is not None:
             self.store.delete(resource.FLEET_NODES, name)
-            self.anew.add(name)
+            self.created_again.add(name)
 
     def forget(self) -> None:
         """The cluster loses a node for a moment, and a leader sees that."""
@@ -277,7 +277,7 @@ class HandOver:
             self.leaders[number] = make_leader(self.store)
             self.reconcile(number)
             self.store.present.add(name)
-            self.anew.add(name)
+            self.created_again.add(name)
 
     def fill_disk(self) -> None:
         """A node can't write, its pods go, and perhaps its process ends before it can."""
@@ -358,7 +358,7 @@ class HandOver:
         self.seen["taken"] += len(before - {block for name in NAMES for block in self.shown(name).spec.blocks})
 
     def settle(self) -> None:
-        """Everybody hears of everything, disks work, one leader leads: as it is all day."""
+        """Every event arrives, disks work, one leader leads: an ordinary day."""
         for node in self.nodes.values():
             node.set_disk(journal=False, file=False)
             node.book.mend()
@@ -370,9 +370,9 @@ class HandOver:
             self.sync(0, "both")
             self.reconcile(0)
             if self.store.version == before:
-                self.anew.clear()
+                self.created_again.clear()
                 return
-        pytest.fail("leader and nodes never come to rest")
+        pytest.fail("leader and nodes never settle")
 
     def check(self) -> None:
         for one, other in itertools.combinations(self.nodes.values(), 2):
@@ -382,7 +382,7 @@ class HandOver:
             shown = self.shown(name).spec.blocks
             own = [ipaddress.ip_network(block) for block in shown]
             lost = [address for address in node.used if not any(address in block for block in own)]
-            assert not lost or name in self.anew, f"a block in use was taken from {name}"
+            assert not lost or name in self.created_again, f"a block in use was taken from {name}"
             others = [
                 ipaddress.ip_network(block) for one in NAMES if one != name for block in self.shown(one).spec.blocks
             ]
@@ -395,8 +395,8 @@ class HandOver:
         offered = {claim.spec.cidr for claim in self.store.all(resource.CLAIMS) if claim.spec.returned}
         assert not offered & set(shown_by), "a block that a node shows is on offer"
 
-    def check_rest(self) -> None:
-        """At rest every block is either free or shown by its owner, and whoever wants one has it or there is none."""
+    def check_settled(self) -> None:
+        """Every block is free or shown by its owner, and every node that wants one has it unless none is left."""
         claims: list[fleet.Claim] = self.store.all(resource.CLAIMS)
         owned = collections.Counter((c.spec.owner, c.spec.cidr) for c in claims if not c.spec.released)
         shown = [(name, block) for name in NAMES for block in self.shown(name).spec.blocks]
@@ -409,7 +409,7 @@ class HandOver:
         assert not decision.grants
 
 
-def test_no_address_is_in_two_places_whoever_stops_where(tmp_path: pathlib.Path) -> None:
+def test_no_address_is_in_two_places_whatever_stops_where(tmp_path: pathlib.Path) -> None:
     """FLEETBOARD_SEED runs one history again."""
     seed = int(os.environ.get("FLEETBOARD_SEED", "0"))
     seen: collections.Counter[str] = collections.Counter()
@@ -428,7 +428,7 @@ def play(seed: int, folder: pathlib.Path) -> collections.Counter[str]:
             if step % 60 == 0:
                 hand_over.settle()
                 hand_over.check()
-                hand_over.check_rest()
+                hand_over.check_settled()
     except BaseException as err:
         err.add_note(f"step {step}; the same again: FLEETBOARD_SEED={seed}")
         raise

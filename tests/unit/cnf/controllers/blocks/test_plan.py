@@ -64,10 +64,10 @@ def test_a_released_block_rests_a_day_for_other_nodes_and_not_for_its_own() -> N
     claims = [make_claim("10.113.4.0/26", "old", released="2026-11-22T12:00:00Z")]
     other = plan.plan_grants([make_node("new")], claims, CLUSTER, now=NOW)
     same = plan.plan_grants([make_node("old")], claims, CLUSTER, now=NOW)
-    rested = plan.plan_grants([make_node("new")], claims, CLUSTER, now=NOW + datetime.timedelta(hours=13))
+    allocated = plan.plan_grants([make_node("new")], claims, CLUSTER, now=NOW + datetime.timedelta(hours=13))
     assert str(other.grants[0].block) == "10.113.4.64/26"
     assert str(same.grants[0].block) == "10.113.4.0/26"
-    assert str(rested.grants[0].block) == "10.113.4.0/26"
+    assert str(allocated.grants[0].block) == "10.113.4.0/26"
 
 
 def test_an_exhausted_cluster_says_which_blocks_are_full() -> None:
@@ -77,21 +77,21 @@ def test_an_exhausted_cluster_says_which_blocks_are_full() -> None:
     decision = plan.plan_grants([make_node("a")], claims, small, now=NOW)
     assert decision.grants == ()
     assert "10.113.4.0/24" in decision.refused["a"]
-    assert "nodes have 3 of 4 node blocks, 1 rest for 24 h before another node may have them" in decision.refused["a"]
+    assert "nodes have 3 of 4 node blocks, 1 are quarantined for 24 h" in decision.refused["a"]
 
 
-def test_a_node_made_anew_gets_the_blocks_it_holds_in_its_order_and_nothing_before_it_has_said_so() -> None:
+def test_a_node_created_again_gets_the_blocks_it_holds_in_its_order_once_it_has_reported_them() -> None:
     first, second = "10.113.4.64/26", "10.113.4.0/26"
     claims = [make_claim(first, "a"), make_claim(second, "a")]
-    anew = fleet.FleetNode(metadata=meta.ObjectMeta(name="a"))
-    assert plan.plan_grants([anew], claims, CLUSTER, now=NOW).grants == ()
-    assert plan.plan_loose([anew], claims) == []
-    told = make_node("a", missing=[first, second])
-    assert [str(grant.block) for grant in plan.plan_grants([told], claims, CLUSTER, now=NOW).grants] == [
+    recreated = fleet.FleetNode(metadata=meta.ObjectMeta(name="a"))
+    assert plan.plan_grants([recreated], claims, CLUSTER, now=NOW).grants == ()
+    assert plan.plan_orphans([recreated], claims) == []
+    reporting = make_node("a", missing=[first, second])
+    assert [str(grant.block) for grant in plan.plan_grants([reporting], claims, CLUSTER, now=NOW).grants] == [
         first,
         second,
     ]
-    assert plan.plan_loose([make_node("a", held=[first], missing=[second])], claims) == []
+    assert plan.plan_orphans([make_node("a", held=[first], missing=[second])], claims) == []
 
 
 def test_no_other_node_gets_a_block_that_one_says_it_holds() -> None:
@@ -103,7 +103,7 @@ def test_no_other_node_gets_a_block_that_one_says_it_holds() -> None:
 
 def test_a_node_that_holds_what_is_not_the_clusters_asks_for_no_more_than_it_wants() -> None:
     node = make_node("a", held=["10.113.4.0/26"], missing=["10.99.0.0/26"])
-    assert plan.plan_grants([node], [], CLUSTER, now=NOW) == plan.Decision((), {})
+    assert plan.plan_grants([node], [], CLUSTER, now=NOW) == plan.BlockPlan((), {})
 
 
 def test_a_node_that_has_what_it_wants_gets_nothing() -> None:

@@ -39,7 +39,7 @@ def test_the_interface_is_named_as_multus_names_it(annotation: str, interface: s
 
 
 def test_a_running_pod_without_its_interface_is_found() -> None:
-    found = plan.find([make_pod("late"), make_pod("fine")], [make_attachment("fine")])
+    found = plan.plan_latecomers([make_pod("late"), make_pod("fine")], [make_attachment("fine")])
     assert [(late.name, late.interface, late.address) for late in found] == [("late", "net1", "10.244.0.9")]
 
 
@@ -49,4 +49,4 @@ def test_pods_that_did_not_ask_or_are_not_there_yet_or_any_more_are_left_alone()
         make_pod("starting", address=""),
         make_pod("done", phase="Succeeded"),
     ]
-    assert plan.find(pods, []) == []
+    assert plan.plan_latecomers(pods, []) == []

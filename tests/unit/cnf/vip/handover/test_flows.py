@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from cnf.netlink import wire
 from cnf.vip import tracking
 from cnf.vip.handover import flows
-from cnf.vip.tracking import End, Flow
+from cnf.vip.tracking import Flow, FlowEnd
 
 ports = st.integers(0, 65535).map(lambda port: port.to_bytes(2, "big"))
 
 
-def ends(size: int) -> st.SearchStrategy[End]:
-    return st.builds(End, address=st.binary(min_size=size, max_size=size), port=ports)
+def ends(size: int) -> st.SearchStrategy[FlowEnd]:
+    return st.builds(FlowEnd, address=st.binary(min_size=size, max_size=size), port=ports)
 
 
 CLIENT, VIP, TARGET, NODE = (
-    End(ipaddress.ip_address(address).packed, port.to_bytes(2, "big"))
+    FlowEnd(ipaddress.ip_address(address).packed, port.to_bytes(2, "big"))
     for address, port in (("10.113.0.2", 40000), ("10.112.0.7", 80), ("10.114.0.3", 8080), ("10.113.0.0", 40001))
 )
 
@@ -47,32 +47,32 @@ def entry(
 
 
 def planned(body: bytes, *, age_s: float = 0) -> list[dict[int, bytes]]:
-    messages = flows.plan(tracking.join([body]), age_s=age_s)
+    messages = flows.plan_restore(tracking.join([body]), age_s=age_s)
     return [wire.attributes(message.body[tracking.HEAD.size :]) for message in messages]
 
 
 @pytest.mark.parametrize(("version", "size"), [(4, 4), (6, 16)])
 def test_nothing_is_read_from_what_is_cut_off(version: int, size: int) -> None:
-    encoded = Flow(17, End(bytes(size), b"\0\1"), End(bytes(size), b"\0\2")).encode(tracking.TUPLE_ORIG)[4:]
+    encoded = Flow(17, FlowEnd(bytes(size), b"\0\1"), FlowEnd(bytes(size), b"\0\2")).encode(tracking.TUPLE_ORIG)[4:]
     assert tracking.parse_flow(encoded, version) is not None
     assert not any(tracking.parse_flow(encoded[:length], version) for length in range(len(encoded)))
 
 
 @given(st.integers(0, 255), ends(4), ends(4))
-def test_what_is_encoded_is_read_again(protocol: int, source: End, destination: End) -> None:
+def test_what_is_encoded_is_read_again(protocol: int, source: FlowEnd, destination: FlowEnd) -> None:
     flow = Flow(protocol, source, destination)
     assert tracking.parse_flow(flow.encode(tracking.TUPLE_REPLY)[4:], 4) == flow
 
 
 @given(st.integers(0, 255), ends(16), ends(16))
-def test_so_is_ipv6(protocol: int, source: End, destination: End) -> None:
+def test_so_is_ipv6(protocol: int, source: FlowEnd, destination: FlowEnd) -> None:
     flow = Flow(protocol, source, destination)
     assert tracking.parse_flow(flow.encode(tracking.TUPLE_ORIG)[4:], 6) == flow
 
 
 @pytest.mark.parametrize(("version", "size"), [(4, 4), (6, 16)])
 def test_where_a_flow_goes_is_seen_before_it_is_parsed(version: int, size: int) -> None:
-    flow = Flow(17, End(b"\1" * size, b"\0\1"), End(b"\2" * size, b"\0\2"))
+    flow = Flow(17, FlowEnd(b"\1" * size, b"\0\1"), FlowEnd(b"\2" * size, b"\0\2"))
     body = tracking.head(version) + flow.encode(tracking.TUPLE_ORIG) + flow.reversed().encode(tracking.TUPLE_REPLY)
     assert tracking.peek_destination(body, version) == flow.destination.address
 
@@ -89,8 +89,8 @@ def test_what_nobody_translated_is_left_out() -> None:
 
 def test_a_kernel_that_lists_all_connections_crowds_no_translated_one_out() -> None:
     direct = entry(answered=Flow(socket.IPPROTO_TCP, VIP, CLIENT), status=tracking.SEEN_REPLY)
-    assert list(flows.choose([direct] * flows.LIMIT + [entry()])) == [entry()]
-    assert len(list(flows.choose([entry()] * (flows.LIMIT + 1)))) == flows.LIMIT
+    assert list(flows.select([direct] * flows.LIMIT + [entry()])) == [entry()]
+    assert len(list(flows.select([entry()] * (flows.LIMIT + 1)))) == flows.LIMIT
 
 
 def test_the_source_is_translated_again_where_it_was() -> None:
@@ -111,4 +111,4 @@ def test_the_state_of_tcp_is_kept_and_its_windows_are_not_checked() -> None:
 def test_entries_that_are_cut_off_are_left_out(cut: int) -> None:
     whole = tracking.join([entry()])
     assert cut < len(whole)
-    assert list(flows.plan(whole[:cut], age_s=0)) == []
+    assert list(flows.plan_restore(whole[:cut], age_s=0)) == []

@@ -1,8 +1,8 @@
-"""Puts services' elements in a table's maps and sets, without those services that the kernel refuses.
+"""Fills a table's maps and sets with services' elements, without the services that the kernel refuses.
 
-All of them are one transaction. Only when it is refused are they framed anew, no message with elements of two services:
-the numbers of those that the kernel refuses then say whose they are. One invariant: nothing is in force, or all of
-``Filling.shares`` is.
+All elements are one transaction. Only when the kernel refuses it are they framed again, with no two services in one
+message: the numbers of the refused messages then tell the services. Invariant: nothing is in force, or all of
+``TableFill.shares`` is.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from cnf.vip import table as tables
 from cnf.vip.table import Shares, VipTable
 
 _NOT_AS_HELD = frozenset({errno.EEXIST, errno.ENOENT, errno.EBUSY})
-"""Somebody else changed the table: that is no fault of a service, and all of it has to be written."""
+"""Somebody else changed the table: no service is at fault, and the whole table has to be written."""
 
 _Framed = tuple[elements.Subject | None, wire.Message]
-"""A message with what it is about, None where that isn't known or is no service's."""
+"""A message with its subject, None where it has no service's or an unknown one."""
 
 
-class Filling:
+class TableFill:
     """Services on their way into one table.
 
     Attributes:
-        shares: Those wanted, and after ``write`` those in force.
+        shares: The wanted shares, and after ``write`` those in force.
         empty: Whether there is nothing to write.
     """
 
@@ -42,17 +42,17 @@ class Filling:
         table: str = firewall.NAME,
         last: Sequence[wire.Message] = (),
     ) -> None:
-        """Frame them: with many services that takes a while.
+        """Frame the elements, which takes a while with many services.
 
         Args:
-            shares: What the maps shall hold.
-            versions: Address families that there are maps for.
-            over: What they hold; None when that isn't known.
+            shares: What the maps must hold.
+            versions: Address families that have maps.
+            over: What the maps hold; None when that isn't known.
             changed: The difference of these two (``table.difference``); None when ``over`` is.
-            former: What a service that is refused shall stay at.
-            flush: Whether the maps may hold anything, where that isn't known.
+            former: The shares that refused services stay at.
+            flush: Whether maps of unknown content may hold anything.
             table: Name of the table.
-            last: What the transaction ends with.
+            last: The messages that end the transaction.
         """
         self.shares, self._versions, self._over, self._former = shares, versions, over, former
         self._table, self._last = table, [(None, message) for message in last]
@@ -63,15 +63,15 @@ class Filling:
         self.empty = not framed
         self.batch = transaction.encode(_messages(framed)) if framed else transaction.Batch(b"")
 
-    def write(self, send: Callable[[transaction.Batch], None]) -> refusals.Found:
-        """Put in force what the kernel takes, and return what it doesn't.
+    def write(self, send: Callable[[transaction.Batch], None]) -> refusals.RefusedServices:
+        """Put in force what the kernel accepts; return what it refuses.
 
         Raises:
-            VipError: nothing is in force: it refuses what is no service's, or nothing in particular.
+            VipError: nothing is in force: the kernel refused a message that is no service's, or all without a reason.
         """
-        found: dict[str, refusals.Reason] = {}
+        refused: dict[str, refusals.RefusalReason] = {}
         if self.empty:
-            return found
+            return refused
         batch = self.batch
         framed: list[_Framed] = []
         while True:
@@ -84,25 +84,25 @@ class Filling:
                     more = refusals.find(self.shares, _refused_of(framed, err))
                     if not more:
                         raise
-                    found.update(more)
+                    refused.update(more)
                     self.shares = refusals.leave_out(self.shares, more, self._former)
                 framed = list(self._frame(self._changes(), apart=True))
                 batch = transaction.encode(_messages(framed))
             else:
-                return found
+                return refused
 
-    def _changes(self, changed: tuple[VipTable, VipTable] | None = None) -> elements.Changes:
+    def _changes(self, changed: tuple[VipTable, VipTable] | None = None) -> elements.ElementChanges:
         if changed is None and self._over is not None:
             changed = tables.difference(self._over, self.shares)
         old, new = changed or (tables.EMPTY, tables.combine(self.shares))
-        return elements.changes(old, new, versions=self._versions)
+        return elements.difference(old, new, versions=self._versions)
 
-    def _frame(self, made: elements.Changes, *, apart: bool = False) -> Iterator[_Framed]:
+    def _frame(self, changes: elements.ElementChanges, *, apart: bool = False) -> Iterator[_Framed]:
         yield from self._first
         if apart:
-            yield from elements.parts(made, table=self._table)
+            yield from elements.parts(changes, table=self._table)
         else:
-            yield from ((None, message) for message in elements.messages(made, table=self._table))
+            yield from ((None, message) for message in elements.messages(changes, table=self._table))
         yield from self._last
 
 
@@ -111,12 +111,12 @@ def _messages(framed: Iterable[_Framed]) -> Iterator[wire.Message]:
 
 
 def _refused_of(framed: Sequence[_Framed], err: errors.RulesetRefusedError) -> list[tuple[elements.Subject, str]]:
-    """Say what was refused of a batch of ``framed``; raise ``err`` again where something is nobody's."""
-    found = []
+    """Return the refused subjects of a batch of ``framed``; raise ``err`` when a refused message has none."""
+    refused = []
     for sequence, reason in err.refusals:
-        # What a batch begins and ends with has a number as well.
+        # The messages that begin and end a batch have numbers too.
         subject = framed[sequence - 1][0] if 0 < sequence <= len(framed) else None
         if subject is None:
             raise err
-        found.append((subject, str(reason)))
-    return found
+        refused.append((subject, str(reason)))
+    return refused

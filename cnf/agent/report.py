@@ -1,0 +1,71 @@
+"""What a node reports of itself: whether it is ready, and what its FleetNode's status is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from cnf.agent.caches import Caches
+from cnf.agent.settings import AgentSettings
+from cnf.attach.service import Plane
+from cnf.controllers import status
+from cnf.controllers.blocks import controller as block_controller
+from cnf.controllers.services import ServiceController
+from cnf.tunnel.session.session import SessionRunner
+from cnf.tunnel.wireguard.tunnel import Tunnel
+from fleetboard.kube import lease
+from fleetboard.model import fleet
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReporter:
+    """Reads the parts of one node's agent; any thread."""
+
+    settings: AgentSettings
+    cni: Plane
+    caches: Caches
+    tunnel: Tunnel
+    sessions: SessionRunner
+    elector: lease.Elector
+    services: ServiceController
+
+    def ready(self) -> str | None:
+        """Say why a pod can't be attached and carried here yet, or None."""
+        if self.cni.network() is None:
+            return "this node has no block of addresses yet: has the cluster joined, and is there a leader?"
+        if not self.tunnel.backend:
+            return "no WireGuard device yet"
+        if not self.services.ready:
+            return "the services of the clusterset are not in place yet"
+        return None
+
+    def outlook(self) -> str:
+        """Say why no further block comes for this node; nothing when one is free."""
+        return block_controller.outlook(self.caches, node=self.settings.node, cluster=self.settings.cluster)
+
+    def own_node(self) -> fleet.FleetNode | None:
+        """Return this node's FleetNode."""
+        return self.caches.node(self.settings.node)
+
+    def report(self) -> status.Report:
+        """Return what is true of the node now."""
+        usage, wanted, returned, held = status.read_addresses(self.cni)
+        return status.Report(
+            public_key=self.tunnel.public_key,
+            endpoint=status.endpoint(self.settings.pod_ip),
+            mtu=status.underlay_mtu(self.settings.pod_ip),
+            used=usage.used,
+            free=usage.free,
+            wanted=wanted,
+            returned=returned,
+            held=held,
+            ready=self.ready(),
+            exhausted="" if usage.free else self.outlook(),
+            refused=self.services.refused.describe(),
+            leading=self._leading(),
+        )
+
+    def _leading(self) -> fleet.Leading | None:
+        """Say what this node sees of the hub while it leads: crossdns can't probe, and the hub can't tell it."""
+        if not self.elector.leading:
+            return None
+        return fleet.Leading(epoch=self.elector.epoch, hub_reachable=not self.sessions.isolated)

@@ -20,7 +20,7 @@ from cnf.attach.node_network import supply
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.netlink import connection
 from cnf.netlink import errors as netlink_errors
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Adder:
                 pod.close()
 
     def _add_inside(
-        self, call: protocol.Call, request: Request, pod: Namespace, inside: connection.Connection
+        self, call: protocol.Call, request: Request, pod: NetworkNamespace, inside: connection.Connection
     ) -> Added:
         if pod.cookie == self.plumber.hub_cookie:
             raise CallRefusedError(Code.INVALID_NETNS, f"CNI_NETNS {call.netns!r} is cnf's own namespace")
@@ -120,7 +120,7 @@ class Adder:
         self.plumber.detach(identity.veth_name(*other.key))
 
     def _reserve(
-        self, call: protocol.Call, request: Request, pod: Namespace
+        self, call: protocol.Call, request: Request, pod: NetworkNamespace
     ) -> tuple[records.Record, int, NodeNetwork]:
         draft = self._draft(call, pod)
         deadline = time.monotonic() + self.patience_s
@@ -156,7 +156,7 @@ class Adder:
             "node doesn't reach the API"
         )
 
-    def _draft(self, call: protocol.Call, pod: Namespace) -> records.Record:
+    def _draft(self, call: protocol.Call, pod: NetworkNamespace) -> records.Record:
         return records.Record(
             container_id=call.container_id,
             interface=call.interface,
@@ -172,7 +172,7 @@ class Adder:
         )
 
     def _wire(
-        self, record: records.Record, network: NodeNetwork, *, pod: Namespace, inside: connection.Connection
+        self, record: records.Record, network: NodeNetwork, *, pod: NetworkNamespace, inside: connection.Connection
     ) -> wiring.Ends:
         try:
             return self.plumber.attach(wiring.plan_ends(record, network), pod=pod, inside=inside)

@@ -13,7 +13,7 @@ from cnf.attach import identity, ledger, plumber, pods, protocol, records, wirin
 from cnf.attach.frames import Request
 from cnf.attach.node_network import supply
 from cnf.netlink import connection, errors, links
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,7 +38,9 @@ class Deleter:
         self._clean_pod(call, record, request.namespace)
         return self.ledger.release(call.key)
 
-    def _clean_pod(self, call: protocol.Call, record: records.Record | None, namespace: Namespace | None) -> None:
+    def _clean_pod(
+        self, call: protocol.Call, record: records.Record | None, namespace: NetworkNamespace | None
+    ) -> None:
         """Take back what outlives the interface, and an interface whose other end is in a namespace of the past."""
         pod = namespace or self.pods.open_unverified(call.netns)
         if pod is None:
@@ -52,7 +54,7 @@ class Deleter:
             if namespace is None:
                 pod.close()
 
-    def _is_anothers(self, call: protocol.Call, pod: Namespace) -> bool:
+    def _is_anothers(self, call: protocol.Call, pod: NetworkNamespace) -> bool:
         """Say whether another attachment stands there, as after a second one was refused: its routes are the same."""
         there = self.ledger.holders(cookie=pod.cookie, container_id=call.container_id)
         return any(other.key != call.key and other.cookie == pod.cookie for other in there)

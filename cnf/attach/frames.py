@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from cnf.attach import errors
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 MAGIC = b"FLEETCNI/1"
 MAX_HEAD = 64
@@ -36,7 +36,7 @@ class Request:
 
     env: Mapping[str, str]
     stdin: bytes
-    namespace: Namespace | None = None
+    namespace: NetworkNamespace | None = None
     cancelled: Callable[[], bool] = _never
     issued_at: float = 0
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from cnf.attach import removal, wiring
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.netlink import connection, errors, links
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 from fleetboard.model import names
 from fleetboard.model.addresses import Address
 
@@ -28,7 +28,7 @@ class OccupiedError(errors.NetlinkError):
 class Plumber:
     """Hands for the kernel; ``hub`` is the namespace where cnf's ends live. Any thread."""
 
-    def __init__(self, hub: Namespace) -> None:
+    def __init__(self, hub: NetworkNamespace) -> None:
         """``hub`` stays the caller's to close."""
         self._hub = hub
         self._idle: queue.LifoQueue[connection.Connection] = queue.LifoQueue(_KEPT)
@@ -71,7 +71,7 @@ class Plumber:
         """Say whether cnf's namespace has that address."""
         return self._hub.holds(address)
 
-    def attach(self, ends: wiring.Ends, *, pod: Namespace, inside: connection.Connection) -> wiring.Ends:
+    def attach(self, ends: wiring.Ends, *, pod: NetworkNamespace, inside: connection.Connection) -> wiring.Ends:
         """Make and wire both ends; return them with the indexes they got.
 
         Raises:
@@ -126,7 +126,7 @@ class Plumber:
         with self.kernel() as kernel:
             return links.find(kernel, name)
 
-    def _create(self, ends: wiring.Ends, *, pod: Namespace, inside: connection.Connection) -> wiring.Ends:
+    def _create(self, ends: wiring.Ends, *, pod: NetworkNamespace, inside: connection.Connection) -> wiring.Ends:
         """Make the pair, with the wanted indexes where they are free."""
         tries = (
             ends,

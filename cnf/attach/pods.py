@@ -11,7 +11,7 @@ import pathlib
 
 from cnf.attach import identity, records
 from cnf.netlink import errors, links
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 
 class Pods:
@@ -21,7 +21,7 @@ class Pods:
         """``folder`` is the host's /run/netns, mounted so that new namespaces show up."""
         self._folder = folder
 
-    def open(self, netns: str, *, cookie: int) -> Namespace | None:
+    def open(self, netns: str, *, cookie: int) -> NetworkNamespace | None:
         """Open the namespace that the runtime called ``netns``, if it is still the one with that cookie."""
         found = self.open_unverified(netns)
         if found is None:
@@ -34,17 +34,17 @@ class Pods:
         found.close()
         return None
 
-    def open_unverified(self, netns: str) -> Namespace | None:
+    def open_unverified(self, netns: str) -> NetworkNamespace | None:
         """Open whatever is now where the runtime called something ``netns``."""
         name = pathlib.PurePath(netns).name if netns else ""
         if not name:
             return None
         try:
-            return Namespace.open(self._folder / name)
+            return NetworkNamespace.open(self._folder / name)
         except errors.NamespaceError:
             return None
 
-    def leads_to(self, netns: str, namespace: Namespace) -> bool:
+    def leads_to(self, netns: str, namespace: NetworkNamespace) -> bool:
         """Say whether cnf will find ``namespace`` again by that name. While both are open an inode tells."""
         name = pathlib.PurePath(netns).name if netns else ""
         try:

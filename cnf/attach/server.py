@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 
 from cnf.attach import errors, frames, protocol, results
 from cnf.netlink.errors import NamespaceError
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 _log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def _hung_up(sock: socket.socket) -> bool:
     return any(events & (select.POLLHUP | select.POLLERR | select.POLLRDHUP) for _, events in poller.poll(0))
 
 
-def _receive(sock: socket.socket) -> tuple[dict[str, str], bytes, Namespace | None]:
+def _receive(sock: socket.socket) -> tuple[dict[str, str], bytes, NetworkNamespace | None]:
     """Read one request, and the descriptor that came with its first byte."""
     deadline = time.monotonic() + _READ_S
     sock.settimeout(_READ_S)
@@ -178,7 +178,7 @@ def _more(sock: socket.socket, deadline: float) -> bytes:
     return chunk
 
 
-def _take_namespace(ancillary: list[tuple[int, int, bytes]]) -> Namespace | None:
+def _take_namespace(ancillary: list[tuple[int, int, bytes]]) -> NetworkNamespace | None:
     descriptors = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -188,6 +188,6 @@ def _take_namespace(ancillary: list[tuple[int, int, bytes]]) -> Namespace | None
     if not descriptors:
         return None
     try:
-        return Namespace(descriptors[0], label="CNI_NETNS")
+        return NetworkNamespace(descriptors[0], label="CNI_NETNS")
     except NamespaceError:
         return None  # a plain file where a namespace was: DEL goes on without, ADD says so

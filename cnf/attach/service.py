@@ -38,7 +38,7 @@ from cnf.attach.frames import Request, Response
 from cnf.attach.node_network import blocks, demand, supply
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.netlink import errors as netlink_errors
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 from fleetboard.model import fleet
 from fleetboard.model.addresses import Network
 
@@ -61,7 +61,7 @@ class Plane:
         *,
         state_dir: pathlib.Path,
         netns_dir: pathlib.Path,
-        hub_netns: Namespace,
+        hub_netns: NetworkNamespace,
         on_change: Callable[[], None],
         node: str = "",
         on_call: Callable[[str, int, float], None] = _ignore,

@@ -24,9 +24,9 @@ _ROUTER = {links.FORWARDING: 1, links.RP_FILTER: 1, links.SEND_REDIRECTS: 0, lin
 class Ends:
     """Both ends of one attachment."""
 
-    near: links.End
+    near: links.VethEnd
     """In cnf's namespace."""
-    far: links.End
+    far: links.VethEnd
     """In the pod's."""
     alias: str
     paths: tuple[tuple[Address, Address], ...]
@@ -44,13 +44,15 @@ def plan_ends(record: records.Record, network: NodeNetwork) -> Ends:
     """Say what ``record`` looks like in the node's network as it is now."""
     pod_addresses = record.parse_addresses()
     return Ends(
-        near=links.End(
+        near=links.VethEnd(
             name=identity.veth_name(*record.key),
             mac=identity.gateway_mac(*record.key),
             mtu=network.mtu,
             index=identity.hub_index(pod_addresses[0]),
         ),
-        far=links.End(name=record.interface, mac=record.mac, mtu=network.mtu, index=record.index or identity.POD_INDEX),
+        far=links.VethEnd(
+            name=record.interface, mac=record.mac, mtu=network.mtu, index=record.index or identity.POD_INDEX
+        ),
         alias=identity.alias(*record.key, pod_addresses, record.pod_uid),
         paths=tuple((address, network.gateway(address.version)) for address in pod_addresses),
         fleet=network.fleet,

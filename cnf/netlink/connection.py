@@ -66,7 +66,7 @@ class Connection:
         for start in range(0, len(messages), _BATCH):
             self._send_batch(messages[start : start + _BATCH])
 
-    def ask(self, question: wire.Message, *, torn: bool = False) -> list[wire.Answer]:
+    def ask(self, question: wire.Message, *, torn: bool = False) -> list[wire.KernelMessage]:
         """Return the kernel's answers to a GET: one, or with ``Flag.DUMP`` all.
 
         A dump that the table changed under is asked for again, unless ``torn`` says that the caller can do with it:
@@ -79,7 +79,7 @@ class Connection:
         dump = question.flags & wire.Flag.DUMP == wire.Flag.DUMP
         for _ in range(5):
             sequence = self._transmit([question])
-            found: list[wire.Answer] = []
+            found: list[wire.KernelMessage] = []
             interrupted = False
             while True:
                 answer = self._receive_one(sequence)
@@ -108,7 +108,7 @@ class Connection:
     def _transmit(self, messages: Sequence[wire.Message]) -> int:
         first = self._sequence + 1
         self._sequence += len(messages)
-        self._pending: list[wire.Answer] = []
+        self._pending: list[wire.KernelMessage] = []
         try:
             self._socket.send(b"".join(m.encode(first + offset) for offset, m in enumerate(messages)))
         except OSError as err:
@@ -116,7 +116,7 @@ class Connection:
             raise errors.SilentKernelError(f"{messages[0].action}: can't send to the kernel: {err}") from err
         return first
 
-    def _receive_one(self, sequence: int) -> wire.Answer:
+    def _receive_one(self, sequence: int) -> wire.KernelMessage:
         while True:
             if not self._pending:
                 try:

@@ -36,7 +36,7 @@ FORWARDING, ACCEPT_REDIRECTS, SEND_REDIRECTS, RP_FILTER = 1, 4, 6, 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class End:
+class VethEnd:
     """One end of a veth pair to be made. ``index`` 0 leaves the number to the kernel."""
 
     name: str
@@ -75,7 +75,7 @@ def pack_mac(mac: str) -> bytes:
     return bytes.fromhex(mac.replace(":", ""))
 
 
-def create_veth(near: End, far: End, *, namespace: int) -> Message:
+def create_veth(near: VethEnd, far: VethEnd, *, namespace: int) -> Message:
     """Make a veth pair: ``near`` in the socket's namespace, ``far`` in the one that descriptor ``namespace`` opens.
 
     Atomic: on EEXIST or EBUSY (an index is taken) nothing is left. The kernel heeds the far end's index only when

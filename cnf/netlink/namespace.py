@@ -45,7 +45,7 @@ def cookie_of(sock: socket.socket) -> int:
         raise errors.NamespaceError(f"the kernel gives no namespace cookie (Linux 5.14 has it): {err}") from err
 
 
-class Namespace:
+class NetworkNamespace:
     """One network namespace, kept alive by the descriptor this owns until ``close``."""
 
     def __init__(self, descriptor: int, *, label: str) -> None:
@@ -66,7 +66,7 @@ class Namespace:
             raise errors.NamespaceError(f"{label} is not a network namespace")
 
     @classmethod
-    def open(cls, path: pathlib.Path | str) -> Namespace:
+    def open(cls, path: pathlib.Path | str) -> NetworkNamespace:
         """Open the namespace at ``path``.
 
         Raises:
@@ -79,11 +79,11 @@ class Namespace:
         return cls(descriptor, label=str(path))
 
     @classmethod
-    def current(cls) -> Namespace:
+    def current(cls) -> NetworkNamespace:
         """Open the calling thread's namespace."""
         return cls.open("/proc/thread-self/ns/net")
 
-    def __enter__(self) -> Namespace:
+    def __enter__(self) -> NetworkNamespace:
         return self
 
     def __exit__(

@@ -75,7 +75,7 @@ class Route:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Found:
+class InstalledRoute:
     """A route of ours as the kernel describes it, packed addresses and all."""
 
     destination: bytes
@@ -86,11 +86,11 @@ class Found:
     metric: int
 
 
-def read(kernel: connection.Connection, version: int) -> list[Found]:
+def read(kernel: connection.Connection, version: int) -> list[InstalledRoute]:
     """Return our routes of the main table. Not for the hot path: it is a dump."""
     family = addresses.FAMILY[version]
     body = _INFO.pack(family, 0, 0, 0, _MAIN, PROTOCOL, 0, 0, 0)
-    found: list[Found] = []
+    found: list[InstalledRoute] = []
     try:
         answers = kernel.ask(Message(_GETROUTE, Flag.DUMP, body, "list routes"))
     except errors.AbsentError:  # a namespace that never had a route has no table
@@ -101,7 +101,7 @@ def read(kernel: connection.Connection, version: int) -> list[Found]:
             continue
         parsed = wire.attributes(answer.body[_INFO.size :])
         found.append(
-            Found(
+            InstalledRoute(
                 destination=parsed.get(_DST, bytes(addresses.BITS[version] // 8)),
                 length=head[1],
                 index=wire.parse_u32(parsed.get(_OIF, bytes(4))),

@@ -64,7 +64,7 @@ class Message:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
+class KernelMessage:
     """One message from the kernel."""
 
     type: int
@@ -136,12 +136,12 @@ def parse_u32(payload: bytes) -> int:
     return int(struct.unpack("=I", payload[:4])[0])
 
 
-def answers(buffer: bytes) -> Iterator[Answer]:
+def answers(buffer: bytes) -> Iterator[KernelMessage]:
     """Part what one recv returned into messages."""
     offset = 0
     while offset + HEADER.size <= len(buffer):
         length, kind, flags, sequence, _ = HEADER.unpack_from(buffer, offset)
         if length < HEADER.size:
             break
-        yield Answer(kind, flags, sequence, buffer[offset + HEADER.size : offset + length])
+        yield KernelMessage(kind, flags, sequence, buffer[offset + HEADER.size : offset + length])
         offset += (length + 3) & ~3

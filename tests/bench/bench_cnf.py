@@ -15,7 +15,7 @@ import time
 
 from cnf.attach import server, service
 from cnf.attach.node_network import network
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 NETWORK = network.NodeNetwork(
     node_address=ipaddress.ip_address("10.112.4.0"),
@@ -33,7 +33,7 @@ def main(state: str, hub: str) -> None:
     served = service.Plane(
         state_dir=pathlib.Path(state),
         netns_dir=pathlib.Path("/run/netns"),
-        hub_netns=Namespace.open(hub),
+        hub_netns=NetworkNamespace.open(hub),
         on_change=lambda: None,
         on_call=lambda verb, code, seconds: calls.append((verb, seconds * 1000)),
     )

@@ -21,7 +21,7 @@ from netlab import Net, Nets
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.server import Server
 from cnf.attach.service import Plane
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 RUN = pathlib.Path("/run/fleetboard")
 NETWORK = NodeNetwork(
@@ -135,7 +135,7 @@ def make_node(nets: Nets, folder: pathlib.Path, shim: pathlib.Path) -> Iterator[
     RUN.mkdir(exist_ok=True)
     (folder / "run" / "del").mkdir(parents=True)
     hub = nets.make("hub")
-    with Namespace.open(hub.path) as handle:
+    with NetworkNamespace.open(hub.path) as handle:
         plane = Plane(state_dir=folder / "state", netns_dir=netlab.FOLDER, hub_netns=handle, on_change=lambda: None)
         try:
             plane.restore()

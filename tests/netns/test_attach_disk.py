@@ -17,7 +17,7 @@ from quick_nets import QuickNet, QuickNets
 from cnf.attach import frames
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.service import Plane
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
 
@@ -60,7 +60,7 @@ class Node:
         self.plane.set_network(NETWORK)
 
     def begin(self, *, boot: str = "boot 1") -> None:
-        self.handle = Namespace.open(self.hub.path)
+        self.handle = NetworkNamespace.open(self.hub.path)
         self.plane = Plane(
             state_dir=self.disk.path / "state",
             netns_dir=self.nets.folder,
@@ -91,7 +91,7 @@ class Node:
             "CNI_NETNS": str(net.path),
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID=u-{container}",
         }
-        with Namespace.open(net.path) as opened:
+        with NetworkNamespace.open(net.path) as opened:
             return self.plane.call(frames.Request(env, b'{"cniVersion":"1.1.0","name":"fleetboard"}', opened))
 
     def add(self, container: str) -> str:
@@ -103,7 +103,7 @@ class Node:
         return {one.pod_name: one.addresses[0] for one in self.plane.attachments()}
 
     def has_address(self, container: str, address: str) -> bool:
-        with Namespace.open(self.pods[container].path) as inside:
+        with NetworkNamespace.open(self.pods[container].path) as inside:
             return inside.holds(ipaddress.ip_address(address))
 
 
@@ -200,7 +200,7 @@ def test_a_copied_state_folder_gives_no_address_of_the_node_it_came_from(node: N
     copy.mkdir()
     shutil.copytree(node.disk.path / "state", copy / "state")
     hub = node.nets.make("hub of the other")
-    with Namespace.open(hub.path) as handle:
+    with NetworkNamespace.open(hub.path) as handle:
         other = Plane(
             state_dir=copy / "state",
             netns_dir=tmp_path / "nothing",

@@ -25,7 +25,7 @@ from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.service import Plane
 from cnf.controllers import status
 from cnf.controllers.blocks import controller as block_controller
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 from cnf.tunnel.plan import parse
 from fleetboard.kube import controller, events
 from fleetboard.model import names
@@ -52,7 +52,7 @@ class Node:
     def __init__(self, api: FakeApi, nets: QuickNets, folder: pathlib.Path) -> None:
         self.api, self.clock = api, Clock()
         self.hub = nets.make("hub")
-        self.handle = Namespace.open(self.hub.path)
+        self.handle = NetworkNamespace.open(self.hub.path)
         client = api.client()
         self.known = caches.Caches(
             client,
@@ -125,7 +125,7 @@ class Node:
             "CNI_NETNS": str(net.path),
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID=u-{container}",
         }
-        with Namespace.open(net.path) as opened:
+        with NetworkNamespace.open(net.path) as opened:
             return self.plane.call(frames.Request(env, CONFIG, opened))
 
     @property

@@ -31,7 +31,7 @@ from cnf.attach import frames, identity, journal, spool
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.service import Plane
 from cnf.netlink import connection, links
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
 
@@ -149,7 +149,7 @@ class Node:
         """Start the process, and again when it ends while it starts."""
         while True:
             self.fate.arm(self.choose_end())
-            self.handle = Namespace.open(self.hub.path)
+            self.handle = NetworkNamespace.open(self.hub.path)
             self.plane = Plane(
                 state_dir=self.folder / "state",
                 netns_dir=self.nets.folder,
@@ -187,7 +187,7 @@ class Node:
         return NodeNetwork(BLOCKS[0].network_address, self.blocks, FLEET, 1360)
 
     def call(self, verb: str, pod: Pod, *, with_net: bool = True, **config: Any) -> frames.Response:
-        namespace = Namespace.open(pod.net.path) if with_net and pod.net.path.exists() else None
+        namespace = NetworkNamespace.open(pod.net.path) if with_net and pod.net.path.exists() else None
         try:
             return self.plane.call(frames.Request(environment(verb, pod), render(config), namespace))
         finally:
@@ -383,14 +383,14 @@ class Node:
             name = identity.veth_name(pod.container, "net1")
             assert name in standing, f"{pod.container} lost its interface"
             assert f" {pod.address} " in f"{standing[name].alias} ", "the kernel has another address"
-            with Namespace.open(pod.net.path) as inside:
+            with NetworkNamespace.open(pod.net.path) as inside:
                 assert inside.holds(ipaddress.ip_address(pod.address)), f"{pod.container} lost {pod.address}"
         for net in self.spare:
             if net is not self.hub:
                 assert net in [pod.net for pod in self.owed] or not self.has_interface(net)
 
     def has_interface(self, net: QuickNet) -> bool:
-        with Namespace.open(net.path) as opened, opened.connect() as inside:
+        with NetworkNamespace.open(net.path) as opened, opened.connect() as inside:
             return links.find(inside, "net1") is not None
 
     def settle(self) -> None:

@@ -19,16 +19,16 @@ from netlab import Net, Nets
 
 from cnf.attach import frames
 from cnf.attach.service import Plane
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
 
 SERVE = """
 import ipaddress, pathlib, sys, threading
 from cnf.attach import network, plane, server
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 state, hub, folder, path = sys.argv[1:]
-made = plane.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder), hub_netns=Namespace.open(hub),
+made = plane.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder), hub_netns=NetworkNamespace.open(hub),
                    on_change=lambda: None)
 made.restore()
 made.set_network(network.NodeNetwork(ipaddress.ip_address("10.112.4.0"), (ipaddress.ip_network("10.112.4.0/26"),),
@@ -109,7 +109,7 @@ def test_a_kill_among_adds_loses_no_answer_and_leaks_nothing(
         process.wait(30)
         for call in calls:
             call.result(timeout=60)
-    with Namespace.open(cnf.hub.path) as hub:
+    with NetworkNamespace.open(cnf.hub.path) as hub:
         plane = Plane(state_dir=tmp_path / "state", netns_dir=netlab.FOLDER, hub_netns=hub, on_change=lambda: None)
         plane.restore()
         held = {a.pod_name: f"{a.addresses[0]}/32" for a in plane.attachments()}

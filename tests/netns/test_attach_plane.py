@@ -24,7 +24,7 @@ from cnf.attach import frames, identity
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.service import Plane
 from cnf.netlink import errors, links
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
 
@@ -45,7 +45,7 @@ class Node:
     state: pathlib.Path
     hub: Net
     plane: Plane
-    hub_handle: Namespace
+    hub_handle: NetworkNamespace
     changes: list[int] = dataclasses.field(default_factory=list)
 
     def call(self, verb: str, pod: Net | None, container: str, **over: Any) -> frames.Response:
@@ -59,7 +59,7 @@ class Node:
             "CNI_PATH": "/opt/cni/bin",
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID=u-{container}",
         }
-        namespace = Namespace.open(pod.path) if pod and pod.path.exists() else None
+        namespace = NetworkNamespace.open(pod.path) if pod and pod.path.exists() else None
         try:
             request = frames.Request(env, json.dumps(config).encode(), namespace, **over)
             return self.plane.call(request)
@@ -78,12 +78,12 @@ class Node:
         self.plane.close()
         self.hub_handle.close()
         self.hub = hub or self.hub
-        self.hub_handle = Namespace.open(self.hub.path)
+        self.hub_handle = NetworkNamespace.open(self.hub.path)
         self.plane = make_plane(self.state, self.hub_handle, boot_id=boot_id)
         return self.plane.restore()
 
 
-def make_plane(state: pathlib.Path, hub: Namespace, *, boot_id: str | None = None) -> Plane:
+def make_plane(state: pathlib.Path, hub: NetworkNamespace, *, boot_id: str | None = None) -> Plane:
     return Plane(
         state_dir=state, netns_dir=netlab.FOLDER, hub_netns=hub, on_change=lambda: None, patience_s=0.2, boot_id=boot_id
     )
@@ -92,7 +92,7 @@ def make_plane(state: pathlib.Path, hub: Namespace, *, boot_id: str | None = Non
 @pytest.fixture
 def node(nets: Nets, tmp_path: pathlib.Path) -> Iterator[Node]:
     hub = nets.make("hub")
-    handle = Namespace.open(hub.path)
+    handle = NetworkNamespace.open(hub.path)
     plane = make_plane(tmp_path / "state", handle)
     plane.restore()
     plane.set_network(NETWORK)
@@ -244,7 +244,7 @@ def test_check_agrees_with_add_and_sees_what_was_changed(node: Node) -> None:
 
 def test_a_node_without_addresses_says_so(nets: Nets, tmp_path: pathlib.Path) -> None:
     pod = nets.make()
-    with Namespace.open(nets.make("hub").path) as hub:
+    with NetworkNamespace.open(nets.make("hub").path) as hub:
         plane = make_plane(tmp_path, hub)
         plane.restore()
         node = Node(nets, tmp_path, Net("none"), plane, hub)
@@ -299,7 +299,7 @@ def add_interfaces(node: Node, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 
         def add() -> None:
             near, far = f"busy{next(numbers)}", f"busy{next(numbers)}"
-            ends = links.End(near, "02:00:00:00:00:01", 1360), links.End(far, "02:00:00:00:00:02", 1360)
+            ends = links.VethEnd(near, "02:00:00:00:00:01", 1360), links.VethEnd(far, "02:00:00:00:00:02", 1360)
             other.send([links.create_veth(*ends, namespace=node.hub_handle.fileno())])
 
         opens = node.hub_handle.open_socket
@@ -413,7 +413,7 @@ def test_a_new_namespace_after_the_old_one_died_gets_them_too(
     node.hub_handle.close()
     node.nets.remove(old)
     eventually(lambda: "net1" not in pod.run("ip", "link"))
-    node.hub_handle = Namespace.open(new.path)
+    node.hub_handle = NetworkNamespace.open(new.path)
     summary = node.restart(hub=new)
     assert summary.recreated == 1
     assert f"{identity.POD_INDEX}: net1" in pod.run("ip", "link")

@@ -26,9 +26,9 @@ SERVE = """
 import ipaddress, pathlib, sys, threading
 import shim_node
 from cnf.attach import plane, server
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 state, hub, folder, path = sys.argv[1:]
-made = plane.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder), hub_netns=Namespace.open(hub),
+made = plane.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder), hub_netns=NetworkNamespace.open(hub),
                    on_change=lambda: None)
 made.restore()
 made.set_network(shim_node.NETWORK)

@@ -23,7 +23,7 @@ from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.server import Server
 from cnf.attach.service import Plane
 from cnf.attach.spool import Spool
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
 
@@ -107,7 +107,7 @@ def listening(server: Server) -> Iterator[None]:
 @pytest.fixture
 def node(nets: Nets, tmp_path: pathlib.Path) -> Iterator[Node]:
     hub = nets.make("hub")
-    with Namespace.open(hub.path) as handle:
+    with NetworkNamespace.open(hub.path) as handle:
         plane = Plane(state_dir=tmp_path / "state", netns_dir=netlab.FOLDER, hub_netns=handle, on_change=lambda: None)
         plane.restore()
         plane.set_network(NETWORK)

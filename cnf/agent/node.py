@@ -39,7 +39,7 @@ class Node:
         self.plane = attach_plane.Plane(
             state_dir=options.state_dir,
             netns_dir=options.netns_dir,
-            hub_netns=namespace.NetworkNamespace.current(),
+            node_netns=namespace.NetworkNamespace.current(),
             on_change=self._changed,
             node=options.node,
             on_call=self._called,

@@ -74,7 +74,7 @@ class Adder:
     def _add_inside(
         self, call: protocol.Call, request: Request, pod: NetworkNamespace, inside: connection.Connection
     ) -> Added:
-        if pod.cookie == self.plumber.hub_cookie:
+        if pod.cookie == self.plumber.own_cookie:
             raise CallRefusedError(Code.INVALID_NETNS, f"CNI_NETNS {call.netns!r} is cnf's own namespace")
         self._refuse_second(call, pod.cookie)
         record, mark, network = self._reserve(call, request, pod)

@@ -48,7 +48,7 @@ class Deleter:
         try:
             with contextlib.suppress(errors.NetlinkError), pod.connect() as inside:
                 known = record is None or record.cookie == pod.cookie
-                if known and pod.cookie != self.plumber.hub_cookie and not self._is_anothers(call, pod):
+                if known and pod.cookie != self.plumber.own_cookie and not self._is_anothers(call, pod):
                     self._clean_inside(call, inside)
         finally:
             if namespace is None:

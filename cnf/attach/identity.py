@@ -17,7 +17,7 @@ from fleetboard.model.addresses import Address
 POD_INDEX = 10112
 """Index of the pod's end: far above those the kernel gives, and a pod has one attachment of ours."""
 
-_HUB_INDEX = 0x1000000
+_NEAR_INDEX = 0x1000000
 _ALIAS = re.compile(r"fleet:(?P<container>[^ :]+):(?P<interface>[^ :]+) (?P<addresses>[0-9a-f.:,]+) ?(?P<uid>[^ ]*)")
 _ALIAS_LIMIT = 255
 
@@ -46,9 +46,9 @@ def _mac(digest: bytes) -> str:
     return bytes([digest[0] & 0xFC | 0x02, *digest[1:6]]).hex(":")
 
 
-def hub_index(address: Address) -> int:
+def near_index(address: Address) -> int:
     """Return the index of cnf's end: one for each address, out of the way of those the kernel gives."""
-    return _HUB_INDEX + (int(address) & 0xFFFFFF)
+    return _NEAR_INDEX + (int(address) & 0xFFFFFF)
 
 
 def alias(container_id: str, interface: str, addresses: Sequence[Address], pod_uid: str) -> str:

@@ -26,18 +26,18 @@ class OccupiedError(errors.NetlinkError):
 
 
 class Plumber:
-    """Hands for the kernel; ``hub`` is the namespace where cnf's ends live. Any thread."""
+    """Executes wiring plans; ``netns`` is cnf's own namespace. Any thread."""
 
-    def __init__(self, hub: NetworkNamespace) -> None:
-        """``hub`` stays the caller's to close."""
-        self._hub = hub
+    def __init__(self, netns: NetworkNamespace) -> None:
+        """``netns`` stays the caller's to close."""
+        self._netns = netns
         self._idle: queue.LifoQueue[connection.Connection] = queue.LifoQueue(_KEPT)
         self._remover = removal.Remover(self.kernel)
 
     @property
-    def hub_cookie(self) -> int:
+    def own_cookie(self) -> int:
         """The number of cnf's namespace."""
-        return self._hub.cookie
+        return self._netns.cookie
 
     @contextlib.contextmanager
     def kernel(self) -> Iterator[connection.Connection]:
@@ -45,7 +45,7 @@ class Plumber:
         try:
             kernel = self._idle.get_nowait()
         except queue.Empty:
-            kernel = self._hub.connect()
+            kernel = self._netns.connect()
         try:
             yield kernel
         finally:
@@ -69,7 +69,7 @@ class Plumber:
 
     def holds(self, address: Address) -> bool:
         """Say whether cnf's namespace has that address."""
-        return self._hub.holds(address)
+        return self._netns.holds(address)
 
     def attach(self, ends: wiring.Ends, *, pod: NetworkNamespace, inside: connection.Connection) -> wiring.Ends:
         """Make and wire both ends; return them with the indexes they got.

@@ -61,7 +61,7 @@ class Plane:
         *,
         state_dir: pathlib.Path,
         netns_dir: pathlib.Path,
-        hub_netns: NetworkNamespace,
+        node_netns: NetworkNamespace,
         on_change: Callable[[], None],
         node: str = "",
         on_call: Callable[[str, int, float], None] = _ignore,
@@ -85,7 +85,7 @@ class Plane:
         self._on_call = on_call
         boot = _BOOT_ID.read_text().strip() if boot_id is None else boot_id
         self._ledger = ledger.Ledger(journal.Journal(state_dir / "journal"), node=node, clock=clock, wall=wall)
-        self._plumber = plumber.Plumber(hub_netns)
+        self._plumber = plumber.Plumber(node_netns)
         self._supply = supply.Supply()
         self._locks = locks.KeyedLocks()
         found = pods.Pods(netns_dir)

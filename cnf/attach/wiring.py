@@ -48,7 +48,7 @@ def plan_ends(record: records.Record, network: NodeNetwork) -> Ends:
             name=identity.veth_name(*record.key),
             mac=identity.gateway_mac(*record.key),
             mtu=network.mtu,
-            index=identity.hub_index(pod_addresses[0]),
+            index=identity.near_index(pod_addresses[0]),
         ),
         far=links.VethEnd(
             name=record.interface, mac=record.mac, mtu=network.mtu, index=record.index or identity.POD_INDEX

@@ -25,7 +25,7 @@ NETWORK = network.NodeNetwork(
 )
 
 
-def main(state: str, hub: str) -> None:
+def main(state: str, node_netns: str) -> None:
     """Restore, serve, and say so in one line of JSON."""
     started = time.monotonic()
     sys.setswitchinterval(0.0005)  # as cnf does
@@ -33,7 +33,7 @@ def main(state: str, hub: str) -> None:
     served = service.Plane(
         state_dir=pathlib.Path(state),
         netns_dir=pathlib.Path("/run/netns"),
-        hub_netns=NetworkNamespace.open(hub),
+        node_netns=NetworkNamespace.open(node_netns),
         on_change=lambda: None,
         on_call=lambda verb, code, seconds: calls.append((verb, seconds * 1000)),
     )

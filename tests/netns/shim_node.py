@@ -79,7 +79,7 @@ class Node:
     folder: pathlib.Path
     shim: pathlib.Path
     plane: Plane
-    hub: Net
+    node_netns: Net
 
     @property
     def run(self) -> pathlib.Path:
@@ -134,12 +134,12 @@ def make_node(nets: Nets, folder: pathlib.Path, shim: pathlib.Path) -> Iterator[
     # Never removed again: that would take it from under another run of the tests.
     RUN.mkdir(exist_ok=True)
     (folder / "run" / "del").mkdir(parents=True)
-    hub = nets.make("hub")
-    with NetworkNamespace.open(hub.path) as handle:
-        plane = Plane(state_dir=folder / "state", netns_dir=netlab.FOLDER, hub_netns=handle, on_change=lambda: None)
+    node_netns = nets.make("node")
+    with NetworkNamespace.open(node_netns.path) as handle:
+        plane = Plane(state_dir=folder / "state", netns_dir=netlab.FOLDER, node_netns=handle, on_change=lambda: None)
         try:
             plane.restore()
             plane.set_network(NETWORK)
-            yield Node(nets, folder, shim, plane, hub)
+            yield Node(nets, folder, shim, plane, node_netns)
         finally:
             plane.close()

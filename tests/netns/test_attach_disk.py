@@ -54,17 +54,17 @@ class Node:
 
     def __init__(self, nets: QuickNets, disk: Disk) -> None:
         self.disk, self.nets = disk, nets
-        self.hub = nets.make("hub")
+        self.node_netns = nets.make("node")
         self.pods: dict[str, QuickNet] = {}
         self.begin()
         self.plane.set_network(NETWORK)
 
     def begin(self, *, boot: str = "boot 1") -> None:
-        self.handle = NetworkNamespace.open(self.hub.path)
+        self.handle = NetworkNamespace.open(self.node_netns.path)
         self.plane = Plane(
             state_dir=self.disk.path / "state",
             netns_dir=self.nets.folder,
-            hub_netns=self.handle,
+            node_netns=self.handle,
             on_change=lambda: None,
             node="n",
             patience_s=0,
@@ -199,12 +199,12 @@ def test_a_copied_state_folder_gives_no_address_of_the_node_it_came_from(node: N
     copy = tmp_path / "copy"
     copy.mkdir()
     shutil.copytree(node.disk.path / "state", copy / "state")
-    hub = node.nets.make("hub of the other")
-    with NetworkNamespace.open(hub.path) as handle:
+    node_netns = node.nets.make("another")
+    with NetworkNamespace.open(node_netns.path) as handle:
         other = Plane(
             state_dir=copy / "state",
             netns_dir=tmp_path / "nothing",
-            hub_netns=handle,
+            node_netns=handle,
             on_change=lambda: None,
             node="another",
             patience_s=0,

@@ -51,8 +51,8 @@ class Node:
 
     def __init__(self, api: FakeApi, nets: QuickNets, folder: pathlib.Path) -> None:
         self.api, self.clock = api, Clock()
-        self.hub = nets.make("hub")
-        self.handle = NetworkNamespace.open(self.hub.path)
+        self.node_netns = nets.make("node")
+        self.handle = NetworkNamespace.open(self.node_netns.path)
         client = api.client()
         self.known = caches.Caches(
             client,
@@ -69,7 +69,7 @@ class Node:
         self.plane = Plane(
             state_dir=folder / "state",
             netns_dir=nets.folder,
-            hub_netns=self.handle,
+            node_netns=self.handle,
             on_change=lambda: self.publish.enqueue(ALL),
             node=NODE,
             outlook=lambda: block_controller.outlook(self.known, node=NODE, cluster="c1"),

@@ -134,7 +134,7 @@ class Node:
         self.choose_end = choose_end or self.choose_any_end
         """At which step the next process ends while it starts, if it does."""
         self.seen: collections.Counter[str] = collections.Counter()
-        self.hub = self.make_net()
+        self.node_netns = self.make_net()
         self.begin()
 
     def clock(self) -> float:
@@ -149,11 +149,11 @@ class Node:
         """Start the process, and again when it ends while it starts."""
         while True:
             self.fate.arm(self.choose_end())
-            self.handle = NetworkNamespace.open(self.hub.path)
+            self.handle = NetworkNamespace.open(self.node_netns.path)
             self.plane = Plane(
                 state_dir=self.folder / "state",
                 netns_dir=self.nets.folder,
-                hub_netns=self.handle,
+                node_netns=self.handle,
                 on_change=lambda: None,
                 node="n",
                 patience_s=0,
@@ -333,7 +333,7 @@ class Node:
 
     def move(self) -> None:
         """The cnf pod is replaced: its namespace is another, the old one goes at once or stays a while."""
-        old, self.hub = self.hub, self.make_net()
+        old, self.node_netns = self.node_netns, self.make_net()
         if self.choose.random() < 0.5:
             old.end()
         else:
@@ -355,9 +355,9 @@ class Node:
         """All namespaces go, and what had not reached the disk."""
         self.finish()
         self.boot += 1
-        for net in [self.hub, *self.spare, *(pod.net for pod in self.living.values())]:
+        for net in [self.node_netns, *self.spare, *(pod.net for pod in self.living.values())]:
             net.end()
-        self.spare, self.living, self.hub = [], {}, self.make_net()
+        self.spare, self.living, self.node_netns = [], {}, self.make_net()
         path = self.folder / "state" / "journal"
         whole = path.read_bytes()
         path.write_bytes(whole[: self.choose.randrange(len(whole) + 1)])
@@ -386,7 +386,7 @@ class Node:
             with NetworkNamespace.open(pod.net.path) as inside:
                 assert inside.holds(ipaddress.ip_address(pod.address)), f"{pod.container} lost {pod.address}"
         for net in self.spare:
-            if net is not self.hub:
+            if net is not self.node_netns:
                 assert net in [pod.net for pod in self.owed] or not self.has_interface(net)
 
     def has_interface(self, net: QuickNet) -> bool:
@@ -541,7 +541,7 @@ def test_a_replaced_pod_that_ends_at_any_step_is_replaced_by_the_next(node: Node
     living(node, 3)
     for steps in itertools.count():
         node.finish()
-        old, node.hub = node.hub, node.make_net()
+        old, node.node_netns = node.node_netns, node.make_net()
         plan = iter([steps])
         node.choose_end = lambda plan=plan: next(plan, None)  # type: ignore[misc]
         before = node.seen["ended at start"]

@@ -25,11 +25,12 @@ pytestmark = pytest.mark.netns
 
 SERVE = """
 import ipaddress, pathlib, sys, threading
-from cnf.attach import network, plane, server
+from cnf.attach import server, service
+from cnf.attach.node_network import network
 from cnf.netlink.namespace import NetworkNamespace
-state, hub, folder, path = sys.argv[1:]
-made = plane.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder), hub_netns=NetworkNamespace.open(hub),
-                   on_change=lambda: None)
+state, node_netns, folder, path = sys.argv[1:]
+made = service.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder),
+                     node_netns=NetworkNamespace.open(node_netns), on_change=lambda: None)
 made.restore()
 made.set_network(network.NodeNetwork(ipaddress.ip_address("10.112.4.0"), (ipaddress.ip_network("10.112.4.0/26"),),
                                      (ipaddress.ip_network("10.112.0.0/12"),), 1360))
@@ -42,7 +43,7 @@ class Killable:
     """A cnf that serves in a process of its own."""
 
     folder: pathlib.Path
-    hub: Net
+    node_netns: Net
 
     @property
     def path(self) -> pathlib.Path:
@@ -50,7 +51,7 @@ class Killable:
 
     def start(self) -> subprocess.Popen[bytes]:
         self.path.unlink(missing_ok=True)
-        command = [sys.executable, "-c", SERVE, self.folder / "state", self.hub.path, netlab.FOLDER, self.path]
+        command = [sys.executable, "-c", SERVE, self.folder / "state", self.node_netns.path, netlab.FOLDER, self.path]
         process = subprocess.Popen([str(part) for part in command])
         deadline = time.monotonic() + 90
         while not self.path.exists():
@@ -89,7 +90,7 @@ class Killable:
 def test_a_kill_among_adds_loses_no_answer_and_leaks_nothing(
     nets: Nets, tmp_path: pathlib.Path, answers_before_the_kill: int
 ) -> None:
-    cnf = Killable(tmp_path, nets.make("hub"))
+    cnf = Killable(tmp_path, nets.make("node"))
     pods = [nets.make() for _ in range(24)]
     process = cnf.start()
     answered: dict[str, str] = {}
@@ -109,8 +110,10 @@ def test_a_kill_among_adds_loses_no_answer_and_leaks_nothing(
         process.wait(30)
         for call in calls:
             call.result(timeout=60)
-    with NetworkNamespace.open(cnf.hub.path) as hub:
-        plane = Plane(state_dir=tmp_path / "state", netns_dir=netlab.FOLDER, hub_netns=hub, on_change=lambda: None)
+    with NetworkNamespace.open(cnf.node_netns.path) as node_netns:
+        plane = Plane(
+            state_dir=tmp_path / "state", netns_dir=netlab.FOLDER, node_netns=node_netns, on_change=lambda: None
+        )
         plane.restore()
         held = {a.pod_name: f"{a.addresses[0]}/32" for a in plane.attachments()}
         plane.close()

@@ -43,9 +43,9 @@ class Node:
 
     nets: Nets
     state: pathlib.Path
-    hub: Net
+    node_netns: Net
     plane: Plane
-    hub_handle: NetworkNamespace
+    node_handle: NetworkNamespace
     changes: list[int] = dataclasses.field(default_factory=list)
 
     def call(self, verb: str, pod: Net | None, container: str, **over: Any) -> frames.Response:
@@ -73,33 +73,38 @@ class Node:
         assert response.code == 0, response.stdout
         return str(json.loads(response.stdout)["ips"][0]["address"]).partition("/")[0]
 
-    def restart(self, *, hub: Net | None = None, boot_id: str | None = None) -> Any:
+    def restart(self, *, node_netns: Net | None = None, boot_id: str | None = None) -> Any:
         """End the process (as a kill does: nothing is torn down) and start another, maybe in a new namespace."""
         self.plane.close()
-        self.hub_handle.close()
-        self.hub = hub or self.hub
-        self.hub_handle = NetworkNamespace.open(self.hub.path)
-        self.plane = make_plane(self.state, self.hub_handle, boot_id=boot_id)
+        self.node_handle.close()
+        self.node_netns = node_netns or self.node_netns
+        self.node_handle = NetworkNamespace.open(self.node_netns.path)
+        self.plane = make_plane(self.state, self.node_handle, boot_id=boot_id)
         return self.plane.restore()
 
 
-def make_plane(state: pathlib.Path, hub: NetworkNamespace, *, boot_id: str | None = None) -> Plane:
+def make_plane(state: pathlib.Path, node_netns: NetworkNamespace, *, boot_id: str | None = None) -> Plane:
     return Plane(
-        state_dir=state, netns_dir=netlab.FOLDER, hub_netns=hub, on_change=lambda: None, patience_s=0.2, boot_id=boot_id
+        state_dir=state,
+        netns_dir=netlab.FOLDER,
+        node_netns=node_netns,
+        on_change=lambda: None,
+        patience_s=0.2,
+        boot_id=boot_id,
     )
 
 
 @pytest.fixture
 def node(nets: Nets, tmp_path: pathlib.Path) -> Iterator[Node]:
-    hub = nets.make("hub")
-    handle = NetworkNamespace.open(hub.path)
+    node_netns = nets.make("node")
+    handle = NetworkNamespace.open(node_netns.path)
     plane = make_plane(tmp_path / "state", handle)
     plane.restore()
     plane.set_network(NETWORK)
-    made = Node(nets, tmp_path / "state", hub, plane, handle)
+    made = Node(nets, tmp_path / "state", node_netns, plane, handle)
     yield made
     made.plane.close()
-    made.hub_handle.close()
+    made.node_handle.close()
 
 
 def refusal(response: frames.Response) -> tuple[int, str]:
@@ -116,8 +121,8 @@ def test_a_pod_reaches_the_node_and_its_neighbour(node: Node) -> None:
     assert one.answers_ping(second)
     assert two.answers_ping(first, size=1332, fragment=False)
     assert not two.answers_ping(first, size=1333, fragment=False)
-    assert node.hub.answers_ping(first)
-    assert "10.112.4.0" in node.hub.run("ip", "route", "get", first)
+    assert node.node_netns.answers_ping(first)
+    assert "10.112.4.0" in node.node_netns.run("ip", "route", "get", first)
 
 
 def test_the_result_lists_the_pods_interface_alone(node: Node) -> None:
@@ -138,7 +143,7 @@ def test_delete_leaves_nothing_on_either_end(node: Node) -> None:
     assert node.call("DEL", pod, "one").code == 0
     assert "net1" not in pod.run("ip", "link")
     assert pod.run("ip", "route", "show", "table", "main") == ""
-    assert "fv" not in node.hub.run("ip", "-br", "link")
+    assert "fv" not in node.node_netns.run("ip", "-br", "link")
     assert node.plane.attachments() == []
     assert node.call("DEL", pod, "one").code == 0
 
@@ -179,7 +184,7 @@ def test_a_name_that_is_taken_is_refused_and_leaves_nothing(node: Node) -> None:
     pod = node.nets.make()
     pod.run("ip", "link", "add", "net1", "type", "veth")
     assert refusal(node.call("ADD", pod, "one"))[0] == 100
-    assert "fv" not in node.hub.run("ip", "-br", "link")
+    assert "fv" not in node.node_netns.run("ip", "-br", "link")
     assert "unreachable" not in pod.run("ip", "route")
     assert (node.plane.usage().used, node.plane.usage().free) == (0, 63)
 
@@ -190,8 +195,8 @@ def test_an_index_that_is_taken_is_no_obstacle(node: Node) -> None:
     node.add(pod, "one")
     assert pod.answers_ping("10.112.4.0")
     taken = node.nets.make()
-    index = identity.hub_index(ipaddress.ip_address("10.112.4.2"))
-    node.hub.run("ip", "link", "add", "other", "index", str(index), "type", "veth")
+    index = identity.near_index(ipaddress.ip_address("10.112.4.2"))
+    node.node_netns.run("ip", "link", "add", "other", "index", str(index), "type", "veth")
     node.add(taken, "two")
     assert taken.answers_ping("10.112.4.0")
     assert f"{identity.POD_INDEX}: net1" in taken.run("ip", "link")
@@ -244,10 +249,10 @@ def test_check_agrees_with_add_and_sees_what_was_changed(node: Node) -> None:
 
 def test_a_node_without_addresses_says_so(nets: Nets, tmp_path: pathlib.Path) -> None:
     pod = nets.make()
-    with NetworkNamespace.open(nets.make("hub").path) as hub:
-        plane = make_plane(tmp_path, hub)
+    with NetworkNamespace.open(nets.make("node").path) as node_netns:
+        plane = make_plane(tmp_path, node_netns)
         plane.restore()
-        node = Node(nets, tmp_path, Net("none"), plane, hub)
+        node = Node(nets, tmp_path, Net("none"), plane, node_netns)
         code, message = refusal(node.call("ADD", pod, "one"))
         assert code == 11
         assert "no fleet addresses yet" in message
@@ -295,15 +300,15 @@ class Restless(socket.socket):
 def add_interfaces(node: Node, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Let an interface come before each of the kernel's answers to cnf, once called: no long dump is whole then."""
     numbers = itertools.count()
-    with node.hub_handle.connect() as other:
+    with node.node_handle.connect() as other:
 
         def add() -> None:
             near, far = f"busy{next(numbers)}", f"busy{next(numbers)}"
             ends = links.VethEnd(near, "02:00:00:00:00:01", 1360), links.VethEnd(far, "02:00:00:00:00:02", 1360)
-            other.send([links.create_veth(*ends, namespace=node.hub_handle.fileno())])
+            other.send([links.create_veth(*ends, namespace=node.node_handle.fileno())])
 
-        opens = node.hub_handle.open_socket
-        monkeypatch.setattr(node.hub_handle, "open_socket", lambda: Restless(fileno=opens().detach()))
+        opens = node.node_handle.open_socket
+        monkeypatch.setattr(node.node_handle, "open_socket", lambda: Restless(fileno=opens().detach()))
         yield lambda: monkeypatch.setattr(Restless, "happens", staticmethod(add))
         monkeypatch.undo()
 
@@ -317,7 +322,7 @@ def test_interfaces_that_come_meanwhile_keep_no_add_from_its_answer(
     assert len(set(held)) == 63
     add_interfaces()
     with (
-        node.hub_handle.connect() as kernel,
+        node.node_handle.connect() as kernel,
         pytest.raises(errors.SilentKernelError, match="under five dumps in a row"),
     ):
         kernel.ask(links.list_all())
@@ -393,8 +398,8 @@ def test_a_new_namespace_gets_the_same_pairs_again(node: Node) -> None:
     held = [node.add(pod, f"c{i}") for i, pod in enumerate(pods)]
     before = [pod.run("ip", "-o", "link", "show", "net1").split("\\")[0].split("@")[0] for pod in pods]
     macs = [pod.run("cat", "/sys/class/net/net1/address") for pod in pods]
-    old = node.hub
-    summary = node.restart(hub=node.nets.make("hub2"))  # the old one still lives, as a pod that is ending
+    old = node.node_netns
+    summary = node.restart(node_netns=node.nets.make("node2"))  # the old one still lives, as a pod that is ending
     assert summary.recreated == 6
     assert [pod.run("ip", "-o", "link", "show", "net1").split("\\")[0].split("@")[0] for pod in pods] == before
     assert [pod.run("cat", "/sys/class/net/net1/address") for pod in pods] == macs
@@ -408,13 +413,13 @@ def test_a_new_namespace_after_the_old_one_died_gets_them_too(
 ) -> None:
     pod = node.nets.make()
     address = node.add(pod, "one")
-    old, new = node.hub, node.nets.make("hub2")
+    old, new = node.node_netns, node.nets.make("node2")
     node.plane.close()
-    node.hub_handle.close()
+    node.node_handle.close()
     node.nets.remove(old)
     eventually(lambda: "net1" not in pod.run("ip", "link"))
-    node.hub_handle = NetworkNamespace.open(new.path)
-    summary = node.restart(hub=new)
+    node.node_handle = NetworkNamespace.open(new.path)
+    summary = node.restart(node_netns=new)
     assert summary.recreated == 1
     assert f"{identity.POD_INDEX}: net1" in pod.run("ip", "link")
     assert pod.answers_ping("10.112.4.0")
@@ -426,7 +431,7 @@ def test_a_dead_pod_is_freed_in_the_second_pass(node: Node, eventually: Callable
     node.add(dead, "dead")
     node.add(living, "living")
     node.nets.remove(dead)
-    summary = node.restart(hub=node.nets.make("hub2"))
+    summary = node.restart(node_netns=node.nets.make("node2"))
     assert (summary.recreated, summary.suspected, summary.freed) == (1, 1, 0)
     eventually(lambda: node.plane.collect() == 1)
     assert [a.pod_name for a in node.plane.attachments()] == ["living"]
@@ -435,7 +440,7 @@ def test_a_dead_pod_is_freed_in_the_second_pass(node: Node, eventually: Callable
 def test_another_boot_frees_everything_at_once(node: Node) -> None:
     node.add(node.nets.make(), "one")
     node.add(node.nets.make(), "two")
-    summary = node.restart(hub=node.nets.make("hub2"), boot_id="another")
+    summary = node.restart(node_netns=node.nets.make("node2"), boot_id="another")
     assert summary.freed == 2
     assert node.plane.attachments() == []
 
@@ -449,7 +454,7 @@ def test_a_lost_journal_is_made_again_from_the_kernel(node: Node) -> None:
     attachment = node.plane.attachments()[0]
     assert (attachment.addresses, attachment.pod_uid, attachment.interface) == ([address], "u-one", "net1")
     assert node.add(node.nets.make(), "two") != address
-    assert node.restart(hub=node.nets.make("hub2")).recreated == 2
+    assert node.restart(node_netns=node.nets.make("node2")).recreated == 2
 
 
 def test_an_add_that_never_ended_is_rolled_back_at_the_next_start(node: Node) -> None:
@@ -469,7 +474,7 @@ def test_the_mtu_falls_on_live_interfaces(node: Node) -> None:
     node.add(pod, "one")
     node.plane.set_network(dataclasses.replace(NETWORK, mtu=1280))
     assert "mtu 1280" in pod.run("ip", "link", "show", "net1")
-    assert "mtu 1280" in node.hub.run("ip", "-o", "link", "show", "type", "veth")
+    assert "mtu 1280" in node.node_netns.run("ip", "-o", "link", "show", "type", "veth")
     assert pod.answers_ping("10.112.4.0", size=1252, fragment=False)
 
 
@@ -499,7 +504,7 @@ def test_both_families_are_wired_together(node: Node) -> None:
     assert pod.answers_ping("fd00:1::")
     assert pod.answers_ping("10.112.4.0")
     assert node.call("CHECK", pod, "one", config={"prevResult": result}).code == 0
-    assert node.restart(hub=node.nets.make("hub2")).recreated == 1
+    assert node.restart(node_netns=node.nets.make("node2")).recreated == 1
     assert pod.answers_ping("fd00:1::")
     assert node.call("DEL", pod, "one").code == 0
     assert pod.run("ip", "-6", "route") == ""
@@ -511,10 +516,10 @@ def test_a_hundred_come_back(node: Node, capsys: pytest.CaptureFixture[str]) -> 
     pods = [node.nets.make() for _ in range(100)]
     held = [node.add(pod, f"c{i}") for i, pod in enumerate(pods)]
     node.plane.close()
-    node.nets.remove(node.hub)
-    new = node.nets.make("hub2")
+    node.nets.remove(node.node_netns)
+    new = node.nets.make("node2")
     started = time.perf_counter()
-    summary = node.restart(hub=new)
+    summary = node.restart(node_netns=new)
     took = time.perf_counter() - started
     with capsys.disabled():
         print(f"\n100 pairs made again in {took * 1000:.0f} ms")
@@ -530,5 +535,5 @@ def test_fifty_at_once_get_fifty_addresses(node: Node) -> None:
         assert pods[0].answers_ping(held[49])
         answers = list(callers.map(lambda i: node.call("DEL", pods[i], f"c{i}").code, range(50)))
     assert answers == [0] * 50
-    assert "fv" not in node.hub.run("ip", "-br", "link")
+    assert "fv" not in node.node_netns.run("ip", "-br", "link")
     assert node.plane.usage().used == 0

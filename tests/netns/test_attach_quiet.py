@@ -25,11 +25,11 @@ pytestmark = pytest.mark.netns
 SERVE = """
 import ipaddress, pathlib, sys, threading
 import shim_node
-from cnf.attach import plane, server
+from cnf.attach import server, service
 from cnf.netlink.namespace import NetworkNamespace
-state, hub, folder, path = sys.argv[1:]
-made = plane.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder), hub_netns=NetworkNamespace.open(hub),
-                   on_change=lambda: None)
+state, node_netns, folder, path = sys.argv[1:]
+made = service.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder),
+                     node_netns=NetworkNamespace.open(node_netns), on_change=lambda: None)
 made.restore()
 made.set_network(shim_node.NETWORK)
 server.Server(pathlib.Path(path), made.call).run(threading.Event())
@@ -47,7 +47,7 @@ def trace(
     """Lend a function that lets pods come and go and returns the serving process' system calls meanwhile."""
     with shim_node.make_node(nets, tmp_path, shim) as node:
         path = node.run / "cni.sock"
-        command = [sys.executable, "-c", SERVE, tmp_path / "other", node.hub.path, netlab.FOLDER, path]
+        command = [sys.executable, "-c", SERVE, tmp_path / "other", node.node_netns.path, netlab.FOLDER, path]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         with subprocess.Popen([str(part) for part in command], env=environ) as cnf:
             try:

@@ -43,7 +43,7 @@ class Node:
     nets: Nets
     path: pathlib.Path
     plane: Plane
-    hub: Net
+    node_netns: Net
 
     def connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -106,14 +106,14 @@ def listening(server: Server) -> Iterator[None]:
 
 @pytest.fixture
 def node(nets: Nets, tmp_path: pathlib.Path) -> Iterator[Node]:
-    hub = nets.make("hub")
-    with NetworkNamespace.open(hub.path) as handle:
-        plane = Plane(state_dir=tmp_path / "state", netns_dir=netlab.FOLDER, hub_netns=handle, on_change=lambda: None)
+    node_netns = nets.make("node")
+    with NetworkNamespace.open(node_netns.path) as handle:
+        plane = Plane(state_dir=tmp_path / "state", netns_dir=netlab.FOLDER, node_netns=handle, on_change=lambda: None)
         plane.restore()
         plane.set_network(NETWORK)
         path = tmp_path / "run" / "cni.sock"
         with listening(Server(path, plane.call)):
-            yield Node(nets, path, plane, hub)
+            yield Node(nets, path, plane, node_netns)
         plane.close()
 
 

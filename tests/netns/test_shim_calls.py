@@ -24,7 +24,7 @@ FULL = dataclasses.replace(shim_node.NETWORK, blocks=(ipaddress.ip_network("10.1
 def traces(node: Node, pod: Net) -> tuple[str, str, int]:
     """Return all that a call may leave: the pod's interfaces and routes, cnf's, and addresses in use."""
     seen = "".join(pod.run("ip", "-o", *what) for what in (("addr",), ("route", "show", "table", "all")))
-    return seen, node.hub.run("ip", "-o", "link"), node.plane.usage().used
+    return seen, node.node_netns.run("ip", "-o", "link"), node.plane.usage().used
 
 
 def test_cni18_an_interface_that_is_there_is_refused_and_left(node: Node) -> None:
@@ -78,8 +78,8 @@ def test_cni20_the_plugins_and_cnfs_own_namespaces_are_refused(node: Node) -> No
         answer = node.call("ADD", "one", own)
         assert (answer.code, answer.stderr) == (8, b"")
         assert node.call("DEL", "one", own) == CLEAN
-    assert node.call("ADD", "one", node.hub).code == 8
-    assert node.call("DEL", "one", node.hub) == CLEAN
+    assert node.call("ADD", "one", node.node_netns).code == 8
+    assert node.call("DEL", "one", node.node_netns) == CLEAN
 
 
 def test_cni21_a_namespace_that_is_none_is_refused_and_its_deletion_works(node: Node, tmp_path: pathlib.Path) -> None:

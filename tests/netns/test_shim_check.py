@@ -61,7 +61,7 @@ def test_cni22_what_was_changed_in_the_pod_is_named(node: Node, change: str, nam
 def test_cni22_what_was_changed_at_cnfs_end_is_named(node: Node) -> None:
     pod, result = attach(node)
     name = identity.veth_name("one", "net1")
-    node.hub.run("ip", "link", "set", name, "down")
+    node.node_netns.run("ip", "link", "set", name, "down")
     answer = check(node, pod, result)
     assert answer.code == 102
     assert name in answer.content["msg"]

@@ -38,7 +38,7 @@ def test_cni23_what_is_dead_and_not_listed_is_freed(
     for pod in pods.values():
         node.nets.remove(pod)
     # The kernel ends namespaces in its own time, and what still stands is no dead attachment.
-    eventually(lambda: "fv" not in node.hub.run("ip", "-br", "link"))
+    eventually(lambda: "fv" not in node.node_netns.run("ip", "-br", "link"))
     # A list that is null says nothing: Go writes one that was never made so.
     assert collect(node, None) == CLEAN
     assert node.plane.usage().used == 3
@@ -63,7 +63,7 @@ def test_cni24_status_tells_whether_an_add_would_work(node: Node) -> None:
     assert answer.code == 50
     assert "no fleet addresses" in answer.content["msg"]
     node.plane.set_network(shim_node.NETWORK)
-    node.hub.run("ip", "addr", "flush", "dev", "lo")
+    node.node_netns.run("ip", "addr", "flush", "dev", "lo")
     answer = node.call("STATUS", "", None, config=NEW)
     assert answer.code == 51
     assert "10.112.4.0" in answer.content["msg"]

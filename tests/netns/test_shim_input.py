@@ -18,14 +18,14 @@ VERSIONS = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]
 
 def refused(node: Node, verb: str, *, stdin: Any, **over: str) -> tuple[int, str]:
     """Make a call that is refused; return the code, and all that it says."""
-    answer = node.execute(environ(verb, "one", node.hub, **over), json.dumps(stdin).encode())
+    answer = node.execute(environ(verb, "one", node.node_netns, **over), json.dumps(stdin).encode())
     assert answer.stderr == b""
     return answer.code, answer.content["msg"] + answer.content.get("details", "")
 
 
 def test_cni1_an_unknown_command_is_refused_by_name(node: Node) -> None:
     for command in ("", "add", "REMOVE", "ADD "):
-        env = {**environ("ADD", "one", node.hub), "CNI_COMMAND": command}
+        env = {**environ("ADD", "one", node.node_netns), "CNI_COMMAND": command}
         answer = node.execute(env, json.dumps(shim_node.CONFIG).encode())
         assert answer.code == 4
         assert f"CNI_COMMAND is '{command}'" in answer.content["msg"]
@@ -83,7 +83,7 @@ def test_cni4_the_longest_name_is_taken(node: Node) -> None:
 
 def test_cni5_a_configuration_that_is_none_is_refused(node: Node) -> None:
     for stdin in (b"", b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b"\0" * 100, b"[" * 100_000):
-        assert node.execute(environ("ADD", "one", node.hub), stdin).code == 6
+        assert node.execute(environ("ADD", "one", node.node_netns), stdin).code == 6
 
 
 def test_cni5_a_configuration_without_end_is_refused_early(node: Node) -> None:

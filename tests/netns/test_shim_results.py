@@ -118,6 +118,6 @@ def test_cni17_a_previous_result_that_is_none_is_refused(node: Node) -> None:
     odd: list[Any] = [7, [], {"ips": {"address": "x"}}, {"interfaces": [7]}]
     for before in odd:
         stdin = json.dumps({**shim_node.CONFIG, "prevResult": before}).encode()
-        answer = node.execute(environ("ADD", "one", node.hub), stdin)
+        answer = node.execute(environ("ADD", "one", node.node_netns), stdin)
         assert answer.code == 7
         assert "prevResult" in answer.content["msg"]

@@ -59,7 +59,7 @@ class Daemon:
         client: kube_client.Client,
         private_key: key.PrivateKey,
     ) -> None:
-        self._options, self._plane, self._first = options, first.plane, first
+        self._options, self._cni, self._first = options, first.cni, first
         version = importlib.metadata.version("fleetboard")
         self._calls = metrics.Calls()
         self._carrier = tunnel.Tunnel(private_key=private_key)
@@ -121,14 +121,14 @@ class Daemon:
             node=options.node,
             version=version,
             report=self._report,
-            attachments=self._plane.attachments,
+            attachments=self._cni.attachments,
             known=lambda: self._known.node(options.node),
         )
         self._healing = Healing(
             netns_dir=options.netns_dir,
             pods=lambda: self._known.pods,
-            attachments=self._plane.attachments,
-            call=self._plane.call,
+            attachments=self._cni.attachments,
+            call=self._cni.call,
             recorder=self._recorder,
         )
         self._taint = StartupTaint(
@@ -182,8 +182,8 @@ class Daemon:
                 dropped=lambda: self._spreading.dropped,
             ),
             metrics.NodeCollector(
-                usage=lambda: (self._plane.usage().used, self._plane.usage().free),
-                attachments=lambda: len(self._plane.attachments()),
+                usage=lambda: (self._cni.usage().used, self._cni.usage().free),
+                attachments=lambda: len(self._cni.attachments()),
                 leading=lambda: self._elector.leading,
                 epoch=lambda: self._elector.epoch,
                 latecomers=lambda: (self._healing.waiting, self._healing.healed),
@@ -192,7 +192,7 @@ class Daemon:
 
     def ready(self) -> str | None:
         """Say why a pod can't be attached and carried here yet, or None."""
-        if self._plane.network() is None:
+        if self._cni.network() is None:
             return "this node has no block of addresses yet: has the cluster joined, and is there a leader?"
         if not self._carrier.backend:
             return "no WireGuard device yet"
@@ -246,7 +246,7 @@ class Daemon:
         return self._steering.reconcile(key)
 
     def _network_changed(self, found: network.NodeNetwork) -> None:
-        self._plane.set_network(found)
+        self._cni.set_network(found)
         self._publish.enqueue(ALL)
 
     def _isolation_changed(self) -> None:
@@ -268,13 +268,13 @@ class Daemon:
         while not stop.wait(pause_s):
             pause_s = COLLECT_S
             try:
-                self._plane.collect()
+                self._cni.collect()
             except (attach_errors.AttachError, netlink_errors.NetlinkError) as err:
                 # A full disk, a kernel out of memory: the next round tries again, and pods are carried meanwhile.
                 log.error("dead attachments were not collected", extra={"error": str(err)})  # noqa: TRY400 - as it says
 
     def _report(self) -> status.Report:
-        usage, wanted, returned, held = status.read_addresses(self._plane)
+        usage, wanted, returned, held = status.read_addresses(self._cni)
         return status.Report(
             public_key=self._carrier.public_key,
             endpoint=status.endpoint(self._options.pod_ip),

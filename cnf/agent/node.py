@@ -11,8 +11,7 @@ import threading
 from collections.abc import Callable
 
 from cnf.agent import settings
-from cnf.attach import server, spool
-from cnf.attach import service as attach_plane
+from cnf.attach import server, service, spool
 from cnf.netlink import namespace
 from cnf.vip import writer as vip_plane
 from cnf.vip.handover import state
@@ -36,7 +35,7 @@ class Node:
         self._on_outlook: Callable[[], str] | None = None
         self.vips = vip_plane.VipPlane()
         self.taken_over = state.TakenOver()
-        self.plane = attach_plane.Plane(
+        self.cni = service.CniService(
             state_dir=options.state_dir,
             netns_dir=options.netns_dir,
             node_netns=namespace.NetworkNamespace.current(),
@@ -51,8 +50,8 @@ class Node:
             state_dir=options.state_dir,
             run_dir=options.run_dir,
         )
-        self._server = server.Server(options.run_dir / "cni.sock", self.plane.call)
-        self._spool = spool.Spool(options.run_dir / "del", self.plane.call)
+        self._server = server.CniServer(options.run_dir / "cni.sock", self.cni.call)
+        self._spool = spool.Spool(options.run_dir / "del", self.cni.call)
 
     def restore(self) -> None:
         """Bring back what the node remembers: firewall, connections, then the pods that may send by them.
@@ -65,7 +64,7 @@ class Node:
         (self._options.run_dir / "del").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._options.state_dir.mkdir(parents=True, exist_ok=True)
         self.taken_over = self._keeping.take_over()
-        summary = self.plane.restore()
+        summary = self.cni.restore()
         log.info("attachments restored", extra={"summary": str(summary), "taken_over": str(self.taken_over)})
 
     def threads(self) -> process.Threads:

@@ -41,7 +41,7 @@ class Ledger:
         self._wall = wall
         self._lock = threading.RLock()
         self._pool = ipam.Pool()
-        self._state = records.State()
+        self._state = records.JournalState()
         self._loaded = False
 
     def load(self) -> int:
@@ -68,10 +68,10 @@ class Ledger:
                 _log.error("the journal can't be written", extra={"error": str(err)})
         return damaged
 
-    def _own(self, state: records.State) -> records.State:
+    def _own(self, state: records.JournalState) -> records.JournalState:
         if self._node and state.origin not in ("", self._node):
             _log.error("the journal is another node's and is not used", extra={"of": state.origin, "node": self._node})
-            state = records.State()
+            state = records.JournalState()
         state.origin = self._node or state.origin
         return state
 

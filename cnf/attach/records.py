@@ -84,17 +84,17 @@ class Release(msgspec.Struct, frozen=True, tag="release", tag_field="entry"):
     rest: bool = True
 
 
-class Origin(msgspec.Struct, frozen=True, tag="origin", tag_field="entry"):
+class JournalOrigin(msgspec.Struct, frozen=True, tag="origin", tag_field="entry"):
     """Whose journal this is: a copy on another node says nothing about that one."""
 
     node: str
 
 
-Entry = Reserve | Commit | Release | Origin
+Entry = Reserve | Commit | Release | JournalOrigin
 
 
 @dataclasses.dataclass(slots=True)
-class State:
+class JournalState:
     """What a journal means: attachments, those whose ADD never ended, and released addresses that may still rest.
 
     ``holders`` says whose each address is: nobody holds one that another record names.
@@ -107,17 +107,17 @@ class State:
     origin: str = ""
 
 
-def fold(entries: Iterable[Entry]) -> State:
+def fold(entries: Iterable[Entry]) -> JournalState:
     """Read entries in order."""
-    state = State()
+    state = JournalState()
     for entry in entries:
         apply(state, entry)
     return state
 
 
-def apply(state: State, entry: Entry) -> None:
+def apply(state: JournalState, entry: Entry) -> None:
     """Move ``state`` on by one entry."""
-    if isinstance(entry, Origin):
+    if isinstance(entry, JournalOrigin):
         state.origin = entry.node
         return
     if isinstance(entry, Reserve):
@@ -144,7 +144,7 @@ def apply(state: State, entry: Entry) -> None:
             state.released[address] = entry.at
 
 
-def _drop(state: State, key: Key | None) -> None:
+def _drop(state: JournalState, key: Key | None) -> None:
     record = state.records.pop(key, None) if key is not None else None
     if key is None or record is None:
         return
@@ -153,9 +153,9 @@ def _drop(state: State, key: Key | None) -> None:
         state.holders.pop(address, None)
 
 
-def unfold(state: State) -> list[Entry]:
+def unfold(state: JournalState) -> list[Entry]:
     """Return the shortest journal that means ``state``."""
-    entries: list[Entry] = [Origin(state.origin)] if state.origin else []
+    entries: list[Entry] = [JournalOrigin(state.origin)] if state.origin else []
     entries += [Release("", "", [address], at) for address, at in state.released.items()]
     for key, record in state.records.items():
         entries.append(Reserve(record))

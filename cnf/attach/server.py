@@ -32,13 +32,13 @@ _QUEUED = 512
 _READ_S = 10.0
 _TICK_MS = 200
 
-Call = Callable[[frames.Request], frames.Response]
+Serve = Callable[[frames.Request], frames.Response]
 
 
-class Server:
+class CniServer:
     """Accepts calls and hands them to ``call`` on a bounded number of threads."""
 
-    def __init__(self, path: pathlib.Path, call: Call, *, allowed_uid: int = 0) -> None:
+    def __init__(self, path: pathlib.Path, call: Serve, *, allowed_uid: int = 0) -> None:
         """The socket is made by ``run``, readable by its owner alone."""
         self._path = path
         self._call = call

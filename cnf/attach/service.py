@@ -1,4 +1,4 @@
-"""The node's CNI plane: every verb, and what the daemon tells and asks it.
+"""The node's CNI service: every verb, and what the daemon tells and asks it.
 
 One invariant: calls of one container are served one at a time, in the order of their arrival as far as DEL goes: an
 ADD that came before a DEL and is served after it is refused.
@@ -53,7 +53,7 @@ def _ignore(verb: str, code: int, seconds: float) -> None:
     return None
 
 
-class Plane:
+class CniService:
     """Serves CNI calls of one node."""
 
     def __init__(
@@ -104,7 +104,7 @@ class Plane:
         )
         self._deleter = delete.Deleter(self._ledger, self._plumber, found, self._supply)
         self._checker = check.Checker(self._ledger, self._plumber, found, self._supply)
-        self._holding = blocks.Holding(
+        self._node_blocks = blocks.NodeBlocks(
             path=state_dir / "network.json",
             node=node,
             book=self._ledger,
@@ -128,7 +128,7 @@ class Plane:
         self._lock_file = journal.acquire(self._folder / "lock")
         damaged = self._ledger.load()
         freed = self._recovery.free_former_boots()
-        known = self._holding.recall()
+        known = self._node_blocks.recall()
         summary = self._recovery.sweep(known, at_start=True)
         if known is not None:
             self._supply.change(known)
@@ -153,7 +153,7 @@ class Plane:
             NetworkRefusedError: a pod has what would be the node's own address; nothing changed.
         """
         old = self._supply.network
-        if not self._holding.change(new):
+        if not self._node_blocks.change(new):
             return
         new = self._supply.network or new
         if old is None:
@@ -167,7 +167,7 @@ class Plane:
 
         From then on ``network`` lists them as returned, for the leader to take.
         """
-        count = self._holding.give_back()
+        count = self._node_blocks.give_back()
         if count:
             self._on_change()
         return count

@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from cnf.attach import ipam
-from cnf.attach import service as attach_plane
+from cnf.attach import ipam, service
 from cnf.attach.node_network import demand
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import errors
@@ -54,13 +53,13 @@ class Report:
     """What the leader sees of the hub; None on every other node."""
 
 
-def read_addresses(plane: attach_plane.Plane) -> tuple[ipam.Usage, int, list[str], list[str]]:
+def read_addresses(cni: service.CniService) -> tuple[ipam.Usage, int, list[str], list[str]]:
     """Return the node's usage, how many blocks it wants, which it has returned, and which it holds."""
-    usage, known = plane.usage(), plane.network()
+    usage, known = cni.usage(), cni.network()
     given = len(known.given) if known is not None else 0
     returned = [str(block) for block in known.returned] if known is not None else []
-    wanted = demand.wanted_blocks(held=given, free=usage.free, waiting=plane.waiting)
-    return usage, wanted, returned, [str(block) for block in plane.held_blocks()]
+    wanted = demand.wanted_blocks(held=given, free=usage.free, waiting=cni.waiting)
+    return usage, wanted, returned, [str(block) for block in cni.held_blocks()]
 
 
 def render_status(report: Report, known: fleet.FleetNode, *, version: str, now: str) -> fleet.FleetNodeStatus:

@@ -1,4 +1,4 @@
-"""cnf's CNI plane in a process of its own, as the daemon runs it, without the API: what the benches call.
+"""cnf's CNI service in a process of its own, as the daemon runs it, without the API: what the benches call.
 
 It ends when its stdin does, so that it never outlives whoever measures.
 """
@@ -30,7 +30,7 @@ def main(state: str, node_netns: str) -> None:
     started = time.monotonic()
     sys.setswitchinterval(0.0005)  # as cnf does
     calls: list[tuple[str, float]] = []
-    served = service.Plane(
+    served = service.CniService(
         state_dir=pathlib.Path(state),
         netns_dir=pathlib.Path("/run/netns"),
         node_netns=NetworkNamespace.open(node_netns),
@@ -40,7 +40,7 @@ def main(state: str, node_netns: str) -> None:
     summary = served.restore()
     restored_s = time.monotonic() - started
     served.set_network(NETWORK)
-    listener = server.Server(pathlib.Path("/run/fleetboard/cni.sock"), served.call)
+    listener = server.CniServer(pathlib.Path("/run/fleetboard/cni.sock"), served.call)
     stop = threading.Event()
     thread = threading.Thread(target=listener.run, args=(stop,))
     thread.start()

@@ -1,4 +1,4 @@
-"""A node for the packed CNI executable: a real plane behind a real socket, and the executable run as a runtime does.
+"""A node for the packed CNI executable: a real service and socket, and the executable run as a runtime does.
 
 The executable knows one place for the socket, so each call gets a mount namespace of its own where that is our folder.
 """
@@ -19,8 +19,8 @@ import netlab
 from netlab import Net, Nets
 
 from cnf.attach.node_network.network import NodeNetwork
-from cnf.attach.server import Server
-from cnf.attach.service import Plane
+from cnf.attach.server import CniServer
+from cnf.attach.service import CniService
 from cnf.netlink.namespace import NetworkNamespace
 
 RUN = pathlib.Path("/run/fleetboard")
@@ -78,7 +78,7 @@ class Node:
     nets: Nets
     folder: pathlib.Path
     shim: pathlib.Path
-    plane: Plane
+    cni: CniService
     node_netns: Net
 
     @property
@@ -116,7 +116,7 @@ class Node:
     def serving(self) -> Iterator[None]:
         """Let cnf listen."""
         stop = threading.Event()
-        server = Server(self.run / "cni.sock", self.plane.call)
+        server = CniServer(self.run / "cni.sock", self.cni.call)
         thread = threading.Thread(target=server.run, args=(stop,))
         thread.start()
         try:
@@ -136,10 +136,10 @@ def make_node(nets: Nets, folder: pathlib.Path, shim: pathlib.Path) -> Iterator[
     (folder / "run" / "del").mkdir(parents=True)
     node_netns = nets.make("node")
     with NetworkNamespace.open(node_netns.path) as handle:
-        plane = Plane(state_dir=folder / "state", netns_dir=netlab.FOLDER, node_netns=handle, on_change=lambda: None)
+        cni = CniService(state_dir=folder / "state", netns_dir=netlab.FOLDER, node_netns=handle, on_change=lambda: None)
         try:
-            plane.restore()
-            plane.set_network(NETWORK)
-            yield Node(nets, folder, shim, plane, node_netns)
+            cni.restore()
+            cni.set_network(NETWORK)
+            yield Node(nets, folder, shim, cni, node_netns)
         finally:
-            plane.close()
+            cni.close()

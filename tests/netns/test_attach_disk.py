@@ -16,7 +16,7 @@ from quick_nets import QuickNet, QuickNets
 
 from cnf.attach import frames
 from cnf.attach.node_network.network import NodeNetwork
-from cnf.attach.service import Plane
+from cnf.attach.service import CniService
 from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
@@ -57,11 +57,11 @@ class Node:
         self.node_netns = nets.make("node")
         self.pods: dict[str, QuickNet] = {}
         self.begin()
-        self.plane.set_network(NETWORK)
+        self.cni.set_network(NETWORK)
 
     def begin(self, *, boot: str = "boot 1") -> None:
         self.handle = NetworkNamespace.open(self.node_netns.path)
-        self.plane = Plane(
+        self.cni = CniService(
             state_dir=self.disk.path / "state",
             netns_dir=self.nets.folder,
             node_netns=self.handle,
@@ -70,10 +70,10 @@ class Node:
             patience_s=0,
             boot_id=boot,
         )
-        self.summary = self.plane.restore()
+        self.summary = self.cni.restore()
 
     def end(self) -> None:
-        self.plane.close()
+        self.cni.close()
         self.handle.close()
 
     def restart(self, **how: str) -> None:
@@ -92,7 +92,7 @@ class Node:
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID=u-{container}",
         }
         with NetworkNamespace.open(net.path) as opened:
-            return self.plane.call(frames.Request(env, b'{"cniVersion":"1.1.0","name":"fleetboard"}', opened))
+            return self.cni.call(frames.Request(env, b'{"cniVersion":"1.1.0","name":"fleetboard"}', opened))
 
     def add(self, container: str) -> str:
         response = self.call("ADD", container)
@@ -100,7 +100,7 @@ class Node:
         return str(json.loads(response.stdout)["ips"][0]["address"]).partition("/")[0]
 
     def held(self) -> dict[str, str]:
-        return {one.pod_name: one.addresses[0] for one in self.plane.attachments()}
+        return {one.pod_name: one.addresses[0] for one in self.cni.attachments()}
 
     def has_address(self, container: str, address: str) -> bool:
         with NetworkNamespace.open(self.pods[container].path) as inside:
@@ -189,8 +189,8 @@ def test_a_disk_that_was_lost_is_made_again_from_the_kernel(node: Node) -> None:
     shutil.rmtree(node.disk.path / "state")
     node.begin()
     assert node.summary.recovered == 2
-    assert {one.addresses[0] for one in node.plane.attachments()} == set(held.values())
-    node.plane.set_network(NETWORK)
+    assert {one.addresses[0] for one in node.cni.attachments()} == set(held.values())
+    node.cni.set_network(NETWORK)
     assert node.add("three") not in held.values()
 
 
@@ -201,7 +201,7 @@ def test_a_copied_state_folder_gives_no_address_of_the_node_it_came_from(node: N
     shutil.copytree(node.disk.path / "state", copy / "state")
     node_netns = node.nets.make("another")
     with NetworkNamespace.open(node_netns.path) as handle:
-        other = Plane(
+        other = CniService(
             state_dir=copy / "state",
             netns_dir=tmp_path / "nothing",
             node_netns=handle,

@@ -1,6 +1,6 @@
 """A node fills to 250 pods and empties again: its blocks come from a leader, over an API, as they are needed.
 
-Real: the kernel, the plane, leader and reports, and an API server over sockets. Only who leads is given.
+Real: the kernel, the CNI service, leader and reports, and an API server over sockets. Only who leads is given.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from quick_nets import QuickNet, QuickNets
 from cnf.agent import caches
 from cnf.attach import frames
 from cnf.attach.node_network.network import NodeNetwork
-from cnf.attach.service import Plane
+from cnf.attach.service import CniService
 from cnf.controllers import status
 from cnf.controllers.blocks import controller as block_controller
 from cnf.netlink.namespace import NetworkNamespace
@@ -66,7 +66,7 @@ class Node:
             on_claims=lambda _: self.grant.enqueue(ALL),
             on_pods=lambda _: None,
         )
-        self.plane = Plane(
+        self.cni = CniService(
             state_dir=folder / "state",
             netns_dir=nets.folder,
             node_netns=self.handle,
@@ -85,13 +85,13 @@ class Node:
             node=NODE,
             version="1",
             report=self._report,
-            attachments=self.plane.attachments,
+            attachments=self.cni.attachments,
             known=lambda: self.known.node(NODE),
         )
         self.grant = controller.Controller("blocks", granter.reconcile, wait_for=self.known.claims_synced, rest=2)
         self.publish = controller.Controller("node", publisher.reconcile_node, wait_for=self.known.mesh_synced)
         self.steer = controller.Controller("steer", self._take_up, wait_for=self.known.mesh_synced)
-        self.plane.restore()
+        self.cni.restore()
 
     def run(self, stop: threading.Event) -> list[threading.Thread]:
         work = [*self.known.threads().values(), self.grant.run, self.publish.run, self.steer.run]
@@ -110,11 +110,11 @@ class Node:
         if found is not None and found.spec.blocks:
             shown = parse.parse_networks(found.spec.blocks, field="blocks")
             returned = parse.parse_networks(found.status.blocks_returned, field="blocksReturned")
-            self.plane.set_network(NodeNetwork(shown[0].network_address, shown, FLEET, 1360, returned))
+            self.cni.set_network(NodeNetwork(shown[0].network_address, shown, FLEET, 1360, returned))
         return 10
 
     def _report(self) -> status.Report:
-        usage, wanted, returned, held = status.read_addresses(self.plane)
+        usage, wanted, returned, held = status.read_addresses(self.cni)
         return status.Report("k", "", 1360, usage.used, usage.free, wanted, returned, held, None)
 
     def call(self, verb: str, container: str, net: QuickNet) -> frames.Response:
@@ -126,7 +126,7 @@ class Node:
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID=u-{container}",
         }
         with NetworkNamespace.open(net.path) as opened:
-            return self.plane.call(frames.Request(env, CONFIG, opened))
+            return self.cni.call(frames.Request(env, CONFIG, opened))
 
     @property
     def blocks(self) -> list[str]:
@@ -155,7 +155,7 @@ def node(quick: QuickNets, tmp_path: pathlib.Path) -> Iterator[Node]:
         api.cut()
         for thread in threads:
             thread.join(30)
-        made.plane.close()
+        made.cni.close()
         made.handle.close()
 
 
@@ -193,16 +193,16 @@ def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
     assert len(set(held)) == 250
     assert all(ipaddress.ip_address(one) in ipaddress.ip_network(CLUSTER) for one in held)
     assert len(node.blocks) == 4
-    assert node.plane.usage().used == 250
+    assert node.cni.usage().used == 250
     with capsys.disabled():
         print(f"\n250 ADDs, 8 and 32 at once: none failed, the slowest waited {max(took):.2f} s for its block")
 
     # The cluster's block is exhausted: five more fit, the others hear why, in time for the hub to help.
     held += [address(add(container)) for container in late[:5]]
-    patient = node.plane._adder
-    node.plane._adder = dataclasses.replace(patient, patience_s=8)
+    patient = node.cni._adder
+    node.cni._adder = dataclasses.replace(patient, patience_s=8)
     refused = add(late[5])
-    node.plane._adder = patient
+    node.cni._adder = patient
     assert refused.code == 1
     answer = json.loads(refused.stdout)
     assert answer["code"] == 11
@@ -225,15 +225,15 @@ def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
         assert set(callers.map(delete, pods)) == {0}
     with capsys.disabled():
         print(f"257 DELs, 32 at once, in {time.monotonic() - started:.2f} s")
-    assert (node.plane.usage().used, node.plane.usage().resting) == (0, 256)
+    assert (node.cni.usage().used, node.cni.usage().resting) == (0, 256)
 
     node.clock.ahead_s += 61
-    node.plane.collect()
+    node.cni.collect()
     assert len(node.blocks) == 5  # empty now, and not for long
     node.clock.ahead_s += 121
-    node.plane.collect()
+    node.cni.collect()
     eventually(lambda: node.blocks == ["10.112.4.0/26"])
     eventually(lambda: sorted(node.claims().values()) == [False, True, True, True, True])
     eventually(lambda: "blocksReturned" not in node.api.objects["fleetnodes", SPACE, NODE]["status"])
-    assert node.plane.usage().free == 63
-    assert address(add("c0")) == "10.112.4.1" or node.plane.usage().used == 1
+    assert node.cni.usage().free == 63
+    assert address(add("c0")) == "10.112.4.1" or node.cni.usage().used == 1

@@ -29,7 +29,7 @@ from quick_nets import QuickNet, QuickNets
 
 from cnf.attach import frames, identity, journal, spool
 from cnf.attach.node_network.network import NodeNetwork
-from cnf.attach.service import Plane
+from cnf.attach.service import CniService
 from cnf.netlink import connection, links
 from cnf.netlink.namespace import NetworkNamespace
 
@@ -150,7 +150,7 @@ class Node:
         while True:
             self.fate.arm(self.choose_end())
             self.handle = NetworkNamespace.open(self.node_netns.path)
-            self.plane = Plane(
+            self.cni = CniService(
                 state_dir=self.folder / "state",
                 netns_dir=self.nets.folder,
                 node_netns=self.handle,
@@ -163,9 +163,9 @@ class Node:
                 wall=self.clock,
             )
             try:
-                self.plane.restore()
-                self.plane.set_network(self.network())
-                spool.Spool(self.folder / "del", self.plane.call).replay()
+                self.cni.restore()
+                self.cni.set_network(self.network())
+                spool.Spool(self.folder / "del", self.cni.call).replay()
             except Ended:
                 self.seen["ended at start"] += 1
                 self.finish()
@@ -179,7 +179,7 @@ class Node:
 
     def finish(self) -> None:
         """Let go of what a process that ended holds; none of its threads does anything more."""
-        self.plane.close()
+        self.cni.close()
         self.handle.close()
         self.fate.arm(None)
 
@@ -189,7 +189,7 @@ class Node:
     def call(self, verb: str, pod: Pod, *, with_net: bool = True, **config: Any) -> frames.Response:
         namespace = NetworkNamespace.open(pod.net.path) if with_net and pod.net.path.exists() else None
         try:
-            return self.plane.call(frames.Request(environment(verb, pod), render(config), namespace))
+            return self.cni.call(frames.Request(environment(verb, pod), render(config), namespace))
         finally:
             if namespace is not None:
                 namespace.close()
@@ -235,7 +235,7 @@ class Node:
             if response.code:
                 refusal = json.loads(response.stdout)
                 assert refusal["code"] == 11, refusal
-                usage = self.plane.usage()
+                usage = self.cni.usage()
                 assert not usage.free, refusal
                 self.seen["exhausted"] += 1
                 continue
@@ -301,19 +301,19 @@ class Node:
         self.now += self.choose.random() * 40
 
     def collect(self) -> None:
-        self.plane.collect()
+        self.cni.collect()
 
     def lead(self) -> None:
         """The leader gives a block to a node that is full, and takes what it returned."""
-        known = self.plane.network()
+        known = self.cni.network()
         assert known is not None
         kept = tuple(block for block in self.blocks if block not in known.returned)
         self.seen["taken"] += len(self.blocks) - len(kept)
         self.blocks = kept
-        if self.plane.usage().free < 4:
+        if self.cni.usage().free < 4:
             self.blocks = (*kept, *[block for block in BLOCKS if block not in kept][:1])
             self.seen["given"] += 1
-        self.plane.set_network(self.network())
+        self.cni.set_network(self.network())
 
     def drain(self) -> None:
         """A busy hour is over: the blocks of it are empty for long."""
@@ -322,7 +322,7 @@ class Node:
             assert self.call("DEL", pod).code == 0
         for seconds in (REST_S, 121):
             self.now += seconds
-            self.plane.collect()
+            self.cni.collect()
         self.lead()
 
     def restart(self) -> None:
@@ -362,13 +362,13 @@ class Node:
         whole = path.read_bytes()
         path.write_bytes(whole[: self.choose.randrange(len(whole) + 1)])
         self.begin()
-        assert self.plane.usage().used == 0
+        assert self.cni.usage().used == 0
         self.seen["booted"] += 1
 
     # What must be true.
 
     def check_ledger(self) -> None:
-        held = collections.Counter(a for attachment in self.plane.attachments() for a in attachment.addresses)
+        held = collections.Counter(a for attachment in self.cni.attachments() for a in attachment.addresses)
         assert not [address for address, count in held.items() if count > 1], "an address is held twice"
         mine = {pod.address for pod in self.living.values()}
         assert len(mine) == len(self.living), "two pods were given one address"
@@ -395,14 +395,14 @@ class Node:
 
     def settle(self) -> None:
         """After two looks and the rest nothing is held but by the living."""
-        self.plane.set_network(self.network())
+        self.cni.set_network(self.network())
         deadline = time.monotonic() + 60
-        while self.plane.usage().used != len(self.living) or len(self.standing()) != len(self.living):
-            assert time.monotonic() < deadline, f"leaked: {self.plane.attachments()} {sorted(self.living)}"
+        while self.cni.usage().used != len(self.living) or len(self.standing()) != len(self.living):
+            assert time.monotonic() < deadline, f"leaked: {self.cni.attachments()} {sorted(self.living)}"
             self.now += 2
-            self.plane.collect()
+            self.cni.collect()
         self.now += REST_S
-        known, usage = self.plane.network(), self.plane.usage()
+        known, usage = self.cni.network(), self.cni.usage()
         assert known is not None
         assert (usage.used, usage.resting) == (len(self.living), 0)
         assert usage.free == sum(block.num_addresses for block in known.given) - 1 - usage.used, "addresses are lost"
@@ -512,9 +512,9 @@ def test_an_add_that_ends_at_any_step_leaves_all_or_nothing(node: Node) -> None:
         pod = node.make_pod()
         if not ends(node, steps, lambda pod=pod: node.call("ADD", pod)):  # type: ignore[misc]
             break
-        attached = pod.container in {one.pod_name for one in node.plane.attachments()}
+        attached = pod.container in {one.pod_name for one in node.cni.attachments()}
         assert node.has_interface(pod.net) is attached
-        assert node.plane.usage().used == len(node.standing()) == 2 + attached
+        assert node.cni.usage().used == len(node.standing()) == 2 + attached
         assert node.call("DEL", pod).code == 0
         assert not node.has_interface(pod.net)
         node.check_all()
@@ -530,7 +530,7 @@ def test_a_del_that_ends_at_any_step_is_finished_by_the_next(node: Node) -> None
         if not over:
             assert node.call("DEL", pod).code == 0
         assert not node.has_interface(pod.net)
-        assert node.plane.usage().used == len(node.standing()) == 2
+        assert node.cni.usage().used == len(node.standing()) == 2
         node.check_all()
         if over:
             break
@@ -548,7 +548,7 @@ def test_a_replaced_pod_that_ends_at_any_step_is_replaced_by_the_next(node: Node
         node.begin()
         old.end()
         node.check_all()
-        assert sorted(one.pod_name for one in node.plane.attachments()) == sorted(node.living)
+        assert sorted(one.pod_name for one in node.cni.attachments()) == sorted(node.living)
         if node.seen["ended at start"] == before:
             break
     assert steps > 30

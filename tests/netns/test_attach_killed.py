@@ -18,7 +18,7 @@ import pytest
 from netlab import Net, Nets
 
 from cnf.attach import frames
-from cnf.attach.service import Plane
+from cnf.attach.service import CniService
 from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
@@ -29,12 +29,12 @@ from cnf.attach import server, service
 from cnf.attach.node_network import network
 from cnf.netlink.namespace import NetworkNamespace
 state, node_netns, folder, path = sys.argv[1:]
-made = service.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder),
+made = service.CniService(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder),
                      node_netns=NetworkNamespace.open(node_netns), on_change=lambda: None)
 made.restore()
 made.set_network(network.NodeNetwork(ipaddress.ip_address("10.112.4.0"), (ipaddress.ip_network("10.112.4.0/26"),),
                                      (ipaddress.ip_network("10.112.0.0/12"),), 1360))
-server.Server(pathlib.Path(path), made.call).run(threading.Event())
+server.CniServer(pathlib.Path(path), made.call).run(threading.Event())
 """
 
 
@@ -111,12 +111,12 @@ def test_a_kill_among_adds_loses_no_answer_and_leaks_nothing(
         for call in calls:
             call.result(timeout=60)
     with NetworkNamespace.open(cnf.node_netns.path) as node_netns:
-        plane = Plane(
+        cni = CniService(
             state_dir=tmp_path / "state", netns_dir=netlab.FOLDER, node_netns=node_netns, on_change=lambda: None
         )
-        plane.restore()
-        held = {a.pod_name: f"{a.addresses[0]}/32" for a in plane.attachments()}
-        plane.close()
+        cni.restore()
+        held = {a.pod_name: f"{a.addresses[0]}/32" for a in cni.attachments()}
+        cni.close()
     assert answered.items() <= held.items()
     assert len(set(held.values())) == len(held)
     for number, pod in enumerate(pods):

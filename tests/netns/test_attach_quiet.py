@@ -28,11 +28,11 @@ import shim_node
 from cnf.attach import server, service
 from cnf.netlink.namespace import NetworkNamespace
 state, node_netns, folder, path = sys.argv[1:]
-made = service.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder),
+made = service.CniService(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder),
                      node_netns=NetworkNamespace.open(node_netns), on_change=lambda: None)
 made.restore()
 made.set_network(shim_node.NETWORK)
-server.Server(pathlib.Path(path), made.call).run(threading.Event())
+server.CniServer(pathlib.Path(path), made.call).run(threading.Event())
 """
 NEWLINK = 16
 CREATE, DUMP = 0x400, 0x300

@@ -109,7 +109,7 @@ def test_cni22_what_others_add_or_take_after_us_is_tolerated(node: Node) -> None
 
 
 def test_cni22_both_families_are_compared(node: Node) -> None:
-    node.plane.set_network(shim_node.BOTH_FAMILIES)
+    node.cni.set_network(shim_node.BOTH_FAMILIES)
     pod, result = attach(node)
     assert check(node, pod, result) == CLEAN
     pod.run("ip", "-6", "addr", "flush", "dev", "net1")

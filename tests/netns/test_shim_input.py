@@ -56,7 +56,7 @@ def test_cni2_what_a_verb_does_not_need_may_be_missing(node: Node) -> None:
     alone = environ("ADD", "one", pod, CNI_PATH="", CNI_ARGS="")
     assert node.execute(alone, config).status == 0
     assert node.execute({**alone, "CNI_COMMAND": "DEL", "CNI_NETNS": ""}, config) == shim_node.Answer(0, b"", b"")
-    assert node.plane.usage().used == 0
+    assert node.cni.usage().used == 0
 
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL", "CHECK"])
@@ -159,11 +159,11 @@ def test_cni8_arguments_that_come_twice_as_multus_adds_them(node: Node) -> None:
     twice = "IgnoreUnknown=true;K8S_POD_NAME=a;;FOO=bar;IgnoreUnknown=1;K8S_POD_NAME=one;IP=10.112.4.9;"
     result = node.call("ADD", "one", node.nets.make(), CNI_ARGS=twice).content
     assert result["ips"][0]["address"] == "10.112.4.9/32"
-    assert [attachment.pod_name for attachment in node.plane.attachments()] == ["one"]
+    assert [attachment.pod_name for attachment in node.cni.attachments()] == ["one"]
 
 
 def test_cni8_addresses_of_both_families_in_one_argument(node: Node) -> None:
-    node.plane.set_network(shim_node.BOTH_FAMILIES)
+    node.cni.set_network(shim_node.BOTH_FAMILIES)
     result = node.call("ADD", "one", node.nets.make(), CNI_ARGS="IgnoreUnknown=1;IP=10.112.4.9/24,fd00:1::9").content
     assert [ip["address"] for ip in result["ips"]] == ["10.112.4.9/32", "fd00:1::9/128"]
 

@@ -56,7 +56,7 @@ def test_cni12_version_is_answered_without_reading_stdin(node: Node) -> None:
 
 
 def test_cni9_cni13_each_version_gets_its_own_shape(node: Node) -> None:
-    node.plane.set_network(shim_node.BOTH_FAMILIES)
+    node.cni.set_network(shim_node.BOTH_FAMILIES)
     for version in VERSIONS:
         pod = node.nets.make()
         # Which of `cniVersions` to use is the runtime's to say.
@@ -74,7 +74,7 @@ def test_cni9_cni13_each_version_gets_its_own_shape(node: Node) -> None:
 
 
 def test_cni14_cni15_cni16_the_pods_interface_alone_with_all_its_addresses(node: Node) -> None:
-    node.plane.set_network(shim_node.BOTH_FAMILIES)
+    node.cni.set_network(shim_node.BOTH_FAMILIES)
     pod = node.nets.make()
     # As a runtime that mounts them elsewhere writes it: what it said is what it gets.
     said = f"/run/netns/../netns/{pod.name}"

@@ -19,7 +19,7 @@ from cnf.attach.node_network.network import NodeNetwork
 _log = logging.getLogger(__name__)
 
 
-class Holding:
+class NodeBlocks:
     """Moves ledger, file and ``supply`` together. Any thread."""
 
     def __init__(

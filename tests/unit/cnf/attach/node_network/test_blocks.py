@@ -24,7 +24,7 @@ def test_a_network_whose_node_address_a_pod_has_is_refused_until_the_pod_ends(tm
     book, known = ledger.Ledger(journal.Journal(tmp_path / "journal"), node="n"), supply.Supply()
     book.load()
     put: list[network.NodeNetwork] = []
-    held = node_network_blocks.Holding(
+    held = node_network_blocks.NodeBlocks(
         path=tmp_path / "network.json",
         node="n",
         book=book,

@@ -1,8 +1,8 @@
 """Blocks move between nodes while leaders, nodes and the API stop at any step: no address is in two places.
 
-Real: what each node keeps (``Holding``, ledger and file) and says (``Publishing``), and the leader (``Granting``). The
-API is a store with the real one's rules of versions. Leaders act on copies of any age, two of them at once, and at any
-call of theirs the process may end, or a node or the other leader do something first. What a node writes may arrive
+Real: what each node keeps (``NodeBlocks``, ledger and file) and says (``Publishing``), and the leader (``Granting``).
+The API is a store with the real one's rules of versions. Leaders act on copies of any age, two of them at once, and at
+any call of theirs the process may end, or a node or the other leader do something first. What a node writes may arrive
 when it has given up on it; FleetNodes are deleted, disks take nothing, and days pass.
 """
 
@@ -98,7 +98,7 @@ class Node:
         )
         self.book.load()
         self.supply = supply.Supply()
-        self.held = node_network_blocks.Holding(
+        self.held = node_network_blocks.NodeBlocks(
             path=self.folder / "network.json",
             node=self.name,
             book=self.book,
@@ -158,7 +158,7 @@ class Node:
         return demand.held_blocks(self.supply.network, self.book.held())
 
     def report(self) -> status.Report:
-        usage, wanted, returned, held = status.read_addresses(cast("service.Plane", self))
+        usage, wanted, returned, held = status.read_addresses(cast("service.CniService", self))
         return status.Report("k", "", 1360, usage.used, usage.free, wanted, returned, held, None)
 
 

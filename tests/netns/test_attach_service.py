@@ -1,4 +1,4 @@
-"""The CNI plane on the real kernel: pods are namespaces, calls go to ``Plane.call`` as the server hands them over."""
+"""cnf on the real kernel: pods are namespaces, calls go to ``CniService.call`` as the server hands them over."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from netlab import Net, Nets
 
 from cnf.attach import frames, identity
 from cnf.attach.node_network.network import NodeNetwork
-from cnf.attach.service import Plane
+from cnf.attach.service import CniService
 from cnf.netlink import errors, links
 from cnf.netlink.namespace import NetworkNamespace
 
@@ -44,7 +44,7 @@ class Node:
     nets: Nets
     state: pathlib.Path
     node_netns: Net
-    plane: Plane
+    cni: CniService
     node_handle: NetworkNamespace
     changes: list[int] = dataclasses.field(default_factory=list)
 
@@ -62,7 +62,7 @@ class Node:
         namespace = NetworkNamespace.open(pod.path) if pod and pod.path.exists() else None
         try:
             request = frames.Request(env, json.dumps(config).encode(), namespace, **over)
-            return self.plane.call(request)
+            return self.cni.call(request)
         finally:
             if namespace:
                 namespace.close()
@@ -75,16 +75,16 @@ class Node:
 
     def restart(self, *, node_netns: Net | None = None, boot_id: str | None = None) -> Any:
         """End the process (as a kill does: nothing is torn down) and start another, maybe in a new namespace."""
-        self.plane.close()
+        self.cni.close()
         self.node_handle.close()
         self.node_netns = node_netns or self.node_netns
         self.node_handle = NetworkNamespace.open(self.node_netns.path)
-        self.plane = make_plane(self.state, self.node_handle, boot_id=boot_id)
-        return self.plane.restore()
+        self.cni = make_service(self.state, self.node_handle, boot_id=boot_id)
+        return self.cni.restore()
 
 
-def make_plane(state: pathlib.Path, node_netns: NetworkNamespace, *, boot_id: str | None = None) -> Plane:
-    return Plane(
+def make_service(state: pathlib.Path, node_netns: NetworkNamespace, *, boot_id: str | None = None) -> CniService:
+    return CniService(
         state_dir=state,
         netns_dir=netlab.FOLDER,
         node_netns=node_netns,
@@ -98,12 +98,12 @@ def make_plane(state: pathlib.Path, node_netns: NetworkNamespace, *, boot_id: st
 def node(nets: Nets, tmp_path: pathlib.Path) -> Iterator[Node]:
     node_netns = nets.make("node")
     handle = NetworkNamespace.open(node_netns.path)
-    plane = make_plane(tmp_path / "state", handle)
-    plane.restore()
-    plane.set_network(NETWORK)
-    made = Node(nets, tmp_path / "state", node_netns, plane, handle)
+    cni = make_service(tmp_path / "state", handle)
+    cni.restore()
+    cni.set_network(NETWORK)
+    made = Node(nets, tmp_path / "state", node_netns, cni, handle)
     yield made
-    made.plane.close()
+    made.cni.close()
     made.node_handle.close()
 
 
@@ -144,7 +144,7 @@ def test_delete_leaves_nothing_on_either_end(node: Node) -> None:
     assert "net1" not in pod.run("ip", "link")
     assert pod.run("ip", "route", "show", "table", "main") == ""
     assert "fv" not in node.node_netns.run("ip", "-br", "link")
-    assert node.plane.attachments() == []
+    assert node.cni.attachments() == []
     assert node.call("DEL", pod, "one").code == 0
 
 
@@ -153,8 +153,8 @@ def test_delete_frees_the_address_of_a_namespace_that_is_gone(node: Node) -> Non
     node.add(pod, "one")
     node.nets.remove(pod)
     assert node.call("DEL", None, "one").code == 0
-    assert node.plane.usage().used == 0
-    assert node.plane.usage().resting == 1
+    assert node.cni.usage().used == 0
+    assert node.cni.usage().resting == 1
 
 
 def test_nothing_leaves_by_another_interface_while_the_fleets_is_away(node: Node) -> None:
@@ -176,7 +176,7 @@ def test_a_second_add_is_refused_and_changes_nothing(node: Node) -> None:
     assert refusal(node.call("ADD", pod, "one"))[0] == 100
     assert refusal(node.call("ADD", pod, "one", ifname="net2"))[0] == 101
     assert refusal(node.call("ADD", pod, "two"))[0] == 101
-    assert [a.addresses for a in node.plane.attachments()] == [[address]]
+    assert [a.addresses for a in node.cni.attachments()] == [[address]]
     assert pod.answers_ping("10.112.4.0")
 
 
@@ -186,7 +186,7 @@ def test_a_name_that_is_taken_is_refused_and_leaves_nothing(node: Node) -> None:
     assert refusal(node.call("ADD", pod, "one"))[0] == 100
     assert "fv" not in node.node_netns.run("ip", "-br", "link")
     assert "unreachable" not in pod.run("ip", "route")
-    assert (node.plane.usage().used, node.plane.usage().free) == (0, 63)
+    assert (node.cni.usage().used, node.cni.usage().free) == (0, 63)
 
 
 def test_an_index_that_is_taken_is_no_obstacle(node: Node) -> None:
@@ -209,7 +209,7 @@ def test_a_caller_that_hung_up_leaves_nothing(node: Node) -> None:
     assert refusal(response)[0] == 103
     assert "net1" not in pod.run("ip", "link")
     assert pod.run("ip", "route") == ""
-    assert node.plane.usage().used == 0
+    assert node.cni.usage().used == 0
 
 
 def test_an_answer_that_nobody_heard_is_undone(node: Node) -> None:
@@ -217,7 +217,7 @@ def test_an_answer_that_nobody_heard_is_undone(node: Node) -> None:
     response = node.call("ADD", pod, "one")
     response.undo()
     assert "net1" not in pod.run("ip", "link")
-    assert node.plane.usage().used == 0
+    assert node.cni.usage().used == 0
 
 
 def test_requested_address_and_mac_are_given_or_refused(node: Node) -> None:
@@ -250,28 +250,28 @@ def test_check_agrees_with_add_and_sees_what_was_changed(node: Node) -> None:
 def test_a_node_without_addresses_says_so(nets: Nets, tmp_path: pathlib.Path) -> None:
     pod = nets.make()
     with NetworkNamespace.open(nets.make("node").path) as node_netns:
-        plane = make_plane(tmp_path, node_netns)
-        plane.restore()
-        node = Node(nets, tmp_path, Net("none"), plane, node_netns)
+        cni = make_service(tmp_path, node_netns)
+        cni.restore()
+        node = Node(nets, tmp_path, Net("none"), cni, node_netns)
         code, message = refusal(node.call("ADD", pod, "one"))
         assert code == 11
         assert "no fleet addresses yet" in message
-        plane.close()
+        cni.close()
 
 
 def test_a_full_block_says_so_and_a_second_one_is_used_without_a_failure(node: Node) -> None:
     small = dataclasses.replace(NETWORK, blocks=(ipaddress.ip_network("10.112.4.0/31"),))
-    node.plane.set_network(small)
+    node.cni.set_network(small)
     one, two = node.nets.make(), node.nets.make()
     node.add(one, "one")
     code, message = refusal(node.call("ADD", two, "two"))
     assert code == 11
     assert "10.112.4.0/31" in message
-    node.plane._adder = dataclasses.replace(node.plane._adder, patience_s=10)
+    node.cni._adder = dataclasses.replace(node.cni._adder, patience_s=10)
     with concurrent.futures.ThreadPoolExecutor(1) as caller:
         waiting = caller.submit(node.add, two, "two")
         more = (*small.blocks, ipaddress.ip_network("10.112.5.64/26"))
-        node.plane.set_network(dataclasses.replace(small, blocks=more))
+        node.cni.set_network(dataclasses.replace(small, blocks=more))
         assert waiting.result(timeout=20) == "10.112.5.64"
     assert one.answers_ping("10.112.5.64")
 
@@ -282,8 +282,8 @@ def test_an_exhausted_node_takes_back_the_addresses_of_the_dead(
     pod = node.nets.make()
     node.add(pod, "one")
     node.nets.remove(pod)
-    eventually(lambda: node.plane.collect() == 1)
-    assert node.plane.attachments() == []
+    eventually(lambda: node.cni.collect() == 1)
+    assert node.cni.attachments() == []
 
 
 class Restless(socket.socket):
@@ -328,25 +328,25 @@ def test_interfaces_that_come_meanwhile_keep_no_add_from_its_answer(
         kernel.ask(links.list_all())
     code, message = refusal(node.call("ADD", pods[63], "late"))
     assert (code, "10.112.4.0/26" in message) == (11, True), message
-    assert node.plane.collect() == 0
+    assert node.cni.collect() == 0
     node.nets.remove(pods[0])
-    eventually(lambda: node.plane.collect() == 1)
-    assert node.plane.usage().used == 62
+    eventually(lambda: node.cni.collect() == 1)
+    assert node.cni.usage().used == 62
 
 
 def test_a_kernel_that_lists_nothing_is_no_reason_to_refuse_an_add(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     def silent() -> None:
         raise errors.SilentKernelError("no answer from the kernel: timed out")
 
-    node.plane.set_network(dataclasses.replace(NETWORK, blocks=(ipaddress.ip_network("10.112.4.0/31"),)))
+    node.cni.set_network(dataclasses.replace(NETWORK, blocks=(ipaddress.ip_network("10.112.4.0/31"),)))
     one, two = node.nets.make(), node.nets.make()
     node.add(one, "one")
-    monkeypatch.setattr(node.plane._plumber, "standing", silent)
-    node.plane._adder = dataclasses.replace(node.plane._adder, patience_s=10)
+    monkeypatch.setattr(node.cni._plumber, "standing", silent)
+    node.cni._adder = dataclasses.replace(node.cni._adder, patience_s=10)
     with concurrent.futures.ThreadPoolExecutor(1) as caller:
         waiting = caller.submit(node.add, two, "two")
         assert not concurrent.futures.wait([waiting], timeout=0.3).done
-        node.plane.set_network(NETWORK)
+        node.cni.set_network(NETWORK)
         assert waiting.result(timeout=20) not in ("10.112.4.0", "10.112.4.1")
 
 
@@ -356,9 +356,9 @@ def test_a_pair_that_the_list_lacks_is_looked_up_before_it_is_called_missing(
     one, two = node.nets.make(), node.nets.make()
     node.add(one, "one")
     held = node.add(two, "two")
-    monkeypatch.setattr(node.plane._plumber, "standing", dict)
+    monkeypatch.setattr(node.cni._plumber, "standing", dict)
     before = one.run("cat", "/sys/class/net/net1/iflink")
-    assert [node.plane._recovery.sweep(NETWORK).adopted for _ in range(3)] == [2, 2, 2]
+    assert [node.cni._recovery.sweep(NETWORK).adopted for _ in range(3)] == [2, 2, 2]
     assert one.run("cat", "/sys/class/net/net1/iflink") == before
     assert one.answers_ping(held)
 
@@ -388,8 +388,8 @@ def test_a_restart_adopts_what_stands_and_loses_no_packet(
             reading.join(60)
     assert (summary.adopted, summary.recreated, summary.freed) == (5, 0, 0)
     assert not pings.lost(seen())
-    assert sorted(a.addresses[0] for a in node.plane.attachments()) == sorted(held)
-    assert node.plane.network() == NETWORK
+    assert sorted(a.addresses[0] for a in node.cni.attachments()) == sorted(held)
+    assert node.cni.network() == NETWORK
     assert node.add(node.nets.make(), "more") not in held
 
 
@@ -414,7 +414,7 @@ def test_a_new_namespace_after_the_old_one_died_gets_them_too(
     pod = node.nets.make()
     address = node.add(pod, "one")
     old, new = node.node_netns, node.nets.make("node2")
-    node.plane.close()
+    node.cni.close()
     node.node_handle.close()
     node.nets.remove(old)
     eventually(lambda: "net1" not in pod.run("ip", "link"))
@@ -423,7 +423,7 @@ def test_a_new_namespace_after_the_old_one_died_gets_them_too(
     assert summary.recreated == 1
     assert f"{identity.POD_INDEX}: net1" in pod.run("ip", "link")
     assert pod.answers_ping("10.112.4.0")
-    assert node.plane.attachments()[0].addresses == [address]
+    assert node.cni.attachments()[0].addresses == [address]
 
 
 def test_a_dead_pod_is_freed_in_the_second_pass(node: Node, eventually: Callable[[Callable[[], object]], None]) -> None:
@@ -433,8 +433,8 @@ def test_a_dead_pod_is_freed_in_the_second_pass(node: Node, eventually: Callable
     node.nets.remove(dead)
     summary = node.restart(node_netns=node.nets.make("node2"))
     assert (summary.recreated, summary.suspected, summary.freed) == (1, 1, 0)
-    eventually(lambda: node.plane.collect() == 1)
-    assert [a.pod_name for a in node.plane.attachments()] == ["living"]
+    eventually(lambda: node.cni.collect() == 1)
+    assert [a.pod_name for a in node.cni.attachments()] == ["living"]
 
 
 def test_another_boot_frees_everything_at_once(node: Node) -> None:
@@ -442,7 +442,7 @@ def test_another_boot_frees_everything_at_once(node: Node) -> None:
     node.add(node.nets.make(), "two")
     summary = node.restart(node_netns=node.nets.make("node2"), boot_id="another")
     assert summary.freed == 2
-    assert node.plane.attachments() == []
+    assert node.cni.attachments() == []
 
 
 def test_a_lost_journal_is_made_again_from_the_kernel(node: Node) -> None:
@@ -451,7 +451,7 @@ def test_a_lost_journal_is_made_again_from_the_kernel(node: Node) -> None:
     (node.state / "journal").unlink()
     summary = node.restart()
     assert summary.recovered == 1
-    attachment = node.plane.attachments()[0]
+    attachment = node.cni.attachments()[0]
     assert (attachment.addresses, attachment.pod_uid, attachment.interface) == ([address], "u-one", "net1")
     assert node.add(node.nets.make(), "two") != address
     assert node.restart(node_netns=node.nets.make("node2")).recreated == 2
@@ -472,7 +472,7 @@ def test_an_add_that_never_ended_is_rolled_back_at_the_next_start(node: Node) ->
 def test_the_mtu_falls_on_live_interfaces(node: Node) -> None:
     pod = node.nets.make()
     node.add(pod, "one")
-    node.plane.set_network(dataclasses.replace(NETWORK, mtu=1280))
+    node.cni.set_network(dataclasses.replace(NETWORK, mtu=1280))
     assert "mtu 1280" in pod.run("ip", "link", "show", "net1")
     assert "mtu 1280" in node.node_netns.run("ip", "-o", "link", "show", "type", "veth")
     assert pod.answers_ping("10.112.4.0", size=1252, fragment=False)
@@ -486,10 +486,10 @@ def test_garbage_is_what_the_runtime_does_not_list_and_is_dead(node: Node) -> No
     valid = [{"containerID": "listed", "ifname": "net1"}]
     config = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}
     deadline = time.monotonic() + 60
-    while len(node.plane.attachments()) == 3:
+    while len(node.cni.attachments()) == 3:
         assert node.call("GC", None, "x", config=config).code == 0
         assert time.monotonic() < deadline
-    assert {a.pod_name for a in node.plane.attachments()} == {"listed", "unlisted"}
+    assert {a.pod_name for a in node.cni.attachments()} == {"listed", "unlisted"}
     none = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": None}
     assert node.call("GC", None, "x", config=none).code == 0
 
@@ -497,7 +497,7 @@ def test_garbage_is_what_the_runtime_does_not_list_and_is_dead(node: Node) -> No
 def test_both_families_are_wired_together(node: Node) -> None:
     blocks = (*NETWORK.blocks, ipaddress.ip_network("fd00:1::/64"))
     fleet = (*NETWORK.fleet, ipaddress.ip_network("fd00::/16"))
-    node.plane.set_network(dataclasses.replace(NETWORK, blocks=blocks, fleet=fleet))
+    node.cni.set_network(dataclasses.replace(NETWORK, blocks=blocks, fleet=fleet))
     pod = node.nets.make()
     result = json.loads(node.call("ADD", pod, "one").stdout)
     assert [ip["address"] for ip in result["ips"]] == ["10.112.4.1/32", "fd00:1::1/128"]
@@ -512,10 +512,10 @@ def test_both_families_are_wired_together(node: Node) -> None:
 
 def test_a_hundred_come_back(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = (*NETWORK.blocks, ipaddress.ip_network("10.112.4.64/26"))
-    node.plane.set_network(dataclasses.replace(NETWORK, blocks=blocks))
+    node.cni.set_network(dataclasses.replace(NETWORK, blocks=blocks))
     pods = [node.nets.make() for _ in range(100)]
     held = [node.add(pod, f"c{i}") for i, pod in enumerate(pods)]
-    node.plane.close()
+    node.cni.close()
     node.nets.remove(node.node_netns)
     new = node.nets.make("node2")
     started = time.perf_counter()
@@ -536,4 +536,4 @@ def test_fifty_at_once_get_fifty_addresses(node: Node) -> None:
         answers = list(callers.map(lambda i: node.call("DEL", pods[i], f"c{i}").code, range(50)))
     assert answers == [0] * 50
     assert "fv" not in node.node_netns.run("ip", "-br", "link")
-    assert node.plane.usage().used == 0
+    assert node.cni.usage().used == 0

@@ -22,7 +22,7 @@ from cnf.netlink import connection
 from cnf.netlink import errors as netlink_errors
 from cnf.netlink.namespace import NetworkNamespace
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 1.2
 
@@ -95,7 +95,7 @@ class Adder:
             if ends is not None:
                 self.plumber.abandon(ends, inside=inside)
         except netlink_errors.NetlinkError as err:
-            _log.error("a failed ADD can't be undone yet", extra={"container": record.container_id, "error": str(err)})
+            log.error("a failed ADD can't be undone yet", extra={"container": record.container_id, "error": str(err)})
             return
         self.ledger.release(record.key, rest=False)
 
@@ -147,7 +147,7 @@ class Adder:
         try:
             self.reclaim()
         except netlink_errors.NetlinkError as err:
-            _log.warning("no look was had for dead pods' addresses", extra={"error": str(err)})
+            log.warning("no look was had for dead pods' addresses", extra={"error": str(err)})
 
     def _explain(self) -> str:
         known = self.outlook()

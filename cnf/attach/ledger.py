@@ -18,7 +18,7 @@ import msgspec
 from cnf.attach import errors, ipam, journal, records
 from fleetboard.model.addresses import Address, Network
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _COMPACT_BYTES = 1 << 20
 
@@ -65,12 +65,12 @@ class Ledger:
             try:
                 self._compact()
             except errors.JournalError as err:
-                _log.error("the journal can't be written", extra={"error": str(err)})
+                log.error("the journal can't be written", extra={"error": str(err)})
         return damaged
 
     def _own(self, state: records.JournalState) -> records.JournalState:
         if self._node and state.origin not in ("", self._node):
-            _log.error("the journal is another node's and is not used", extra={"of": state.origin, "node": self._node})
+            log.error("the journal is another node's and is not used", extra={"of": state.origin, "node": self._node})
             state = records.JournalState()
         state.origin = self._node or state.origin
         return state
@@ -240,7 +240,7 @@ class Ledger:
         try:
             self._journal.append(entry)
         except errors.JournalError as err:
-            _log.error("the journal can't be written", extra={"error": str(err)})
+            log.error("the journal can't be written", extra={"error": str(err)})
         records.apply(self._state, entry)
 
     def _compact(self) -> None:

@@ -22,7 +22,7 @@ from cnf.attach.node_network.network import NodeNetwork
 from cnf.netlink import connection, links
 from cnf.netlink import errors as netlink_errors
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _WORKERS = 8
 _APART_S = 1.0
@@ -139,7 +139,7 @@ class Recovery:
                     self._plumber.detach(link.name)
                 return self._revive(record, network)
             except (netlink_errors.NetlinkError, errors.AttachError) as err:
-                _log.error(
+                log.error(
                     "an attachment can't be restored",
                     extra={"container": record.container_id, "addresses": record.addresses, "error": str(err)},
                 )
@@ -164,7 +164,7 @@ class Recovery:
                     continue
                 self._retune(record, wiring.plan_ends(record, network).at(link.index, record.index))
             except netlink_errors.NetlinkError as err:
-                _log.error("a pod's interface can't be set", extra={"pod": record.pod_name, "error": str(err)})
+                log.error("a pod's interface can't be set", extra={"pod": record.pod_name, "error": str(err)})
 
     def _retune(self, record: records.Record, ends: wiring.Ends) -> None:
         pod = self._pods.open(record.netns, cookie=record.cookie)
@@ -215,7 +215,7 @@ class Recovery:
             try:
                 self._plumber.detach(identity.veth_name(*record.key))
             except netlink_errors.NetlinkError as err:
-                _log.error("an unfinished ADD can't be undone", extra={"error": str(err)})
+                log.error("an unfinished ADD can't be undone", extra={"error": str(err)})
                 return _Outcome.FAILED
             self._ledger.release(record.key, rest=False)
             return _Outcome.FREED

@@ -24,7 +24,7 @@ from cnf.attach import errors, frames, protocol, results
 from cnf.netlink.errors import NamespaceError
 from cnf.netlink.namespace import NetworkNamespace
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _WORKERS = 16
 _ADDERS = 48
@@ -76,7 +76,7 @@ class CniServer:
             opened.enter_context(sock)
             _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             if uid != self._allowed_uid:
-                _log.warning("a CNI call was refused: its caller is not root", extra={"uid": uid})
+                log.warning("a CNI call was refused: its caller is not root", extra={"uid": uid})
                 return
             env, stdin, namespace = _receive(sock)
             if namespace is not None:
@@ -101,7 +101,7 @@ class CniServer:
         try:
             return self._call(request)
         except Exception as err:
-            _log.exception("a CNI call failed")
+            log.exception("a CNI call failed")
             refusal = errors.CallRefusedError(errors.Code.INTERNAL, "cnf failed; its log has the trace", repr(err))
             return frames.Response(1, results.render_error(protocol.echo_version(request.stdin), refusal))
 
@@ -112,11 +112,11 @@ def _reported() -> Iterator[None]:
     try:
         yield
     except errors.FrameError as err:
-        _log.warning("a CNI call was refused", extra={"error": str(err)})
+        log.warning("a CNI call was refused", extra={"error": str(err)})
     except OSError as err:
-        _log.info("a CNI call's connection failed", extra={"error": str(err)})
+        log.info("a CNI call's connection failed", extra={"error": str(err)})
     except Exception:
-        _log.exception("a CNI call failed")
+        log.exception("a CNI call failed")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-import logging
 import os
 import pathlib
 import threading
@@ -41,8 +40,6 @@ from cnf.netlink import errors as netlink_errors
 from cnf.netlink.namespace import NetworkNamespace
 from fleetboard.model import fleet
 from fleetboard.model.addresses import Network
-
-_log = logging.getLogger(__name__)
 
 _LOCK_TIMEOUT_S = 25.0
 _REMEMBERED_DELETIONS = 4096

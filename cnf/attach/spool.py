@@ -14,7 +14,7 @@ import msgspec
 
 from cnf.attach import errors, frames
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _PERIOD_S = 3.0
 
@@ -41,7 +41,7 @@ class Spool:
             try:
                 self.replay()
             except OSError as err:
-                _log.error("spooled DELs can't be read", extra={"folder": str(self._folder), "error": str(err)})
+                log.error("spooled DELs can't be read", extra={"folder": str(self._folder), "error": str(err)})
             if stop.wait(_PERIOD_S):
                 return
 
@@ -49,24 +49,24 @@ class Spool:
         try:
             request = frames.parse_request(path.read_bytes())
         except errors.FrameError as err:
-            _log.error("a spooled DEL is damaged and dropped", extra={"file": path.name, "error": str(err)})
+            log.error("a spooled DEL is damaged and dropped", extra={"file": path.name, "error": str(err)})
             path.unlink(missing_ok=True)
             return False
         except FileNotFoundError:
             return False
         if request.env.get("CNI_COMMAND") != "DEL":
-            _log.error("a spooled call is no DEL and dropped", extra={"file": path.name})
+            log.error("a spooled call is no DEL and dropped", extra={"file": path.name})
             path.unlink(missing_ok=True)
             return False
         try:
             response = self._call(frames.Request(request.env, request.stdin, issued_at=issued_at))
         except Exception:
             # One call that trips us must not end the process at every start; what it would free is found dead anyway.
-            _log.exception("a spooled DEL failed and is dropped", extra={"file": path.name})
+            log.exception("a spooled DEL failed and is dropped", extra={"file": path.name})
             path.unlink(missing_ok=True)
             return False
         if response.code:
-            _log.error("a spooled DEL failed", extra={"file": path.name, "answer": response.stdout.decode()})
+            log.error("a spooled DEL failed", extra={"file": path.name, "answer": response.stdout.decode()})
             if _is_hopeless(response):
                 path.unlink(missing_ok=True)
             return False

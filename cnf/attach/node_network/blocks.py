@@ -16,7 +16,7 @@ from cnf.attach import errors, ledger
 from cnf.attach.node_network import demand, network, supply
 from cnf.attach.node_network.network import NodeNetwork
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class NodeBlocks:
@@ -71,7 +71,7 @@ class NodeBlocks:
                     # The leader may give such a block to us again only once no file of ours says it is given back.
                     self._install(old)
                     raise
-                _log.error("the node's network can't be kept for the next start", extra={"error": str(err)})
+                log.error("the node's network can't be kept for the next start", extra={"error": str(err)})
             self._supply.change(new)
             return True
 
@@ -88,11 +88,11 @@ class NodeBlocks:
             try:
                 network.write(self._path, new, node=self._node)
             except errors.JournalError as err:
-                _log.error("empty blocks can't be given back", extra={"error": str(err)})
+                log.error("empty blocks can't be given back", extra={"error": str(err)})
                 self._ledger.set_blocks(known.given, excluded=known.gateways())
                 return 0
             self._supply.change(new)
-        _log.info("empty blocks are given back", extra={"blocks": [str(block) for block in chosen]})
+        log.info("empty blocks are given back", extra={"blocks": [str(block) for block in chosen]})
         return len(chosen)
 
     def _count_returned(self, known: NodeNetwork) -> NodeNetwork:

@@ -18,7 +18,7 @@ import msgspec
 from cnf.attach import errors, journal
 from fleetboard.model.addresses import Address, Network
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def read(path: pathlib.Path, *, node: str = "") -> NodeNetwork | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as err:
-        _log.error("the node's network is not remembered", extra={"file": str(path), "error": str(err)})
+        log.error("the node's network is not remembered", extra={"file": str(path), "error": str(err)})
         return None
 
 

@@ -97,7 +97,7 @@ class Adder:
         except netlink_errors.NetlinkError as err:
             log.error("a failed ADD can't be undone yet", extra={"container": record.container_id, "error": str(err)})
             return
-        self.ledger.release(record.key, rest=False)
+        self.ledger.release(record.key, quarantine=False)
 
     def _refuse_second(self, call: protocol.Call, cookie: int) -> None:
         for other in self.ledger.holders(cookie=cookie, container_id=call.container_id):

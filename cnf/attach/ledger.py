@@ -20,25 +20,25 @@ from fleetboard.model.addresses import Address, Network
 
 log = logging.getLogger(__name__)
 
-_COMPACT_BYTES = 1 << 20
-
 
 class Ledger:
     """The node's attachments. Any thread."""
 
     def __init__(
         self,
-        store: journal.Journal,
+        journal: journal.Journal,
         *,
         node: str = "",
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        compact_bytes: int = 1 << 20,
     ) -> None:
         """``node`` marks the journal as this node's; ``clock`` counts rests, ``wall`` dates entries over restarts."""
-        self._journal = store
+        self._journal = journal
         self._node = node
         self._clock = clock
         self._wall = wall
+        self._compact_bytes = compact_bytes
         self._lock = threading.RLock()
         self._pool = ipam.Pool()
         self._state = records.JournalState()
@@ -52,7 +52,7 @@ class Ledger:
         """
         entries, damaged = self._journal.read()
         with self._lock:
-            self._state = self._own(records.fold(entries))
+            self._state = self._refuse_foreign(records.fold(entries))
             self._loaded = True
             now, wall = self._clock(), self._wall()
             for record in self._state.records.values():
@@ -60,7 +60,7 @@ class Ledger:
                     self._pool.hold(address)
             for text, at in self._state.released.items():
                 # A clock that was set back must not make an address rest longer than it ever does.
-                left = min(ipam.REST_S, max(0.0, at + ipam.REST_S - wall))
+                left = min(ipam.QUARANTINE_S, max(0.0, at + ipam.QUARANTINE_S - wall))
                 self._pool.release(ipaddress.ip_address(text), until=now + left)
             try:
                 self._compact()
@@ -68,7 +68,7 @@ class Ledger:
                 log.error("the journal can't be written", extra={"error": str(err)})
         return damaged
 
-    def _own(self, state: records.JournalState) -> records.JournalState:
+    def _refuse_foreign(self, state: records.JournalState) -> records.JournalState:
         if self._node and state.origin not in ("", self._node):
             log.error("the journal is another node's and is not used", extra={"of": state.origin, "node": self._node})
             state = records.JournalState()
@@ -80,10 +80,10 @@ class Ledger:
         with self._lock:
             self._pool.set_blocks(blocks, excluded=excluded)
 
-    def idle_blocks(self) -> tuple[Network, ...]:
-        """Return the blocks of which no address is used or resting."""
+    def empty_blocks(self) -> tuple[Network, ...]:
+        """Return the blocks of which no address is used or quarantined."""
         with self._lock:
-            return self._pool.idle(now=self._clock())
+            return self._pool.empty_blocks(now=self._clock())
 
     def free(self, version: int) -> int:
         """Count the addresses of one family that can be given now."""
@@ -97,7 +97,7 @@ class Ledger:
         it may name pods in them that are gone, and would make the blocks ours again at the next start.
         """
         with self._lock:
-            if not self.mend() or not set(blocks) <= set(self._pool.idle(now=self._clock())):
+            if not self.ensure_writable() or not set(blocks) <= set(self._pool.empty_blocks(now=self._clock())):
                 return False
             self._pool.set_blocks((b for b in self._pool.blocks if b not in blocks), excluded=excluded)
             return True
@@ -107,7 +107,7 @@ class Ledger:
         with self._lock:
             return self._pool.usage(now=self._clock())
 
-    def mend(self) -> bool:
+    def ensure_writable(self) -> bool:
         """Say whether the journal can be written; where it couldn't, write it anew first."""
         with self._lock:
             if not self._journal.healthy and self._loaded:
@@ -149,7 +149,7 @@ class Ledger:
         with self._lock:
             if not self._loaded:
                 raise errors.JournalError("the journal has not been read yet")
-            if not self._journal.healthy or self._journal.size > _COMPACT_BYTES:
+            if not self._journal.healthy or self._journal.size > self._compact_bytes:
                 self._compact()
             requested = tuple(requested)
             before = self._state.records.get(draft.key)
@@ -159,7 +159,7 @@ class Ledger:
             if before is not None:
                 addresses = list(before.addresses)
             else:
-                addresses = [str(a) for a in self._pool.take(requested=requested, now=self._clock())]
+                addresses = [str(a) for a in self._pool.allocate(requested=requested, now=self._clock())]
             record = msgspec.structs.replace(draft, addresses=addresses, reserved_at=self._wall())
             try:
                 mark = self._write(records.Reserve(record))
@@ -175,15 +175,15 @@ class Ledger:
         with self._lock:
             for address in record.parse_addresses():
                 self._pool.hold(address)
-            self._note(records.Reserve(record))
-            self._note(records.Commit(*record.key, record.index))
+            self._write_or_log(records.Reserve(record))
+            self._write_or_log(records.Commit(*record.key, record.index))
 
     def holds(self, address: Address) -> bool:
         """Say whether an attachment has that address."""
         with self._lock:
             return str(address) in self._state.holders
 
-    def held(self) -> list[Address]:
+    def held_addresses(self) -> list[Address]:
         """Return every address that an attachment has, ended or not."""
         with self._lock:
             return [ipaddress.ip_address(address) for address in self._state.holders]
@@ -210,16 +210,16 @@ class Ledger:
         """
         self._journal.sync(mark)
 
-    def release(self, key: records.Key, *, rest: bool = True) -> bool:
+    def release(self, key: records.Key, *, quarantine: bool = True) -> bool:
         """Give back what ``key`` holds, after the kernel let go; return whether it held anything."""
         with self._lock:
             record = self._state.records.get(key)
             if record is None:
                 return False
-            until = self._clock() + (ipam.REST_S if rest else 0)
+            until = self._clock() + (ipam.QUARANTINE_S if quarantine else 0)
             for address in record.parse_addresses():
                 self._pool.release(address, until=until)
-            self._note(records.Release(*key, record.addresses, self._wall(), rest))
+            self._write_or_log(records.Release(*key, record.addresses, self._wall(), quarantine))
             return True
 
     def close(self) -> None:
@@ -235,7 +235,7 @@ class Ledger:
         records.apply(self._state, entry)
         return mark
 
-    def _note(self, entry: records.Entry) -> None:
+    def _write_or_log(self, entry: records.Entry) -> None:
         """Write what has happened already: memory follows whether or not the disk does."""
         try:
             self._journal.append(entry)
@@ -244,6 +244,6 @@ class Ledger:
         records.apply(self._state, entry)
 
     def _compact(self) -> None:
-        horizon = self._wall() - ipam.REST_S
+        horizon = self._wall() - ipam.QUARANTINE_S
         self._state.released = {text: at for text, at in self._state.released.items() if at > horizon}
         self._journal.rewrite(records.unfold(self._state))

@@ -62,7 +62,7 @@ class Plumber:
             while True:
                 self._idle.get_nowait().close()
 
-    def put_node(self, network: NodeNetwork) -> None:
+    def ensure_node_addresses(self, network: NodeNetwork) -> None:
         """Put the node's addresses in place."""
         with self.kernel() as kernel:
             kernel.send(wiring.plan_node(network))

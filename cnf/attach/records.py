@@ -81,7 +81,7 @@ class Release(msgspec.Struct, frozen=True, tag="release", tag_field="entry"):
     interface: str
     addresses: list[str]
     at: float
-    rest: bool = True
+    quarantine: bool = msgspec.field(default=True, name="rest")
 
 
 class JournalOrigin(msgspec.Struct, frozen=True, tag="origin", tag_field="entry"):
@@ -140,7 +140,7 @@ def apply(state: JournalState, entry: Entry) -> None:
     _drop(state, key)
     for address in entry.addresses:
         state.released.pop(address, None)
-        if entry.rest and address not in state.holders:
+        if entry.quarantine and address not in state.holders:
             state.released[address] = entry.at
 
 

@@ -60,18 +60,18 @@ class Recovery:
     def __init__(
         self,
         *,
-        book: ledger.Ledger,
-        hands: plumber.Plumber,
-        found: pods.Pods,
-        containers: locks.KeyedLocks,
+        ledger: ledger.Ledger,
+        plumber: plumber.Plumber,
+        pods: pods.Pods,
+        locks: locks.KeyedLocks,
         boot: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``containers`` are the locks that calls hold: what a call is busy with is left alone."""
-        self._ledger = book
-        self._plumber = hands
-        self._pods = found
-        self._locks = containers
+        """``locks`` are those that calls hold: what a call is busy with is left alone."""
+        self._ledger = ledger
+        self._plumber = plumber
+        self._pods = pods
+        self._locks = locks
         self._boot = boot
         self._clock = clock
         self._turn = threading.Lock()
@@ -95,8 +95,8 @@ class Recovery:
             self._forget_suspects(attached)
             outcomes = [self._end_unfinished(record) for record in unfinished]
             with concurrent.futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="sweep") as workers:
-                outcomes += workers.map(lambda r: self._settle(r, standing, network, at_start=at_start), attached)
-            outcomes += self._settle_strays(strays, at_start=at_start)
+                outcomes += workers.map(lambda r: self._reconcile(r, standing, network, at_start=at_start), attached)
+            outcomes += self._reconcile_strays(strays, at_start=at_start)
         return _count(outcomes)
 
     def collect_unlisted(self, unlisted: Callable[[records.Record], bool]) -> int:
@@ -114,7 +114,7 @@ class Recovery:
                     freed += self._ledger.release(record.key)
         return freed
 
-    def _settle(
+    def _reconcile(
         self,
         record: records.Record,
         standing: Mapping[str, links.Link],
@@ -137,7 +137,7 @@ class Recovery:
                     # Our predecessor ended while it made this pair again: the tag comes last, and the pod's end lacks
                     # whatever comes before.
                     self._plumber.detach(link.name)
-                return self._revive(record, network)
+                return self._recreate(record, network)
             except (netlink_errors.NetlinkError, errors.AttachError) as err:
                 log.error(
                     "an attachment can't be restored",
@@ -173,7 +173,7 @@ class Recovery:
         with pod, pod.connect() as inside:
             self._plumber.retune(ends, inside=inside)
 
-    def _revive(self, record: records.Record, network: NodeNetwork | None) -> _Outcome:
+    def _recreate(self, record: records.Record, network: NodeNetwork | None) -> _Outcome:
         pod = self._pods.open(record.netns, cookie=record.cookie)
         if pod is None:
             return self._suspect(record)
@@ -217,7 +217,7 @@ class Recovery:
             except netlink_errors.NetlinkError as err:
                 log.error("an unfinished ADD can't be undone", extra={"error": str(err)})
                 return _Outcome.FAILED
-            self._ledger.release(record.key, rest=False)
+            self._ledger.release(record.key, quarantine=False)
             return _Outcome.FREED
 
     def _find_strays(self, standing: Mapping[str, links.Link]) -> dict[str, links.Link]:
@@ -225,7 +225,7 @@ class Recovery:
         named = {identity.veth_name(*r.key) for r in (*self._ledger.attached(), *self._ledger.unfinished())}
         return {name: link for name, link in standing.items() if name not in named}
 
-    def _settle_strays(self, strays: Mapping[str, links.Link], *, at_start: bool) -> list[_Outcome]:
+    def _reconcile_strays(self, strays: Mapping[str, links.Link], *, at_start: bool) -> list[_Outcome]:
         """Take pairs that no record names into a journal that lost them, or delete them."""
         self._strays = {name: since for name, since in self._strays.items() if name in strays}
         outcomes: list[_Outcome] = []

@@ -85,29 +85,29 @@ class CniService:
         self._plumber = plumber.Plumber(node_netns)
         self._supply = supply.Supply()
         self._locks = locks.KeyedLocks()
-        found = pods.Pods(netns_dir)
+        node_pods = pods.Pods(netns_dir)
         self._recovery = recovery.Recovery(
-            book=self._ledger, hands=self._plumber, found=found, containers=self._locks, boot=boot, clock=clock
+            ledger=self._ledger, plumber=self._plumber, pods=node_pods, locks=self._locks, boot=boot, clock=clock
         )
         self._adder = add.Adder(
             ledger=self._ledger,
             plumber=self._plumber,
-            pods=found,
+            pods=node_pods,
             supply=self._supply,
             reclaim=self._ask_for_addresses,
             outlook=outlook,
             boot=boot,
             patience_s=patience_s,
         )
-        self._deleter = delete.Deleter(self._ledger, self._plumber, found, self._supply)
-        self._checker = check.Checker(self._ledger, self._plumber, found, self._supply)
+        self._deleter = delete.Deleter(self._ledger, self._plumber, node_pods, self._supply)
+        self._checker = check.Checker(self._ledger, self._plumber, node_pods, self._supply)
         self._node_blocks = blocks.NodeBlocks(
             path=state_dir / "network.json",
             node=node,
-            book=self._ledger,
-            known=self._supply,
+            ledger=self._ledger,
+            supply=self._supply,
             surplus=demand.Surplus(idle_s=idle_s, clock=clock),
-            put_node=self._plumber.put_node,
+            ensure_node_addresses=self._plumber.ensure_node_addresses,
         )
         self._reclaim_turn = threading.Lock()
         self._arrivals = itertools.count(1)
@@ -159,12 +159,12 @@ class CniService:
             self._recovery.retune(new)
         self._on_change()
 
-    def give_back(self) -> int:
+    def return_empty_blocks(self) -> int:
         """Give no more addresses of blocks that have been empty for long; return how many.
 
         From then on ``network`` lists them as returned, for the leader to take.
         """
-        count = self._node_blocks.give_back()
+        count = self._node_blocks.return_empty_blocks()
         if count:
             self._on_change()
         return count
@@ -193,7 +193,7 @@ class CniService:
 
     def held_blocks(self) -> tuple[Network, ...]:
         """Return the blocks that addresses are given of or pods have addresses of, the node's first one first."""
-        return demand.held_blocks(self._supply.network, self._ledger.held())
+        return demand.held_blocks(self._supply.network, self._ledger.held_addresses())
 
     def usage(self) -> ipam.Usage:
         """Count addresses; the daemon asks for a block when few are free."""
@@ -207,8 +207,8 @@ class CniService:
         summary = self._recovery.sweep(self._supply.network)
         if summary.freed or summary.recreated:
             self._on_change()
-        self._ledger.mend()
-        self.give_back()
+        self._ledger.ensure_writable()
+        self.return_empty_blocks()
         return summary.freed
 
     def call(self, request: Request) -> Response:
@@ -273,7 +273,7 @@ class CniService:
             if not held or current is None or current.cookie != record.cookie:
                 return
             self._plumber.detach(identity.veth_name(*record.key))
-            self._ledger.release(record.key, rest=False)
+            self._ledger.release(record.key, quarantine=False)
         self._on_change()
 
     def _remember_deletion(self, key: records.Key, arrival: int) -> None:
@@ -291,11 +291,11 @@ class CniService:
             raise CallRefusedError(
                 Code.LIMITED, f"the node's address {known.node_address} is missing in cnf: attached pods reach nothing"
             )
-        if not self._ledger.mend():
+        if not self._ledger.ensure_writable():
             raise CallRefusedError(Code.NOT_AVAILABLE, "the node's address journal can't be written")
         if not self._ledger.usage().free:
             raise CallRefusedError(
-                Code.NOT_AVAILABLE, f"no free address in {', '.join(str(block) for block in known.given)}"
+                Code.NOT_AVAILABLE, f"no free address in {', '.join(str(block) for block in known.active_blocks)}"
             )
 
     def _collect_garbage(self, call: protocol.Call) -> None:

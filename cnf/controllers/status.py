@@ -56,7 +56,7 @@ class Report:
 def read_addresses(cni: service.CniService) -> tuple[ipam.Usage, int, list[str], list[str]]:
     """Return the node's usage, how many blocks it wants, which it has returned, and which it holds."""
     usage, known = cni.usage(), cni.network()
-    given = len(known.given) if known is not None else 0
+    given = len(known.active_blocks) if known is not None else 0
     returned = [str(block) for block in known.returned] if known is not None else []
     wanted = demand.wanted_blocks(held=given, free=usage.free, waiting=cni.waiting)
     return usage, wanted, returned, [str(block) for block in cni.held_blocks()]

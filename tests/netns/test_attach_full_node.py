@@ -225,7 +225,7 @@ def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
         assert set(callers.map(delete, pods)) == {0}
     with capsys.disabled():
         print(f"257 DELs, 32 at once, in {time.monotonic() - started:.2f} s")
-    assert (node.cni.usage().used, node.cni.usage().resting) == (0, 256)
+    assert (node.cni.usage().used, node.cni.usage().quarantined) == (0, 256)
 
     node.clock.ahead_s += 61
     node.cni.collect()

@@ -39,7 +39,7 @@ STEPS = int(os.environ.get("FLEETBOARD_STEPS", "10000"))
 SEED = int(os.environ.get("FLEETBOARD_SEED", "0"))
 BLOCKS = tuple(ipaddress.ip_network(block) for block in ("10.112.4.0/27", "10.112.4.32/28", "10.112.4.48/28"))
 FLEET = (ipaddress.ip_network("10.112.0.0/12"),)
-REST_S = 60.0
+QUARANTINE_S = 60.0
 
 
 class Ended(BaseException):
@@ -320,7 +320,7 @@ class Node:
         self.owed += [self.living.pop(container) for container in sorted(self.living)[2:]]
         for pod in self.owed:
             assert self.call("DEL", pod).code == 0
-        for seconds in (REST_S, 121):
+        for seconds in (QUARANTINE_S, 121):
             self.now += seconds
             self.cni.collect()
         self.lead()
@@ -401,11 +401,13 @@ class Node:
             assert time.monotonic() < deadline, f"leaked: {self.cni.attachments()} {sorted(self.living)}"
             self.now += 2
             self.cni.collect()
-        self.now += REST_S
+        self.now += QUARANTINE_S
         known, usage = self.cni.network(), self.cni.usage()
         assert known is not None
-        assert (usage.used, usage.resting) == (len(self.living), 0)
-        assert usage.free == sum(block.num_addresses for block in known.given) - 1 - usage.used, "addresses are lost"
+        assert (usage.used, usage.quarantined) == (len(self.living), 0)
+        assert usage.free == sum(block.num_addresses for block in known.active_blocks) - 1 - usage.used, (
+            "addresses are lost"
+        )
         self.check_all()
 
     def standing(self) -> list[str]:

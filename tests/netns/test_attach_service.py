@@ -154,7 +154,7 @@ def test_delete_frees_the_address_of_a_namespace_that_is_gone(node: Node) -> Non
     node.nets.remove(pod)
     assert node.call("DEL", None, "one").code == 0
     assert node.cni.usage().used == 0
-    assert node.cni.usage().resting == 1
+    assert node.cni.usage().quarantined == 1
 
 
 def test_nothing_leaves_by_another_interface_while_the_fleets_is_away(node: Node) -> None:

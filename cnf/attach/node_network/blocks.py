@@ -27,14 +27,18 @@ class NodeBlocks:
         *,
         path: pathlib.Path,
         node: str,
-        book: ledger.Ledger,
-        known: supply.Supply,
+        ledger: ledger.Ledger,
+        supply: supply.Supply,
         surplus: demand.Surplus,
-        put_node: Callable[[NodeNetwork], None],
+        ensure_node_addresses: Callable[[NodeNetwork], None],
     ) -> None:
-        """``path`` is the file that remembers, for ``node`` alone; ``put_node`` puts the node's address in place."""
-        self._path, self._node = path, node
-        self._ledger, self._supply, self._surplus, self._put_node = book, known, surplus, put_node
+        """``path`` is the file that remembers, for ``node`` alone."""
+        self._path = path
+        self._node = node
+        self._ledger = ledger
+        self._supply = supply
+        self._surplus = surplus
+        self._ensure_node_addresses = ensure_node_addresses
         self._turn = threading.Lock()
 
     def recall(self) -> NodeNetwork | None:
@@ -75,13 +79,13 @@ class NodeBlocks:
             self._supply.change(new)
             return True
 
-    def give_back(self) -> int:
+    def return_empty_blocks(self) -> int:
         """Give no more addresses of blocks that have been empty for long; return how many."""
         with self._turn:
             known = self._supply.network
             if known is None:
                 return 0
-            chosen = self._surplus.choose(known.given, idle=self._ledger.idle_blocks(), free=self._ledger.free)
+            chosen = self._surplus.choose(known.active_blocks, idle=self._ledger.empty_blocks(), free=self._ledger.free)
             if not chosen or not self._ledger.withdraw(chosen, excluded=known.gateways()):
                 return 0
             new = dataclasses.replace(known, returned=(*known.returned, *chosen))
@@ -89,7 +93,7 @@ class NodeBlocks:
                 network.write(self._path, new, node=self._node)
             except errors.JournalError as err:
                 log.error("empty blocks can't be given back", extra={"error": str(err)})
-                self._ledger.set_blocks(known.given, excluded=known.gateways())
+                self._ledger.set_blocks(known.active_blocks, excluded=known.gateways())
                 return 0
             self._supply.change(new)
         log.info("empty blocks are given back", extra={"blocks": [str(block) for block in chosen]})
@@ -110,5 +114,5 @@ class NodeBlocks:
                 )
 
     def _install(self, known: NodeNetwork) -> None:
-        self._put_node(known)
-        self._ledger.set_blocks(known.given, excluded=known.gateways())
+        self._ensure_node_addresses(known)
+        self._ledger.set_blocks(known.active_blocks, excluded=known.gateways())

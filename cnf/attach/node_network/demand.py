@@ -42,7 +42,7 @@ def held_blocks(known: NodeNetwork | None, addresses: Collection[Address]) -> tu
         if not any(address in block for block in known_blocks)
     }
     others = sorted(found, key=lambda block: (block.network_address in addresses, block.version, block))
-    return (*(known.given if known is not None else ()), *others)
+    return (*(known.active_blocks if known is not None else ()), *others)
 
 
 class Surplus:

@@ -35,7 +35,7 @@ class NodeNetwork:
     returned: tuple[Network, ...] = ()
 
     @property
-    def given(self) -> tuple[Network, ...]:
+    def active_blocks(self) -> tuple[Network, ...]:
         """The blocks that addresses are given of."""
         return tuple(block for block in self.blocks if block not in self.returned)
 

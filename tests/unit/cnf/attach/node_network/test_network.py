@@ -25,7 +25,7 @@ KNOWN = network.NodeNetwork(
 def test_what_is_written_is_read_back(tmp_path: pathlib.Path) -> None:
     network.write(tmp_path / "network.json", KNOWN, node="a")
     assert network.read(tmp_path / "network.json", node="a") == KNOWN
-    assert KNOWN.given == (FIRST,)
+    assert KNOWN.active_blocks == (FIRST,)
 
 
 def test_a_copy_on_another_node_is_not_read(tmp_path: pathlib.Path) -> None:

@@ -265,7 +265,8 @@ def _parse_ips(values: Any) -> tuple[Address, ...]:
     found: list[Address] = []
     for value in values:
         try:
-            found.append(ipaddress.ip_interface(value).ip)
+            # ipaddress takes false and numbers for addresses too.
+            found.append(ipaddress.ip_interface(value if isinstance(value, str) else "").ip)
         except ValueError as err:
             raise CallRefusedError(
                 Code.INVALID_CONFIG, f"ips holds {value!r}: expected an address with or without prefix length"

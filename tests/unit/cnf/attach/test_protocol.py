@@ -142,7 +142,7 @@ def test_the_runtimes_addresses_come_before_the_arguments() -> None:
     assert parse().requested == ()
 
 
-@pytest.mark.parametrize("ips", ["10.0.0.1", ["10.0.0.256"], [{}], [None]])
+@pytest.mark.parametrize("ips", ["10.0.0.1", ["10.0.0.256"], [{}], [None], [False], [7]])
 def test_addresses_that_are_none_are_refused(ips: Any) -> None:
     assert refused(config={"runtimeConfig": {"ips": ips}}).code is Code.INVALID_CONFIG
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from cnf.agent import settings
 from cnf.attach import server, service, spool
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.netlink import namespace
 from cnf.vip import writer as vip_plane
 from cnf.vip.handover import state
@@ -36,13 +37,9 @@ class Node:
         self.vips = vip_plane.VipPlane()
         self.taken_over = state.TakenOver()
         self.cni = service.CniService(
-            state_dir=options.state_dir,
-            netns_dir=options.netns_dir,
+            CniSettings(state_dir=options.state_dir, netns_dir=options.netns_dir, node=options.node),
             node_netns=namespace.NetworkNamespace.current(),
-            on_change=self._changed,
-            node=options.node,
-            on_call=self._called,
-            outlook=self._outlook,
+            hooks=CniHooks(on_change=self._changed, on_call=self._called, outlook=self._outlook),
         )
         self._keeping = state.Keeping(
             self.vips,

@@ -50,7 +50,7 @@ class Adder:
     reclaim: Callable[[], object]
     outlook: Callable[[], str]
     boot: str
-    patience_s: float
+    patience: Callable[[], float]
 
     def add(self, call: protocol.Call, request: Request) -> Added:
         """Attach one pod; the caller holds the container's lock.
@@ -123,7 +123,7 @@ class Adder:
         self, call: protocol.Call, request: Request, pod: NetworkNamespace
     ) -> tuple[records.Record, int, NodeNetwork]:
         draft = self._draft(call, pod)
-        deadline = time.monotonic() + self.patience_s
+        deadline = time.monotonic() + self.patience()
         while True:
             _refuse_cancelled(request)
             generation = self.supply.generation
@@ -152,7 +152,7 @@ class Adder:
     def _explain(self) -> str:
         known = self.outlook()
         return known or (
-            f"no further block came within {self.patience_s:.0f} s: the cluster has no leader to give one, or this "
+            f"no further block came within {self.patience():.0f} s: the cluster has no leader to give one, or this "
             "node doesn't reach the API"
         )
 

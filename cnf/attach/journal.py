@@ -139,7 +139,7 @@ class Journal:
             try:
                 file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
                 try:
-                    _write_all(file, content)
+                    write_all(file, content)
                     self._fsync(file)
                     draft.rename(self._path)
                     sync_folder(self._path.parent)
@@ -168,7 +168,7 @@ class Journal:
             if not self.healthy:
                 raise errors.JournalError(f"{self._path} can't be written since an earlier failure")
             try:
-                _write_all(self._file, line)
+                write_all(self._file, line)
             except OSError as err:
                 self.healthy = False
                 raise errors.JournalError(f"{self._path} can't be written: {err.strerror}") from err
@@ -226,7 +226,8 @@ class Journal:
             self.healthy = False
 
 
-def _write_all(file: int, content: bytes) -> None:
+def write_all(file: int, content: bytes) -> None:
+    """Write all bytes, in as many calls as the kernel takes."""
     view = memoryview(content)
     while view:
         view = view[os.write(file, view) :]

@@ -42,3 +42,9 @@ class KeyedLocks:
                 entry.users -= 1
                 if not entry.users:
                     self._entries.pop(name, None)
+
+    def users(self, name: str) -> int:
+        """Count those who hold the lock of ``name`` or wait for it."""
+        with self._guard:
+            entry = self._entries.get(name)
+            return entry.users if entry is not None else 0

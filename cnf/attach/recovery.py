@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from cnf.attach import errors, identity, ledger, locks, plumber, pods, records, wiring
+from cnf.attach import errors, identity, records, wiring
 from cnf.attach.node_network.network import NodeNetwork
+from cnf.attach.parts import Parts
 from cnf.netlink import connection, links
 from cnf.netlink import errors as netlink_errors
 
@@ -59,19 +60,16 @@ class Recovery:
 
     def __init__(
         self,
+        parts: Parts,
         *,
-        ledger: ledger.Ledger,
-        plumber: plumber.Plumber,
-        pods: pods.Pods,
-        locks: locks.KeyedLocks,
         boot: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``locks`` are those that calls hold: what a call is busy with is left alone."""
-        self._ledger = ledger
-        self._plumber = plumber
-        self._pods = pods
-        self._locks = locks
+        """A container whose lock a call holds is left alone."""
+        self._ledger = parts.ledger
+        self._plumber = parts.plumber
+        self._pods = parts.pods
+        self._locks = parts.locks
         self._boot = boot
         self._clock = clock
         self._turn = threading.Lock()

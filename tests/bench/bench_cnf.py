@@ -15,6 +15,7 @@ import time
 
 from cnf.attach import server, service
 from cnf.attach.node_network import network
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.netlink.namespace import NetworkNamespace
 
 NETWORK = network.NodeNetwork(
@@ -31,11 +32,11 @@ def main(state: str, node_netns: str) -> None:
     sys.setswitchinterval(0.0005)  # as cnf does
     calls: list[tuple[str, float]] = []
     served = service.CniService(
-        state_dir=pathlib.Path(state),
-        netns_dir=pathlib.Path("/run/netns"),
+        CniSettings(state_dir=pathlib.Path(state), netns_dir=pathlib.Path("/run/netns")),
         node_netns=NetworkNamespace.open(node_netns),
-        on_change=lambda: None,
-        on_call=lambda verb, code, seconds: calls.append((verb, seconds * 1000)),
+        hooks=CniHooks(
+            on_change=lambda: None, on_call=lambda verb, code, seconds: calls.append((verb, seconds * 1000))
+        ),
     )
     summary = served.restore()
     restored_s = time.monotonic() - started

@@ -21,6 +21,7 @@ from netlab import Net, Nets
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.server import CniServer
 from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.netlink.namespace import NetworkNamespace
 
 RUN = pathlib.Path("/run/fleetboard")
@@ -136,7 +137,11 @@ def make_node(nets: Nets, folder: pathlib.Path, shim: pathlib.Path) -> Iterator[
     (folder / "run" / "del").mkdir(parents=True)
     node_netns = nets.make("node")
     with NetworkNamespace.open(node_netns.path) as handle:
-        cni = CniService(state_dir=folder / "state", netns_dir=netlab.FOLDER, node_netns=handle, on_change=lambda: None)
+        cni = CniService(
+            CniSettings(state_dir=folder / "state", netns_dir=netlab.FOLDER),
+            node_netns=handle,
+            hooks=CniHooks(on_change=lambda: None),
+        )
         try:
             cni.restore()
             cni.set_network(NETWORK)

@@ -17,6 +17,7 @@ from quick_nets import QuickNet, QuickNets
 from cnf.attach import frames
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
@@ -62,13 +63,11 @@ class Node:
     def begin(self, *, boot: str = "boot 1") -> None:
         self.handle = NetworkNamespace.open(self.node_netns.path)
         self.cni = CniService(
-            state_dir=self.disk.path / "state",
-            netns_dir=self.nets.folder,
+            CniSettings(
+                state_dir=self.disk.path / "state", netns_dir=self.nets.folder, node="n", patience_s=0, boot_id=boot
+            ),
             node_netns=self.handle,
-            on_change=lambda: None,
-            node="n",
-            patience_s=0,
-            boot_id=boot,
+            hooks=CniHooks(on_change=lambda: None),
         )
         self.summary = self.cni.restore()
 
@@ -202,13 +201,15 @@ def test_a_copied_state_folder_gives_no_address_of_the_node_it_came_from(node: N
     node_netns = node.nets.make("another")
     with NetworkNamespace.open(node_netns.path) as handle:
         other = CniService(
-            state_dir=copy / "state",
-            netns_dir=tmp_path / "nothing",
+            CniSettings(
+                state_dir=copy / "state",
+                netns_dir=tmp_path / "nothing",
+                node="another",
+                patience_s=0,
+                boot_id="boot 1",
+            ),
             node_netns=handle,
-            on_change=lambda: None,
-            node="another",
-            patience_s=0,
-            boot_id="boot 1",
+            hooks=CniHooks(on_change=lambda: None),
         )
         other.restore()
         assert other.network() is None

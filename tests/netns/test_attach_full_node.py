@@ -23,6 +23,7 @@ from cnf.agent import caches
 from cnf.attach import frames
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.controllers import status
 from cnf.controllers.blocks import controller as block_controller
 from cnf.netlink.namespace import NetworkNamespace
@@ -67,13 +68,12 @@ class Node:
             on_pods=lambda _: None,
         )
         self.cni = CniService(
-            state_dir=folder / "state",
-            netns_dir=nets.folder,
+            CniSettings(state_dir=folder / "state", netns_dir=nets.folder, node=NODE, patience_s=60),
             node_netns=self.handle,
-            on_change=lambda: self.publish.enqueue(ALL),
-            node=NODE,
-            outlook=lambda: block_controller.outlook(self.known, node=NODE, cluster="c1"),
-            patience_s=60,
+            hooks=CniHooks(
+                on_change=lambda: self.publish.enqueue(ALL),
+                outlook=lambda: block_controller.outlook(self.known, node=NODE, cluster="c1"),
+            ),
             clock=self.clock,
         )
         granter = block_controller.Granting(
@@ -199,10 +199,9 @@ def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
 
     # The cluster's block is exhausted: five more fit, the others hear why, in time for the hub to help.
     held += [address(add(container)) for container in late[:5]]
-    patient = node.cni._adder
-    node.cni._adder = dataclasses.replace(patient, patience_s=8)
+    node.cni.calls.patience_s = 8
     refused = add(late[5])
-    node.cni._adder = patient
+    node.cni.calls.patience_s = 60
     assert refused.code == 1
     answer = json.loads(refused.stdout)
     assert answer["code"] == 11

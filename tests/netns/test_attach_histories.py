@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import random
+import socket
 import tempfile
 import threading
 import time
@@ -30,6 +31,7 @@ from quick_nets import QuickNet, QuickNets
 from cnf.attach import frames, identity, journal, spool
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.netlink import connection, links
 from cnf.netlink.namespace import NetworkNamespace
 
@@ -53,14 +55,15 @@ class Fate:
         self._lock = threading.Lock()
         self._left: int | None = None
         self._over = False
-        transmit, write = connection.Connection._transmit, journal._write_all
-        sync_folder = journal.sync_folder
+        fate = self
+        write, sync_folder, open_socket = journal.write_all, journal.sync_folder, connection.open_socket
 
-        def transmitting(kernel: connection.Connection, messages: Any) -> int:
-            self.step()
-            first = transmit(kernel, messages)
-            self.step()
-            return first
+        class Socket(socket.socket):
+            def send(self, messages: Any, flags: int = 0, /) -> int:
+                fate.step()
+                sent = super().send(messages, flags)
+                fate.step()
+                return sent
 
         def writing(file: int, content: bytes) -> None:
             try:
@@ -76,8 +79,8 @@ class Fate:
             self.step()
             sync_folder(path)
 
-        monkeypatch.setattr(connection.Connection, "_transmit", transmitting)
-        monkeypatch.setattr(journal, "_write_all", writing)
+        monkeypatch.setattr(connection, "open_socket", lambda: Socket(fileno=open_socket().detach()))
+        monkeypatch.setattr(journal, "write_all", writing)
         monkeypatch.setattr(journal, "sync_folder", syncing)
         self.was_over = False
 
@@ -151,14 +154,16 @@ class Node:
             self.fate.arm(self.choose_end())
             self.handle = NetworkNamespace.open(self.node_netns.path)
             self.cni = CniService(
-                state_dir=self.folder / "state",
-                netns_dir=self.nets.folder,
+                CniSettings(
+                    state_dir=self.folder / "state",
+                    netns_dir=self.nets.folder,
+                    node="n",
+                    patience_s=0,
+                    idle_s=120,
+                    boot_id=f"boot {self.boot}",
+                ),
                 node_netns=self.handle,
-                on_change=lambda: None,
-                node="n",
-                patience_s=0,
-                idle_s=120,
-                boot_id=f"boot {self.boot}",
+                hooks=CniHooks(on_change=lambda: None),
                 clock=self.clock,
                 wall=self.clock,
             )

@@ -9,33 +9,20 @@ import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
+import cni_process
 import netlab
 import pytest
 from netlab import Net, Nets
 
 from cnf.attach import frames
 from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
-
-SERVE = """
-import ipaddress, pathlib, sys, threading
-from cnf.attach import server, service
-from cnf.attach.node_network import network
-from cnf.netlink.namespace import NetworkNamespace
-state, node_netns, folder, path = sys.argv[1:]
-made = service.CniService(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder),
-                     node_netns=NetworkNamespace.open(node_netns), on_change=lambda: None)
-made.restore()
-made.set_network(network.NodeNetwork(ipaddress.ip_address("10.112.4.0"), (ipaddress.ip_network("10.112.4.0/26"),),
-                                     (ipaddress.ip_network("10.112.0.0/12"),), 1360))
-server.CniServer(pathlib.Path(path), made.call).run(threading.Event())
-"""
 
 
 @dataclasses.dataclass
@@ -51,8 +38,7 @@ class Killable:
 
     def start(self) -> subprocess.Popen[bytes]:
         self.path.unlink(missing_ok=True)
-        command = [sys.executable, "-c", SERVE, self.folder / "state", self.node_netns.path, netlab.FOLDER, self.path]
-        process = subprocess.Popen([str(part) for part in command])
+        process = cni_process.start(self.folder / "state", node_netns=self.node_netns, socket_path=self.path)
         deadline = time.monotonic() + 90
         while not self.path.exists():
             assert process.poll() is None
@@ -112,7 +98,9 @@ def test_a_kill_among_adds_loses_no_answer_and_leaks_nothing(
             call.result(timeout=60)
     with NetworkNamespace.open(cnf.node_netns.path) as node_netns:
         cni = CniService(
-            state_dir=tmp_path / "state", netns_dir=netlab.FOLDER, node_netns=node_netns, on_change=lambda: None
+            CniSettings(state_dir=tmp_path / "state", netns_dir=netlab.FOLDER),
+            node_netns=node_netns,
+            hooks=CniHooks(on_change=lambda: None),
         )
         cni.restore()
         held = {a.pod_name: f"{a.addresses[0]}/32" for a in cni.attachments()}

@@ -5,16 +5,14 @@ strace looks at every thread of a cnf in a process of its own while it serves.
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 
-import netlab
+import cni_process
 import pytest
 import shim_node
 from netlab import Net, Nets
@@ -22,18 +20,6 @@ from shim_node import Node
 
 pytestmark = pytest.mark.netns
 
-SERVE = """
-import ipaddress, pathlib, sys, threading
-import shim_node
-from cnf.attach import server, service
-from cnf.netlink.namespace import NetworkNamespace
-state, node_netns, folder, path = sys.argv[1:]
-made = service.CniService(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder),
-                     node_netns=NetworkNamespace.open(node_netns), on_change=lambda: None)
-made.restore()
-made.set_network(shim_node.NETWORK)
-server.CniServer(pathlib.Path(path), made.call).run(threading.Event())
-"""
 NEWLINK = 16
 CREATE, DUMP = 0x400, 0x300
 NAMED = {"NLM_F_REQUEST": 0x1, "NLM_F_ACK": 0x4}
@@ -47,9 +33,7 @@ def trace(
     """Lend a function that lets pods come and go and returns the serving process' system calls meanwhile."""
     with shim_node.make_node(nets, tmp_path, shim) as node:
         path = node.run / "cni.sock"
-        command = [sys.executable, "-c", SERVE, tmp_path / "other", node.node_netns.path, netlab.FOLDER, path]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        with subprocess.Popen([str(part) for part in command], env=environ) as cnf:
+        with cni_process.start(tmp_path / "other", node_netns=node.node_netns, socket_path=path) as cnf:
             try:
                 eventually(lambda: path.exists() or cnf.poll() is not None)
                 yield lambda work: traced(cnf.pid, tmp_path / "trace", lambda: work(node))

@@ -22,6 +22,7 @@ from cnf.attach import frames
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.server import CniServer
 from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.attach.spool import Spool
 from cnf.netlink.namespace import NetworkNamespace
 
@@ -109,7 +110,9 @@ def node(nets: Nets, tmp_path: pathlib.Path) -> Iterator[Node]:
     node_netns = nets.make("node")
     with NetworkNamespace.open(node_netns.path) as handle:
         cni = CniService(
-            state_dir=tmp_path / "state", netns_dir=netlab.FOLDER, node_netns=handle, on_change=lambda: None
+            CniSettings(state_dir=tmp_path / "state", netns_dir=netlab.FOLDER),
+            node_netns=handle,
+            hooks=CniHooks(on_change=lambda: None),
         )
         cni.restore()
         cni.set_network(NETWORK)
@@ -140,7 +143,7 @@ def test_no_delete_waits_behind_adds_that_wait_for_a_block(
     node.cni.set_network(dataclasses.replace(NETWORK, blocks=(tiny,)))
     first = node.nets.make()
     assert node.call("ADD", "first", first)[0] == 0
-    node.cni._adder = dataclasses.replace(node.cni._adder, patience_s=25)
+    node.cni.calls.patience_s = 25
     late = [node.nets.make() for _ in range(30)]
     with concurrent.futures.ThreadPoolExecutor(30) as callers:
         waiting = [callers.submit(node.call, "ADD", f"late{number}", pod) for number, pod in enumerate(late)]

@@ -22,7 +22,9 @@ from netlab import Net, Nets
 
 from cnf.attach import frames, identity
 from cnf.attach.node_network.network import NodeNetwork
+from cnf.attach.plumber import Plumber
 from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.netlink import errors, links
 from cnf.netlink.namespace import NetworkNamespace
 
@@ -84,14 +86,10 @@ class Node:
 
 
 def make_service(state: pathlib.Path, node_netns: NetworkNamespace, *, boot_id: str | None = None) -> CniService:
-    return CniService(
-        state_dir=state,
-        netns_dir=netlab.FOLDER,
-        node_netns=node_netns,
-        on_change=lambda: None,
-        patience_s=0.2,
-        boot_id=boot_id,
-    )
+    settings = CniSettings(state_dir=state, netns_dir=netlab.FOLDER, patience_s=0.2)
+    if boot_id is not None:
+        settings = dataclasses.replace(settings, boot_id=boot_id)
+    return CniService(settings, node_netns=node_netns, hooks=CniHooks(on_change=lambda: None))
 
 
 @pytest.fixture
@@ -267,7 +265,7 @@ def test_a_full_block_says_so_and_a_second_one_is_used_without_a_failure(node: N
     code, message = refusal(node.call("ADD", two, "two"))
     assert code == 11
     assert "10.112.4.0/31" in message
-    node.cni._adder = dataclasses.replace(node.cni._adder, patience_s=10)
+    node.cni.calls.patience_s = 10
     with concurrent.futures.ThreadPoolExecutor(1) as caller:
         waiting = caller.submit(node.add, two, "two")
         more = (*small.blocks, ipaddress.ip_network("10.112.5.64/26"))
@@ -335,14 +333,14 @@ def test_interfaces_that_come_meanwhile_keep_no_add_from_its_answer(
 
 
 def test_a_kernel_that_lists_nothing_is_no_reason_to_refuse_an_add(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    def silent() -> None:
+    def silent(_plumber: Plumber) -> None:
         raise errors.SilentKernelError("no answer from the kernel: timed out")
 
     node.cni.set_network(dataclasses.replace(NETWORK, blocks=(ipaddress.ip_network("10.112.4.0/31"),)))
     one, two = node.nets.make(), node.nets.make()
     node.add(one, "one")
-    monkeypatch.setattr(node.cni._plumber, "standing", silent)
-    node.cni._adder = dataclasses.replace(node.cni._adder, patience_s=10)
+    monkeypatch.setattr(Plumber, "standing", silent)
+    node.cni.calls.patience_s = 10
     with concurrent.futures.ThreadPoolExecutor(1) as caller:
         waiting = caller.submit(node.add, two, "two")
         assert not concurrent.futures.wait([waiting], timeout=0.3).done
@@ -356,9 +354,9 @@ def test_a_pair_that_the_list_lacks_is_looked_up_before_it_is_called_missing(
     one, two = node.nets.make(), node.nets.make()
     node.add(one, "one")
     held = node.add(two, "two")
-    monkeypatch.setattr(node.cni._plumber, "standing", dict)
+    monkeypatch.setattr(Plumber, "standing", lambda _plumber: {})
     before = one.run("cat", "/sys/class/net/net1/iflink")
-    assert [node.cni._recovery.sweep(NETWORK).adopted for _ in range(3)] == [2, 2, 2]
+    assert [node.cni.sweep().adopted for _ in range(3)] == [2, 2, 2]
     assert one.run("cat", "/sys/class/net/net1/iflink") == before
     assert one.answers_ping(held)
 

@@ -94,7 +94,7 @@ def test_a_reservation_that_fills_the_disk_takes_nothing(
     def write(file: int, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal, "_write_all", write)
+    monkeypatch.setattr(journal, "write_all", write)
     with pytest.raises(errors.JournalError, match="No space left"):
         ledger.reserve(draft(1))
     assert ledger.usage() == ipam.Usage(used=0, free=7)

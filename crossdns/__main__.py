@@ -46,39 +46,39 @@ def _run(level: str) -> int:
     drain_s = environment.read("DNS_DRAIN_S", drain.MOST_S, parse=float)
     folder = environment.read("STATE_DIR", "")
     imports = _imports()
-    answering = workers.Workers(port=port, udp_processes=udp_processes, log_level=level)
+    pool = workers.WorkerPool(port=port, udp_processes=udp_processes, log_level=level)
     try:
-        store = saved.Store(Path(folder)) if folder else None
+        zone_file = saved.ZoneFile(Path(folder)) if folder else None
         client = Client.in_cluster(user_agent="fleetboard-crossdns")
-        watching = watch.Watch(client, namespace=namespace, answering=answering, imports=imports, store=store)
-        return _serve(answering, watching, observe_port=observe_port, drain_s=drain_s)
+        zone_watch = watch.ZoneWatch(client, namespace=namespace, consumer=pool, imports=imports, zone_file=zone_file)
+        return _serve(pool, zone_watch, observe_port=observe_port, drain_s=drain_s)
     finally:
-        answering.close()
+        pool.close()
 
 
-def _serve(answering: workers.Workers, watching: watch.Watch, *, observe_port: int, drain_s: float) -> int:
+def _serve(pool: workers.WorkerPool, zone_watch: watch.ZoneWatch, *, observe_port: int, drain_s: float) -> int:
     registry = prometheus_client.CollectorRegistry()
-    metrics.register(registry, answering)
+    metrics.register(registry, pool)
     kube_metrics.register(registry)
     draining, ended = threading.Event(), threading.Event()
 
     def ready() -> str | None:
         if draining.is_set():
             return "stopping"
-        return None if answering.served() else "no zone yet: not every collection has been listed from the API"
+        return None if pool.served() else "no zone yet: not every collection has been listed from the API"
 
     def serve_the_last(stopping: threading.Event) -> None:
         stopping.wait()
         draining.set()
-        draining_now = drain.Drain(answering.received, most_s=drain_s)
+        draining_now = drain.Drain(pool.received, most_s=drain_s)
         # With a process gone, half of the queries go unanswered: the sooner the next start the better.
-        while answering.gone() is None and not draining_now.over():
+        while pool.gone() is None and not draining_now.over():
             ended.wait(0.1)
         ended.set()
 
-    observed = server.serve(port=observe_port, registry=registry, healthy=answering.stalled, ready=ready)
+    observed = server.serve(port=observe_port, registry=registry, healthy=pool.stalled, ready=ready)
     try:
-        lasting = {**watching.threads, "answering processes": answering.run}
+        lasting = {**zone_watch.threads, "answering processes": pool.run}
         threads = {name: functools.partial(_until, ended, run) for name, run in lasting.items()}
         return process.run({**threads, "drain": serve_the_last}, grace_s=drain_s + 4)
     finally:

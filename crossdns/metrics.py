@@ -38,14 +38,14 @@ _OTHERS = (
 class Queries(Collector):
     """Shows the counters that the answering processes keep."""
 
-    def __init__(self, answering: workers.Workers) -> None:
-        self._answering = answering
+    def __init__(self, pool: workers.WorkerPool) -> None:
+        self._pool = pool
 
     def collect(self) -> Iterable[Metric]:
         """Return counts by protocol, summed over processes."""
         sums: dict[str, list[int]] = {}
-        for slot in self._answering.slots:
-            counts = self._answering.counts(slot)
+        for slot in self._pool.slots:
+            counts = self._pool.counts(slot)
             so_far = sums.get(slot.protocol, [0] * counters.FIELDS)
             sums[slot.protocol] = [a + b for a, b in zip(so_far, counts, strict=True)]
         queries = CounterMetricFamily("fleetboard_dns_queries", "Queries answered.", labels=["protocol", "rcode"])
@@ -59,11 +59,11 @@ class Queries(Collector):
                 family.add_metric([protocol], counts[field])
             yield family
         served = GaugeMetricFamily("fleetboard_dns_zone_served", "1 once every process serves a zone.")
-        served.add_metric([], 1 if self._answering.served() else 0)
+        served.add_metric([], 1 if self._pool.served() else 0)
         yield served
 
 
-def register(registry: CollectorRegistry, answering: workers.Workers) -> None:
+def register(registry: CollectorRegistry, pool: workers.WorkerPool) -> None:
     """Show this process' metrics in ``registry``; call once per registry."""
-    for metric in (NAMES, UPDATES, UPDATE_SECONDS, RESTORED, SAVE_ERRORS, Queries(answering)):
+    for metric in (NAMES, UPDATES, UPDATE_SECONDS, RESTORED, SAVE_ERRORS, Queries(pool)):
         registry.register(metric)

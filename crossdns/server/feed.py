@@ -23,7 +23,7 @@ _LENGTH = struct.Struct("!I")
 _FRAME_MAX = 32 << 20
 
 
-class Kind(enum.IntEnum):
+class FrameKind(enum.IntEnum):
     """What a frame is for."""
 
     BEGIN = 0
@@ -42,8 +42,8 @@ class Frame(msgspec.Struct, array_like=True, frozen=True, gc=False):
         soa: Content of the SOA record by encoded zone name; on COMMIT only.
     """
 
-    kind: Kind
-    change: table.Change | None = None
+    kind: FrameKind
+    change: table.ZoneChange | None = None
     generation: int = 0
     soa: dict[bytes, bytes] = {}
 
@@ -58,15 +58,15 @@ def pack(frame: Frame) -> bytes:
 
 
 def frames(
-    changes: Iterable[table.Change], *, soa: dict[bytes, bytes], generation: int, snapshot: bool
+    changes: Iterable[table.ZoneChange], *, soa: dict[bytes, bytes], generation: int, snapshot: bool
 ) -> Iterator[Frame]:
     """Return the frames of one update."""
     if snapshot:
-        yield Frame(Kind.BEGIN)
+        yield Frame(FrameKind.BEGIN)
     for change in changes:
         for part in table.parts(change):
-            yield Frame(Kind.PART, part)
-    yield Frame(Kind.COMMIT, generation=generation, soa=soa)
+            yield Frame(FrameKind.PART, part)
+    yield Frame(FrameKind.COMMIT, generation=generation, soa=soa)
 
 
 class Unpacker:
@@ -111,13 +111,13 @@ class Replica:
 
     def apply(self, frame: Frame) -> bool:
         """Apply one frame; return whether it was a commit."""
-        if frame.kind is Kind.BEGIN:
+        if frame.kind is FrameKind.BEGIN:
             self._aside = wire.LiveZone({}, set(), {})
             return False
         target = self._aside or self.answerer.zone
         if target is None:
             raise errors.FeedBrokenError("a change came before the first snapshot")
-        if frame.kind is Kind.PART and frame.change is not None:
+        if frame.kind is FrameKind.PART and frame.change is not None:
             _apply(target, frame.change)
             return False
         target.soa = frame.soa
@@ -126,7 +126,7 @@ class Replica:
         return True
 
 
-def _apply(target: wire.LiveZone, change: table.Change) -> None:
+def _apply(target: wire.LiveZone, change: table.ZoneChange) -> None:
     target.names.update(change.appeared)
     for entry in change.entries:
         if entry.records:

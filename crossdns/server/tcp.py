@@ -35,7 +35,7 @@ def listen(family: socket.AddressFamily, port: int, held: contextlib.ExitStack) 
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class _Connection:
+class _TcpConnection:
     sock: socket.socket
     heard: float
     received: bytearray = dataclasses.field(default_factory=bytearray)
@@ -43,7 +43,7 @@ class _Connection:
     ended: bool = False
 
 
-class Server:
+class TcpServer:
     """The loop and its connections."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Server:
         self._connections_max, self._idle_s, self._clock = connections_max, idle_s, clock
         self._selector = selectors.DefaultSelector()
         # In the order in which they were last heard of: the first is the one to give up.
-        self._connections: dict[_Connection, None] = {}
+        self._connections: dict[_TcpConnection, None] = {}
 
     def serve(self, listeners: Iterable[socket.socket]) -> None:
         """Answer what comes in, for ever."""
@@ -85,11 +85,11 @@ class Server:
         if len(self._connections) >= self._connections_max:
             self._counts[counters.REFUSED_CONNECTIONS] += 1
             self._close(next(iter(self._connections)))
-        connection = _Connection(sock, self._clock())
+        connection = _TcpConnection(sock, self._clock())
         self._connections[connection] = None
         self._selector.register(sock, selectors.EVENT_READ, connection)
 
-    def _work(self, connection: _Connection, ready: int) -> None:
+    def _work(self, connection: _TcpConnection, ready: int) -> None:
         try:
             if ready & selectors.EVENT_READ:
                 self._read(connection)
@@ -109,12 +109,12 @@ class Server:
             wanted |= selectors.EVENT_READ
         self._selector.modify(connection.sock, wanted, connection)
 
-    def _read(self, connection: _Connection) -> None:
+    def _read(self, connection: _TcpConnection) -> None:
         received = connection.sock.recv(1 << 14)
         connection.received += received
         connection.ended = connection.ended or not received
 
-    def _answer(self, connection: _Connection) -> bool:
+    def _answer(self, connection: _TcpConnection) -> bool:
         """Answer whole queries as long as their answers may wait unsent; return whether there was any.
 
         A message that deserves no answer ends the connection.
@@ -139,7 +139,7 @@ class Server:
             connection.unsent += len(reply).to_bytes(2, "big") + reply
         return answered
 
-    def _flush(self, connection: _Connection) -> None:
+    def _flush(self, connection: _TcpConnection) -> None:
         while connection.unsent:
             sent = connection.sock.send(connection.unsent)
             del connection.unsent[:sent]
@@ -152,7 +152,7 @@ class Server:
                 return
             self._close(oldest)
 
-    def _close(self, connection: _Connection) -> None:
+    def _close(self, connection: _TcpConnection) -> None:
         del self._connections[connection]
         self._selector.unregister(connection.sock)
         with contextlib.suppress(OSError):

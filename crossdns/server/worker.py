@@ -40,7 +40,7 @@ def main() -> int:
     # TCP's sockets share one loop, UDP's have a thread and an answerer each.
     answerers = [wire.Answerer(apexes) for _ in (sockets[:1] if args.protocol == "tcp" else sockets)]
     if args.protocol == "tcp":
-        _start(functools.partial(tcp.Server(answerers[0], counts[0]).serve, sockets))
+        _start(functools.partial(tcp.TcpServer(answerers[0], counts[0]).serve, sockets))
     else:
         for sock, answerer, mine in zip(sockets, answerers, counts, strict=True):
             _start(functools.partial(udp.serve, sock, answerer, mine))

@@ -42,7 +42,7 @@ class _Worker:
     feed: socket.socket
 
 
-class Workers:
+class WorkerPool:
     """The answering processes: some for UDP and one for TCP."""
 
     def __init__(self, *, port: int, udp_processes: int, log_level: str = "info") -> None:

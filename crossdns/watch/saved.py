@@ -25,13 +25,13 @@ _CHECKSUM = 4
 _HEAD = f"crossdns {FORMAT} {' '.join(names.ZONES)}\n".encode()
 
 
-class Store:
+class ZoneFile:
     """The file in a folder that outlives the container, such as an emptyDir."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "zone.bin"
 
-    def save(self, snapshot: Iterable[table.Change]) -> None:
+    def save(self, snapshot: Iterable[table.ZoneChange]) -> None:
         """Replace the saved zone; a disk that is full or read-only is logged and costs nothing but the file."""
         fresh = self._path.with_suffix(".new")
         try:
@@ -40,7 +40,7 @@ class Store:
                 checksum = 0
                 # Part by part: the whole would be as large as all that is kept.
                 for change in snapshot:
-                    packed = feed.pack(feed.Frame(feed.Kind.PART, change))
+                    packed = feed.pack(feed.Frame(feed.FrameKind.PART, change))
                     checksum = zlib.crc32(packed, checksum)
                     file.write(packed)
                 file.write(checksum.to_bytes(_CHECKSUM, "big"))
@@ -49,7 +49,7 @@ class Store:
             metrics.SAVE_ERRORS.inc()
             log.warning("zone not saved", extra={"path": str(self._path), "error": str(err)})
 
-    def load(self) -> list[table.Change] | None:
+    def load(self) -> list[table.ZoneChange] | None:
         """Return the saved zone, if there is one that can be used."""
         try:
             content = self._path.read_bytes()
@@ -70,7 +70,7 @@ class Store:
             return None
 
 
-def _changes(body: bytes) -> Iterator[table.Change]:
+def _changes(body: bytes) -> Iterator[table.ZoneChange]:
     for frame in feed.Unpacker().feed(body):
         if frame.change is not None:
             yield frame.change

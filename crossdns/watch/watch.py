@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from crossdns import metrics
 from crossdns.server import feed
 from crossdns.watch import index, saved
+from crossdns.watch.index import ObjectKind
 from crossdns.zone import encode, table
 from fleetboard.kube.client import Client
 from fleetboard.kube.reflector import Reflector
@@ -30,7 +31,7 @@ _SAVE_EVERY_S = 5.0
 _POLL_S = 0.2
 
 
-class Answering(Protocol):
+class ZoneConsumer(Protocol):
     """Those who answer, as far as they are told of the zone."""
 
     @property
@@ -38,7 +39,7 @@ class Answering(Protocol):
         """Send the frames of one update, made for its generation."""
 
 
-class Watch:
+class ZoneWatch:
     """The reflectors and the thread that turns their events into updates."""
 
     def __init__(
@@ -46,38 +47,30 @@ class Watch:
         client: Client,
         *,
         namespace: str,
-        answering: Answering,
+        consumer: ZoneConsumer,
         imports: namespaces.Namespaces,
-        store: saved.Store | None = None,
+        zone_file: saved.ZoneFile | None = None,
     ) -> None:
-        self._answering, self._store = answering, store
-        self._events: queue.SimpleQueue[tuple[index.Kind, str, float]] = queue.SimpleQueue()
+        self._consumer, self._zone_file = consumer, zone_file
+        self._events: queue.SimpleQueue[tuple[ObjectKind, str, float]] = queue.SimpleQueue()
         server = f"crossdns.{namespace}.svc.cluster.local"
         self._soa_server = server
         self._table = table.Table(server=server)
-        self._reflectors: dict[index.Kind, Reflector[Any]] = {
-            index.Kind.SERVICE: Reflector(
-                client, resource.FLEET_SERVICES, namespace=namespace, notify=self._notify(index.Kind.SERVICE)
-            ),
-            index.Kind.SLICE: Reflector(
-                client,
-                resource.ENDPOINT_SLICES,
-                selector=names.IMPORTED_SLICES,
-                notify=self._notify(index.Kind.SLICE),
-            ),
-            index.Kind.PEER: Reflector(
-                client, resource.PEERS, namespace=namespace, notify=self._notify(index.Kind.PEER)
-            ),
-            index.Kind.REPORT: Reflector(
-                client, resource.PEER_REPORTS, namespace=namespace, notify=self._notify(index.Kind.REPORT)
-            ),
-            index.Kind.NAMESPACE: Reflector(client, resource.NAMESPACES, notify=self._notify(index.Kind.NAMESPACE)),
-            index.Kind.NODE: Reflector(
-                client, resource.FLEET_NODES, namespace=namespace, notify=self._notify(index.Kind.NODE)
-            ),
+        # Collection, namespace, selector.
+        collections: dict[ObjectKind, tuple[resource.AnyResource, str, str]] = {
+            ObjectKind.SERVICE: (resource.FLEET_SERVICES, namespace, ""),
+            ObjectKind.SLICE: (resource.ENDPOINT_SLICES, "", names.IMPORTED_SLICES),
+            ObjectKind.PEER: (resource.PEERS, namespace, ""),
+            ObjectKind.REPORT: (resource.PEER_REPORTS, namespace, ""),
+            ObjectKind.NAMESPACE: (resource.NAMESPACES, "", ""),
+            ObjectKind.NODE: (resource.FLEET_NODES, namespace, ""),
         }
-        copies = index.Copies(*(self._reflectors[kind] for kind in index.Kind))
-        self._index = index.Index(copies, namespace=namespace, imports=imports)
+        self._reflectors: dict[ObjectKind, Reflector[Any]] = {
+            kind: Reflector(client, collection, notify=self._notify(kind), namespace=scope, selector=selector)
+            for kind, (collection, scope, selector) in collections.items()
+        }
+        stores = index.ObjectStores(*(self._reflectors[kind] for kind in ObjectKind))
+        self._index = index.ServiceIndex(stores, namespace=namespace, imports=imports)
         self._unsaved, self._saved_at = False, 0.0
         self._published_at = 0.0
 
@@ -107,14 +100,14 @@ class Watch:
             self._step(stop)
         self._save(at_once=True)
 
-    def _notify(self, kind: index.Kind) -> Callable[[str], None]:
+    def _notify(self, kind: ObjectKind) -> Callable[[str], None]:
         return lambda key: self._events.put((kind, key, time.monotonic()))
 
     def _restore(self) -> None:
         """Serve the zone of before our restart until the API has been heard: old answers beat none."""
-        if self._store is None:
+        if self._zone_file is None:
             return
-        snapshot = self._store.load()
+        snapshot = self._zone_file.load()
         if snapshot is not None:
             self._publish(snapshot, whole=True)
             metrics.RESTORED.set(1)
@@ -151,25 +144,25 @@ class Watch:
             self._unsaved = True
         self._save(at_once=False)
 
-    def _drain(self) -> list[tuple[index.Kind, str, float]]:
+    def _drain(self) -> list[tuple[ObjectKind, str, float]]:
         events = []
         while not self._events.empty():
             events.append(self._events.get_nowait())
         return events
 
-    def _publish(self, changes: Iterable[table.Change], *, whole: bool) -> None:
+    def _publish(self, changes: Iterable[table.ZoneChange], *, whole: bool) -> None:
         serial = int(time.time())
         soa = {
             encode.name(zone_name): encode.soa_content(server=self._soa_server, zone_name=zone_name, serial=serial)
             for zone_name in names.ZONES
         }
-        self._answering.publish(lambda generation: feed.frames(changes, soa=soa, generation=generation, snapshot=whole))
+        self._consumer.publish(lambda generation: feed.frames(changes, soa=soa, generation=generation, snapshot=whole))
         metrics.UPDATES.inc()
         metrics.NAMES.set(len(self._table))
 
     def _save(self, *, at_once: bool) -> None:
         now = time.monotonic()
-        if self._store is None or not self._unsaved or (now - self._saved_at < _SAVE_EVERY_S and not at_once):
+        if self._zone_file is None or not self._unsaved or (now - self._saved_at < _SAVE_EVERY_S and not at_once):
             return
-        self._store.save(self._table.snapshot())
+        self._zone_file.save(self._table.snapshot())
         self._unsaved, self._saved_at = False, now

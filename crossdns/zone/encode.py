@@ -90,7 +90,7 @@ def _address_answer(type_: int, found: tuple[addresses.Address, ...]) -> Answer:
     return dataclasses.replace(encoded, step=step)
 
 
-def _targets(targets: Iterable[zone.Target]) -> Iterator[bytes]:
+def _targets(targets: Iterable[zone.SrvTarget]) -> Iterator[bytes]:
     for target in targets:
         with contextlib.suppress(NameTooLongError):
             host = relative(target.host)

@@ -10,8 +10,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 
-from fleetboard.cli import hub as hub_
-from fleetboard.cli import settings
+from fleetboard.cli import access, settings
 from fleetboard.cli.errors import CommandError
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
@@ -26,11 +25,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         required=True, metavar="COMMAND"
     )
     listing = group.add_parser("list", help="list the members of the clusterset")
-    hub_.add_options(listing)
+    access.add_options(listing)
     listing.set_defaults(run=show)
     removal = group.add_parser("remove", help="end a cluster's membership")
     removal.add_argument("cluster", metavar="NAME", help="name of the cluster")
-    hub_.add_options(removal)
+    access.add_options(removal)
     removal.set_defaults(run=remove)
 
 
@@ -43,8 +42,8 @@ def show(options: argparse.Namespace) -> None:
     """
     # Any usable name does: only the clusterset's is of interest.
     clusterset = settings.parse_member(options.clusterset, "any").clusterset
-    hub = hub_.connect(options)
-    peers, _ = hub.client.list(resource.PEERS, names.clusterset_namespace(clusterset))
+    hub_access = access.connect(options)
+    peers, _ = hub_access.client.list(resource.PEERS, names.clusterset_namespace(clusterset))
     rows = [describe(peer) for peer in sorted(peers, key=lambda peer: peer.metadata.name)]
     sys.stdout.write(render_table([_HEADER, *(row for row in rows if row[0] != names.HUB)]))
 
@@ -57,7 +56,7 @@ def remove(options: argparse.Namespace) -> None:
         KubeError: the hub's API failed.
     """
     member = settings.parse_member(options.clusterset, options.cluster)
-    client = hub_.connect(options).client
+    client = access.connect(options).client
     had_peer = client.delete(resource.PEERS, member.cluster, names.clusterset_namespace(member.clusterset))
     space = client.find(resource.NAMESPACES, member.namespace)
     ours = space is not None and space.metadata.labels.get(names.LABEL_CLUSTER) == member.cluster

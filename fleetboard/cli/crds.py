@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from fleetboard.cli import hub as hub_
+from fleetboard.cli import access
 from fleetboard.cli.errors import CommandError
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
@@ -29,10 +29,10 @@ REACHABLE_S = 60.0
 _CHECKOUT = pathlib.Path(__file__).parents[2] / "manifests/crds"
 _IMAGE = pathlib.Path("/opt/fleetboard/crds")
 _SAID = {
-    crds.Step.INSTALL: "installed {ours}",
-    crds.Step.UPDATE: "now {ours}, was {found}",
-    crds.Step.KEEP: "is {found} already",
-    crds.Step.KEEP_NEWER: "left alone: {found} is newer than {ours}",
+    crds.CrdStep.INSTALL: "installed {ours}",
+    crds.CrdStep.UPDATE: "now {ours}, was {found}",
+    crds.CrdStep.KEEP: "is {found} already",
+    crds.CrdStep.KEEP_NEWER: "left alone: {found} is newer than {ours}",
 }
 
 
@@ -60,7 +60,7 @@ def install(options: argparse.Namespace) -> None:
     """
     wanted = read_folder(pathlib.Path(options.folder))
     otherwise = "no cluster to talk to: give --kubeconfig and --context, or run this in a pod of it"
-    client, _ = hub_.reach(options, os.environ, otherwise=otherwise)
+    client, _ = access.reach(options, os.environ, otherwise=otherwise)
     wait_reachable(client)
     for one in wanted:
         sys.stdout.write(f"{one['metadata']['name']}: {bring(client, one)}\n")
@@ -114,16 +114,16 @@ def bring(client: Client, ours: dict[str, Any]) -> str:
     name = ours["metadata"]["name"]
     found = client.find(resource.CRDS, name)
     step = crds.plan(ours, found.metadata.labels if found is not None else None)
-    if step is crds.Step.KEEP_NEWER and found is not None:
+    if step is crds.CrdStep.KEEP_NEWER and found is not None:
         check_served(ours, found)
-    if step in (crds.Step.INSTALL, crds.Step.UPDATE):
+    if step in (crds.CrdStep.INSTALL, crds.CrdStep.UPDATE):
         client.apply(resource.CRDS, ours, manager=MANAGER)
     versions = {"ours": crds.read_version(ours["metadata"].get("labels", {}))}
     versions["found"] = crds.read_version(found.metadata.labels if found is not None else {})
     return _SAID[step].format(**versions)
 
 
-def check_served(ours: dict[str, Any], found: core.Generic) -> None:
+def check_served(ours: dict[str, Any], found: core.PlainObject) -> None:
     """Refuse a newer definition that no longer serves the version we speak."""
     spoken = mcs.API_VERSION.partition("/")[2]
     if spoken in crds.served_versions(ours["spec"]) and spoken not in crds.served_versions(found.spec):

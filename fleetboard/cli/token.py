@@ -11,8 +11,7 @@ import pathlib
 import ssl
 import sys
 
-from fleetboard.cli import hub as hub_
-from fleetboard.cli import quota, settings
+from fleetboard.cli import access, quota, settings
 from fleetboard.cli.errors import CommandError
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
@@ -36,7 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--ca-file", default="", help="PEM file that vouches for --server (default: the hub's own)")
     parser.add_argument("--ttl", default="10m", help="how long the token is good (default: %(default)s)")
-    hub_.add_options(parser)
+    access.add_options(parser)
     parser.set_defaults(run=create)
 
 
@@ -51,11 +50,11 @@ def create(options: argparse.Namespace) -> None:
     lifetime_s = settings.parse_ttl(options.ttl)
     server = settings.parse_server(options.server)
     allowed = settings.parse_export_namespaces(options.export_namespaces)
-    hub = hub_.connect(options)
-    ca_pem = read_ca(options.ca_file) if options.ca_file else hub.ca_pem()
-    make_place(hub.client, member)
-    token, bootstrap = open_bootstrap(hub.client, member, lifetime_s=lifetime_s)
-    write_peer(hub.client, member, allowed=allowed, bootstrap=bootstrap)
+    hub_access = access.connect(options)
+    ca_pem = read_ca(options.ca_file) if options.ca_file else hub_access.ca_pem()
+    make_place(hub_access.client, member)
+    token, bootstrap = open_bootstrap(hub_access.client, member, lifetime_s=lifetime_s)
+    write_peer(hub_access.client, member, allowed=allowed, bootstrap=bootstrap)
     sys.stdout.write(settings.render_values(member, server=server, ca_pem=ca_pem, token=token))
     sys.stdout.flush()
     sys.stderr.write(

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from fleetboard.kube import backoff, errors, metrics, watch
 from fleetboard.kube.client import Client
@@ -28,6 +28,24 @@ _SHORT_S = 1.0
 
 def _ignore(_key: str) -> None:
     """Take no notice."""
+
+
+class Mirrors(Protocol):
+    """A reflector of whatever type, for those who run it and ask how it is."""
+
+    @property
+    def synced(self) -> threading.Event:
+        """Set once the store holds a complete list."""
+
+    @property
+    def last_contact(self) -> float:
+        """Monotonic time of the API's last answer to us."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Mirror until ``stop``."""
+
+    def renew(self) -> None:
+        """Ask for a new watch from where this one is."""
 
 
 class Reflector(Generic[T]):
@@ -180,9 +198,9 @@ class Reflector(Generic[T]):
         with self._writing:
             at = int(event.version or 0)
             self._seen = max(self._seen, at)
-            if event.change is watch.Change.BOOKMARK or 0 < at <= _version(self._store.get(event.key)):
+            if event.change is watch.ChangeType.BOOKMARK or 0 < at <= _version(self._store.get(event.key)):
                 return  # nothing changed, or a write of ours told of it
-            if event.change is watch.Change.DELETED or event.obj is None:
+            if event.change is watch.ChangeType.DELETED or event.obj is None:
                 self._store.pop(event.key, None)
             else:
                 self._store[event.key] = event.obj

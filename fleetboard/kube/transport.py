@@ -32,7 +32,7 @@ Query = Sequence[tuple[str, str]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Call:
+class _PreparedRequest:
     """One request as it is sent."""
 
     method: str
@@ -82,11 +82,11 @@ class Transport:
         headers = {"Accept-Encoding": "gzip"}
         if body is not None:
             headers["Content-Type"] = content_type
-        call = self._prepare(method, path, query=query, headers=headers, body=body)
+        prepared = self._prepare(method, path, query=query, headers=headers, body=body)
         attempts = 2 if method == "GET" else 1
         for attempt in range(attempts):
             try:
-                return self._exchange(call, timeout_s)
+                return self._exchange(prepared, timeout_s)
             except _StaleConnectionError:
                 # A server may close an idle connection just as we write on it: reading again is harmless.
                 if attempt + 1 == attempts:
@@ -99,9 +99,9 @@ class Transport:
         The answer's head must come within the usual read timeout: a server that accepts and then stalls is
         noticed soon, however long the body may be silent.
         """
-        call = self._prepare("GET", path, query=query, headers={}, body=None)
+        prepared = self._prepare("GET", path, query=query, headers={}, body=None)
         with self.mapped():
-            response = self._send(call, READ_TIMEOUT_S)
+            response = self._send(prepared, READ_TIMEOUT_S)
             sock = getattr(response.connection, "sock", None)
             if sock is not None:
                 sock.settimeout(timeout_s)
@@ -123,7 +123,7 @@ class Transport:
         """Close idle connections."""
         self._pool.close()
 
-    def _prepare(self, method: str, path: str, *, query: Query, headers: dict[str, str], body: Any) -> _Call:
+    def _prepare(self, method: str, path: str, *, query: Query, headers: dict[str, str], body: Any) -> _PreparedRequest:
         try:
             auth = self._configuration.auth_settings()
         except (config_exception.ConfigException, OSError) as err:
@@ -136,19 +136,19 @@ class Transport:
             headers["Authorization"] = auth["BearerToken"]["value"]
         url = self._base + path + (f"?{urllib.parse.urlencode(query)}" if query else "")
         content = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
-        return _Call(method, path, url, headers, content)
+        return _PreparedRequest(method, path, url, headers, content)
 
-    def _exchange(self, call: _Call, timeout_s: float) -> bytes:
+    def _exchange(self, prepared: _PreparedRequest, timeout_s: float) -> bytes:
         with self.mapped():
-            response = self._send(call, timeout_s)
+            response = self._send(prepared, timeout_s)
             return response.data or b""
 
-    def _send(self, call: _Call, timeout_s: float) -> urllib3.HTTPResponse:
+    def _send(self, prepared: _PreparedRequest, timeout_s: float) -> urllib3.HTTPResponse:
         response = self._pool.urlopen(
-            call.method,
-            call.url,
-            headers=call.headers,
-            body=call.body,
+            prepared.method,
+            prepared.url,
+            headers=prepared.headers,
+            body=prepared.body,
             timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s),
             retries=False,
             redirect=False,
@@ -163,7 +163,9 @@ class Transport:
         if response.read(1):  # longer than any Status: don't drain it, drop the connection
             response.close()
         retry_after = response.headers.get("Retry-After", "")
-        raise errors.from_answer(response.status, body, request=f"{call.method} {call.path}", retry_after=retry_after)
+        raise errors.from_answer(
+            response.status, body, request=f"{prepared.method} {prepared.path}", retry_after=retry_after
+        )
 
     def _tls_error(self, err: BaseException) -> errors.UnreachableError:
         cause = _find(err, ssl.SSLError)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 _CHUNK = 64 * 1024
 
 
-class Change(enum.Enum):
+class ChangeType(enum.Enum):
     """What happened."""
 
     SET = "set"
@@ -33,7 +33,7 @@ class Change(enum.Enum):
 class Event(Generic[T]):
     """One change; ``obj`` is there when the change is SET or DELETED."""
 
-    change: Change
+    change: ChangeType
     key: str
     obj: T | None
     version: str
@@ -92,8 +92,8 @@ class Watch(Generic[T]):
         skeleton = encoding.decode_skeleton(raw.object)
         version = skeleton.metadata.resource_version
         if raw.type == "BOOKMARK":
-            return Event(Change.BOOKMARK, "", None, version)
+            return Event(ChangeType.BOOKMARK, "", None, version)
         obj = encoding.decode_or_none(self._resource, raw.object)
         # One that can't be read counts as absent, as it does in a list.
-        change = Change.DELETED if obj is None or raw.type == "DELETED" else Change.SET
+        change = ChangeType.DELETED if obj is None or raw.type == "DELETED" else ChangeType.SET
         return Event(change, skeleton.key, obj, version)

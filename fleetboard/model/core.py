@@ -251,7 +251,7 @@ class Lease(_Wire, frozen=True, kw_only=True):
     spec: LeaseSpec = LeaseSpec()
 
 
-class Generic(_Wire, frozen=True, kw_only=True):
+class PlainObject(_Wire, frozen=True, kw_only=True):
     """Any object of which only the metadata matters, or that is passed through whole."""
 
     api_version: str = ""

@@ -44,7 +44,7 @@ class Version:
         )
 
 
-class Step(enum.Enum):
+class CrdStep(enum.Enum):
     """What to do with one definition."""
 
     INSTALL = "install"
@@ -70,17 +70,17 @@ def read_version(labels: Mapping[str, str]) -> Version:
     )
 
 
-def plan(ours: Mapping[str, Any], found_labels: Mapping[str, str] | None) -> Step:
+def plan(ours: Mapping[str, Any], found_labels: Mapping[str, str] | None) -> CrdStep:
     """Decide on one definition; ``found_labels`` are those of the one that is there, None when there is none.
 
     One of mcs-api that is equal stays as it is, for somebody else may look after it; of ours nobody does.
     """
     if found_labels is None:
-        return Step.INSTALL
+        return CrdStep.INSTALL
     wanted, found = read_version(ours["metadata"].get("labels", {})), read_version(found_labels)
     if found > wanted:
-        return Step.KEEP_NEWER
-    return Step.KEEP if found == wanted and ours["spec"]["group"] != names.GROUP else Step.UPDATE
+        return CrdStep.KEEP_NEWER
+    return CrdStep.KEEP if found == wanted and ours["spec"]["group"] != names.GROUP else CrdStep.UPDATE
 
 
 def served_versions(spec: Mapping[str, Any]) -> set[str]:

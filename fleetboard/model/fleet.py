@@ -33,11 +33,10 @@ class PeerHealth(_Wire, frozen=True, kw_only=True):
 
     reachable: bool = True
     since: str = ""
-    last_handshake: str = ""
 
 
 class PeerStatus(_Wire, frozen=True, kw_only=True):
-    """Written by syncer-hub; ``health``, ``public_key``, ``epoch`` and ``leader_address`` by cnf-hub."""
+    """Written by syncer-hub; ``health`` and ``public_key`` by cnf-hub."""
 
     fleet_cidrs: list[str] = []
     vip_cidrs: list[str] = []
@@ -49,7 +48,6 @@ class PeerStatus(_Wire, frozen=True, kw_only=True):
     endpoints: list[str] = []
     """Where children reach the hub's WireGuard, ``host:port``; on the hub's Peer only."""
     health: PeerHealth | None = None
-    epoch: int = 0
     conditions: list[meta.Condition] = []
 
 
@@ -61,6 +59,11 @@ class Peer(_Wire, frozen=True, kw_only=True):
     metadata: meta.ObjectMeta = meta.ObjectMeta()
     spec: PeerSpec
     status: PeerStatus = PeerStatus()
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the hub's probe gets answers from it; one that was never probed counts as reachable."""
+        return self.status.health is None or self.status.health.reachable
 
 
 # --- PeerReport: in the member's namespace on the hub, named after the cluster; and, with conditions, in the child.

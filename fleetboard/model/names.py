@@ -74,8 +74,8 @@ class NameRefusedError(ValueError):
 def parse_cluster_name(value: str) -> str:
     """Return ``value`` when it may name a member cluster.
 
-    Cluster names become labels, object names and one DNS label (RFC 1123), so they are at most 63 characters;
-    49 are left once the member's namespace ``fleetboard-<clusterset>-<cluster>`` is made of a default clusterset.
+    Cluster names become labels, object names and one DNS label (RFC 1123) of at most 63 characters. The member's
+    namespace ``fleetboard-<clusterset>-<cluster>`` leaves 40 of them, beside a clusterset's name of 10.
 
     Raises:
         NameRefusedError: not a DNS label, too long, or the hub's own name.

@@ -75,23 +75,23 @@ NODES = Resource("", "v1", "nodes", "Node", core.Node, namespaced=False)
 PODS = Resource("", "v1", "pods", "Pod", core.Pod)
 SECRETS = Resource("", "v1", "secrets", "Secret", core.Secret)
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap", core.ConfigMap)
-SERVICE_ACCOUNTS: Resource[core.Generic] = Resource("", "v1", "serviceaccounts", "ServiceAccount", core.Generic)
-EVENTS: Resource[core.Generic] = Resource("events.k8s.io", "v1", "events", "Event", core.Generic)
+SERVICE_ACCOUNTS: Resource[core.PlainObject] = Resource("", "v1", "serviceaccounts", "ServiceAccount", core.PlainObject)
+EVENTS: Resource[core.PlainObject] = Resource("events.k8s.io", "v1", "events", "Event", core.PlainObject)
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", core.Lease)
-DAEMON_SETS: Resource[core.Generic] = Resource("apps", "v1", "daemonsets", "DaemonSet", core.Generic)
-DEPLOYMENTS: Resource[core.Generic] = Resource("apps", "v1", "deployments", "Deployment", core.Generic)
-ROLES: Resource[core.Generic] = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role", core.Generic)
-ROLE_BINDINGS: Resource[core.Generic] = Resource(
-    "rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", core.Generic
+DAEMON_SETS: Resource[core.PlainObject] = Resource("apps", "v1", "daemonsets", "DaemonSet", core.PlainObject)
+DEPLOYMENTS: Resource[core.PlainObject] = Resource("apps", "v1", "deployments", "Deployment", core.PlainObject)
+ROLES: Resource[core.PlainObject] = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role", core.PlainObject)
+ROLE_BINDINGS: Resource[core.PlainObject] = Resource(
+    "rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", core.PlainObject
 )
-CRDS: Resource[core.Generic] = Resource(
+CRDS: Resource[core.PlainObject] = Resource(
     "apiextensions.k8s.io",
     "v1",
     "customresourcedefinitions",
     "CustomResourceDefinition",
-    core.Generic,
+    core.PlainObject,
     namespaced=False,
 )
-RESOURCE_QUOTAS: Resource[core.Generic] = Resource("", "v1", "resourcequotas", "ResourceQuota", core.Generic)
+RESOURCE_QUOTAS: Resource[core.PlainObject] = Resource("", "v1", "resourcequotas", "ResourceQuota", core.PlainObject)
 
 AnyResource = Resource[Any]

@@ -21,7 +21,7 @@ MAX_REQUESTS = 16
 TIMEOUT_S = 10.0
 
 Check = Callable[[], "str | None"]
-Answer = tuple[int, str, bytes]
+Response = tuple[int, str, bytes]
 
 
 class _HTTPServer(http.server.ThreadingHTTPServer):
@@ -31,7 +31,7 @@ class _HTTPServer(http.server.ThreadingHTTPServer):
     # We bind all addresses of both families where the kernel has both.
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
-    def __init__(self, port: int, answer: Callable[[str, str], Answer]) -> None:
+    def __init__(self, port: int, answer: Callable[[str, str], Response]) -> None:
         self.answer = answer
         self._slots = threading.BoundedSemaphore(MAX_REQUESTS)
         super().__init__(("", port), _Handler)
@@ -65,7 +65,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: _HTTPServer
 
     def do_GET(self) -> None:
-        """Answer and close."""
+        """Response and close."""
         status, content_type, body = self.server.answer(self.path, self.headers.get("Accept", ""))
         self.send_response(status)
         self.send_header("Content-Type", content_type)
@@ -80,7 +80,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Keep no access log: kubelet and Prometheus ask several times a minute."""
 
 
-class Server:
+class ObserveServer:
     """A running server; ``close`` ends it."""
 
     def __init__(self, server: _HTTPServer) -> None:
@@ -102,7 +102,7 @@ class Server:
         self._thread.join(5)
 
 
-def serve(*, port: int, registry: prometheus_client.CollectorRegistry, healthy: Check, ready: Check) -> Server:
+def serve(*, port: int, registry: prometheus_client.CollectorRegistry, healthy: Check, ready: Check) -> ObserveServer:
     """Serve in a thread of its own.
 
     ``healthy`` and ``ready`` return None when all is well, else the sentence to show with 503.
@@ -110,7 +110,7 @@ def serve(*, port: int, registry: prometheus_client.CollectorRegistry, healthy: 
     # Creation times double the number of series, and nobody reads them.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
-    def answer(path: str, accept: str) -> Answer:
+    def answer(path: str, accept: str) -> Response:
         match path.partition("?")[0]:
             case "/metrics":
                 encode, content_type = exposition.choose_encoder(accept)
@@ -121,10 +121,10 @@ def serve(*, port: int, registry: prometheus_client.CollectorRegistry, healthy: 
                 return _checked(ready)
         return _text(404, "try /metrics, /healthz or /readyz")
 
-    return Server(_HTTPServer(port, answer))
+    return ObserveServer(_HTTPServer(port, answer))
 
 
-def _checked(check: Check) -> Answer:
+def _checked(check: Check) -> Response:
     try:
         sentence = check()
     except Exception:
@@ -133,5 +133,5 @@ def _checked(check: Check) -> Answer:
     return _text(200, "ok") if sentence is None else _text(503, sentence)
 
 
-def _text(status: int, text: str) -> Answer:
+def _text(status: int, text: str) -> Response:
     return status, "text/plain; charset=utf-8", f"{text}\n".encode()

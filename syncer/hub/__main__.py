@@ -83,7 +83,9 @@ def parse_mtu(text: str) -> int:
 class Term:
     """The controllers of one term of leadership."""
 
-    def __init__(self, controllers: Mapping[str, Controller], *, on_death: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, controllers: Mapping[str, Controller[str]], *, on_death: Callable[[BaseException], None]
+    ) -> None:
         self._controllers = controllers
         self._on_death = on_death
         self._stop = threading.Event()
@@ -101,7 +103,7 @@ class Term:
         """Give a key to one of the controllers."""
         self._controllers[name].enqueue(key)
 
-    def _run(self, controller: Controller) -> None:
+    def _run(self, controller: Controller[str]) -> None:
         try:
             controller.run(self._stop)
         except Exception as err:

@@ -15,7 +15,7 @@ from fleetboard.kube import backoff, errors
 from fleetboard.kube.client import Client
 from fleetboard.kube.lease import Elector
 from fleetboard.model import core, resource
-from fleetboard.runtime import crew
+from fleetboard.runtime import threads
 from syncer.member.join import settings as join_settings
 from syncer.member.join.credential import Credential
 from syncer.member.join.errors import JoinError
@@ -110,7 +110,7 @@ class Daemon:
         member = Member(self._settings, child=self._child, credential=credential, cluster_uid=cluster_uid)
         self.member = member
         try:
-            crew.run({**member.threads(), "watchdog": self._watch}, stop)
+            threads.run({**member.threads(), "watchdog": self._watch}, stop)
         except errors.KubeError as err:
             # Each part tries its own API calls again; one that gave up is a fault of ours.
             raise RuntimeError("a thread ended by an API error") from err

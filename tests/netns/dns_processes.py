@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from crossdns.server import feed, workers
 from crossdns.zone import encode, table, zone
 from fleetboard.model import fleet, names
+from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 PORT = 5353
 OBSERVE_PORT = 9464
@@ -52,23 +54,23 @@ def make_table() -> table.Table:
     """Make a zone of one virtual address, ``web``, and one name of 600 endpoints, ``large``."""
     made = table.Table(server=SERVER)
     spec = fleet.FleetServiceSpec(namespace="shop", name="web", vips=["10.112.0.9"])
-    key = zone.ServiceKey("shop", "web")
-    made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], zone.Reach()))
+    key = ServiceKey("shop", "web")
+    made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], Reach()))
     found = tuple(ipaddress.ip_address(f"10.112.{4 + n // 250}.{n % 250 + 1}") for n in range(600))
-    made.put(zone.ServiceKey("shop", "large"), {"large.shop.svc": zone.Records(addresses=found)})
+    made.put(ServiceKey("shop", "large"), {"large.shop.svc": zone.Records(addresses=found)})
     return made
 
 
-def publish(answering: workers.Workers, changes: Iterable[table.Change], *, snapshot: bool = True) -> None:
+def publish(pool: workers.WorkerPool, changes: Iterable[table.ZoneChange], *, snapshot: bool = True) -> None:
     """Give the processes a zone, or a change to it."""
     soa = {encode.name(name): encode.soa_content(server="ns", zone_name=name, serial=1) for name in names.ZONES}
-    answering.publish(lambda generation: feed.frames(changes, soa=soa, generation=generation, snapshot=snapshot))
+    pool.publish(lambda generation: feed.frames(changes, soa=soa, generation=generation, snapshot=snapshot))
 
 
 @contextlib.contextmanager
-def running(served: table.Table, *, udp_processes: int = 1) -> Iterator[workers.Workers]:
+def running(served: table.Table, *, udp_processes: int = 1) -> Iterator[workers.WorkerPool]:
     """Run the processes and wait until they serve the zone."""
-    made = workers.Workers(port=PORT, udp_processes=udp_processes)
+    made = workers.WorkerPool(port=PORT, udp_processes=udp_processes)
     try:
         publish(made, served.snapshot())
         deadline = time.monotonic() + 60

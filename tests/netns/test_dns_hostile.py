@@ -22,6 +22,8 @@ from dns_objects import make_endpoint, make_service, make_slice
 
 from crossdns.server import counters, wire, workers
 from crossdns.zone import table, zone
+from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 pytestmark = pytest.mark.netns
 
@@ -58,7 +60,7 @@ def netns() -> Iterator[None]:
 
 
 @pytest.fixture
-def answering(netns: None) -> Iterator[workers.Workers]:
+def pool(netns: None) -> Iterator[workers.WorkerPool]:
     with dns_processes.running(make_table()) as made:
         yield made
 
@@ -73,11 +75,11 @@ def chance() -> random.Random:
 def make_table() -> table.Table:
     """Add a headless service of both families, host names and ports."""
     made = dns_processes.make_table()
-    key = zone.ServiceKey("shop", "both")
+    key = ServiceKey("shop", "both")
     four = [make_endpoint(f"10.112.8.{n}", hostname=f"h{n}") for n in range(1, 41)]
     six = [make_endpoint(f"fd00::{n}", hostname=f"h{n}") for n in range(1, 41)]
     slices = [make_slice("c1", four, key=key), make_slice("c1", six, key=key)]
-    made.put(key, zone.service_records(key, make_service(key, type_="Headless"), slices, zone.Reach()))
+    made.put(key, zone.service_records(key, make_service(key, type_="Headless"), slices, Reach()))
     return made
 
 
@@ -158,12 +160,12 @@ def read_messages(sock: socket.socket) -> Iterator[bytes]:
 
 
 @pytest.mark.timeout(900)  # half a minute of processor time
-def test_a_hundred_thousand_mutated_packets(answering: workers.Workers, chance: random.Random) -> None:
+def test_a_hundred_thousand_mutated_packets(pool: workers.WorkerPool, chance: random.Random) -> None:
     judge = Judge()
     send_datagrams(chance, UDP_PACKETS // 10, judge)
     send_streams(chance, TCP_PACKETS // 10, judge)
     gc.collect()
-    pids = answering.pids()
+    pids = pool.pids()
     before = [(dns_processes.own_kb(pid), dns_processes.descriptors(pid)) for pid in pids]
     send_datagrams(chance, UDP_PACKETS * 9 // 10, judge)
     send_streams(chance, TCP_PACKETS * 9 // 10, judge)
@@ -173,5 +175,5 @@ def test_a_hundred_thousand_mutated_packets(answering: workers.Workers, chance: 
     for (kb, open_), (kb_after, open_after) in zip(before, after, strict=True):
         assert kb_after - kb < GROWN_KB
         assert open_after <= open_ + 1
-    assert answering.gone() is None
-    assert not [slot for slot in answering.slots if answering.counts(slot)[counters.FAILED]]
+    assert pool.gone() is None
+    assert not [slot for slot in pool.slots if pool.counts(slot)[counters.FAILED]]

@@ -15,6 +15,8 @@ from crossdns import errors
 from crossdns.server import counters, workers
 from crossdns.zone import table, zone
 from fleetboard.model import fleet
+from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 pytestmark = pytest.mark.netns
 
@@ -30,7 +32,7 @@ def netns() -> Iterator[None]:
 
 
 @pytest.fixture
-def answering(netns: None) -> Iterator[workers.Workers]:
+def pool(netns: None) -> Iterator[workers.WorkerPool]:
     with dns_processes.running(dns_processes.make_table(), udp_processes=2) as made:
         yield made
 
@@ -45,29 +47,29 @@ def contents(answer: dnslib.DNSRecord) -> list[str]:
     return [str(record.rdata) for record in answer.rr]
 
 
-def total(answering: workers.Workers, protocol: str, field: int) -> int:
-    return sum(answering.counts(slot)[field] for slot in answering.slots if slot.protocol == protocol)
+def total(pool: workers.WorkerPool, protocol: str, field: int) -> int:
+    return sum(pool.counts(slot)[field] for slot in pool.slots if slot.protocol == protocol)
 
 
 @pytest.mark.parametrize("server", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("tcp", [False, True])
-def test_both_protocols_answer_on_both_families(answering: workers.Workers, server: str, tcp: bool) -> None:
+def test_both_protocols_answer_on_both_families(pool: workers.WorkerPool, server: str, tcp: bool) -> None:
     assert contents(ask(WEB, server=server, tcp=tcp)) == ["10.112.0.9"]
     assert ask("no." + WEB, server=server, tcp=tcp).header.rcode == 3
 
 
 def test_what_a_datagram_cuts_off_tcp_gives_whole(
-    answering: workers.Workers, eventually: Callable[[Callable[[], object]], None]
+    pool: workers.WorkerPool, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
     cut = ask(LARGE)
     assert cut.header.tc == 1
     assert 0 < len(cut.rr) < 600
     assert len(ask(LARGE, tcp=True).rr) == 600
-    eventually(lambda: total(answering, "udp", counters.TRUNCATED) == 1)
+    eventually(lambda: total(pool, "udp", counters.TRUNCATED) == 1)
 
 
 def test_servfail_before_the_first_zone(netns: None) -> None:
-    made = workers.Workers(port=dns_processes.PORT, udp_processes=1)
+    made = workers.WorkerPool(port=dns_processes.PORT, udp_processes=1)
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -82,7 +84,7 @@ def test_servfail_before_the_first_zone(netns: None) -> None:
         made.close()
 
 
-def test_an_update_loses_no_query(answering: workers.Workers) -> None:
+def test_an_update_loses_no_query(pool: workers.WorkerPool) -> None:
     made, stop = dns_processes.make_table(), threading.Event()
     failures: list[str] = []
 
@@ -94,28 +96,28 @@ def test_an_update_loses_no_query(answering: workers.Workers) -> None:
     asking = threading.Thread(target=client)
     asking.start()
     try:
-        publish_fifty(answering, made)
+        publish_fifty(pool, made)
     finally:
         stop.set()
         asking.join()
     assert failures == []
 
 
-def publish_fifty(answering: workers.Workers, made: table.Table) -> None:
+def publish_fifty(pool: workers.WorkerPool, made: table.Table) -> None:
     """Publish fifty changes, and the whole zone now and then, until the last one is served."""
     for n in range(50):
-        key = zone.ServiceKey("shop", f"new-{n}")
+        key = ServiceKey("shop", f"new-{n}")
         spec = fleet.FleetServiceSpec(namespace="shop", name=key.name, vips=["10.112.0.7"])
-        change = made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], zone.Reach()))
-        dns_processes.publish(answering, [change], snapshot=False)
+        change = made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], Reach()))
+        dns_processes.publish(pool, [change], snapshot=False)
         if n % 10 == 0:
-            dns_processes.publish(answering, made.snapshot())
+            dns_processes.publish(pool, made.snapshot())
     deadline = time.monotonic() + 60
     while not contents(ask("new-49.shop.svc.hyperos.local")):
         assert time.monotonic() < deadline
 
 
-def test_many_queries_on_one_connection_are_answered_in_order(answering: workers.Workers) -> None:
+def test_many_queries_on_one_connection_are_answered_in_order(pool: workers.WorkerPool) -> None:
     queries = [dnslib.DNSRecord.question(WEB if n % 2 else LARGE) for n in range(300)]
     with socket.create_connection(("127.0.0.1", dns_processes.PORT), timeout=30) as sock:
         packed = [bytes(query.pack()) for query in queries]
@@ -130,7 +132,7 @@ def test_many_queries_on_one_connection_are_answered_in_order(answering: workers
         sending.join()
 
 
-def test_nothing_at_all_gets_no_answer(answering: workers.Workers) -> None:
+def test_nothing_at_all_gets_no_answer(pool: workers.WorkerPool) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(("127.0.0.1", dns_processes.PORT))
         sock.send(b"")
@@ -143,11 +145,11 @@ def test_nothing_at_all_gets_no_answer(answering: workers.Workers) -> None:
     assert contents(ask(WEB)) == contents(ask(WEB, tcp=True)) == ["10.112.0.9"]
 
 
-def test_silent_connections_keep_nobody_out(answering: workers.Workers) -> None:
+def test_silent_connections_keep_nobody_out(pool: workers.WorkerPool) -> None:
     silent = [socket.create_connection(("127.0.0.1", dns_processes.PORT), timeout=30) for _ in range(600)]
     try:
         assert contents(ask(WEB, tcp=True)) == ["10.112.0.9"]
-        assert total(answering, "tcp", counters.REFUSED_CONNECTIONS) >= 600 - 512
+        assert total(pool, "tcp", counters.REFUSED_CONNECTIONS) >= 600 - 512
     finally:
         for sock in silent:
             sock.close()
@@ -157,12 +159,12 @@ def test_a_taken_port_is_one_clear_error(netns: None) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("", dns_processes.PORT))
         with pytest.raises(errors.ListenError, match=f"DNS_PORT {dns_processes.PORT} can't be bound"):
-            workers.Workers(port=dns_processes.PORT, udp_processes=1)
+            workers.WorkerPool(port=dns_processes.PORT, udp_processes=1)
 
 
-def test_a_dead_process_is_noticed(answering: workers.Workers) -> None:
-    process = answering._workers[0].process
+def test_a_dead_process_is_noticed(pool: workers.WorkerPool) -> None:
+    process = pool._workers[0].process
     process.kill()
     process.wait(5)
     with pytest.raises(errors.WorkerDiedError, match="udp-0 ended with status -9"):
-        answering.run(threading.Event())
+        pool.run(threading.Event())

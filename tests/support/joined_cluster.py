@@ -19,7 +19,7 @@ from mcs_objects import MCS_GROUP_VERSION, import_schema
 
 from fleetboard.kube.client import Client
 from fleetboard.model import core, fleet, mcs, membership, meta, names, namespaces
-from fleetboard.runtime import crew
+from fleetboard.runtime import threads
 from syncer.member.join import settings as join_settings
 from syncer.member.join.credential import Credential
 from syncer.member.member import Member
@@ -76,7 +76,7 @@ class Cluster:
         credential = cast("Credential", _Credential(self.hub))
         member = Member(settings, child=self.child.client(), credential=credential, cluster_uid="uid-c1")
         stop = threading.Event()
-        thread = threading.Thread(target=crew.run, args=(member.threads(), stop), daemon=True)
+        thread = threading.Thread(target=threads.run, args=(member.threads(), stop), daemon=True)
         thread.start()
         try:
             yield member

@@ -291,7 +291,7 @@ class Forwarding:
         if self._client.find(resource.DEPLOYMENTS, KUBE_DNS, SYSTEM) is not None:
             return advice.Platform.KUBE_DNS
         try:
-            group = msgspec.json.decode(self._client.read("/apis/operator.openshift.io"), type=core.Generic)
+            group = msgspec.json.decode(self._client.read("/apis/operator.openshift.io"), type=core.PlainObject)
         except (errors.NotFoundError, errors.ForbiddenError, msgspec.DecodeError):
             return advice.Platform.UNKNOWN
         return advice.Platform.OPENSHIFT if group.kind == "APIGroup" else advice.Platform.UNKNOWN
@@ -314,7 +314,7 @@ class Forwarding:
             log.log(level, outcome.sentence, extra={"dns_forwarding": outcome.state.value})
 
 
-def rolled_out(deployment: core.Generic) -> bool:
+def rolled_out(deployment: core.PlainObject) -> bool:
     """Tell whether every pod of a Deployment is of its newest template, and at least one is available."""
     status = deployment.status
     replicas = deployment.spec.get("replicas", 1)

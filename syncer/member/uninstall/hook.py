@@ -142,11 +142,13 @@ def _list_attached(client: kube_client.Client, namespace: str) -> None:
         log.warning("loses its second interface: %s", line)
 
 
-def attach_binding(api_version: str) -> resource.Resource[core.Generic]:
+def attach_binding(api_version: str) -> resource.Resource[core.PlainObject]:
     """Return the kind that puts pods under the policy of attach by default, at the version that the chart made it."""
     group, _, version = api_version.partition("/")
     plural = "mutatingadmissionpolicybindings"
-    return resource.Resource(group, version, plural, "MutatingAdmissionPolicyBinding", core.Generic, namespaced=False)
+    return resource.Resource(
+        group, version, plural, "MutatingAdmissionPolicyBinding", core.PlainObject, namespaced=False
+    )
 
 
 def _stop_attaching(client: kube_client.Client, api_version: str) -> None:

@@ -15,7 +15,7 @@ NODE = fleet.FleetNode(
 )
 PEER = fleet.Peer(
     spec=fleet.PeerSpec(cluster="c2"),
-    status=fleet.PeerStatus(cluster_cidrs=["10.114.0.0/22"], health=fleet.PeerHealth(last_handshake="then")),
+    status=fleet.PeerStatus(cluster_cidrs=["10.114.0.0/22"], health=fleet.PeerHealth(since="then")),
 )
 
 
@@ -58,11 +58,11 @@ def test_blocks_a_node_made_anew_and_its_end_are_noticed(changed: fleet.FleetNod
     assert not notice.differs("n1", changed)
 
 
-def test_a_handshake_is_no_news_and_a_lost_cluster_is() -> None:
+def test_since_when_a_cluster_is_reachable_is_no_news_and_that_it_is_lost_is() -> None:
     notice = agent_changes.Notice(agent_changes.peer_essence)
     notice.differs("c2", PEER)
 
-    assert not notice.differs("c2", with_health(fleet.PeerHealth(last_handshake="now", since="now")))
+    assert not notice.differs("c2", with_health(fleet.PeerHealth(since="now")))
     assert notice.differs("c2", with_health(fleet.PeerHealth(reachable=False)))
 
 

@@ -25,27 +25,27 @@ from fake_api import FakeApi
 
 from crossdns.server import feed
 from crossdns.watch import saved, watch
-from crossdns.zone import zone
 from fleetboard.model import fleet, meta, names, namespaces
+from fleetboard.model.keys import ServiceKey
 
 WEB = "web.shop.svc.hyperos.local"
 SYSTEM = names.NAMESPACE
 
 
-class Answering(Resolver):
+class LiveResolver(Resolver):
     """In the place of the worker processes: applies frames where the test can ask."""
 
-    def publish_frames(self, make: Callable[[int], Iterable[feed.Frame]]) -> None:
+    def publish_update(self, make: Callable[[int], Iterable[feed.Frame]]) -> None:
         self.generation += 1
         for frame in make(self.generation):
             self.replica.apply(frame)
 
 
-class Workers:
-    """What ``watch.Watch`` needs of ``workers.Workers``."""
+class Consumer:
+    """A ``watch.ZoneConsumer``, as ``workers.WorkerPool`` is."""
 
-    def __init__(self, answering: Answering) -> None:
-        self.publish = answering.publish_frames
+    def __init__(self, resolver: LiveResolver) -> None:
+        self.publish = resolver.publish_update
 
 
 @pytest.fixture
@@ -56,20 +56,20 @@ def api() -> Iterator[FakeApi]:
 
 
 @pytest.fixture
-def crossdns(api: FakeApi) -> Iterator[Answering]:
+def crossdns(api: FakeApi) -> Iterator[LiveResolver]:
     yield from start(api)
 
 
-def start(api: FakeApi, store: saved.Store | None = None) -> Iterator[Answering]:
-    answering, stop = Answering(), threading.Event()
+def start(api: FakeApi, zone_file: saved.ZoneFile | None = None) -> Iterator[LiveResolver]:
+    resolver, stop = LiveResolver(), threading.Event()
     client = api.client()
-    watching = watch.Watch(
-        client, namespace=SYSTEM, answering=Workers(answering), imports=namespaces.Namespaces(), store=store
+    zone_watch = watch.ZoneWatch(
+        client, namespace=SYSTEM, consumer=Consumer(resolver), imports=namespaces.Namespaces(), zone_file=zone_file
     )
-    threads = [threading.Thread(target=run, args=(stop,)) for run in watching.threads.values()]
+    threads = [threading.Thread(target=run, args=(stop,)) for run in zone_watch.threads.values()]
     for thread in threads:
         thread.start()
-    yield answering
+    yield resolver
     stop.set()
     for thread in threads:
         thread.join(10)
@@ -80,7 +80,7 @@ def in_system(name: str) -> meta.ObjectMeta:
     return meta.ObjectMeta(name=name, namespace=SYSTEM)
 
 
-def eventually(crossdns: Answering, expected: list[str] | str, name: str = WEB) -> None:
+def eventually(crossdns: LiveResolver, expected: list[str] | str, name: str = WEB) -> None:
     """Wait until ``name`` has these addresses, or this rcode."""
     deadline = time.monotonic() + 30
     while True:
@@ -92,7 +92,7 @@ def eventually(crossdns: Answering, expected: list[str] | str, name: str = WEB) 
         time.sleep(0.002)
 
 
-def test_a_service_appears_changes_and_vanishes(api: FakeApi, crossdns: Answering) -> None:
+def test_a_service_appears_changes_and_vanishes(api: FakeApi, crossdns: LiveResolver) -> None:
     eventually(crossdns, "NXDOMAIN")
     put_service(api, make_service())
     eventually(crossdns, ["10.112.0.9"])
@@ -102,7 +102,7 @@ def test_a_service_appears_changes_and_vanishes(api: FakeApi, crossdns: Answerin
     eventually(crossdns, "NXDOMAIN")
 
 
-def test_endpoints_follow_scaling(api: FakeApi, crossdns: Answering) -> None:
+def test_endpoints_follow_scaling(api: FakeApi, crossdns: LiveResolver) -> None:
     put_service(api, make_service(type_="Headless"))
     put_slice(api, make_slice("c1", [make_endpoint("10.112.4.2")]))
     put_slice(api, make_slice("c2", [make_endpoint("10.112.8.2")]))
@@ -113,7 +113,7 @@ def test_endpoints_follow_scaling(api: FakeApi, crossdns: Answering) -> None:
     eventually(crossdns, "NXDOMAIN")
 
 
-def test_slices_of_others_are_not_read(api: FakeApi, crossdns: Answering) -> None:
+def test_slices_of_others_are_not_read(api: FakeApi, crossdns: LiveResolver) -> None:
     put_service(api, make_service(type_="Headless"))
     foreign = make_slice("c1", [make_endpoint("10.112.4.9")], name="foreign")
     foreign.metadata.labels[names.LABEL_MANAGED_BY] = "endpointslice-controller.k8s.io"
@@ -125,7 +125,7 @@ def test_slices_of_others_are_not_read(api: FakeApi, crossdns: Answering) -> Non
     eventually(crossdns, ["10.112.4.2"])
 
 
-def test_an_unreachable_clusters_endpoints_leave_and_come_back(api: FakeApi, crossdns: Answering) -> None:
+def test_an_unreachable_clusters_endpoints_leave_and_come_back(api: FakeApi, crossdns: LiveResolver) -> None:
     put_service(api, make_service(type_="Headless"))
     put_slice(api, make_slice("c1", [make_endpoint("10.112.4.2")]))
     put_slice(api, make_slice("c2", [make_endpoint("10.112.8.2")]))
@@ -137,14 +137,14 @@ def test_an_unreachable_clusters_endpoints_leave_and_come_back(api: FakeApi, cro
     eventually(crossdns, ["10.112.4.2", "10.112.8.2"])
 
 
-def test_without_the_hub_local_endpoints_come_alone_and_names_stay(api: FakeApi, crossdns: Answering) -> None:
+def test_without_the_hub_local_endpoints_come_alone_and_names_stay(api: FakeApi, crossdns: LiveResolver) -> None:
     put(api, "peerreports", fleet.PeerReport(metadata=in_system("c1"), spec=fleet.PeerReportSpec(cluster="c1")))
     put(api, "fleetnodes", make_node("left", epoch=3))
     put(api, "fleetnodes", make_node("other"))
     put_service(api, make_service(type_="Headless"))
     put_slice(api, make_slice("c1", [make_endpoint("10.112.4.2")]))
     put_slice(api, make_slice("c2", [make_endpoint("10.112.8.2")]))
-    remote = zone.ServiceKey("shop", "remote")
+    remote = ServiceKey("shop", "remote")
     put_service(api, make_service(remote, type_="Headless"))
     put_slice(api, make_slice("c2", [make_endpoint("10.112.8.3")], key=remote))
     eventually(crossdns, ["10.112.4.2", "10.112.8.2"])
@@ -156,7 +156,7 @@ def test_without_the_hub_local_endpoints_come_alone_and_names_stay(api: FakeApi,
     eventually(crossdns, ["10.112.4.2", "10.112.8.2"])
 
 
-def test_names_live_where_their_namespace_does(api: FakeApi, crossdns: Answering) -> None:
+def test_names_live_where_their_namespace_does(api: FakeApi, crossdns: LiveResolver) -> None:
     put_service(api, make_service())
     eventually(crossdns, ["10.112.0.9"])
     api.remove("namespaces", "shop", "")
@@ -165,15 +165,15 @@ def test_names_live_where_their_namespace_does(api: FakeApi, crossdns: Answering
     eventually(crossdns, ["10.112.0.9"])
 
 
-def test_a_refused_namespace_has_no_names(api: FakeApi, crossdns: Answering) -> None:
+def test_a_refused_namespace_has_no_names(api: FakeApi, crossdns: LiveResolver) -> None:
     api.put("namespaces", "kube-system", "")
-    put_service(api, make_service(zone.ServiceKey("kube-system", "web")))
+    put_service(api, make_service(ServiceKey("kube-system", "web")))
     put_service(api, make_service())
     eventually(crossdns, ["10.112.0.9"])
     assert rcode(crossdns.ask("web.kube-system.svc.hyperos.local")) == "NXDOMAIN"
 
 
-def test_the_last_known_zone_is_served_while_the_api_is_away(api: FakeApi, crossdns: Answering) -> None:
+def test_the_last_known_zone_is_served_while_the_api_is_away(api: FakeApi, crossdns: LiveResolver) -> None:
     put_service(api, make_service())
     eventually(crossdns, ["10.112.0.9"])
     api.tokens = set()
@@ -205,12 +205,12 @@ def test_servfail_until_every_collection_was_listed(api: FakeApi) -> None:
 
 def test_the_saved_zone_is_served_when_the_api_is_away_at_the_start(api: FakeApi, tmp_path: Path) -> None:
     put_service(api, make_service())
-    before = start(api, saved.Store(tmp_path))
+    before = start(api, saved.ZoneFile(tmp_path))
     eventually(next(before), ["10.112.0.9"])
     next(before, None)
     api.fail(500, times=1000, watch=False)
     api.remove("fleetservices", "shop.web", SYSTEM)
-    after = start(api, saved.Store(tmp_path))
+    after = start(api, saved.ZoneFile(tmp_path))
     crossdns = next(after)
     try:
         eventually(crossdns, ["10.112.0.9"])

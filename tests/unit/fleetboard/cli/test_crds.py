@@ -86,19 +86,19 @@ def test_labels_of_any_text_are_read_as_some_version(labels: dict[str, str]) -> 
 @pytest.mark.parametrize(
     ("name", "labels", "step"),
     [
-        (IMPORTS, None, crds.Step.INSTALL),
-        (IMPORTS, {}, crds.Step.UPDATE),
-        (IMPORTS, {RELEASE: "v0.5.0", REVISION: "9"}, crds.Step.UPDATE),
-        (IMPORTS, {RELEASE: "v0.5.2", REVISION: "0"}, crds.Step.KEEP),
-        (IMPORTS, {RELEASE: "v0.5.2", REVISION: "1"}, crds.Step.KEEP_NEWER),
-        (IMPORTS, {RELEASE: "v1.0.0"}, crds.Step.KEEP_NEWER),
-        (PEERS, {}, crds.Step.UPDATE),
-        (PEERS, {crds.LABEL_REVISION: "0"}, crds.Step.UPDATE),
-        (PEERS, load(PEERS)["metadata"]["labels"], crds.Step.UPDATE),
-        (PEERS, {crds.LABEL_REVISION: "1000"}, crds.Step.KEEP_NEWER),
+        (IMPORTS, None, crds.CrdStep.INSTALL),
+        (IMPORTS, {}, crds.CrdStep.UPDATE),
+        (IMPORTS, {RELEASE: "v0.5.0", REVISION: "9"}, crds.CrdStep.UPDATE),
+        (IMPORTS, {RELEASE: "v0.5.2", REVISION: "0"}, crds.CrdStep.KEEP),
+        (IMPORTS, {RELEASE: "v0.5.2", REVISION: "1"}, crds.CrdStep.KEEP_NEWER),
+        (IMPORTS, {RELEASE: "v1.0.0"}, crds.CrdStep.KEEP_NEWER),
+        (PEERS, {}, crds.CrdStep.UPDATE),
+        (PEERS, {crds.LABEL_REVISION: "0"}, crds.CrdStep.UPDATE),
+        (PEERS, load(PEERS)["metadata"]["labels"], crds.CrdStep.UPDATE),
+        (PEERS, {crds.LABEL_REVISION: "1000"}, crds.CrdStep.KEEP_NEWER),
     ],
 )
-def test_only_what_is_older_is_exchanged(name: str, labels: dict[str, str] | None, step: crds.Step) -> None:
+def test_only_what_is_older_is_exchanged(name: str, labels: dict[str, str] | None, step: crds.CrdStep) -> None:
     assert crds.plan(load(name), labels) is step
 
 

@@ -23,7 +23,7 @@ def state() -> State:
 
 
 @pytest.fixture
-def running(state: State) -> Iterator[server.Server]:
+def running(state: State) -> Iterator[server.ObserveServer]:
     registry = prometheus_client.CollectorRegistry()
     metrics.register(registry)
     prometheus_client.Counter("fleetboard_test", "A count.", registry=registry).inc()
@@ -32,7 +32,9 @@ def running(state: State) -> Iterator[server.Server]:
     started.close()
 
 
-def ask(running: server.Server, path: str, *, accept: str = "*/*", host: str = "127.0.0.1") -> tuple[int, str, str]:
+def ask(
+    running: server.ObserveServer, path: str, *, accept: str = "*/*", host: str = "127.0.0.1"
+) -> tuple[int, str, str]:
     request = urllib.request.Request(f"http://{host}:{running.port}{path}", headers={"Accept": accept})
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
@@ -42,7 +44,7 @@ def ask(running: server.Server, path: str, *, accept: str = "*/*", host: str = "
             return err.code, err.headers["Content-Type"], err.read().decode()
 
 
-def test_metrics_are_shown_in_both_formats(running: server.Server) -> None:
+def test_metrics_are_shown_in_both_formats(running: server.ObserveServer) -> None:
     status, content_type, text = ask(running, "/metrics?x=1")
     assert status == 200
     assert content_type.startswith("text/plain; version=0.0.4")
@@ -54,7 +56,7 @@ def test_metrics_are_shown_in_both_formats(running: server.Server) -> None:
     assert text.endswith("# EOF\n")
 
 
-def test_health_shows_the_sentence(running: server.Server, state: State) -> None:
+def test_health_shows_the_sentence(running: server.ObserveServer, state: State) -> None:
     assert ask(running, "/healthz")[::2] == (200, "ok\n")
     assert ask(running, "/readyz")[::2] == (200, "ok\n")
     state["ready"] = "The API has not been reached yet."
@@ -62,21 +64,21 @@ def test_health_shows_the_sentence(running: server.Server, state: State) -> None
     assert ask(running, "/healthz")[0] == 200
 
 
-def test_a_check_that_fails_counts_as_unwell(running: server.Server, state: State) -> None:
+def test_a_check_that_fails_counts_as_unwell(running: server.ObserveServer, state: State) -> None:
     del state["healthy"]
     assert ask(running, "/healthz")[0] == 503
 
 
-def test_other_paths_do_not_exist(running: server.Server) -> None:
+def test_other_paths_do_not_exist(running: server.ObserveServer) -> None:
     assert ask(running, "/")[0] == 404
 
 
-def test_both_address_families_are_served(running: server.Server) -> None:
+def test_both_address_families_are_served(running: server.ObserveServer) -> None:
     if socket.has_dualstack_ipv6():
         assert ask(running, "/healthz", host="[::1]")[0] == 200
 
 
-def test_silent_clients_cannot_take_more_than_their_share(running: server.Server) -> None:
+def test_silent_clients_cannot_take_more_than_their_share(running: server.ObserveServer) -> None:
     silent = [socket.create_connection(("127.0.0.1", running.port), 5) for _ in range(server.MAX_REQUESTS)]
     with socket.create_connection(("127.0.0.1", running.port), 5) as refused:
         assert refused.recv(1) == b""

@@ -17,7 +17,7 @@ from joined_cluster import EXPORTED, MERGED, SET, SLICES, eventually
 from prometheus_client import CollectorRegistry
 
 from fleetboard.model import fleet, names
-from fleetboard.runtime import crew
+from fleetboard.runtime import threads
 from syncer.hub import __main__ as hub_main
 from syncer.hub.view import Terms
 
@@ -48,7 +48,7 @@ class Hub:
         )
         hub = hub_main.Hub(self.api.client(), settings, self.registry)
         stop = threading.Event()
-        thread = threading.Thread(target=crew.run, args=(hub.threads, stop), daemon=True)
+        thread = threading.Thread(target=threads.run, args=(hub.threads, stop), daemon=True)
         thread.start()
         try:
             yield

@@ -20,7 +20,7 @@ _USER_AGENT = "fleetboard-cli"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Hub:
+class HubAccess:
     """The hub's API and where our objects are in it."""
 
     client: Client
@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", default="", help="context of the kubeconfig (default: its current one)")
 
 
-def connect(options: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Hub:
+def connect(options: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> HubAccess:
     """Reach the hub.
 
     Raises:
@@ -63,7 +63,7 @@ def connect(options: argparse.Namespace, environ: Mapping[str, str] = os.environ
         "or give --kubeconfig and --context"
     )
     client, in_pod = reach(options, environ, otherwise=otherwise)
-    return Hub(client, namespace, in_pod)
+    return HubAccess(client, namespace, in_pod)
 
 
 def reach(options: argparse.Namespace, environ: Mapping[str, str], *, otherwise: str) -> tuple[Client, bool]:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 
 from cnf.attach import errors, ledger
-from cnf.attach.node_network import demand, network, supply
+from cnf.attach.node_network import demand, network_file, supply
 from cnf.attach.node_network.network import NodeNetwork
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class NodeBlocks:
 
     def recall(self) -> NodeNetwork | None:
         """Take up what the file says, once the ledger is loaded; ``supply`` doesn't hear of it yet."""
-        known = network.read(self._path, node=self._node)
+        known = network_file.read(self._path, node=self._node)
         if known is None:
             return None
         known = self._count_returned(known)
@@ -69,7 +69,7 @@ class NodeBlocks:
             self._refuse_pods_address(new, old)
             self._install(new)
             try:
-                network.write(self._path, new, node=self._node)
+                network_file.write(self._path, new, node=self._node)
             except errors.JournalError as err:
                 if old is not None and set(old.returned) - set(new.returned):
                     # The leader may give such a block to us again only once no file of ours says it is given back.
@@ -90,7 +90,7 @@ class NodeBlocks:
                 return 0
             new = dataclasses.replace(known, returned=(*known.returned, *chosen))
             try:
-                network.write(self._path, new, node=self._node)
+                network_file.write(self._path, new, node=self._node)
             except errors.JournalError as err:
                 log.error("empty blocks can't be given back", extra={"error": str(err)})
                 self._ledger.set_blocks(known.active_blocks, excluded=known.gateways())

@@ -22,7 +22,7 @@ from netlab import Net, Nets
 from shim_node import NETWORK, environ
 
 from cnf.attach import frames
-from cnf.attach.node_network import network, network_file
+from cnf.attach.node_network import network_file
 
 pytestmark = pytest.mark.netns
 

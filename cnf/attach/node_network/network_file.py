@@ -1,8 +1,9 @@
 """The file that keeps the node's network over restarts.
 
-One invariant: the file holds what the daemon was last told and which blocks the node has given back, whole or not at
-all, so that a node wires its pods again before it has reached the API, and never gives an address of a block that
-another may have by now. It is this node's alone: a copy on another node is not read.
+With it a node wires its pods again before it reaches the API. It also lists the blocks that the node has returned, and
+another node may own such a block by now.
+
+Invariant: a write that fails leaves the file as it was, and a copy on another node is not read.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ def parse(content: bytes, *, node: str = "") -> NodeNetwork:
     """Parse the file's content.
 
     Raises:
-        ValueError: not what ``render`` writes, or of another node.
+        ValueError: ``render`` wrote no such content, or another node did.
     """
     try:
         stored = msgspec.json.decode(content, type=_File)
     except msgspec.MsgspecError as err:
         raise ValueError(str(err)) from err
     if node and stored.node not in ("", node):
-        raise ValueError(f"it is of node {stored.node!r}: expected {node!r}")
+        raise ValueError(f"it belongs to node {stored.node!r}: expected {node!r}")
     return NodeNetwork(
         node_address=ipaddress.ip_address(stored.node_address),
         blocks=tuple(ipaddress.ip_network(block) for block in stored.blocks),
@@ -65,18 +66,18 @@ def parse(content: bytes, *, node: str = "") -> NodeNetwork:
 
 
 def read(path: pathlib.Path, *, node: str = "") -> NodeNetwork | None:
-    """Return what the file holds; nothing when there is none or it is no good here (the API will tell again)."""
+    """Return the file's network; None when the file is missing, damaged or another node's. The API shows it again."""
     try:
         return parse(path.read_bytes(), node=node)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as err:
-        log.error("the node's network is not remembered", extra={"file": str(path), "error": str(err)})
+        log.error("could not read the node's network", extra={"file": str(path), "error": str(err)})
         return None
 
 
 def write(path: pathlib.Path, network: NodeNetwork, *, node: str = "") -> None:
-    """Replace the file, durably.
+    """Replace the file durably.
 
     Raises:
         JournalError: the disk is full or read-only.

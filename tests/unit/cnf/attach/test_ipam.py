@@ -48,13 +48,13 @@ def test_the_next_address_is_the_one_after_the_last_given() -> None:
     assert [take(pool, now=1) for _ in range(4)] == ["10.112.4.5", "10.112.4.6", "10.112.4.7", "10.112.4.2"]
 
 
-def test_a_released_address_rests() -> None:
+def test_a_released_address_is_quarantined() -> None:
     pool = make_pool("10.112.4.0/31")
     assert take(pool) == "10.112.4.1"
     pool.release(ADDRESS("10.112.4.1"), until=60)
     assert pool.usage(now=59) == ipam.Usage(used=0, free=0, quarantined=1)
-    assert "1 resting" in refusal(pool, now=59).message
-    assert "rests" in refusal(pool, "10.112.4.1", now=59).message
+    assert "1 quarantined" in refusal(pool, now=59).message
+    assert "is quarantined" in refusal(pool, "10.112.4.1", now=59).message
     assert take(pool, now=60) == "10.112.4.1"
 
 

@@ -54,7 +54,7 @@ def test_an_address_sticks_to_its_key_over_a_restart_and_a_retry(tmp_path: pathl
     again.close()
 
 
-def test_an_address_rests_over_a_restart_but_never_longer_than_it_would(tmp_path: pathlib.Path) -> None:
+def test_a_quarantine_outlives_a_restart_and_gets_no_longer(tmp_path: pathlib.Path) -> None:
     clock = Clock()
     ledger = make_ledger(tmp_path, clock)
     record, _ = ledger.reserve(draft(1))

@@ -42,7 +42,7 @@ def test_a_file_from_before_blocks_could_be_returned_is_read(tmp_path: pathlib.P
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"node_address":1}', b'{"node_address":"x","blocks":[],"fleet":[]}'])
-def test_a_damaged_file_is_as_good_as_none(tmp_path: pathlib.Path, content: bytes) -> None:
+def test_a_damaged_file_counts_as_missing(tmp_path: pathlib.Path, content: bytes) -> None:
     (tmp_path / "network.json").write_bytes(content)
     assert network_file.read(tmp_path / "network.json") is None
 

@@ -1,6 +1,6 @@
 """Routes of the main table (include/uapi/linux/rtnetlink.h).
 
-One invariant: every route of ours carries ``PROTOCOL``, so that it is told from everybody else's.
+Invariant: every route that cnf adds carries ``PROTOCOL``, and only such routes are read.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _UNICAST, _UNREACHABLE = 1, 7
 _ONLINK = 4
 
 PROTOCOL = 112
-"""rtm_protocol of our routes: any number that no routing daemon has (/etc/iproute2/rt_protos)."""
+"""rtm_protocol of our routes, a number that no routing daemon uses (/etc/iproute2/rt_protos)."""
 WORST = 0xFFFFFFFF
-"""The metric that loses against every other."""
+"""The metric that every other one wins against."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Route:
-    """One route. Without ``index`` it is ``unreachable``; without ``gateway`` the destination is on the link itself."""
+    """One route. Without ``index`` it is ``unreachable``; without ``gateway`` the destination is on the link."""
 
     destination: Network
     index: int = 0
@@ -69,14 +69,14 @@ class Route:
         return Message(_NEWROUTE, wire.PUT, self._body(), action)
 
     def delete(self) -> Message:
-        """Delete the route; one that is gone is fine."""
+        """Delete the route if it exists."""
         gone = frozenset({errno.ESRCH, errno.ENOENT})
         return Message(_DELROUTE, Flag.ACK, self._body(), f"delete route {self.destination}", gone)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class InstalledRoute:
-    """A route of ours as the kernel describes it, packed addresses and all."""
+    """One of our routes as the kernel reports it, with packed addresses."""
 
     destination: bytes
     length: int
@@ -87,10 +87,10 @@ class InstalledRoute:
 
 
 def read(kernel: connection.Connection, version: int) -> list[InstalledRoute]:
-    """Return our routes of the main table. Not for the hot path: it is a dump."""
+    """Return our routes of the main table. It is a dump, so not for the hot path."""
     family = addresses.FAMILY[version]
     body = _INFO.pack(family, 0, 0, 0, _MAIN, PROTOCOL, 0, 0, 0)
-    found: list[InstalledRoute] = []
+    installed: list[InstalledRoute] = []
     try:
         answers = kernel.ask(Message(_GETROUTE, Flag.DUMP, body, "list routes"))
     except errors.AbsentError:  # a namespace that never had a route has no table
@@ -100,7 +100,7 @@ def read(kernel: connection.Connection, version: int) -> list[InstalledRoute]:
         if head[4] != _MAIN or head[5] != PROTOCOL:
             continue
         parsed = wire.attributes(answer.body[_INFO.size :])
-        found.append(
+        installed.append(
             InstalledRoute(
                 destination=parsed.get(_DST, bytes(addresses.BITS[version] // 8)),
                 length=head[1],
@@ -110,4 +110,4 @@ def read(kernel: connection.Connection, version: int) -> list[InstalledRoute]:
                 metric=wire.parse_u32(parsed.get(_PRIORITY, bytes(4))),
             )
         )
-    return found
+    return installed

@@ -1,6 +1,6 @@
 """A node for the packed CNI executable: a real service and socket, and the executable run as a runtime does.
 
-The executable knows one place for the socket, so each call gets a mount namespace of its own where that is our folder.
+The executable knows one path for the socket, so each call gets a mount namespace where that path is our folder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CONFIG: dict[str, Any] = {"cniVersion": "1.0.0", "name": "fleetboard", "type": "
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """What a call left behind."""
+    """The result of one call of the executable."""
 
     status: int
     stdout: bytes
@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def content(self) -> Any:
-        """The one JSON document on stdout."""
+        """The JSON document on stdout."""
         return json.loads(self.stdout)
 
     @property
@@ -59,7 +59,7 @@ class Answer:
 
 
 def environ(verb: str, container: str, pod: Net | None, **over: str) -> dict[str, str]:
-    """Return what a runtime puts into the environment; an empty value leaves its variable out."""
+    """Return a runtime's environment variables; an empty value leaves its variable out."""
     found = {
         "CNI_COMMAND": verb,
         "CNI_CONTAINERID": container,
@@ -74,7 +74,7 @@ def environ(verb: str, container: str, pod: Net | None, **over: str) -> dict[str
 
 @dataclasses.dataclass
 class Node:
-    """A node whose cnf serves, or is away."""
+    """A node whose cnf serves, or doesn't run."""
 
     nets: Nets
     folder: pathlib.Path
@@ -84,7 +84,7 @@ class Node:
 
     @property
     def run(self) -> pathlib.Path:
-        """What the executable sees as /run/fleetboard."""
+        """The folder that the executable sees as /run/fleetboard."""
         return self.folder / "run"
 
     @property
@@ -132,7 +132,7 @@ class Node:
 @contextlib.contextmanager
 def make_node(nets: Nets, folder: pathlib.Path, shim: pathlib.Path) -> Iterator[Node]:
     """Lend a node whose cnf doesn't listen yet."""
-    # Never removed again: that would take it from under another run of the tests.
+    # It is never removed, because another run of the tests may use it.
     RUN.mkdir(exist_ok=True)
     (folder / "run" / "del").mkdir(parents=True)
     node_netns = nets.make("node")

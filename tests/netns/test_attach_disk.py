@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or lost: real ones, in memory, so small that they fill."""
+"""Disks that are full, read-only or lost: real file systems in memory, small enough to fill."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_a_process_that_ends_on_a_full_disk_finds_what_it_had(node: Node) -> Non
     gone = node.add("gone")
     refused = fill_up(node)
     held = node.held()
-    assert node.call("DEL", "gone").code == 0  # of which the disk learns nothing
+    assert node.call("DEL", "gone").code == 0  # the disk doesn't record it
     node.restart()
     assert {name: address for name, address in held.items() if name != "gone"}.items() <= node.held().items()
     assert node.has_address("kept", kept)
@@ -182,7 +182,7 @@ def test_a_disk_that_turns_read_only_keeps_no_pod_from_being_served(node: Node) 
     assert node.has_address("kept", kept)
 
 
-def test_a_disk_that_was_lost_is_made_again_from_the_kernel(node: Node) -> None:
+def test_a_lost_disk_is_rebuilt_from_the_kernel(node: Node) -> None:
     held = {name: node.add(name) for name in ("one", "two")}
     node.end()
     shutil.rmtree(node.disk.path / "state")
@@ -193,7 +193,7 @@ def test_a_disk_that_was_lost_is_made_again_from_the_kernel(node: Node) -> None:
     assert node.add("three") not in held.values()
 
 
-def test_a_copied_state_folder_gives_no_address_of_the_node_it_came_from(node: Node, tmp_path: pathlib.Path) -> None:
+def test_a_copied_state_folder_allocates_no_address_of_its_first_node(node: Node, tmp_path: pathlib.Path) -> None:
     held = node.add("one")
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -225,7 +225,7 @@ def test_a_journal_of_a_later_version_costs_no_pod_its_address(node: Node) -> No
     node.end()
     journal = node.disk.path / "state" / "journal"
     lines = journal.read_bytes().splitlines(keepends=True)
-    # As a version would write that has another word for it: whole lines that say nothing to this one.
+    # Whole lines with entries that this version doesn't know.
     journal.write_bytes(b"".join(later(line) for line in lines))
     node.begin()
     assert node.summary.damaged == len(lines)

@@ -48,7 +48,7 @@ class Clock:
 
 
 class Node:
-    """A node with its cnf, as far as addresses go, which is the leader besides."""
+    """A node with the part of cnf that allocates addresses and blocks. It is the leader, too."""
 
     def __init__(self, api: FakeApi, nets: QuickNets, folder: pathlib.Path) -> None:
         self.api, self.clock = api, Clock()
@@ -134,7 +134,7 @@ class Node:
         return shown
 
     def claims(self) -> dict[str, bool]:
-        """Node blocks that are claimed, and whether they were given back."""
+        """Node blocks that are claimed, and whether they were returned."""
         return {claim["spec"]["cidr"]: "released" in claim["spec"] for claim in self.held("claims")}
 
     def held(self, kind: str) -> list[dict[str, Any]]:
@@ -160,7 +160,7 @@ def node(quick: QuickNets, tmp_path: pathlib.Path) -> Iterator[Node]:
 
 
 def grow(api: FakeApi, *blocks: str) -> None:
-    """Let the hub have given the cluster these blocks."""
+    """Let the hub allocate these blocks to the cluster."""
     api.put("peers", "c1", SPACE, spec={"cluster": "c1"}, status={"clusterCidrs": list(blocks)})
 
 
@@ -185,7 +185,7 @@ def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
         took.append(time.monotonic() - started)
         return response
 
-    # The first ones find no block at all yet.
+    # The first ADDs find no block yet.
     with concurrent.futures.ThreadPoolExecutor(8) as callers:
         held = [address(response) for response in callers.map(add, first)]
     with concurrent.futures.ThreadPoolExecutor(32) as callers:
@@ -197,7 +197,7 @@ def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
     with capsys.disabled():
         print(f"\n250 ADDs, 8 and 32 at once: none failed, the slowest waited {max(took):.2f} s for its block")
 
-    # The cluster's block is exhausted: five more fit, the others hear why, in time for the hub to help.
+    # The cluster's block is exhausted: five more fit, and the others learn why while the hub can still help.
     held += [address(add(container)) for container in late[:5]]
     node.cni.calls.patience_s = 8
     refused = add(late[5])
@@ -207,9 +207,9 @@ def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
     assert answer["code"] == 11
     assert f"the cluster's block {CLUSTER} is exhausted: nodes have 4 of 4 node blocks" in answer["msg"]
     eventually(lambda: node.held("events"))
-    told = node.held("events")[0]
-    assert (told["reason"], told["regarding"]["kind"]) == ("NoFreeBlock", "FleetNode")
-    assert CLUSTER in told["note"]
+    event = node.held("events")[0]
+    assert (event["reason"], event["regarding"]["kind"]) == ("NoFreeBlock", "FleetNode")
+    assert CLUSTER in event["note"]
     with concurrent.futures.ThreadPoolExecutor(1) as callers:
         waiting = callers.submit(add, late[5])
         time.sleep(0.2)

@@ -2,7 +2,7 @@
 
 ADD, DEL, CHECK, pods that die without a DEL, DELs that wait in the spool, blocks that come and go; and the process ends
 at any write to the journal and before or after any message to the kernel, is replaced with its namespace, or the
-machine boots. Time is a number, so that a minute's rest takes none.
+machine boots. Time is a number, so a minute's quarantine takes no time.
 
     FLEETBOARD_SEED=… FLEETBOARD_STEPS=…    the same history again, or a longer one
 """
@@ -45,7 +45,7 @@ QUARANTINE_S = 60.0
 
 
 class Ended(BaseException):
-    """The process ends here: what comes after, be it an undoing, never happens."""
+    """The process ends here: nothing after this happens, not even an undoing."""
 
 
 class Fate:
@@ -112,7 +112,7 @@ class Pod:
 
 
 class Node:
-    """What the runtime, the kernel and the cluster know, beside the process that is tried."""
+    """The runtime, the kernel and the cluster, and the process under test."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Node:
         self.spare: list[QuickNet] = []
         self.blocks = BLOCKS[:1]
         self.choose_end = choose_end or self.choose_any_end
-        """At which step the next process ends while it starts, if it does."""
+        """Returns the step of its start at which the next process ends, or None."""
         self.seen: collections.Counter[str] = collections.Counter()
         self.node_netns = self.make_net()
         self.begin()
@@ -183,7 +183,7 @@ class Node:
         return steps if self.choose.random() < 0.25 else None
 
     def finish(self) -> None:
-        """Let go of what a process that ended holds; none of its threads does anything more."""
+        """Close what an ended process holds; its threads do nothing more."""
         self.cni.close()
         self.handle.close()
         self.fate.arm(None)
@@ -199,7 +199,7 @@ class Node:
             if namespace is not None:
                 namespace.close()
 
-    # What happens.
+    # Actions.
 
     def step(self) -> None:
         (action, weight) = self.choose.choices(ACTIONS, [weight for _, weight in ACTIONS])[0]
@@ -281,7 +281,7 @@ class Node:
             assert response.code == 0, response.stdout
 
     def die(self) -> None:
-        """A pod's namespace goes and nobody says so."""
+        """A pod's namespace ends without a DEL."""
         if (pod := self.pick()) is not None:
             del self.living[pod.container]
             pod.net.end()
@@ -309,7 +309,7 @@ class Node:
         self.cni.collect()
 
     def lead(self) -> None:
-        """The leader gives a block to a node that is full, and takes what it returned."""
+        """The leader allocates a block to a full node, and takes those that it returned."""
         known = self.cni.network()
         assert known is not None
         kept = tuple(block for block in self.blocks if block not in known.returned)
@@ -321,7 +321,7 @@ class Node:
         self.cni.set_network(self.network())
 
     def drain(self) -> None:
-        """A busy hour is over: the blocks of it are empty for long."""
+        """A busy hour is over, and its blocks have been empty for long."""
         self.owed += [self.living.pop(container) for container in sorted(self.living)[2:]]
         for pod in self.owed:
             assert self.call("DEL", pod).code == 0
@@ -337,7 +337,7 @@ class Node:
         self.seen["restarted"] += 1
 
     def move(self) -> None:
-        """The cnf pod is replaced: its namespace is another, the old one goes at once or stays a while."""
+        """The cnf pod is replaced: it has a new namespace, and the old one ends now or later."""
         old, self.node_netns = self.node_netns, self.make_net()
         if self.choose.random() < 0.5:
             old.end()
@@ -357,7 +357,7 @@ class Node:
         self.seen["replaced"] += 1
 
     def boot_machine(self) -> None:
-        """All namespaces go, and what had not reached the disk."""
+        """All namespaces end, and what had not reached the disk is lost."""
         self.finish()
         self.boot += 1
         for net in [self.node_netns, *self.spare, *(pod.net for pod in self.living.values())]:
@@ -370,7 +370,7 @@ class Node:
         assert self.cni.usage().used == 0
         self.seen["booted"] += 1
 
-    # What must be true.
+    # Checks.
 
     def check_ledger(self) -> None:
         held = collections.Counter(a for attachment in self.cni.attachments() for a in attachment.addresses)
@@ -399,7 +399,7 @@ class Node:
             return links.find(inside, "net1") is not None
 
     def settle(self) -> None:
-        """After two looks and the rest nothing is held but by the living."""
+        """After two sweeps and the quarantine only living pods hold anything."""
         self.cni.set_network(self.network())
         deadline = time.monotonic() + 60
         while self.cni.usage().used != len(self.living) or len(self.standing()) != len(self.living):
@@ -500,7 +500,7 @@ def living(node: Node, count: int) -> None:
 
 
 def ends(node: Node, steps: int, work: Callable[[], object]) -> bool:
-    """Let the process end after so many steps of ``work``, and the next one start; say whether it came to that."""
+    """End the process after so many steps of ``work`` and start the next; return whether it came to that."""
     node.fate.arm(steps)
     try:
         work()

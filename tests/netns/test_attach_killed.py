@@ -1,4 +1,4 @@
-"""cnf killed in the middle of ADDs: whoever got an answer keeps the address, of the others nothing is left."""
+"""cnf is killed during ADDs: answered ones keep their address, and nothing is left of the others."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_kill_among_adds_loses_no_answer_and_leaks_nothing(
     assert answered.items() <= held.items()
     assert len(set(held.values())) == len(held)
     for number, pod in enumerate(pods):
-        # An answer may have been lost on its way: the runtime's DEL takes that one back.
+        # An answer may be lost on its way; the runtime's DEL undoes that ADD.
         assert ("net1" in pod.run("ip", "link")) == (f"c{number}" in held)
         if f"c{number}" in held:
             assert pod.answers_ping("10.112.4.0")

@@ -1,6 +1,6 @@
-"""ADD and DEL as the kernel sees them: no process is started, no table is read whole, little is asked.
+"""ADD and DEL as the kernel sees them: no process starts, no table is dumped, few messages are sent.
 
-strace looks at every thread of a cnf in a process of its own while it serves.
+strace traces every thread of a cnf that serves in a process of its own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def trace(
 
 
 def is_traced(process: int, tracer: int) -> bool:
-    """Say whether every thread is looked at: strace takes one after the other."""
+    """Say whether every thread is traced: strace attaches to one after the other."""
     threads = pathlib.Path(f"/proc/{process}/task").iterdir()
     return all(f"TracerPid:\t{tracer}\n" in (thread / "status").read_text() for thread in threads)
 
@@ -55,7 +55,7 @@ def traced(process: int, log: pathlib.Path, work: Callable[[], None]) -> list[st
             time.sleep(0.01)
         work()
         strace.send_signal(signal.SIGINT)
-    # A call that another thread interrupted is written in two parts, the arguments in the first.
+    # strace writes an interrupted call in two parts, with the arguments in the first.
     return [line for line in log.read_text().splitlines() if "resumed" not in line]
 
 
@@ -63,7 +63,7 @@ def netlink(lines: list[str]) -> list[tuple[int, int]]:
     """Return type and flags of every netlink message that was sent."""
     found: list[tuple[int, int]] = []
     for kind, flags in re.findall(r"nlmsg_type=(\w+).*?nlmsg_flags=([^,]+),", "\n".join(lines)):
-        # strace doesn't know of sockets of other namespaces what they are, and writes numbers.
+        # strace doesn't recognize sockets of other namespaces, and writes numbers.
         found.append((int(kind, 0), sum(NAMED.get(flag) or int(flag, 0) for flag in flags.split("|"))))
     return found
 

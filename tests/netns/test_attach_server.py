@@ -156,7 +156,7 @@ def test_no_delete_waits_behind_adds_that_wait_for_a_block(
     assert len({json.loads(stdout)["ips"][0]["address"] for _, stdout in answers}) == 30
 
 
-def test_an_error_is_printed_and_told_by_the_exit_code(node: Node) -> None:
+def test_an_error_is_printed_and_sets_the_exit_code(node: Node) -> None:
     code, stdout = node.call("ADD", "one", None)
     assert code == 1
     assert json.loads(stdout)["code"] == 4
@@ -166,7 +166,7 @@ def test_a_socket_is_its_owners_alone(node: Node) -> None:
     assert node.path.stat().st_mode & 0o777 == 0o600
 
 
-def test_another_user_is_hung_up_on(node: Node, tmp_path: pathlib.Path) -> None:
+def test_the_server_hangs_up_on_another_user(node: Node, tmp_path: pathlib.Path) -> None:
     calls: list[frames.Request] = []
 
     def call(request: frames.Request) -> frames.Response:
@@ -181,14 +181,16 @@ def test_another_user_is_hung_up_on(node: Node, tmp_path: pathlib.Path) -> None:
     assert calls == []
 
 
-def test_bytes_that_are_no_call_are_hung_up_on(node: Node) -> None:
+def test_the_server_hangs_up_on_bytes_that_are_not_a_call(node: Node) -> None:
     for noise in (b"GET / HTTP/1.1\r\n\r\n", b"x" * 5000, b"FLEETCNI/1 9 9\nshort"):
         with node.connect() as sock:
             sock.sendall(noise)
             sock.shutdown(socket.SHUT_WR)
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(10) == b""
-    assert node.call("STATUS", "x", None)[0] == 1  # 1.0.0 has no STATUS: it is served all the same
+    assert (
+        node.call("STATUS", "x", None)[0] == 1
+    )  # 1.0.0 has no STATUS, so an answer shows that the server still serves
 
 
 def test_a_caller_that_hangs_up_while_it_waits_leaves_nothing(
@@ -201,7 +203,7 @@ def test_a_caller_that_hangs_up_while_it_waits_leaves_nothing(
     with node.connect() as sock:
         send(sock, frame("ADD", "one", pod), pod)
         eventually(lambda: node.cni.waiting == 1)
-    # It waited for an address; nobody waits for the answer when one is there.
+    # Its caller is gone when an address is free.
     eventually(lambda: node.cni.waiting == 0)
     node.cni.set_network(NETWORK)
     eventually(lambda: "net1" not in pod.run("ip", "link"))

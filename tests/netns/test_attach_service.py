@@ -155,7 +155,7 @@ def test_delete_frees_the_address_of_a_namespace_that_is_gone(node: Node) -> Non
     assert node.cni.usage().quarantined == 1
 
 
-def test_nothing_leaves_by_another_interface_while_the_fleets_is_away(node: Node) -> None:
+def test_nothing_leaves_by_another_interface_while_the_fleets_is_missing(node: Node) -> None:
     pod = node.nets.make()
     pod.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far")
     pod.run("ip", "addr", "add", "192.0.2.2/24", "dev", "eth0")
@@ -178,7 +178,7 @@ def test_a_second_add_is_refused_and_changes_nothing(node: Node) -> None:
     assert pod.answers_ping("10.112.4.0")
 
 
-def test_a_name_that_is_taken_is_refused_and_leaves_nothing(node: Node) -> None:
+def test_a_taken_name_is_refused_and_leaves_nothing(node: Node) -> None:
     pod = node.nets.make()
     pod.run("ip", "link", "add", "net1", "type", "veth")
     assert refusal(node.call("ADD", pod, "one"))[0] == 100
@@ -187,7 +187,7 @@ def test_a_name_that_is_taken_is_refused_and_leaves_nothing(node: Node) -> None:
     assert (node.cni.usage().used, node.cni.usage().free) == (0, 63)
 
 
-def test_an_index_that_is_taken_is_no_obstacle(node: Node) -> None:
+def test_a_taken_index_is_no_obstacle(node: Node) -> None:
     pod = node.nets.make()
     pod.run("ip", "link", "add", "other", "index", str(identity.POD_INDEX), "type", "veth")
     node.add(pod, "one")
@@ -210,7 +210,7 @@ def test_a_caller_that_hung_up_leaves_nothing(node: Node) -> None:
     assert node.cni.usage().used == 0
 
 
-def test_an_answer_that_nobody_heard_is_undone(node: Node) -> None:
+def test_an_answer_that_was_not_delivered_is_undone(node: Node) -> None:
     pod = node.nets.make()
     response = node.call("ADD", pod, "one")
     response.undo()
@@ -245,7 +245,7 @@ def test_check_agrees_with_add_and_sees_what_was_changed(node: Node) -> None:
     assert "missing" in refusal(node.call("CHECK", pod, "one", config=checked))[1]
 
 
-def test_a_node_without_addresses_says_so(nets: Nets, tmp_path: pathlib.Path) -> None:
+def test_a_node_without_addresses_refuses_with_the_reason(nets: Nets, tmp_path: pathlib.Path) -> None:
     pod = nets.make()
     with NetworkNamespace.open(nets.make("node").path) as node_netns:
         cni = make_service(tmp_path, node_netns)
@@ -257,7 +257,7 @@ def test_a_node_without_addresses_says_so(nets: Nets, tmp_path: pathlib.Path) ->
         cni.close()
 
 
-def test_a_full_block_says_so_and_a_second_one_is_used_without_a_failure(node: Node) -> None:
+def test_a_full_block_is_named_and_a_second_one_is_used_without_a_failure(node: Node) -> None:
     small = dataclasses.replace(NETWORK, blocks=(ipaddress.ip_network("10.112.4.0/31"),))
     node.cni.set_network(small)
     one, two = node.nets.make(), node.nets.make()
@@ -274,7 +274,7 @@ def test_a_full_block_says_so_and_a_second_one_is_used_without_a_failure(node: N
     assert one.answers_ping("10.112.5.64")
 
 
-def test_an_exhausted_node_takes_back_the_addresses_of_the_dead(
+def test_an_exhausted_node_releases_the_addresses_of_the_dead(
     node: Node, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
     pod = node.nets.make()
@@ -285,7 +285,7 @@ def test_an_exhausted_node_takes_back_the_addresses_of_the_dead(
 
 
 class Restless(socket.socket):
-    """A netlink socket before whose every answer something happens."""
+    """A netlink socket that lets something happen before each answer."""
 
     happens: Callable[[], object] = staticmethod(lambda: None)
 
@@ -296,7 +296,7 @@ class Restless(socket.socket):
 
 @pytest.fixture
 def add_interfaces(node: Node, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Let an interface come before each of the kernel's answers to cnf, once called: no long dump is whole then."""
+    """Return a function that, from then on, creates an interface before each answer to cnf: no long dump is whole."""
     numbers = itertools.count()
     with node.node_handle.connect() as other:
 
@@ -391,7 +391,7 @@ def test_a_restart_adopts_what_stands_and_loses_no_packet(
     assert node.add(node.nets.make(), "more") not in held
 
 
-def test_a_new_namespace_gets_the_same_pairs_again(node: Node) -> None:
+def test_a_new_namespace_of_cnf_gets_the_same_pairs(node: Node) -> None:
     pods = [node.nets.make() for _ in range(6)]
     held = [node.add(pod, f"c{i}") for i, pod in enumerate(pods)]
     before = [pod.run("ip", "-o", "link", "show", "net1").split("\\")[0].split("@")[0] for pod in pods]
@@ -443,7 +443,7 @@ def test_another_boot_frees_everything_at_once(node: Node) -> None:
     assert node.cni.attachments() == []
 
 
-def test_a_lost_journal_is_made_again_from_the_kernel(node: Node) -> None:
+def test_a_lost_journal_is_rebuilt_from_the_kernel(node: Node) -> None:
     pod = node.nets.make()
     address = node.add(pod, "one")
     (node.state / "journal").unlink()

@@ -1,4 +1,4 @@
-"""ADD and DEL through the packed executable: what they leave, in whatever order and state: R18 to R21, R25 to R28."""
+"""ADD and DEL through the packed executable, in any order and state (CNI 18 to 21 and 25 to 28 in README.md)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FULL = dataclasses.replace(shim_node.NETWORK, blocks=(ipaddress.ip_network("10.1
 
 
 def traces(node: Node, pod: Net) -> tuple[str, str, int]:
-    """Return all that a call may leave: the pod's interfaces and routes, cnf's, and addresses in use."""
+    """Return all that a call may leave: the pod's interfaces and routes, cnf's interfaces, and addresses in use."""
     seen = "".join(pod.run("ip", "-o", *what) for what in (("addr",), ("route", "show", "table", "all")))
     return seen, node.node_netns.run("ip", "-o", "link"), node.cni.usage().used
 
@@ -66,7 +66,7 @@ def test_cni19_a_second_interface_of_ours_is_refused_and_the_first_is_left(node:
     assert node.call("ADD", "one", pod).code == 100
     assert node.call("ADD", "one", pod, CNI_IFNAME="net2").code == 101
     assert traces(node, pod) == before
-    # The runtime takes back what failed, and only that.
+    # The runtime deletes what failed, and only that.
     assert node.call("DEL", "one", pod, CNI_IFNAME="net2") == CLEAN
     assert traces(node, pod) == before
 
@@ -82,7 +82,7 @@ def test_cni20_the_plugins_and_cnfs_own_namespaces_are_refused(node: Node) -> No
     assert node.call("DEL", "one", node.node_netns) == CLEAN
 
 
-def test_cni21_a_namespace_that_is_none_is_refused_and_its_deletion_works(node: Node, tmp_path: pathlib.Path) -> None:
+def test_cni21_an_invalid_namespace_is_refused_and_its_deletion_works(node: Node, tmp_path: pathlib.Path) -> None:
     plain = Net("x")
     (tmp_path / "plain").touch()
     for path in (tmp_path / "missing", tmp_path / "plain", tmp_path, pathlib.Path("/proc/self/ns/mnt")):
@@ -115,7 +115,7 @@ def test_cni21_the_deletion_of_a_dead_namespace_frees_the_address(node: Node) ->
 
 
 def test_cni21_a_deletion_takes_nothing_of_somebody_else(node: Node) -> None:
-    """A path leads to another container's namespace, as one that is used again does."""
+    """A path that is reused leads to another container's namespace."""
     theirs, pod = node.nets.make(), node.nets.make()
     assert node.call("ADD", "theirs", theirs).status == 0
     before = traces(node, theirs)
@@ -151,7 +151,7 @@ def test_cni25_calls_of_one_container_at_once_are_served_one_after_the_other(nod
 def test_cni26_a_deletion_wins_over_the_adds_before_it(
     node: Node, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
-    """The runtime lost patience with one ADD, sent another and then a DEL, and all are still waiting."""
+    """The runtime gave up on one ADD, sent another and then a DEL, and all three wait."""
     first, pod = node.nets.make(), node.nets.make()
     assert node.call("ADD", "first", first).status == 0
     before = traces(node, pod)
@@ -190,7 +190,7 @@ def test_cni27_a_call_that_is_killed_leaves_nothing(
         assert process.stdin is not None
         process.stdin.write(json.dumps(shim_node.CONFIG).encode())
         process.stdin.close()
-        # It waits for an address, its caller loses patience, and then there is one.
+        # It waits for an address, its caller gives up, and then an address is free.
         eventually(lambda: node.cni.waiting)
         process.kill()
     eventually(lambda: not node.cni.waiting)
@@ -209,7 +209,7 @@ def test_cni28_what_the_runtime_asks_for_is_given_or_refused_by_name(node: Node)
     assert refused.content["msg"] == "requested address 10.112.4.20 is in use"
 
 
-def test_it_needs_less_than_ten_megabytes(shim: pathlib.Path) -> None:
+def test_the_executable_needs_less_than_ten_megabytes(shim: pathlib.Path) -> None:
     peak_mb = packed_shim.peak_memory(shim) / (1 << 20)
     print(f"\nthe CNI executable takes {peak_mb:.1f} MB")
     assert peak_mb < 10

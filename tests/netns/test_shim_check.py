@@ -1,4 +1,4 @@
-"""CHECK through the packed executable: R22. It agrees with ADD at once, sees what is broken, and no more than that."""
+"""CHECK through the packed executable: it agrees with ADD, and names what has changed (CNI 22 in README.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLEAN = Answer(0, b"", b"")
 
 
 def attach(node: Node) -> tuple[Net, dict[str, Any]]:
-    """Attach a pod; return it and what ADD said."""
+    """Attach a pod; return it and ADD's result."""
     pod = node.nets.make()
     return pod, node.call("ADD", "one", pod).content
 
@@ -27,7 +27,7 @@ def check(node: Node, pod: Net, previous: Any) -> Answer:
     return node.call("CHECK", "one", pod, config={"prevResult": previous})
 
 
-def test_cni22_check_follows_at_once_and_needs_what_add_said(node: Node) -> None:
+def test_cni22_check_works_at_once_and_needs_adds_result(node: Node) -> None:
     pod, result = attach(node)
     for version in ("0.4.0", "1.0.0", "1.1.0"):
         assert node.call("CHECK", "one", pod, config={"cniVersion": version, "prevResult": result}) == CLEAN

@@ -1,4 +1,4 @@
-"""GC and STATUS through the packed executable: R23 and R24."""
+"""GC and STATUS through the packed executable (CNI 23 and 24 in README.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the packed executable prints and how it exits, for every version: R9 to R17."""
+"""What the packed executable prints and how it exits, for every version (CNI 9 to 17 in README.md)."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def test_cni9_cni13_each_version_gets_its_own_shape(node: Node) -> None:
 def test_cni14_cni15_cni16_the_pods_interface_alone_with_all_its_addresses(node: Node) -> None:
     node.cni.set_network(shim_node.BOTH_FAMILIES)
     pod = node.nets.make()
-    # As a runtime that mounts them elsewhere writes it: what it said is what it gets.
-    said = f"/run/netns/../netns/{pod.name}"
-    result = node.call("ADD", "one", pod, CNI_NETNS=said).content
-    assert [(i["name"], i["sandbox"]) for i in result["interfaces"]] == [("net1", said)]
+    # A runtime that mounts them elsewhere gets its own path back.
+    given = f"/run/netns/../netns/{pod.name}"
+    result = node.call("ADD", "one", pod, CNI_NETNS=given).content
+    assert [(i["name"], i["sandbox"]) for i in result["interfaces"]] == [("net1", given)]
     assert result["interfaces"][0]["mac"] in pod.run("ip", "link", "show", "net1")
     assert [(ip["interface"], ip["address"]) for ip in result["ips"]] == [(0, "10.112.4.1/32"), (0, "fd00:1::1/128")]
     assert result["routes"] == [

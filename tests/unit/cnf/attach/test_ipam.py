@@ -1,4 +1,4 @@
-"""Which address comes next: next fit, rest, requests, growth."""
+"""Which address comes next: next fit, quarantine, requests, growth."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_a_release_happens_though_the_disk_is_full(tmp_path: pathlib.Path) -> No
     assert (set(records.fold(entries).records), damaged) == ({("c2", "net1")}, 0)
 
 
-def test_no_block_is_given_back_while_the_journal_may_name_pods_in_it(tmp_path: pathlib.Path) -> None:
+def test_no_block_is_returned_while_the_journal_may_name_pods_in_it(tmp_path: pathlib.Path) -> None:
     full = False
 
     def fsync(_file: int) -> None:
@@ -407,7 +407,7 @@ class Crashes(RuleBasedStateMachine):
         assert len(set(self.kernel.values())) == len(self.kernel)
 
     @invariant()
-    def whoever_got_an_answer_keeps_its_address(self) -> None:
+    def an_answered_add_keeps_its_address(self) -> None:
         held = {record.key: record.addresses[0] for record in self.ledger.attached()}
         for key, address in self.answered.items():
             assert held[key] == address

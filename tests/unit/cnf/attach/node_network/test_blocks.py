@@ -1,4 +1,4 @@
-"""Which network a node takes up."""
+"""Which network a node takes up, and which it refuses."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _SWEEP_AGAIN_S = 1.2
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Added:
-    """What ADD made."""
+    """The result of ADD."""
 
     record: records.Record
     ends: wiring.Ends
@@ -151,7 +151,7 @@ class Adder:
 
     def _explain(self) -> str:
         return self.outlook() or (
-            f"no further block came within {self.patience():.0f} s: the cluster has no leader to give one, or this "
+            f"no further block came within {self.patience():.0f} s: the cluster has no leader to allocate one, or this "
             "node doesn't reach the API"
         )
 
@@ -190,6 +190,6 @@ def _require(network: NodeNetwork | None) -> NodeNetwork:
     if network is None or not network.blocks:
         raise errors.ExhaustedError(
             "this node has no fleet addresses yet: the cluster has not joined the fleet, or it has no leader that "
-            "could give this node a block"
+            "could allocate a block to this node"
         )
     return network

@@ -18,7 +18,8 @@ import enum
 class Code(enum.IntEnum):
     """CNI error codes: the specification's whole list up to 99, and our own from 100.
 
-    Nothing raises UNSUPPORTED_FIELD, UNKNOWN_CONTAINER and IO_FAILURE; they are here to complete the list.
+    cnf raises none of UNSUPPORTED_FIELD, UNKNOWN_CONTAINER and IO_FAILURE, which only complete the list. The CNI
+    executable answers IO_FAILURE when it can't read stdin.
     """
 
     INCOMPATIBLE_VERSION = 1

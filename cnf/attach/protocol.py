@@ -118,10 +118,10 @@ def parse_call(env: Mapping[str, str], stdin: bytes) -> Call:
     if verb not in (Verb.ADD, Verb.CHECK):
         return call
     call = dataclasses.replace(call, previous=_parse_previous(config.get("prevResult")))
-    return call if verb is Verb.CHECK else _with_wishes(call, env, config)
+    return call if verb is Verb.CHECK else _with_requests(call, env, config)
 
 
-def _with_wishes(call: Call, env: Mapping[str, str], config: Mapping[str, Any]) -> Call:
+def _with_requests(call: Call, env: Mapping[str, str], config: Mapping[str, Any]) -> Call:
     args = _parse_args(env.get("CNI_ARGS", ""))
     runtime, conventional = _object(config, "runtimeConfig"), _object(_object(config, "args"), "cni")
     # CNI's CONVENTIONS.md: a plugin that understands the configuration's field ignores CNI_ARGS.

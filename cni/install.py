@@ -1,11 +1,10 @@
-"""Puts the packed CNI executable into the node's CNI folder, and takes it away again (``cni.remove``).
+"""Installs the packed CNI executable into the node's CNI folder, and removes it (``cni.remove``).
 
-Runs beside cnf whenever its container starts. The bundle is a folder, so it is copied under a version of its own and
-made current by renaming a relative symlink: relative, because Multus resolves it both inside its own container and on
-the host.
+Runs in cnf's container whenever that starts. The bundle is a folder: it is copied under its version and made current by
+renaming a relative symlink. It is relative because Multus resolves it both inside its own container and on the host.
 
-One invariant: at every moment, whatever dies or fills up, the CNI folder holds either no ``fleetboard`` or a complete
-one that is on the disk.
+Invariant: at every moment, whatever process dies or disk fills up, the CNI folder holds either no ``fleetboard`` or a
+complete one that is on the disk.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from cni import versions
 NAME = "fleetboard"
 STORE = ".fleetboard"
 DRAFT = ".fleetboard.new"
-"""Name that the link has before it is put in place."""
+"""Name of the link before it is put in place."""
 CALLERS = ("multus-shim", "multus")
-"""Multus' executables, thick and thin: they lie where the runtime looks, and Multus calls us from there."""
+"""Multus' executables, thick and thin: the runtime finds them in its CNI folder, and Multus calls ours from there."""
 CALL_S = 5.0
-"""How long an uninstall waits for calls that are under way."""
+"""How long an uninstall waits for calls in progress."""
 
 
 class InstallError(Exception):
-    """The CNI folder or the bundle can't be used; the sentence says why."""
+    """The CNI folder or the bundle can't be used; the message says why."""
 
 
 def bundle_version(bundle: pathlib.Path) -> str:
-    """Name a bundle by its content, so that installing the same one twice changes nothing."""
+    """Name a bundle by its content, so that installing it twice changes nothing."""
     digest = hashlib.sha256()
     for path in sorted(bundle.rglob("*")):
         if path.is_file():
@@ -55,11 +54,11 @@ def install(bundle: pathlib.Path, *, target: pathlib.Path, host_dir: str = "") -
     version = bundle_version(bundle)
     store = target / STORE
     try:
-        # First, so that a disk holds no more than what runs and what comes.
+        # First, so that the disk holds no more than the running and the new version.
         versions.remove_unused(store, NAME, keep=_current(target))
         if not (store / version).is_dir():
             _copy(bundle, store / version)
-        # What is there already is not written again: a node whose disk is full starts cnf too.
+        # Nothing is written twice: cnf must start on a node whose disk is full.
         if _current(target) != version:
             _point(target, version)
         versions.remove_unused(store, NAME, keep=version)
@@ -70,7 +69,7 @@ def install(bundle: pathlib.Path, *, target: pathlib.Path, host_dir: str = "") -
 
 
 def remove(target: pathlib.Path, *, wait_s: float = CALL_S) -> None:
-    """Take everything of ours out of the CNI folder, once no call runs from it; what isn't there is fine.
+    """Remove all of Fleetboard from the CNI folder once no call runs from it; an absent file is fine.
 
     Raises:
         InstallError: the folder can't be written.
@@ -96,7 +95,7 @@ def _current(target: pathlib.Path) -> str:
 
 
 def _copy(bundle: pathlib.Path, place: pathlib.Path) -> None:
-    """Copy to a temporary folder, flush, and rename: a half copied version is never found under its name."""
+    """Copy to a temporary folder, flush, and rename: no incomplete version ever has its final name."""
     draft = place.with_name(f".{place.name}.new")
     place.parent.mkdir(exist_ok=True)
     versions.remove(draft)
@@ -112,7 +111,7 @@ def _copy(bundle: pathlib.Path, place: pathlib.Path) -> None:
         for folder in (*filter(pathlib.Path.is_dir, draft.rglob("*")), draft):
             _flush(folder)
     except OSError:
-        # A full disk shall not stay full of it.
+        # An incomplete copy must not keep the disk full.
         versions.remove(draft)
         raise
     draft.rename(place)
@@ -128,7 +127,7 @@ def _write(path: pathlib.Path, content: bytes, mode: int) -> None:
 
 
 def _flush(folder: pathlib.Path) -> None:
-    """Have a folder's entries on the disk before whatever comes next."""
+    """Flush a folder's entries to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -137,7 +136,7 @@ def _flush(folder: pathlib.Path) -> None:
 
 
 def _point(target: pathlib.Path, version: str) -> None:
-    """Make the link point to a version in one step."""
+    """Point the link to a version in one step."""
     draft = target / DRAFT
     draft.unlink(missing_ok=True)
     draft.symlink_to(f"{STORE}/{version}/{NAME}")
@@ -153,16 +152,16 @@ def main() -> int:
         bundle = pathlib.Path(os.environ.get("BUNDLE", "/opt/fleetboard/cni"))
         version = install(bundle, target=target, host_dir=host_dir)
     except InstallError as err:
-        _say("error", str(err))
+        _log("error", str(err))
         return 1
-    _say("info", f"CNI executable {NAME} {version} is in {host_dir}")
+    _log("info", f"CNI executable {NAME} {version} is in {host_dir}")
     if not any((target / caller).exists() for caller in CALLERS):
-        _say("warning", f"{host_dir} holds no {' or '.join(CALLERS)}: is cni.binDir where this node's Multus looks?")
+        _log("warning", f"{host_dir} holds no {' or '.join(CALLERS)}: is cni.binDir where this node's Multus looks?")
     return 0
 
 
-def _say(level: str, sentence: str) -> None:
-    """Write a line of cnf's log, which this is part of (``fleetboard.runtime.logs``, which nothing here imports)."""
+def _log(level: str, sentence: str) -> None:
+    """Write a line of cnf's log, in the format of ``fleetboard.runtime.logs``, which cni must not import."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     line = {"ts": now, "level": level, "component": "cnf", "logger": "cni.install", "msg": sentence}
     sys.stderr.write(f"{json.dumps(line)}\n")

@@ -1,10 +1,10 @@
-"""Takes everything of ours off the node: the last step of an uninstall, run where the node's folders are mounted.
+"""Removes all of Fleetboard from the node: the last step of an uninstall, run where the node's folders are mounted.
 
-Multus remembers how each pod was wired, and asks our executable to unwire it when the pod ends, even long after it is
-gone; the pod would then be Terminating for ever (Multus fails the whole DEL, and kubelet tries again). So that memory
-is part of what is taken away. Nobody else's network in it is touched.
+Multus remembers how each pod was attached, and calls the plugin again when the pod ends. Without the executable, Multus
+would fail the whole DEL and the pod would be Terminating for ever. So this also removes Fleetboard's network from what
+Multus and libcni remember, and leaves other networks there alone.
 
-One invariant: every step may be repeated, and what isn't there is fine.
+Every step may be repeated, and an absent file is fine.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from typing import Any
 from cni import install
 
 MULTUS = pathlib.Path("cni/multus")
-"""Below /var/lib: Multus' default ``cniDir``. Files named after containers, and results that libcni keeps."""
+"""Multus' default ``cniDir``, below /var/lib: files named after containers."""
 RESULTS = (pathlib.Path("cni/multus/results"), pathlib.Path("cni/results"))
+"""Folders of results that libcni keeps, below /var/lib."""
 FOLDER = "fleetboard"
 
 
 def is_ours(config: object) -> bool:
-    """Whether a CNI configuration, or any of its list of plugins, calls our executable."""
+    """Tell whether a CNI configuration, or one of its list of plugins, calls our executable."""
     if not isinstance(config, dict):
         return False
     plugins = config.get("plugins") or []
@@ -35,7 +36,7 @@ def is_ours(config: object) -> bool:
 
 
 def without_ours(remembered: str) -> str | None:
-    """Return what Multus remembers of a pod without our network; None when it holds nothing of ours."""
+    """Return what Multus remembers of a pod, without our network; None when our network is not in it."""
     try:
         delegates = json.loads(remembered)
     except ValueError:
@@ -51,7 +52,7 @@ def _is_ours_delegate(delegate: object) -> bool:
 
 
 def is_our_result(kept: str) -> bool:
-    """Whether a result that libcni keeps is one of our executable."""
+    """Tell whether a result that libcni keeps came from our executable."""
     try:
         entry: dict[str, Any] = json.loads(kept)
         return is_ours(json.loads(base64.b64decode(entry["config"])))
@@ -60,7 +61,7 @@ def is_our_result(kept: str) -> bool:
 
 
 def forget_attachments(var_lib: pathlib.Path) -> int:
-    """Take our network out of what Multus and libcni remember of running pods; return how many pods had it."""
+    """Remove our network from what Multus and libcni remember of running pods; return how many pods had it."""
     changed = 0
     for path in _files(var_lib / MULTUS):
         rest = without_ours(path.read_text(errors="replace"))
@@ -86,16 +87,16 @@ def main() -> int:
     var_lib = pathlib.Path(os.environ.get("VAR_LIB", "/host/var-lib"))
     run = pathlib.Path(os.environ.get("RUN", "/host/run"))
     try:
-        # First: while the executable is there, a pod that ends meanwhile is unwired by it.
+        # First: while the executable is there, it detaches a pod that ends meanwhile.
         forgotten = forget_attachments(var_lib)
         install.remove(pathlib.Path(os.environ.get("CNI_BIN_DIR", "/host/cni-bin")))
         for folder in (var_lib / FOLDER, run / FOLDER):
             if folder.is_dir():
                 shutil.rmtree(folder)
     except (install.InstallError, OSError) as err:
-        sys.stderr.write(f"the node is not clean: {err}\n")
+        sys.stderr.write(f"could not clean the node: {err}\n")
         return 1
-    sys.stderr.write(f"the node holds nothing of Fleetboard; {forgotten} running pods had an interface of it\n")
+    sys.stderr.write(f"removed Fleetboard from the node; {forgotten} running pods had a Fleetboard interface\n")
     return 0
 
 

@@ -1,10 +1,10 @@
 """The executable that Multus calls for every pod: carries one CNI call to the node's cnf and prints its answer.
 
-It exists to be small: it starts in every pod's path, so it imports three built-in modules and nothing else (the
-packed executable holds no others), has no logic that cnf could have, and answers by itself only what must be answered
-without cnf: VERSION, a configuration that can't be read, and "cnf is away".
+It is small, because every pod's start waits for it. It imports three built-in modules and nothing else (the packed
+executable holds no others), and leaves every decision to cnf. By itself it answers only what needs no cnf: VERSION, a
+configuration that can't be read, and a call while cnf is away.
 
-One invariant: exactly one CNI answer, or none for a DEL, reaches stdout (CNI spec 1.1.0, "Section 2: Execution").
+Invariant: exactly one CNI answer, or none for a DEL, reaches stdout (CNI spec 1.1.0, "Section 2: Execution").
 """
 
 import _socket
@@ -14,16 +14,16 @@ import sys
 SOCKET = b"/run/fleetboard/cni.sock"
 SPOOL = b"/run/fleetboard/del"
 VERSION = b'{"cniVersion":"1.1.0","supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}'
-CONNECT_S = 10  # a restarting cnf is back sooner
-DEL_CONNECT_S = 2  # what then waits in the spool is as good as done
+CONNECT_S = 10  # longer than cnf takes to restart
+DEL_CONNECT_S = 2  # after that the DEL is spooled, which suffices
 ANSWER_S = 30  # longer than cnf waits for anything
-MAX_CONFIG = 1 << 20  # cnf takes no more
+MAX_CONFIG = 1 << 20  # cnf accepts no more
 RETRY_S = 0.05
 ENOENT, ECONNREFUSED, EAGAIN = 2, 111, 11
 
 
 class CallRefusedError(Exception):
-    """A call that need not go to cnf; the arguments are the CNI error code and the message."""
+    """A call that the shim refuses by itself; the arguments are the CNI error code and the message."""
 
 
 def read_config(descriptor: int) -> bytes:
@@ -48,7 +48,7 @@ def read_config(descriptor: int) -> bytes:
 
 
 def version_of(config: bytes) -> bytes:
-    """Pick cniVersion out of the configuration without a JSON parser: only to echo it in an error."""
+    """Find cniVersion in the configuration without a JSON parser, to echo it in an error."""
     _, found, tail = config.partition(b'"cniVersion"')
     parts = tail.split(b'"', 2)
     if not found or len(parts) < 3 or parts[0].strip() != b":" or not parts[1].replace(b".", b"").isdigit():
@@ -62,11 +62,11 @@ def error(config: bytes, code: int, message: bytes) -> bytes:
 
 
 def connect(patience_s: float) -> _socket.socket | None:
-    """Connect to cnf, or return None when it stays away for so long."""
+    """Connect to cnf, or return None when it stays away for that long."""
     waited = 0.0
     while True:
         stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        # Before it connects: a cnf that has stopped accepting must not hold us.
+        # Before it connects: a cnf that no longer accepts must not block the call.
         stream.settimeout(ANSWER_S)
         try:
             stream.connect(SOCKET)
@@ -81,10 +81,10 @@ def connect(patience_s: float) -> _socket.socket | None:
 
 
 def pause() -> None:
-    """Sleep without importing ``time``: a receive that times out."""
+    """Sleep without importing ``time``, by a receive that times out."""
     one, two = _socket.socketpair()
     one.settimeout(RETRY_S)
-    try:  # noqa: SIM105 - contextlib is an import more
+    try:  # noqa: SIM105 - contextlib would be one more import
         one.recv(1)
     except OSError:
         pass
@@ -105,7 +105,7 @@ def send(stream: _socket.socket, request: bytes, netns: int) -> None:
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, netns.to_bytes(4, sys.byteorder))
         sent = stream.sendmsg([request], [rights])
         rest = request[sent:]
-    if rest:  # even to send nothing fails once cnf has answered and hung up
+    if rest:  # to send nothing fails too, once cnf has answered and closed the connection
         stream.sendall(rest)
 
 
@@ -113,7 +113,7 @@ def receive(stream: _socket.socket) -> tuple[int, bytes]:
     """Read the answer: exit status and the bytes for stdout.
 
     Raises:
-        OSError: cnf hung up or was silent for ANSWER_S.
+        OSError: cnf closed the connection, or was silent for ANSWER_S.
     """
     chunks = []
     while chunk := stream.recv(65536):
@@ -132,7 +132,7 @@ def write_all(descriptor: int, content: bytes) -> None:
 
 
 def open_netns(path: bytes) -> int:
-    """Open the pod's network namespace, or return -1: cnf knows what a missing one means for each verb."""
+    """Open the pod's network namespace, or return -1: cnf decides what a missing one means for each verb."""
     if not path:
         return -1
     try:
@@ -142,7 +142,7 @@ def open_netns(path: bytes) -> int:
 
 
 def is_own(netns: int) -> bool:
-    """Say whether that is the namespace we run in, the host's: to be asked here, where cnf can't see it."""
+    """Tell whether that is the namespace of this process, the host's; cnf can't see it and so can't tell."""
     try:
         theirs, ours = posix.fstat(netns), posix.stat(b"/proc/self/ns/net")
     except OSError:
@@ -151,9 +151,9 @@ def is_own(netns: int) -> bool:
 
 
 def spool(environ: dict[bytes, bytes], request: bytes) -> bool:
-    """Leave a DEL for cnf to do when it is back; True when it is safely on the disk.
+    """Spool a DEL for cnf to do when it is back; return whether nothing can be lost.
 
-    Without the folder cnf is not installed and holds nothing that a DEL could free.
+    Without the folder cnf is not installed, and there is nothing to free.
     """
     container, interface = environ.get(b"CNI_CONTAINERID", b""), environ.get(b"CNI_IFNAME", b"")
     name = b"%s-%s" % (container, interface)
@@ -173,7 +173,7 @@ def spool(environ: dict[bytes, bytes], request: bytes) -> bool:
 
 
 def away(environ: dict[bytes, bytes], config: bytes, request: bytes) -> tuple[int, bytes]:
-    """Answer for a cnf that is away: DEL is spooled (CNI spec: DEL should succeed), the rest is told to try again."""
+    """Answer in place of cnf: spool a DEL (CNI spec: DEL should succeed), tell every other call to try again."""
     command = environ.get(b"CNI_COMMAND", b"")
     if command == b"DEL" and spool(environ, request):
         return 0, b""

@@ -1,10 +1,10 @@
 """The versions of the CNI executable on a node, and whether a call still runs from one.
 
-A call that began before an upgrade goes on from the folder it was started in. Its process is in another PID namespace
-than ours, so it isn't looked for: the kernel grants a write lease only on a file that nobody has open, and a process
-holds its executable open for as long as it lives (fcntl(2), F_SETLEASE).
+A call that began before an upgrade goes on from the folder it started in. Its process is in another PID namespace and
+can't be looked up. Instead, the kernel is asked for a write lease on the executable: it grants one only while nobody
+has the file open, and a process holds its executable open while it lives (fcntl(2), F_SETLEASE).
 
-One invariant: the version that the link points to is never removed.
+Invariant: the version that the link points to is never removed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import signal
 
 
 def is_running(executable: pathlib.Path) -> bool | None:
-    """Tell whether any process of the node executes that file; None where its filesystem knows no leases.
+    """Tell whether any process of the node executes that file; None where the filesystem has no leases.
 
     The file must belong to the caller.
     """
@@ -27,7 +27,7 @@ def is_running(executable: pathlib.Path) -> bool | None:
     except FileNotFoundError:
         return False
     try:
-        # Whoever opens the file meanwhile breaks the lease, and the signal of that would end us: one that does nothing.
+        # A process that opens the file meanwhile breaks the lease. The default signal for that would end this process.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except OSError as err:
@@ -38,9 +38,9 @@ def is_running(executable: pathlib.Path) -> bool | None:
 
 
 def remove_unused(store: pathlib.Path, executable: str, *, keep: str) -> None:
-    """Remove every version but ``keep`` and those that a call runs from, and what an install that died left half done.
+    """Remove every version except ``keep`` and those that a call runs from; remove incomplete ones as well.
 
-    Where that can't be told all go: a call that is just starting then fails, and its runtime calls again.
+    Without leases all others go: a call that is just starting then fails, and its runtime calls again.
 
     Raises:
         OSError: a version can't be removed.
@@ -51,7 +51,7 @@ def remove_unused(store: pathlib.Path, executable: str, *, keep: str) -> None:
 
 
 def remove(folder: pathlib.Path) -> None:
-    """Remove a folder; one that isn't there is fine.
+    """Remove a folder if it exists.
 
     Raises:
         OSError: it can't be removed.

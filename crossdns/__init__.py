@@ -1,1 +1,1 @@
-"""Authoritative DNS for the clusterset's zones: watches the cluster's API and answers from processes of its own."""
+"""Authoritative DNS for the clusterset's zones: one process watches the member's API, others answer queries."""

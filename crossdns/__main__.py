@@ -1,7 +1,7 @@
-"""``python -m crossdns``: settings, processes, threads, and a stop that loses no query.
+"""``python -m crossdns``: reads the settings, starts processes and threads, and stops without losing a query.
 
-One invariant: after SIGTERM queries are answered, from a zone that goes on following the API, until they have gone
-elsewhere (``crossdns.server.drain``).
+Invariant: after SIGTERM queries are answered, from a zone that goes on following the API, until clients ask another
+replica (``crossdns.server.drain``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> int:
         logs.configure("crossdns", level)
         return _run(level)
     except (ValueError, errors.CrossdnsError, kube_errors.KubeError) as err:
-        log.error(str(err))  # noqa: TRY400 - a setting that can't work is one sentence, not a traceback
+        log.error(str(err))  # noqa: TRY400 - an invalid setting is one sentence, not a traceback
         return 1
 
 
@@ -67,12 +67,12 @@ def _serve(pool: workers.WorkerPool, zone_watch: watch.ZoneWatch, *, observe_por
             return "stopping"
         return None if pool.served() else "no zone yet: not every collection has been listed from the API"
 
-    def serve_the_last(stopping: threading.Event) -> None:
+    def drain_clients(stopping: threading.Event) -> None:
         stopping.wait()
         draining.set()
-        draining_now = drain.Drain(pool.received, most_s=drain_s)
-        # With a process gone, half of the queries go unanswered: the sooner the next start the better.
-        while pool.gone() is None and not draining_now.over():
+        client_drain = drain.Drain(pool.received, most_s=drain_s)
+        # Without one of the processes half of the queries get no answer, so the restart must not wait.
+        while pool.gone() is None and not client_drain.over():
             ended.wait(0.1)
         ended.set()
 
@@ -80,7 +80,7 @@ def _serve(pool: workers.WorkerPool, zone_watch: watch.ZoneWatch, *, observe_por
     try:
         lasting = {**zone_watch.threads, "answering processes": pool.run}
         threads = {name: functools.partial(_until, ended, run) for name, run in lasting.items()}
-        return process.run({**threads, "drain": serve_the_last}, grace_s=drain_s + 4)
+        return process.run({**threads, "drain": drain_clients}, grace_s=drain_s + 4)
     finally:
         observed.close()
 
@@ -90,7 +90,7 @@ def _until(ended: threading.Event, run: Callable[[threading.Event], None], _stop
 
 
 def _imports() -> namespaces.Namespaces:
-    """Read the settings that syncer has as well: what it refuses to import has no name either."""
+    """Read the settings that syncer reads too: a namespace that it refuses to import has no names either."""
     accepted: tuple[str, ...] = ("*",)
     refused: tuple[str, ...] = ("kube-system",)
     accepted = environment.read("IMPORT_NAMESPACES", accepted, parse=environment.words)

@@ -3,7 +3,7 @@
 CrossdnsError
 ├── ListenError        the port can't be bound
 ├── WorkerDiedError    an answering process ended or no longer takes updates
-└── FeedBrokenError    what came over the feed is not a sequence of frames
+└── FeedBrokenError    the bytes of the feed, or of the saved zone, are not a sequence of frames
 """
 
 
@@ -20,4 +20,4 @@ class WorkerDiedError(CrossdnsError):
 
 
 class FeedBrokenError(CrossdnsError):
-    """What came over the feed, or stands in the saved zone, is not a sequence of frames."""
+    """The bytes of the feed, or of the saved zone, are not a sequence of frames."""

@@ -1,6 +1,6 @@
 """Metrics of crossdns.
 
-One invariant: queries are counted by the answering processes in shared memory and only read here.
+The answering processes count queries in shared memory (``crossdns.server.counters``); this module reads the counts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OTHERS = (
 
 
 class Queries(Collector):
-    """Shows the counters that the answering processes keep."""
+    """Shows the counters of the answering processes."""
 
     def __init__(self, pool: workers.WorkerPool) -> None:
         self._pool = pool

@@ -1,1 +1,1 @@
-"""The library of all parts: values, Kubernetes plumbing, observability and the command."""
+"""The library of all parts: values, the Kubernetes client, process supervision, and the ``fleetboard`` command."""

@@ -1,6 +1,7 @@
 """Tells changes that matter from those that don't: of a cluster's nodes every one hears what any other writes.
 
-A node counts its addresses every half minute; with 200 nodes each of those would be a plan on each. One invariant: an object that differs in anything a plan reads is never taken for the same.
+A node counts its addresses every half minute; with 200 nodes each of those would be a plan on each. One invariant: an
+object that differs in anything a plan reads is never taken for the same.
 """
 
 from __future__ import annotations

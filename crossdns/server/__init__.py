@@ -1,1 +1,1 @@
-"""Answers queries, in processes that know nothing of Kubernetes."""
+"""Answers queries, in processes that know nothing of Kubernetes; and starts and feeds those processes."""

@@ -1,6 +1,6 @@
-"""Counts of queries, kept in memory that the answering processes and the one that shows metrics share.
+"""Counts queries in memory that the answering processes share with the process that shows metrics.
 
-One invariant: every slot has one writer, a thread, so counting needs no lock and no system call.
+Invariant: every slot has one writer, a thread, so counting needs no lock and no system call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TRUNCATED = 17
 UNPLAIN = 18
 """Messages that had to be parsed."""
 FAILED = 19
-"""Messages that our own code failed on: always a defect."""
+"""Messages that crossdns itself failed on: always a defect."""
 REFUSED_CONNECTIONS = 20
 """TCP connections closed because there were too many."""
 GENERATION = 31
@@ -26,7 +26,7 @@ GENERATION = 31
 
 
 class Board:
-    """All slots, over the file descriptor of an anonymous file."""
+    """All slots, in an anonymous file that processes share by its descriptor."""
 
     def __init__(self, fd: int, slots: int) -> None:
         self.fd, self.slots = fd, slots
@@ -34,7 +34,7 @@ class Board:
 
     @classmethod
     def create(cls, slots: int) -> Board:
-        """Make a board of zeros whose descriptor child processes may be given."""
+        """Make a board of zeros; a process inherits it by its descriptor."""
         fd = os.memfd_create("crossdns-counters")
         os.ftruncate(fd, slots * _SLOT_BYTES)
         return cls(fd, slots)

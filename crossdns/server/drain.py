@@ -1,8 +1,8 @@
-"""When a replica that shall stop may: once nobody asks it any more.
+"""Decides when a replica that must stop may end: once no client asks it any more.
 
-One invariant: a fixed time is never enough by itself. A resolver that keeps a socket, as CoreDNS does, stays with the
-replica that it began with until kube-proxy takes the connection out of the kernel's table, which it does when the
-replica's failing readiness has come to it: by way of kubelet, the API and a node that may be short of processors.
+A fixed time is not enough. A resolver that keeps a socket, as CoreDNS does, stays with a replica until kube-proxy
+removes the connection from the kernel's table. kube-proxy does that once it knows that the replica is not ready, and
+the news takes its time: by way of kubelet, the API and a node that may be short of processors.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import time
 from collections.abc import Callable
 
 LEAST_S = 8.0
-"""Three readiness probes of 2 s, and what it takes to spread their news."""
+"""Three readiness probes of 2 s, and the time until every node knows."""
 QUIET_S = 3.0
 MOST_S = 25.0
-"""Less than the pod's terminationGracePeriodSeconds by what ending takes."""
+"""The pod's terminationGracePeriodSeconds less the time that ending takes."""
 
 
 @dataclasses.dataclass(slots=True)
 class Drain:
-    """Looks at the count of messages that came in; begins when it is made.
+    """Watches the count of received messages, from the moment it is made.
 
     Attributes:
-        received: Counts what came in since the start.
-        most_s: How long to go on at most, whoever asks.
+        received: Returns the count of messages received since the start.
+        most_s: Longest drain, even while clients still ask.
     """
 
     received: Callable[[], int]
@@ -32,16 +32,16 @@ class Drain:
     clock: Callable[[], float] = time.monotonic
     _began: float = 0.0
     _seen: int = 0
-    _heard: float = 0.0
+    _last_query: float = 0.0
 
     def __post_init__(self) -> None:
-        self._began = self._heard = self.clock()
+        self._began = self._last_query = self.clock()
         self._seen = self.received()
 
     def over(self) -> bool:
-        """Tell whether the replica may end; to be called several times a second."""
+        """Tell whether the replica may end; call this several times a second."""
         now, received = self.clock(), self.received()
         if received != self._seen:
-            self._seen, self._heard = received, now
-        quiet = now - self._began >= LEAST_S and now - self._heard >= QUIET_S
+            self._seen, self._last_query = received, now
+        quiet = now - self._began >= LEAST_S and now - self._last_query >= QUIET_S
         return quiet or now - self._began >= self.most_s

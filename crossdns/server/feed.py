@@ -1,7 +1,7 @@
-"""How zones and their changes get from the process that watches to those that answer.
+"""Carries the zone and its changes from the process that watches to those that answer.
 
-One invariant: an answering process serves a whole zone or none. A snapshot is gathered aside and takes the place of
-what was served in one assignment; a change is applied in parts so small that no answer waits for it.
+Invariant: an answering process serves a whole zone or none. It collects a snapshot aside and begins to serve it by one
+assignment; it applies a change in parts so small that no answer waits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FRAME_MAX = 32 << 20
 
 
 class FrameKind(enum.IntEnum):
-    """What a frame is for."""
+    """The purpose of a frame."""
 
     BEGIN = 0
     """A snapshot follows."""
@@ -38,7 +38,7 @@ class Frame(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One message.
 
     Attributes:
-        generation: Counts what was committed; on COMMIT only.
+        generation: Number of the update, counted from 1; on COMMIT only.
         soa: Content of the SOA record by encoded zone name; on COMMIT only.
     """
 
@@ -76,7 +76,7 @@ class Unpacker:
         self._buffer = bytearray()
 
     def feed(self, received: bytes) -> Iterator[Frame]:
-        """Return the frames that ``received`` completes.
+        """Iterate over the frames that ``received`` completes.
 
         Raises:
             errors.FeedBrokenError: the bytes are not frames.
@@ -99,10 +99,10 @@ class Unpacker:
 
 @dataclasses.dataclass(slots=True)
 class Replica:
-    """The answering side: applies frames to the zone that an answerer serves.
+    """The answering side of the feed: applies frames to the zone that an answerer serves.
 
     Attributes:
-        generation: Of the last commit.
+        generation: Number of the last update that is complete.
     """
 
     answerer: wire.Answerer
@@ -137,7 +137,7 @@ def _apply(target: wire.LiveZone, change: table.ZoneChange) -> None:
 
 
 def receive(connection: socket.socket, replica: Replica) -> Iterator[int]:
-    """Apply what comes over ``connection`` until its other end closes; yield the generation after each commit."""
+    """Apply the frames of ``connection`` until its other end closes; yield the generation after each commit."""
     unpacker = Unpacker()
     while received := connection.recv(1 << 16):
         for frame in unpacker.feed(received):

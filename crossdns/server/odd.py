@@ -1,7 +1,7 @@
 """Answer the messages that are not one plain question: broken, rare, or in a form that has to be parsed first.
 
-One invariant: whoever sends something that is no query gets nothing back, so that two servers never talk in a loop;
-whoever sends a query that can't be served gets an error that says which kind of wrong it is.
+Invariant: a message that is no query gets no reply, so two servers never answer each other in a loop. A query that
+can't be served gets the rcode that says why.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from crossdns.server import wire
 from crossdns.zone import encode
 
 _BADVERS_EXTENDED = b"\1"
-# One OPT and one signature; anything else has no place in a query.
+# One OPT and one signature; a query has no other.
 _ADDITIONAL_MAX = 2
 
 
 def answer(answerer: wire.Answerer, data: bytes, *, udp: bool) -> bytes | None:
-    """Return the reply, or None when the message deserves none."""
+    """Return the reply, or None when the message gets none."""
     if len(data) < 12 or data[2] & 0x80:
         return None
     if (data[2] >> 3) & 0x0F:
@@ -53,7 +53,7 @@ def _parsed(answerer: wire.Answerer, data: bytes, parsed: dnslib.DNSRecord, *, a
 def _parse(data: bytes) -> dnslib.DNSRecord | None:
     try:
         return dnslib.DNSRecord.parse(data)
-    # Names in the additional section may point at each other in a circle that the library follows.
+    # dnslib follows names in the additional section even where they point at each other in a circle.
     except (dnslib.DNSError, ValueError, IndexError, struct.error, RecursionError):
         return None
 
@@ -73,6 +73,6 @@ def _header(data: bytes, rcode: int) -> bytes:
 
 
 def _bad_version(data: bytes, asked: bytes) -> bytes:
-    """Reply BADVERS (16): its upper bits stand in the OPT record, which also says that we speak version 0."""
+    """Reply BADVERS (16): its upper bits are in the OPT record, which also says that crossdns speaks version 0."""
     opt = wire.OPT[:5] + _BADVERS_EXTENDED + wire.OPT[6:]
     return data[:2] + wire.flags(data, wire.NOERROR) + b"\0\1\0\0\0\0\0\1" + asked + opt

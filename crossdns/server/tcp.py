@@ -1,7 +1,7 @@
 """Answer over TCP (RFC 7766): one loop over all connections, in a process of its own.
 
-One invariant: what a client can hold is bounded: connections in number, each one's silence in seconds, and what it
-may leave unread in bytes.
+Invariant: clients can hold a bounded number of connections, each silent for a bounded time, with a bounded number of
+bytes left unread.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def listen(family: socket.AddressFamily, port: int, held: contextlib.ExitStack) 
 @dataclasses.dataclass(slots=True, eq=False)
 class _TcpConnection:
     sock: socket.socket
-    heard: float
+    last_query: float
     received: bytearray = dataclasses.field(default_factory=bytearray)
     unsent: bytearray = dataclasses.field(default_factory=bytearray)
     ended: bool = False
@@ -58,11 +58,11 @@ class TcpServer:
         self._answerer, self._counts = answerer, counts
         self._connections_max, self._idle_s, self._clock = connections_max, idle_s, clock
         self._selector = selectors.DefaultSelector()
-        # In the order in which they were last heard of: the first is the one to give up.
+        # In the order of their last query: the first one is closed to make room.
         self._connections: dict[_TcpConnection, None] = {}
 
     def serve(self, listeners: Iterable[socket.socket]) -> None:
-        """Answer what comes in, for ever."""
+        """Answer queries, for ever."""
         for listener in listeners:
             listener.setblocking(False)
             self._selector.register(listener, selectors.EVENT_READ, None)
@@ -78,7 +78,7 @@ class TcpServer:
     def _accept(self, listener: socket.socket) -> None:
         try:
             sock, _ = listener.accept()
-        # The client has gone again, or we are out of descriptors until some connection ends.
+        # The client is gone again, or the process has no descriptor left until a connection ends.
         except OSError:
             return
         sock.setblocking(False)
@@ -115,9 +115,9 @@ class TcpServer:
         connection.ended = connection.ended or not received
 
     def _answer(self, connection: _TcpConnection) -> bool:
-        """Answer whole queries as long as their answers may wait unsent; return whether there was any.
+        """Answer complete queries while the client reads its answers; return whether there was any.
 
-        A message that deserves no answer ends the connection.
+        A message that gets no reply ends the connection.
         """
         received, answered = connection.received, False
         while len(received) >= 2 and len(connection.unsent) < _UNSENT_MAX:
@@ -132,8 +132,8 @@ class TcpServer:
                 connection.ended = True
                 break
             answered = True
-            # Only a whole query keeps the connection: a byte now and then does not.
-            connection.heard = self._clock()
+            # Only a complete query counts: a byte now and then must not keep the connection.
+            connection.last_query = self._clock()
             self._connections[connection] = self._connections.pop(connection)
             self._counts[reply[3] & 0x0F] += 1
             connection.unsent += len(reply).to_bytes(2, "big") + reply
@@ -148,7 +148,7 @@ class TcpServer:
         limit = self._clock() - self._idle_s
         while self._connections:
             oldest = next(iter(self._connections))
-            if oldest.heard > limit:
+            if oldest.last_query > limit:
                 return
             self._close(oldest)
 

@@ -1,6 +1,6 @@
-"""Answer datagrams: one blocking loop per socket, which measured faster than any event loop in front of it.
+"""Answer datagrams: one blocking loop per socket, which is measurably faster than an event loop.
 
-One invariant: no datagram, whatever is in it, ends the loop.
+Invariant: no datagram ends the loop, whatever it holds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from crossdns.server import counters, odd, wire
 
 log = logging.getLogger(__name__)
 
-# No query is near this long; what is longer is cut and then refused as malformed.
+# No query is near this long; a longer datagram is cut and then refused as malformed.
 _RECEIVE_MAX = 4096
 
 
@@ -30,7 +30,7 @@ def listen(family: socket.AddressFamily, port: int, held: contextlib.ExitStack) 
 
 
 def serve(sock: socket.socket, answerer: wire.Answerer, counts: memoryview) -> None:
-    """Answer what comes in, for ever."""
+    """Answer queries, for ever."""
     receive, send, plain = sock.recvfrom, sock.sendto, answerer.plain
     while True:
         data, client = receive(_RECEIVE_MAX)
@@ -39,7 +39,7 @@ def serve(sock: socket.socket, answerer: wire.Answerer, counts: memoryview) -> N
             continue
         try:
             send(reply, client)
-        # A client that can't be sent to, such as one at port 0, must not end the loop.
+        # A client that can't be reached, such as one at port 0, must not end the loop.
         except OSError:
             counts[counters.DROPPED] += 1
             continue
@@ -55,7 +55,7 @@ def parsed(answerer: wire.Answerer, data: bytes, counts: memoryview, *, udp: boo
         reply = odd.answer(answerer, data, udp=udp)
     except Exception:
         counts[counters.FAILED] += 1
-        # The bytes are in the log once per defect at most: hostile senders would fill it.
+        # Logged once per process: a hostile sender could fill the log.
         if counts[counters.FAILED] == 1:
             log.exception("a message could not be answered", extra={"message_hex": data[:512].hex()})
         return None

@@ -1,7 +1,7 @@
 """Answer one DNS message from pre-encoded records, by slices of bytes and lookups in dictionaries alone.
 
-One invariant: whatever comes in, the reply is none or a well-formed message no longer than the client takes, under
-the client's own id and spelling of the name. What is not one plain question goes to ``crossdns.server.odd``.
+Invariant: a reply is a well-formed message, no longer than the client accepts, with the client's id and its spelling of
+the name. ``crossdns.server.odd`` answers every message that is not one plain question.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from crossdns.zone import encode, zone
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 
-# Servers should not answer by UDP with more than passes every path unfragmented (DNS flag day 2020).
+# The longest answer by UDP that passes every path unfragmented (DNS flag day 2020).
 UDP_MAX = 1232
 UDP_PLAIN = 512
 TCP_MAX = 65535
@@ -30,7 +30,7 @@ _ONE_AUTHORITY = b"\0\1\0\0\0\1"
 _OPT_HEAD = b"\0\0\x29" + UDP_MAX.to_bytes(2, "big") + b"\0\0"
 OPT = _OPT_HEAD + b"\0\0\0\0"
 _OPT_DO = _OPT_HEAD + b"\x80\0\0\0"
-# Of everything that a name may hold, behind which the class stands.
+# Type and class of every question that a name may answer.
 _TYPES = [
     encode.question(b"", type_)
     for type_ in (encode.TYPE_A, encode.TYPE_AAAA, encode.TYPE_SRV, encode.TYPE_TXT, encode.TYPE_NS)
@@ -38,26 +38,26 @@ _TYPES = [
 _META_TYPES = frozenset({encode.TYPE_OPT, *range(249, 256)})
 
 Stored = tuple[bytes, bytes, int]
-"""Counts of the header up to authority, records, and length of each record if they may be rotated.
+"""Header counts up to authority, records, and length of each record if they may be rotated.
 
-Without counts: what ``encode.expand`` makes records of.
+Without counts, the records are the input of ``encode.expand``.
 """
 
 
 def store(answer: encode.Answer) -> Stored:
-    """Bring an answer into the form that ``Answerer`` looks up."""
+    """Return an answer in the form that ``Answerer`` looks up."""
     return _counts(answer.count) if answer.count else b"", answer.records, answer.step
 
 
 @functools.cache
 def _counts(answers: int) -> bytes:
-    """Return the header's counts up to authority; one object for all questions with as many answers."""
+    """Return the header's counts up to authority; questions with the same number of answers share one object."""
     return b"\0\1" + answers.to_bytes(2, "big") + b"\0\0"
 
 
 @dataclasses.dataclass(slots=True)
 class LiveZone:
-    """What is served, the same in every zone; replaced as a whole, or changed in steps that each leave it right.
+    """The records served, the same in every zone; replaced as a whole, or changed in steps that each leave it correct.
 
     Attributes:
         answers: By question in lower case, its name relative to the zone.
@@ -74,19 +74,19 @@ class Answerer:
     """Answers messages from the live zone, or SERVFAIL while there is none.
 
     Attributes:
-        zone: None until a zone was received: an empty zone would say NXDOMAIN for names that exist.
+        zone: None until a zone is received: an empty zone would answer NXDOMAIN for names that exist.
     """
 
     def __init__(self, apexes: Sequence[bytes]) -> None:
         self.zone: LiveZone | None = None
         self._apexes = frozenset(apexes)
-        # Where the zone's name begins in a question, counted from its end.
+        # Each zone's name, and where it begins in a question, counted from the end.
         self._tails = [(apex, -len(apex) - 4) for apex in apexes]
         self._depths = sorted({len(_label_offsets(apex) or ()) for apex in apexes})
         self._turns: collections.Counter[int] = collections.Counter()
 
     def plain(self, data: bytes, *, udp: bool) -> bytes | None:
-        """Answer one plain question; None when it is not one, which says nothing about whether it is well-formed."""
+        """Answer one plain question; return None for any other message, well-formed or not."""
         if len(data) < 17 or data[2] & 0xF8:
             return None
         end = data.find(0, _HEADER) + 5
@@ -114,7 +114,7 @@ class Answerer:
         if not counts:
             return _targets(data, asked, records, apex, opt=opt, limit=limit)
         if step:
-            # Counted by family: a client that asks for A and AAAA by turns would get every second turn of both.
+            # Counted by family: a client that alternates A and AAAA would otherwise get every second rotation.
             self._turns[step] = turn = self._turns[step] + 1
             cut = turn * step % len(records)
             records = records[cut:] + records[:cut]
@@ -134,7 +134,7 @@ class Answerer:
         name = asked[:-4].lower()
         offsets = _label_offsets(name)
         type_ = int.from_bytes(asked[-4:-2], "big")
-        # Bytes above ASCII are in no name of ours, and in an echoed question some clients choke on them.
+        # No name here has bytes above ASCII, and some clients fail on them in an echoed question.
         if offsets is None or not name.isascii() or (type_ in _META_TYPES and type_ != encode.TYPE_ANY):
             return None
         apex = self._apex_offset(name, offsets)
@@ -160,15 +160,15 @@ class Answerer:
 
 
 def flags(data: bytes, rcode: int, *, truncated: bool = False) -> bytes:
-    """Return the flags of a reply: response, authoritative unless it is an error, RD and CD as they were asked."""
+    """Return the flags of a reply: response, authoritative unless it is an error, RD and CD as in the query."""
     authoritative = 0x04 if rcode in (NOERROR, NXDOMAIN) else 0
     return bytes((0x80 | authoritative | (0x02 if truncated else 0) | (data[2] & 0x79), (data[3] & 0x10) | rcode))
 
 
 def read_opt(data: bytes, at: int) -> tuple[bytes, int] | None:
-    """Read the OPT record that ends the message: (OPT of the reply, bytes the client takes); None if it is not that.
+    """Read the OPT record that ends the message: (OPT of the reply, bytes the client accepts); None if there is none.
 
-    Options such as cookies are passed over, as RFC 6891 has it for those a server doesn't know.
+    Unknown options such as cookies are ignored (RFC 6891).
     """
     if len(data) < at + 11 or data[at : at + 3] != b"\0\0\x29" or data[at + 6]:
         return None
@@ -179,7 +179,7 @@ def read_opt(data: bytes, at: int) -> tuple[bytes, int] | None:
 
 
 def truncate(data: bytes, asked: bytes, records: bytes, *, opt: bytes, limit: int) -> bytes:
-    """Answer with as many whole records as fit and the TC flag: some clients never ask again by TCP."""
+    """Answer with as many whole records as fit, and the TC flag: some clients never ask again by TCP."""
     room = limit - _HEADER - len(asked) - len(opt)
     end = count = 0
     while True:
@@ -206,7 +206,7 @@ def _bare(data: bytes, asked: bytes, rcode: int, opt: bytes) -> bytes:
 
 
 def _any(data: bytes, asked: bytes, opt: bytes) -> bytes:
-    """Answer ANY for a name that exists with the record that RFC 8482 makes up for it."""
+    """Answer ANY for a name that exists with the HINFO record that RFC 8482 defines."""
     made = encode.record(encode.TYPE_HINFO, zone.TTL_S, encode.text("RFC8482") + encode.text(""))
     head = data[:2] + flags(data, NOERROR) + _ONE_ANSWER
     return head + (b"\0\1" if opt else b"\0\0") + asked + made + opt

@@ -1,6 +1,6 @@
 """An answering process: ``python -m crossdns.server.worker``, started by ``crossdns.server.workers`` with its sockets.
 
-One invariant: it lives exactly as long as the feed. The thread that watches Kubernetes is in another process, for a
+Invariant: it lives exactly as long as the feed. The threads that watch Kubernetes are in another process, since a
 thread that decodes JSON holds the interpreter for tens of milliseconds.
 """
 
@@ -30,9 +30,9 @@ def main() -> int:
     args = _parse_args()
     logs.configure("crossdns-worker", args.log_level)
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Both come to every process of a group; the watching process says when to end, by closing the feed.
+        # Every process of a group gets both signals; the watching process ends this one by closing the feed.
         signal.signal(number, signal.SIG_IGN)
-    # The thread that applies changes gives way to the one that answers sooner than the default of 5 ms.
+    # The thread that applies changes must yield to the one that answers sooner than the default of 5 ms.
     sys.setswitchinterval(0.0005)
     sockets = [socket.socket(fileno=fd) for fd in args.sockets]
     counts = [counters.Board(args.counters, args.slots).slot(args.first_slot + n) for n in range(len(sockets))]
@@ -66,7 +66,7 @@ def _follow(connection: socket.socket, answerers: list[wire.Answerer], counts: l
             answerer.zone = answerers[0].zone
         for slot in counts:
             slot[counters.GENERATION] = generation
-        # The zone is for ever: without it in the collector's sight a collection takes microseconds.
+        # The zone is permanent: while the collector skips it, a collection takes microseconds.
         gc.freeze()
 
 
@@ -75,7 +75,7 @@ def _start(serve: Callable[[], None]) -> None:
 
 
 def _or_die(serve: Callable[[], None]) -> None:
-    """End the process when the loop ends: one that follows the feed and answers nothing would look healthy."""
+    """End the process when the loop ends: a process that only follows the feed would look healthy."""
     try:
         serve()
     except BaseException:
@@ -84,5 +84,5 @@ def _or_die(serve: Callable[[], None]) -> None:
 
 
 if __name__ == "__main__":
-    # Loops that never end would be waited for.
+    # A normal exit would wait for the threads, which never end.
     os._exit(main())

@@ -1,7 +1,7 @@
-"""Start the answering processes, give them the zone, and notice when one is gone.
+"""Start the answering processes, send them the zone, and notice when one ends.
 
-One invariant: sockets are bound here and handed over, so a port that is taken is one clear error at the start, and no
-copy of a socket is kept: the kernel would go on giving it queries that nobody reads.
+Invariant: sockets are bound here and handed over, so a port in use is one clear error at the start. No copy of a socket
+is kept: the kernel would go on giving it queries that nobody reads.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from crossdns.server import counters, feed, tcp, udp
 
 log = logging.getLogger(__name__)
 
-# A process that takes no update for so long has stopped.
+# A process that takes no update for this long has stopped.
 STALL_S = 10.0
 _POLL_S = 0.2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slot:
-    """One slot of the board, and what it counts."""
+    """One slot of the board, and the protocol that it counts for."""
 
     protocol: str
     index: int
@@ -93,7 +93,7 @@ class WorkerPool:
                     _send(worker, packed)
 
     def run(self, stop: threading.Event) -> None:
-        """Watch over the processes until ``stop``.
+        """Watch the processes until ``stop``.
 
         Raises:
             errors.WorkerDiedError: one ended.
@@ -104,7 +104,7 @@ class WorkerPool:
                 raise errors.WorkerDiedError(gone)
 
     def gone(self) -> str | None:
-        """Return which process ended, if one did."""
+        """Return a sentence on the process that ended, if one did."""
         for worker in self._workers:
             status = worker.process.poll()
             if status is not None:
@@ -132,7 +132,7 @@ class WorkerPool:
         return self._board.slot(slot.index).tolist()
 
     def received(self) -> int:
-        """Return how many messages came in so far, over all processes."""
+        """Return how many messages all processes received so far."""
         return sum(sum(self.counts(slot)[: counters.TRUNCATED]) for slot in self.slots)
 
     def served(self) -> int:
@@ -140,7 +140,7 @@ class WorkerPool:
         return min(self.counts(slot)[counters.GENERATION] for slot in self.slots)
 
     def stalled(self) -> str | None:
-        """Return what is wrong when a process is behind with the zone for too long."""
+        """Return a sentence when a process has been behind with the zone for too long."""
         if self.served() < self._generation and time.monotonic() - self._published > STALL_S:
             return f"a process serves generation {self.served()} of the zone, {self._generation} was sent"
         return None
@@ -154,7 +154,7 @@ def _send(worker: _Worker, packed: bytes) -> None:
 
 
 def _listen(port: int, udp_processes: int, held: contextlib.ExitStack) -> list[tuple[str, list[socket.socket]]]:
-    """Bind every process' sockets, on all addresses of the families that there are."""
+    """Bind every process' sockets, on all addresses of each address family that the kernel has."""
     families = [socket.AF_INET]
     if _has_ipv6():
         families.append(socket.AF_INET6)

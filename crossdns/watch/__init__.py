@@ -1,1 +1,1 @@
-"""Follows the cluster's API, and keeps the answering processes' zone in step."""
+"""Follows the member's API and keeps the zone of the answering processes up to date."""

@@ -1,7 +1,7 @@
-"""Follow the API and keep the answering processes' zone in step.
+"""Follows the API and publishes the zone and its changes to the answering processes.
 
-One invariant: nothing is published before every collection has been listed whole, and afterwards only differences
-are; while the API is away the copies stand still and so does the zone.
+Invariant: the zone is published once every collection is listed completely, and only its changes afterwards. While the
+API is away, the stores and the zone stay as they are.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from fleetboard.model import names, namespaces, resource
 
 log = logging.getLogger(__name__)
 
-# The first change goes out at once. What follows it this soon is gathered: an export makes several objects, and one
-# update for all of them costs less than it delays.
+# The first change is published at once, changes that follow within this time together: an export makes several objects,
+# and one update for all of them saves more than it delays.
 COALESCE_S = 0.02
 _SAVE_EVERY_S = 5.0
 _POLL_S = 0.2
 
 
 class ZoneConsumer(Protocol):
-    """Those who answer, as far as they are told of the zone."""
+    """Takes updates of the zone: the pool of answering processes."""
 
     @property
     def publish(self) -> Callable[[Callable[[int], Iterable[feed.Frame]]], None]:
@@ -40,7 +40,7 @@ class ZoneConsumer(Protocol):
 
 
 class ZoneWatch:
-    """The reflectors and the thread that turns their events into updates."""
+    """The reflectors, and the thread that turns their events into updates."""
 
     def __init__(
         self,
@@ -76,13 +76,13 @@ class ZoneWatch:
 
     @property
     def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
-        """What has to run."""
+        """The threads to run, by name."""
         reflecting = {f"watch {kind.value}": reflector.run for kind, reflector in self._reflectors.items()}
         return {**reflecting, "zone": self.run}
 
     @property
     def synced(self) -> bool:
-        """Whether every collection was listed."""
+        """Whether every collection is listed."""
         return all(reflector.synced.is_set() for reflector in self._reflectors.values())
 
     def run(self, stop: threading.Event) -> None:
@@ -104,7 +104,7 @@ class ZoneWatch:
         return lambda key: self._events.put((kind, key, time.monotonic()))
 
     def _restore(self) -> None:
-        """Serve the zone of before our restart until the API has been heard: old answers beat none."""
+        """Serve the saved zone until the API answers: old answers beat none."""
         if self._zone_file is None:
             return
         snapshot = self._zone_file.load()
@@ -114,7 +114,7 @@ class ZoneWatch:
             log.info("serving the saved zone until the API answers", extra={"services": len(snapshot) - 1})
 
     def _first(self) -> None:
-        # Events up to here are in the copies already; those that come while we read them are taken afterwards.
+        # The stores contain every event up to here; those that arrive meanwhile are handled afterwards.
         self._drain()
         for service in self._index.rebuild():
             self._table.put(service, self._index.records(service))

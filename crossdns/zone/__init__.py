@@ -1,1 +1,1 @@
-"""Which names there are, and what they hold."""
+"""The names of services and their records, as values and as bytes."""

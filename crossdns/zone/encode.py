@@ -1,7 +1,7 @@
-"""Turn records into the bytes that go into an answer behind the question.
+"""Encodes records as the bytes that follow the question in an answer.
 
-One invariant: owners are pointers into the question, so that the client's own spelling of the name comes back to it
-(0x20), and one encoding serves every spelling.
+Invariant: every owner is a pointer into the question. The answer then has the client's own spelling of the name (0x20),
+and one encoding serves every spelling.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ TYPE_A, TYPE_NS, TYPE_SOA, TYPE_HINFO, TYPE_TXT, TYPE_AAAA, TYPE_SRV, TYPE_OPT =
 TYPE_IXFR, TYPE_AXFR, TYPE_ANY = 251, 252, 255
 CLASS_IN = 1
 
-# The question's name begins behind the header of 12.
+# The question's name follows the header of 12 bytes.
 _OWNER = b"\xc0\x0c"
-# What fits into one message of 65535 beside header, question and OPT.
+# Room for records in a message of 65535 bytes, beside header, question and OPT.
 _ROOM = 65000
 _NAME_MAX = 255
-# A SRV record up to its port, which stands in front of the target.
+# An SRV record up to its port, which precedes the target.
 _SRV = struct.Struct("!HHHIHHH")
 _SRV_HEAD = _SRV.size + 2
 
 
 class NameTooLongError(ValueError):
-    """A name has a label above 63 or more than 255 bytes: it can't exist in the DNS."""
+    """A name has a label of more than 63 bytes, or more than 255 bytes in all: it can't exist in the DNS."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class Answer:
     """The answer section of one question, the same in every zone.
 
     Attributes:
-        count: Number of records; 0 where they name hosts of the zone, and ``expand`` has to make them.
-        records: The records, encoded; for ``expand`` the port, the length of the host's name and the name of each.
-        step: Length of each when they may be rotated, else 0.
+        count: Number of records; 0 when they name hosts of the zone, so that ``expand`` has to make them.
+        records: The encoded records; for ``expand`` the port, the length of the host's name and the name of each.
+        step: Length of each record when they may be rotated, else 0.
     """
 
     count: int
@@ -59,12 +59,12 @@ def name(text: str) -> bytes:
 
 
 def relative(text: str) -> bytes:
-    """Encode a dotted name that is relative to a zone: its labels without an end."""
+    """Encode a dotted name that is relative to a zone: its labels, without the root."""
     return name(text)[:-1]
 
 
 def question(owner: bytes, type_: int) -> bytes:
-    """Return the question for a name relative to the zone, as keys of the answers have it: name, type and class."""
+    """Return the question for a name relative to the zone, the key of its answer: name, type and class."""
     return owner + struct.pack("!HH", type_, CLASS_IN)
 
 
@@ -74,7 +74,7 @@ def record(type_: int, ttl_s: int, content: bytes, *, owner: bytes = _OWNER) -> 
 
 
 def answers(owner: bytes, records: zone.Records) -> Iterator[tuple[bytes, Answer]]:
-    """Iterate over (question, answer) of one name: its A, AAAA and SRV as far as it has them."""
+    """Iterate over (question, answer) of one name: A, AAAA and SRV, where it has records."""
     for type_, version in ((TYPE_A, 4), (TYPE_AAAA, 6)):
         found = records.of_version(version)
         if found:
@@ -98,9 +98,9 @@ def _targets(targets: Iterable[zone.SrvTarget]) -> Iterator[bytes]:
 
 
 def expand(targets: bytes, apex: bytes, *, room: int) -> tuple[int, bytes, bool]:
-    """Make SRV records in one zone: (how many, records, whether more would have needed more than ``room``).
+    """Make SRV records in one zone: (how many, records, whether some did not fit into ``room``).
 
-    A host whose name is too long for the zone has none in it.
+    A host whose name is too long for the zone gets no record.
     """
     room = min(room, _ROOM)
     made: list[bytes] = []
@@ -120,7 +120,7 @@ def expand(targets: bytes, apex: bytes, *, room: int) -> tuple[int, bytes, bool]
 
 
 def _join(encoded: Iterable[bytes]) -> Answer:
-    """Join records up to what one message holds: clients may be given a subset."""
+    """Join as many records as one message holds: clients may get a subset."""
     kept, length = [], 0
     for item in encoded:
         length += len(item)
@@ -136,6 +136,6 @@ def text(value: str) -> bytes:
 
 
 def soa_content(*, server: str, zone_name: str, serial: int) -> bytes:
-    """Encode the content of the zone's SOA record; its minimum is how long resolvers keep a NODATA or NXDOMAIN."""
+    """Encode the content of the zone's SOA record; its minimum says how long resolvers keep NODATA and NXDOMAIN."""
     timers = struct.pack("!IIIII", serial & 0xFFFFFFFF, 7200, 1800, 86400, zone.TTL_S)
     return name(server) + name(f"hostmaster.{zone_name}") + timers

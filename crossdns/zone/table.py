@@ -1,7 +1,7 @@
-"""All answers, kept service by service, and what changes from one state to the next.
+"""Keeps all answers, service by service, and computes the change from one state to the next.
 
-One invariant: a name exists as long as any service has it or a name below it, however services come and go. Names are
-relative to the zone: every zone holds the same, so each is kept and sent once.
+Invariant: a name exists as long as any service has it or a name below it, however services come and go. Names are
+relative to the zone: every zone holds the same names, so each is kept and sent once.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class AnswerEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class ZoneChange(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Differences between two states of the table. To be applied in the order of the fields.
+    """The difference between two states of the table; apply the fields in their order.
 
     Attributes:
-        appeared: Names that hold nothing and exist from now on, for there are names below them.
-        entries: Answers.
-        vanished: Names that no longer exist, or that hold something by now.
+        appeared: Names without records that exist from now on, because names below them do.
+        entries: Answers to set or remove.
+        vanished: Names that no longer exist, or that have records now.
     """
 
     appeared: list[bytes] = []
@@ -43,12 +43,12 @@ class ZoneChange(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class _ServiceAnswers(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What one service has.
+    """The names and answers of one service.
 
     Attributes:
-        names: How many names, with and without records.
-        bare: Those without.
-        entries: In the order of their questions.
+        names: Number of names, with and without records.
+        bare: Names without records.
+        entries: Answers, in the order of their questions.
     """
 
     names: int = 0
@@ -61,9 +61,9 @@ _decoder = msgspec.msgpack.Decoder(_ServiceAnswers)
 
 
 class Table:
-    """The state that the answering processes are to have.
+    """The state that the answering processes must reach.
 
-    Services are kept encoded: as objects they take ten times the memory, and one is looked at when it changes.
+    Services are kept encoded: as objects they take ten times the memory, and are read only when they change.
     """
 
     def __init__(self, *, server: str) -> None:
@@ -80,7 +80,7 @@ class Table:
         return set(self._services)
 
     def put(self, key: ServiceKey, records: Mapping[str, zone.Records]) -> ZoneChange:
-        """Replace the names of one service; without records it has none any more."""
+        """Replace the names of one service; without records it has no names."""
         packed = self._services.get(key, b"")
         new = _read_service(key, records) if records else _NONE
         fresh = msgspec.msgpack.encode(new) if records else b""
@@ -103,12 +103,12 @@ class Table:
             self._namespaces[namespace] = count
 
     def _above(self, namespace: str) -> list[bytes]:
-        """Return the names above a namespace's services, as far as they exist."""
+        """Return the names above a namespace's services that exist."""
         texts = [zone.domain_of(namespace)] if namespace in self._namespaces else []
         return [encode.relative(text) for text in (*texts, *([zone.SERVICES] if self._namespaces else []))]
 
     def snapshot(self) -> Iterator[ZoneChange]:
-        """Iterate over the whole state, as changes from nothing."""
+        """Iterate over the whole state, as changes to an empty table."""
         above = {name for namespace in self._namespaces for name in self._above(namespace)}
         yield ZoneChange([b"", *sorted(above)], list(_static_entries(self._server)))
         for packed in self._services.values():
@@ -117,7 +117,7 @@ class Table:
 
 
 def _read_service(key: ServiceKey, records: Mapping[str, zone.Records]) -> _ServiceAnswers:
-    """Encode the names of a service; those that are too long for any zone are left out."""
+    """Encode the names of a service, without those that are too long for any zone."""
     entries: list[AnswerEntry] = []
     bare: set[bytes] = set()
     names = 0
@@ -141,7 +141,7 @@ def _differences(old: list[AnswerEntry], new: list[AnswerEntry]) -> Iterator[Ans
 
 
 def _static_entries(server: str) -> Iterator[AnswerEntry]:
-    """Return what every zone holds whatever its services: NS and the version of the DNS schema."""
+    """Return the entries that do not depend on services: NS and the version of the DNS schema."""
     version = encode.record(encode.TYPE_TXT, zone.VERSION_TTL_S, encode.text(zone.VERSION))
     server_record = encode.record(encode.TYPE_NS, zone.TTL_S, encode.name(server))
     yield AnswerEntry(encode.question(encode.relative(zone.VERSION_NAME), encode.TYPE_TXT), 1, version)
@@ -149,7 +149,7 @@ def _static_entries(server: str) -> Iterator[AnswerEntry]:
 
 
 def merge(changes: list[ZoneChange]) -> ZoneChange:
-    """Join changes that were made one after the other; a name may vanish with one and appear with a later one."""
+    """Join consecutive changes; a name may vanish with one and appear with a later one."""
     exists: dict[bytes, bool] = {}
     entries: dict[bytes, AnswerEntry] = {}
     for change in changes:
@@ -164,7 +164,7 @@ def merge(changes: list[ZoneChange]) -> ZoneChange:
 
 
 def parts(change: ZoneChange, *, size: int = 256) -> Iterator[ZoneChange]:
-    """Split a change so that applying one part never keeps an answer waiting."""
+    """Split a change into parts so small that no answer waits while one is applied."""
     for field in ("appeared", "entries", "vanished"):
         items: list[Any] = getattr(change, field)
         for at in range(0, len(items), size):

@@ -1,7 +1,7 @@
-"""Which names a service of the clusterset has, and what they hold (KEP-1645, reference numbers 30-41).
+"""The names of a service of the clusterset and their records (KEP-1645: requirements 30 to 41 in tests/README.md).
 
-One invariant: records are a pure function of the mirrored FleetService, the imported EndpointSlices and what is known
-of the peers. Virtual addresses come from the FleetService, which the hub verified, and from nowhere else.
+Records are a pure function of the mirrored FleetService, the imported EndpointSlices and who is reachable. Virtual
+addresses come from the FleetService alone, which the hub verified.
 
 Names here are relative to the zone: ``web.shop.svc`` is served under every zone of ``names.ZONES``.
 """
@@ -19,13 +19,13 @@ from fleetboard.model.keys import ServiceKey
 from fleetboard.model.reach import Reach
 
 SERVICES = "svc"
-"""The name that all services are below."""
+"""The name above all services."""
 TTL_S = 5
 VERSION_NAME = "dns-version"
 VERSION = "1.0.0"
 VERSION_TTL_S = 28800
 ADDRESSES_MAX = {4: 4000, 6: 2300}
-"""Records of A and of AAAA, 16 and 28 bytes each, that one message holds."""
+"""Number of A and of AAAA records, 16 and 28 bytes each, that one message holds."""
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 # "_" and the port's name share one label of 63.
@@ -43,7 +43,7 @@ class SrvTarget:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Records:
-    """What one name holds."""
+    """The records of one name."""
 
     addresses: tuple[Address, ...] = ()
     targets: tuple[SrvTarget, ...] = ()
@@ -66,7 +66,7 @@ class _ReadyEndpoint:
 def service_records(
     key: ServiceKey, service: fleet.FleetService, slices: Iterable[core.EndpointSlice], reach: Reach
 ) -> dict[str, Records]:
-    """Return every name of the service that holds records; names between them exist without any."""
+    """Return every name of the service that has records; the names between them exist without records."""
     if not _LABEL.fullmatch(key.name) or not _LABEL.fullmatch(key.namespace):
         return {}
     if service.spec.type == "Headless":
@@ -111,7 +111,7 @@ def _headless(domain: str, backends: list[_ReadyEndpoint]) -> dict[str, Records]
 
 
 def _common(hosts: Mapping[str, set[Address]]) -> set[Address]:
-    """Return the addresses of as many hosts as an answer holds, the same hosts for A as for AAAA."""
+    """Return the addresses of as many hosts as an answer holds; A and AAAA have the same hosts."""
     chosen: set[Address] = set()
     counts: collections.Counter[int] = collections.Counter()
     for host in sorted(hosts):
@@ -123,7 +123,7 @@ def _common(hosts: Mapping[str, set[Address]]) -> set[Address]:
 
 
 def _reachable(backends: Iterable[_ReadyEndpoint], reach: Reach) -> list[_ReadyEndpoint]:
-    """Leave out the clusters that names don't lead to now."""
+    """Leave out the endpoints of clusters that names must not lead to now."""
     every = list(backends)
     clusters = reach.for_names({backend.cluster for backend in every})
     return [backend for backend in every if backend.cluster in clusters]
@@ -145,14 +145,14 @@ def _backends(domain: str, slices: Iterable[core.EndpointSlice]) -> Iterator[_Re
 
 
 def _host_label(hostname: str | None, address: Address) -> str:
-    """Return the exporter's host name, else one made of the address (never targetRef's: that is another cluster's)."""
+    """Return the exporter's host name, else one made of the address (never targetRef's name: its pod is elsewhere)."""
     if hostname and _LABEL.fullmatch(hostname):
         return hostname
     return address.exploded.replace(".", "-").replace(":", "-")
 
 
 def _port_domain(port_name: str, protocol: str, domain: str) -> str:
-    """Return the SRV name of a port, empty when it has none: unnamed ports and names too long for a label."""
+    """Return the SRV name of a port; empty for an unnamed port and for a name too long for a label."""
     if not _PORT_LABEL.fullmatch(port_name.lower()) or protocol not in _PROTOCOLS:
         return ""
     return f"_{port_name.lower()}._{protocol.lower()}.{domain}"
@@ -163,7 +163,7 @@ def _address_order(address: Address) -> tuple[int, int]:
 
 
 def domain_of(namespace: str) -> str:
-    """Return the name that all services of a namespace are below."""
+    """Return the name above all services of a namespace."""
     return f"{namespace}.{SERVICES}"
 
 
@@ -173,9 +173,9 @@ def service_domain(key: ServiceKey) -> str:
 
 
 def names_of(key: ServiceKey, records: Mapping[str, Records]) -> set[str]:
-    """Return the names that exist because of a service's records, from its own downwards.
+    """Return the names that exist because of a service's records: its own and those below.
 
-    One above a name with records exists as soon as that does: it answers NODATA and not NXDOMAIN (RFC 8020).
+    A name above one with records exists too: it answers NODATA and not NXDOMAIN (RFC 8020).
     """
     found, domain = set(), service_domain(key)
     for name in records:

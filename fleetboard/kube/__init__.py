@@ -1,1 +1,1 @@
-"""Kubernetes plumbing: client, reflector, work queue, lease, events."""
+"""The Kubernetes client of all parts: requests, reflectors, controllers, leases and Events."""

@@ -1,6 +1,6 @@
-"""How long to wait before trying again.
+"""How long to wait before the next try.
 
-One invariant: a wait never exceeds the cap, and two processes that fail together don't retry together.
+Invariant: a wait never exceeds the cap, and two processes that fail together don't retry together.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ RETRY_AFTER_LIMIT_S = 60.0
 
 
 def delay(failures: int, *, base_s: float, cap_s: float, jitter: Callable[[float, float], float]) -> float:
-    """Return the wait after that many failures in a row (1 or more): doubling, capped, then 50 to 100 % of it."""
+    """Return the wait after 1 or more failures in a row: it doubles up to the cap; jitter takes 50 to 100 % of it."""
     # The exponent is bounded so that days of failures don't overflow a float.
     return jitter(0.5, 1.0) * min(cap_s, base_s * 2.0 ** min(failures - 1, 32))
 
 
 class Backoff:
-    """Count failures in a row and give the wait after each."""
+    """Counts failures in a row and returns the wait after each."""
 
     def __init__(
         self, *, base_s: float = 0.5, cap_s: float = 30.0, jitter: Callable[[float, float], float] = random.uniform
@@ -36,5 +36,5 @@ class Backoff:
         return max(wait_s, min(asked_s, RETRY_AFTER_LIMIT_S))
 
     def reset(self) -> None:
-        """Forget the failures: something worked."""
+        """Forget the failures, after a success."""
         self.failures = 0

@@ -1,6 +1,6 @@
 """The verbs of a Kubernetes API over typed collections.
 
-One invariant: every call is bounded in time and ends in a value or in an error of ``fleetboard.kube.errors``.
+Invariant: every call is bounded in time and ends in a value or in an error of ``fleetboard.kube.errors``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Objects = list[T]
 Body = dict[str, Any]
 
 PAGE_SIZE = 500
-# Names come from users and from other clusters; in a path, "..", "/" or "?" would address something else.
+# Names come from users and from other clusters; in a path, "..", "/" or "?" would address another object.
 _SEGMENT = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._:]*[A-Za-z0-9])?")
 
 
 class Client:
-    """One API server; safe to share by threads."""
+    """Client of one API server; threads may share it."""
 
     def __init__(self, transport_: transport.Transport) -> None:
         self._transport = transport_
@@ -42,7 +42,7 @@ class Client:
 
     @classmethod
     def from_token(cls, server: str, *, ca_pem: bytes, token: Callable[[], str], user_agent: str) -> Client:
-        """Use a bearer token that is asked for at each request; an empty ``ca_pem`` trusts the system's authorities."""
+        """Use a bearer token, read at each request; an empty ``ca_pem`` trusts the system's authorities."""
         return cls(transport.Transport(credentials.token(server, ca_pem=ca_pem, token=token), user_agent=user_agent))
 
     @property
@@ -73,12 +73,12 @@ class Client:
     def list(
         self, resource: Resource[T], namespace: str = "", *, selector: str = "", field_selector: str = ""
     ) -> tuple[Objects[T], str]:
-        """Return all objects of one moment, and the version to watch from."""
+        """Return all objects at one moment, and the version to watch from."""
         filters = _filters(selector, field_selector)
         try:
             return self._pages(resource, namespace, [*filters, ("limit", str(PAGE_SIZE))])
         except errors.GoneError:
-            # The moment was compacted away between two pages: one unpaged request can't lose it.
+            # The version was compacted away between two pages: one unpaged request can't lose it.
             return self._pages(resource, namespace, filters)
 
     def create(
@@ -89,7 +89,7 @@ class Client:
         *,
         timeout_s: float = transport.READ_TIMEOUT_S,
     ) -> T:
-        """Create an object, in ``namespace`` or else in the one of its metadata.
+        """Create an object, in ``namespace`` or else in the namespace of its metadata.
 
         Raises:
             errors.AlreadyExistsError: the name is taken.
@@ -108,7 +108,7 @@ class Client:
         force: bool = True,
         keep_version: bool = False,
     ) -> T:
-        """Say what ``manager`` wants of an object (server-side apply); fields it no longer names are removed.
+        """Apply what ``manager`` wants of an object (server-side apply); fields it no longer names are removed.
 
         With ``subresource`` the object must exist, and only that part of ``obj`` is sent. With ``keep_version`` the
         object must still be at the resourceVersion in ``obj``.
@@ -128,13 +128,13 @@ class Client:
         return encoding.decode(resource, answer)
 
     def put(self, resource: Resource[T], obj: T | Body, *, found: T | None) -> T:
-        """Write an object, whole, that nobody else writes; ``found`` is what the caller knows to be there.
+        """Write a whole object that has no other writer; ``found`` is the caller's copy of it, if any.
 
-        What is there and not in ``obj`` is lost, whatever it is. Server-side apply, which would keep it, costs the API
-        server half as much again, and twice the etcd requests for an object that is new.
+        Fields that are not in ``obj`` are lost. Server-side apply, which would keep them, costs the API server half as
+        much again, and twice the etcd requests for a new object.
 
         Raises:
-            errors.ConflictError: it changes again and again.
+            errors.ConflictError: the object changes again and again.
         """
         body = encoding.encode(resource, obj)
         try:
@@ -144,7 +144,7 @@ class Client:
         except errors.NotFoundError:
             return self.create(resource, body)
         except (errors.AlreadyExistsError, errors.ConflictError) as err:
-            # The answer to a write of our own was lost, or the watch is late.
+            # The answer to our own write was lost, or the watch is late.
             try:
                 return self._replace(resource, body, self._version(resource, body))
             except errors.NotFoundError:
@@ -154,17 +154,17 @@ class Client:
         return self.replace(resource, {**body, "metadata": {**body["metadata"], "resourceVersion": version}})
 
     def _version(self, resource: Resource[T], body: Body) -> str:
-        """Return the version of what is there now, which may be an object that we can't read."""
+        """Return the version of the present object, even when the object itself can't be read."""
         skeleton = encoding.decode_skeleton(self._transport.request("GET", _object_path(resource, body, "")))
         return skeleton.metadata.resource_version
 
     def patch_status(self, resource: Resource[T], found: T, status: Body) -> T:
         """Change some fields of a status, at the version of ``found``.
 
-        Lists are written whole, and what others say in them is what they said then.
+        Lists are written whole, with other writers' entries as they were at that version.
 
         Raises:
-            errors.ConflictError: somebody changed the object since.
+            errors.ConflictError: the object changed since.
         """
         metadata = encoding.metadata_of(found)
         patch = {"metadata": {"resourceVersion": metadata.resource_version}, "status": status}
@@ -188,17 +188,17 @@ class Client:
         subresource: str = "",
         timeout_s: float = transport.READ_TIMEOUT_S,
     ) -> T:
-        """Put an object in place of the version it was read at; fields that the struct doesn't know are lost.
+        """Replace an object at the version it was read at; fields that the struct doesn't have are lost.
 
         Raises:
-            errors.ConflictError: someone changed it since.
+            errors.ConflictError: the object changed since.
         """
         body = encoding.encode(resource, obj, keep_version=True, subresource=subresource)
         path = _object_path(resource, body, subresource)
         return encoding.decode(resource, self._transport.request("PUT", path, body=body, timeout_s=timeout_s))
 
     def delete(self, resource: Resource[Any], name: str, namespace: str = "", *, uid: str = "") -> bool:
-        """Delete an object, and with ``uid`` only that one; return False when it wasn't there."""
+        """Delete an object, with ``uid`` only that one; return whether there was one to delete."""
         body: Body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid:
             body["preconditions"] = {"uid": uid}
@@ -222,7 +222,7 @@ class Client:
         selector: str = "",
         field_selector: str = "",
     ) -> watch.Watch[T]:
-        """Begin to watch a collection from ``version``; the server ends it after ``seconds``."""
+        """Begin to watch a collection from ``version``; the server ends the watch after ``seconds``."""
         query = [
             ("watch", "true"),
             ("allowWatchBookmarks", "true"),
@@ -235,7 +235,7 @@ class Client:
         return watch.Watch(resource, response, mapped=self._transport.mapped)
 
     def post(self, path: str, body: Body) -> Body:
-        """Post to a path that is no collection (TokenRequest and the like)."""
+        """Post to a path that is not a collection, such as TokenRequest."""
         answer = self._transport.request("POST", path, body=body)
         try:
             return msgspec.json.decode(answer, type=dict[str, Any])

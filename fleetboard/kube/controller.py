@@ -1,6 +1,6 @@
-"""Work on keys until the world is as it should be.
+"""The loop that reconciles keys until they succeed.
 
-One invariant: a key that failed is tried again until it succeeds, and is never worked on twice at once.
+Invariant: a key that failed is retried until it succeeds, and no two workers reconcile it at once.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ REST_LIMIT_S = 2.0
 
 
 class Controller(Generic[K]):
-    """Call ``reconcile`` with keys, in worker threads.
+    """Calls ``reconcile`` with keys, in worker threads.
 
-    ``reconcile`` returns the seconds after which it wants the key again, or None. Level-triggered: it is told
-    which key may have changed, never how.
+    ``reconcile`` returns the seconds after which it wants the key again, or None. It is level-triggered: it gets the
+    key that may have changed, and no event.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Controller(Generic[K]):
         rest: float = 0.0,
         queue: workqueue.WorkQueue[K] | None = None,
     ) -> None:
-        """``rest`` times as long as its work took a worker rests before the next, at most ``REST_LIMIT_S``.
+        """After each key a worker pauses ``rest`` times as long as its work took, at most ``REST_LIMIT_S``.
 
-        For work that costs more the more there is: a stream of events then can't take a whole core, and what came
-        meanwhile is done at once. Work of a millisecond rests for as good as nothing.
+        This is for work that costs more the more objects there are. A stream of events can't take a whole core then,
+        and events that arrive meanwhile are handled together. The pause after short work is negligible.
         """
         self._name, self._reconcile, self._workers, self._wait_for = name, reconcile, workers, wait_for
         self._rest, self._stopping = rest, threading.Event()
@@ -52,11 +52,11 @@ class Controller(Generic[K]):
         self._queue = workqueue.WorkQueue[K]() if queue is None else queue
 
     def enqueue(self, key: K) -> None:
-        """Ask for ``key`` to be worked on; hand this to reflectors as ``notify``."""
+        """Add ``key`` to the work queue; pass this to reflectors as ``notify``."""
         self._queue.add(key)
 
     def run(self, stop: threading.Event) -> None:
-        """Work until ``stop``, beginning once every event of ``wait_for`` is set; run once."""
+        """Work until ``stop``, from the moment every event of ``wait_for`` is set; call this once."""
         if not self._await(stop):
             return
         threads = [
@@ -105,7 +105,7 @@ class Controller(Generic[K]):
         metrics.RECONCILE_ERRORS.labels(self._name).inc()
         delay_s = self._queue.retry(key)
         self._queue.done(key, ok=False)
-        # What the API refused is expected to happen and says all in its sentence; the rest is a fault of ours.
+        # An error of the API is expected and its message is enough; any other is a defect and needs its traceback.
         log.log(
             logging.WARNING if isinstance(err, errors.KubeError) else logging.ERROR,
             "reconcile failed, retrying",

@@ -1,7 +1,7 @@
-"""Where the address, trust and credential of an API server come from.
+"""Reads the address, trust and credential of an API server.
 
-One invariant: a configuration belongs to one client; the kubernetes package's process-wide default is never touched,
-for a part may talk to two clusters.
+Every client has a configuration of its own: a part may talk to two clusters, so the kubernetes package's process-wide
+default is never changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fleetboard.kube.official import config_exception, configuration, incluster_
 
 
 def in_cluster() -> Any:
-    """Return the pod's own configuration; its token file is read again every minute."""
+    """Return the pod's own configuration; the package reads the token file again every minute."""
     made = configuration.Configuration()
     try:
         incluster_config.load_incluster_config(client_configuration=made)
@@ -26,8 +26,8 @@ def in_cluster() -> Any:
 
 
 def kubeconfig(path: str, context: str) -> Any:
-    """Return what the kubeconfig says of ``context`` (empty: its current one)."""
-    # Only people have one, and it brings all of the package.
+    """Return the configuration of a kubeconfig's ``context``; empty means the current one."""
+    # Imported here, since only people have a kubeconfig and this loads the whole package.
     from kubernetes.config import kube_config
 
     made = configuration.Configuration()
@@ -39,13 +39,13 @@ def kubeconfig(path: str, context: str) -> Any:
 
 
 def token(server: str, *, ca_pem: bytes, token: Callable[[], str]) -> Any:
-    """Return a configuration that asks ``token`` at every request, so that a renewed one is used at once."""
+    """Return a configuration that calls ``token`` at every request, so that a renewed token is used at once."""
     made = configuration.Configuration(host=server.rstrip("/"), ca_cert_data=ca_pem.decode() if ca_pem else None)
     made.api_key_prefix["BearerToken"] = "Bearer"
 
     def ask(config: Any) -> None:
         config.api_key["BearerToken"] = token()
 
-    made.api_key["BearerToken"] = ""  # the package asks the hook only for schemes that have a value
+    made.api_key["BearerToken"] = ""  # the package calls the hook only for schemes that have a value
     made.refresh_api_key_hook = ask
     return made

@@ -1,7 +1,7 @@
-"""Objects to and from the API's JSON.
+"""Encodes objects as the API's JSON, and decodes them.
 
-One invariant: what we send holds only what the sender means to say: no metadata that the server writes, and always
-the apiVersion and kind of the collection it goes to, whatever the struct holds.
+Invariant: an encoded object has no metadata that the server writes, and always the apiVersion and kind of its
+collection, whatever the struct holds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 READ_ONLY = frozenset({"uid", "generation", "creationTimestamp", "deletionTimestamp", "managedFields", "selfLink"})
 
 
-# In UTF-8: DEL, C1 with NEL, line and paragraph separator, the mark of byte order, and what is no character.
+# In UTF-8: DEL, C1 with NEL, line and paragraph separator, byte order mark, noncharacters.
 _NOT_YAML = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]|\xef\xbb\xbf|\xef\xbf[\xbe\xbf]")
 
 
@@ -42,13 +42,13 @@ class _Identity(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Skeleton(msgspec.Struct):
-    """The part that every object of any kind has."""
+    """The part that objects of all kinds have."""
 
     metadata: _Identity = _Identity()
 
     @property
     def key(self) -> str:
-        """As ``ObjectMeta.key``."""
+        """The key, as of ``ObjectMeta.key``."""
         meta = self.metadata
         return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
 
@@ -74,8 +74,8 @@ class Page(Generic[T]):
     token: str
 
 
-# The first decoder of a type makes a table of its fields and of those of the types in it. A thread that meanwhile makes
-# another finds half a table, and the process ends with a segmentation fault (msgspec 0.22): one at a time.
+# The first decoder of a type makes a table of its fields and of those of the types in it. A thread that makes another
+# decoder meanwhile finds half a table, and the process ends with a segmentation fault (msgspec 0.22): one at a time.
 _making = threading.Lock()
 
 
@@ -102,7 +102,7 @@ def decode(kind: resource.Resource[T], body: bytes | msgspec.Raw) -> T:
     """Return the object in ``body``.
 
     Raises:
-        errors.AnswerRefusedError: it isn't one of that kind.
+        errors.AnswerRefusedError: it isn't an object of that kind.
     """
     try:
         decoded: T = _decoder(cast("Any", kind.type))(body)
@@ -114,8 +114,8 @@ def decode(kind: resource.Resource[T], body: bytes | msgspec.Raw) -> T:
 def decode_page(kind: resource.Resource[T], body: bytes) -> Page[T]:
     """Return the page in ``body``.
 
-    An object that can't be read is left out and logged: in the hub members write objects, and one bad object
-    must not hide all others.
+    An object that can't be read is logged and left out: on the hub members write objects, and one invalid object must
+    not hide all others.
     """
     try:
         page = _page_decoder(cast("Any", kind.type))(body)
@@ -136,7 +136,7 @@ def decode_or_none(kind: resource.Resource[T], body: bytes | msgspec.Raw) -> T |
     try:
         return decode(kind, body)
     except errors.AnswerRefusedError as err:
-        log.error("object ignored", extra={"error": str(err), "key": decode_skeleton(body).key})  # noqa: TRY400 - the sentence says all
+        log.error("could not read an object, ignoring it", extra={"error": str(err), "key": decode_skeleton(body).key})  # noqa: TRY400 - the message is enough
         return None
 
 
@@ -153,7 +153,7 @@ def decode_event(line: bytes) -> RawEvent:
 
 
 def decode_skeleton(body: bytes | msgspec.Raw) -> Skeleton:
-    """Return key and version of an object of any kind, empty when even those can't be read."""
+    """Return key and version of an object of any kind; empty when even those can't be read."""
     try:
         return _decode_skeleton(body)
     except msgspec.DecodeError:
@@ -166,8 +166,8 @@ def encode(
     """Return the JSON to send: defaults left out, apiVersion and kind filled in, read-only metadata stripped.
 
     Args:
-        kind: Collection it goes to.
-        obj: A struct of the collection's type, or a dict in the API's spelling.
+        kind: Collection of the object.
+        obj: A struct of the collection's type, or a dict with the API's field names.
         keep_version: Keep resourceVersion, which makes a write conditional.
         subresource: When given, only the name and that part of the object are kept.
     """
@@ -184,9 +184,9 @@ def encode(
 
 
 def as_yaml(body: dict[str, Any]) -> bytes:
-    """Return JSON that a reader of YAML takes for the same, as the API server is one of what is applied (go-yaml).
+    """Return JSON that is also valid YAML of the same value: the API server reads applied objects as YAML (go-yaml).
 
-    YAML refuses some characters that JSON needn't escape, and takes others for the end of a line.
+    YAML refuses some characters that JSON needn't escape, and reads others as the end of a line.
     """
     return _NOT_YAML.sub(_escape, msgspec.json.encode(body))
 
@@ -196,13 +196,13 @@ def _escape(found: re.Match[bytes]) -> bytes:
 
 
 def metadata_of(obj: Any) -> meta.ObjectMeta:
-    """Return the metadata that every object of a collection has."""
+    """Return the metadata of an object of any collection."""
     metadata: meta.ObjectMeta = obj.metadata
     return metadata
 
 
 def _constants(obj: Any) -> dict[str, str]:
-    """Return top-level texts that equal their default and so were left out, though the API wants them.
+    """Return top-level texts that were left out because they equal their default, though the API requires them.
 
     EndpointSlice.addressType is required, Secret.type immutable: both would otherwise vanish.
     """
@@ -214,5 +214,5 @@ def _constants(obj: Any) -> dict[str, str]:
 
 @functools.cache
 def field_names(type_: type[msgspec.Struct]) -> tuple[tuple[str, str], ...]:
-    """Return the fields of a struct, each as here and as in the API; found once, for that is slow."""
+    """Return the fields of a struct, each by its name here and in the API; cached, since msgspec is slow at it."""
     return tuple((field.name, field.encode_name) for field in msgspec.structs.fields(type_))

@@ -1,4 +1,4 @@
-"""What can go wrong between us and an API server, as one tree that callers act on by type.
+"""Errors of the API client, one tree that callers act on by type.
 
 ::
 
@@ -6,14 +6,14 @@
     ├── ConfigurationRefusedError   credentials or kubeconfig can't be used
     ├── UnreachableError            no answer: refused, timed out, no such host, cut off
     │   └── CertificateRefusedError the server's certificate is not the one we trust
-    ├── AnswerRefusedError          an answer that isn't what the API promises
+    ├── AnswerRefusedError          an answer that can't be read as what was requested
     └── ApiError                    the server answered with a Status
         ├── UnauthorizedError 401   ├── ForbiddenError 403   ├── NotFoundError 404
         ├── ConflictError 409       ├── AlreadyExistsError 409
         ├── GoneError 410           ├── InvalidError 422     ├── ThrottledError 429
         └── ServerError 5xx
 
-One invariant: no text of these errors holds a credential or a body that isn't the message of a ``Status``.
+Invariant: no text of these errors holds a credential, or a body that isn't the message of a ``Status``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class KubeError(Exception):
 
 
 class ConfigurationRefusedError(KubeError):
-    """The kubeconfig or the pod's credentials can't be used; the sentence says why."""
+    """The kubeconfig or the pod's credentials can't be used; the message says why."""
 
 
 class UnreachableError(KubeError):
@@ -42,7 +42,7 @@ class CertificateRefusedError(UnreachableError):
 
 
 class AnswerRefusedError(KubeError):
-    """The server answered something that can't be read as what was asked for."""
+    """The server's answer can't be read as what was requested."""
 
 
 class ApiError(KubeError):
@@ -50,9 +50,9 @@ class ApiError(KubeError):
 
     Attributes:
         status: HTTP status code.
-        reason: Machine-readable reason of the Status, empty when there was none.
-        message: Sentence of the Status, at most 256 characters.
-        retry_after_s: What the server asked us to wait, 0 when it didn't.
+        reason: Machine-readable reason of the Status, empty without one.
+        message: Message of the Status, at most 256 characters.
+        retry_after_s: How long the server asked the client to wait, else 0.
     """
 
     def __init__(self, status: int, reason: str, message: str, *, request: str = "", retry_after_s: float = 0) -> None:
@@ -82,7 +82,7 @@ class NotFoundError(ApiError):
 
 
 class ConflictError(ApiError):
-    """409: someone else changed the object first, or owns the field."""
+    """409: another writer changed the object first, or owns the field."""
 
 
 class AlreadyExistsError(ApiError):
@@ -98,11 +98,11 @@ class InvalidError(ApiError):
 
 
 class ThrottledError(ApiError):
-    """429: the server asks us to wait."""
+    """429: the server asks the client to wait."""
 
 
 class ServerError(ApiError):
-    """5xx: the server or something behind it failed."""
+    """5xx: the server, or a server behind it, failed."""
 
 
 _BY_REASON: dict[str, type[ApiError]] = {"AlreadyExists": AlreadyExistsError, "Expired": GoneError}
@@ -124,7 +124,7 @@ class _Status(msgspec.Struct):
     code: int | None = None
 
 
-# Made here and not at the first error: that may come to several threads at once (see encoding).
+# Made at import: several threads may meet their first error at once (see ``encoding``).
 _decode_status = msgspec.json.Decoder(_Status).decode
 
 
@@ -135,7 +135,7 @@ def api_error(status: int, reason: str, message: str, **details: Any) -> ApiErro
 
 
 def from_answer(status: int, body: bytes, *, request: str = "", retry_after: str = "") -> ApiError:
-    """Return the error for an answer; a body that isn't a Status is left out, for it may hold anything."""
+    """Return the error for an answer; a body that isn't a Status is left out, since it may hold anything."""
     parsed = _parse(body)
     wait_s = float(retry_after) if retry_after.isdecimal() else 0.0
     return api_error(status, parsed.reason or "", parsed.message or "", request=request, retry_after_s=wait_s)

@@ -1,6 +1,6 @@
-"""Tell users of an object what happened to it, as Kubernetes Events (events.k8s.io/v1).
+"""Reports to users what happened to an object, as Kubernetes Events (events.k8s.io/v1).
 
-One invariant: ``emit`` returns at once and never raises; an Event that can't be written is dropped and counted.
+Invariant: ``emit`` returns at once and never raises; an Event that can't be written is dropped and counted.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _Series:
 
 
 class Recorder:
-    """Write Events from one thread of its own, which ends when there is nothing to write."""
+    """Writes Events from one thread of its own, which ends when there is nothing to write."""
 
     def __init__(self, client: Client, component: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._client, self._component, self._clock = client, component, clock
@@ -80,12 +80,12 @@ class Recorder:
         self._waiting: queue.Queue[_Emission] = queue.Queue(QUEUE_SIZE)
         self._lock = threading.Lock()
         self._writing = False
-        # Below: the writing thread's alone.
+        # Used by the writing thread alone.
         self._series: dict[tuple[str, str, str], _Series] = {}
         self._tokens, self._refilled = float(BURST), clock()
 
     def emit(self, regarding: dict[str, str], *, reason: str, message: str, type_: EventType = "Normal") -> None:
-        """Say ``reason`` (CamelCase) and ``message`` of ``regarding`` (apiVersion, kind, name, namespace, uid)."""
+        """Report ``reason`` (CamelCase) and ``message`` on an object, given by its ``reference``."""
         try:
             self._waiting.put_nowait(_Emission(dict(regarding), reason, message[:_NOTE_LIMIT], type_))
         except queue.Full:
@@ -112,7 +112,7 @@ class Recorder:
             except Exception as err:
                 metrics.EVENTS_DROPPED.inc()
                 known = isinstance(err, errors.KubeError)
-                log.warning("event not written", exc_info=None if known else err, extra={"error": str(err)})
+                log.warning("could not write an event", exc_info=None if known else err, extra={"error": str(err)})
 
     def _record(self, emission: _Emission) -> None:
         now = self._clock()

@@ -1,7 +1,7 @@
-"""Find the objects of a reflector by something inside them: pods of a slice, slices of a service.
+"""Finds the objects of a reflector by a term inside them: slices by service, for example.
 
-One invariant: an object that changed is reported under the terms it had as well as under those it has, so that what
-left a term is noticed there too.
+Invariant: an object that changed is reported under the terms it had and under those it has, so that its leaving a term
+is noticed there too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Terms = frozenset[str]
 
 
 class Index(Generic[T, K]):
-    """Terms to objects of a store; safe to share by threads."""
+    """Maps terms to objects of a store; threads may share it."""
 
     def __init__(self, store: Callable[[], Mapping[str, T]], terms_of: Callable[[T], frozenset[K]]) -> None:
         self._store, self._terms_of = store, terms_of
@@ -38,7 +38,7 @@ class Index(Generic[T, K]):
             return frozenset(self._keys)
 
     def update(self, key: str) -> frozenset[K]:
-        """Take note that the object under ``key`` changed or went; return the terms it had and those it has."""
+        """Read the object under ``key`` again, or its absence; return the terms it had and those it has."""
         with self._lock:
             obj = self._store().get(key)
             old = self._terms.pop(key, frozenset())

@@ -1,11 +1,14 @@
 """Leader election over one coordination.k8s.io/v1 Lease.
 
-One invariant: we stop leading, by our own monotonic clock, before anyone else may start. A term lasts ``deadline``
-from before the request that renewed it; a rival takes over only after it has seen the same record unchanged for
-``duration``, which is longer. The wall-clock times inside the Lease are for people and are never compared.
+Invariant: a leader stops leading, by its own monotonic clock, before another candidate may start.
 
-Identities must differ between processes that run at once. A process that starts anew under its predecessor's identity
-takes the Lease over at once, with a new epoch: by that a predecessor that still runs learns that its term is over.
+A term lasts ``deadline`` from before the request that renewed it. A rival takes over only after it has seen the same
+record unchanged for ``duration``, which is longer. The wall-clock times inside the Lease are for people and are never
+compared.
+
+Every new term has a higher epoch, the Lease's ``leaseTransitions``. Identities must differ between processes that run
+at once. A process that restarts under its predecessor's identity takes the Lease over at once, with a new epoch; a
+predecessor that still runs learns from the epoch that its term is over.
 """
 
 from __future__ import annotations
@@ -31,38 +34,38 @@ HIGHEST_EPOCH = 2**31 - 1
 
 
 class Candidacy:
-    """Decide whether we may hold the Lease and whether we do: all rules, no I/O.
+    """Decides whether this candidate may hold the Lease and whether it leads: all rules, no I/O.
 
     ``now`` is always the caller's monotonic clock.
     """
 
     def __init__(self, identity: str, *, duration_s: float, deadline_s: float) -> None:
         self._identity, self._duration_s, self._deadline_s = identity, duration_s, deadline_s
-        self._seen: tuple[object, float] = (None, float("-inf"))  # record last read, and when it last changed
+        self._seen: tuple[object, float] = (None, float("-inf"))  # the record last read, and when it last changed
         self._looked = float("-inf")  # when a record was last read
-        self._term = -1  # epoch of our last term
-        self._claimed = -1  # epoch that we wrote last, or tried to
-        self._floor = -1  # epoch that our next one has to exceed
+        self._term = -1  # epoch of the own last term
+        self._claimed = -1  # epoch of the last own write, or attempt
+        self._floor = -1  # epoch that the next own one must exceed
         self._renewed = float("-inf")
         self.holder = ""
         self.epoch = 0
 
     def leading(self, now: float) -> bool:
-        """Return whether our term runs."""
+        """Tell whether the own term lasts."""
         return now - self._renewed < self._deadline_s
 
     def remaining(self, now: float) -> float:
-        """Return the seconds that are left of our term, 0 when it is over."""
+        """Return how many seconds are left of the own term, 0 when it is over."""
         return max(0.0, self._renewed + self._deadline_s - now)
 
     def claim(self, lease: core.Lease | None, now: float, *, wall: datetime.datetime) -> core.LeaseSpec | None:
-        """Return the record to write if we may, given the record just read; None leaves the Lease alone."""
+        """Return the record to write, given the record just read; None leaves the Lease alone."""
         spec = lease.spec if lease is not None else core.LeaseSpec()
         led = self.leading(now)
-        # Never lower, though somebody deleted the Lease: who fences by epoch would refuse us for ever.
+        # Never lower, even when the Lease was deleted: what fences by epoch would refuse this leader for ever.
         self.holder, self.epoch = spec.holder_identity, max(self.epoch, spec.lease_transitions)
         mark = None if lease is None else (spec.holder_identity, spec.renew_time, spec.lease_transitions)
-        # No record looks like no record: if we were cut off since, there may have been another term in between.
+        # Two reads of a missing Lease are indistinguishable: between them there may have been another term.
         blind = mark is None and now - self._looked >= self._deadline_s
         self._looked = now
         if mark != self._seen[0] or blind:
@@ -70,7 +73,7 @@ class Candidacy:
         stamp = times.render_micro(wall)
         if self._ours(spec):
             term = spec.lease_transitions
-            # Two more than was asked for: one more is what a namesake that starts now would take.
+            # +2: a second process with the same identity that starts now would claim +1.
             self._claimed = term if term > self._floor else self._floor + 2
             return msgspec.structs.replace(
                 spec,
@@ -78,9 +81,9 @@ class Candidacy:
                 lease_duration_seconds=math.ceil(self._duration_s),
                 lease_transitions=self._claimed,
             )
-        self._renewed = float("-inf")  # the record says that someone else's term began
-        # An absent Lease may be a deleted one that hides a running term: only its holder may go on at once. The price
-        # is one ``duration`` without a leader when the Lease is made for the first time.
+        self._renewed = float("-inf")  # according to the record another candidate's term began
+        # An absent Lease may have been deleted during a term: only that term's leader may go on at once. So there is no
+        # leader for one ``duration`` when the Lease is made for the first time.
         free = led or self._waited(now) if lease is None else self._free(spec, now)
         if not free:
             return None
@@ -94,37 +97,37 @@ class Candidacy:
         )
 
     def renewed(self, started: float) -> None:
-        """Begin or lengthen our term: the record was written by a request that began at ``started``."""
+        """Begin or extend the own term: the request that wrote the record began at ``started``."""
         self._renewed, self._term = started, self._claimed
         self.holder, self.epoch = self._identity, self._term
 
     def outbid(self, epoch: int) -> None:
-        """Make every epoch of ours from the next write on exceed ``epoch``, that of a term still under way too."""
+        """Make every own epoch from the next write on exceed ``epoch``, also within a term."""
         if epoch <= HIGHEST_EPOCH - 2:
             self._floor = max(self._floor, epoch)
 
     def lost(self) -> None:
-        """End our term at once."""
+        """End the own term at once."""
         self._renewed = float("-inf")
 
     def released(self, lease: core.Lease | None) -> core.LeaseSpec | None:
-        """Return the record that lets a successor start at once, or None when the Lease isn't ours."""
+        """Return the record that lets a successor start at once; None when another candidate holds the Lease."""
         self.lost()
         if lease is None or not self._ours(lease.spec):
             return None
         return msgspec.structs.replace(lease.spec, holder_identity="", lease_duration_seconds=1)
 
     def _ours(self, spec: core.LeaseSpec) -> bool:
-        # By epoch too: a namesake that started after us has taken it over.
-        # Either of two: the answer to the write that raised it may have been lost, or the write itself.
+        # By epoch too: a later process with the same identity takes the Lease over.
+        # Two epochs: the write that raised it, or its answer, may have been lost.
         return spec.holder_identity == self._identity and spec.lease_transitions in (self._term, self._claimed)
 
     def _free(self, spec: core.LeaseSpec, now: float) -> bool:
         if not spec.holder_identity:
             return True
         if spec.holder_identity == self._identity and self._term < 0:
-            return True  # our predecessor's; see the module's docstring
-        # The holder's own duration counts where it is longer: it may run with other settings than we.
+            return True  # the predecessor's; see the module's docstring
+        # The holder's own duration counts where it is longer: its settings may differ.
         return self._waited(now, spec.lease_duration_seconds)
 
     def _waited(self, now: float, duration_s: float = 0) -> bool:
@@ -132,11 +135,11 @@ class Candidacy:
 
 
 class Elector:
-    """Campaign for a Lease.
+    """Campaigns for a Lease.
 
     Attributes:
-        holder: Who held the Lease when it was last read, empty for nobody.
-        epoch: Its leaseTransitions then: grows with every new term.
+        holder: Holder of the Lease when it was last read, empty for none.
+        epoch: Its leaseTransitions at that time; every new term has a higher one.
     """
 
     def __init__(
@@ -157,29 +160,29 @@ class Elector:
         self._period_s, self._deadline_s, self._clock = period_s, deadline_s, clock
         self._candidacy = Candidacy(identity, duration_s=duration_s, deadline_s=deadline_s)
         self._identity = identity
-        # Two tries fit into a term, so that one hung connection doesn't cost it.
+        # Two tries fit into a term, so that one hung connection doesn't end it.
         self._timeout_s = deadline_s / 3
 
     @property
     def leading(self) -> bool:
-        """Whether we lead at this moment; turns False by the clock alone when the API can't be reached."""
+        """Whether this process leads now; turns False by the clock alone when the API can't be reached."""
         return self._candidacy.leading(self._clock())
 
     @property
     def holder(self) -> str:
-        """Identity of the holder last seen."""
+        """Identity of the holder last read."""
         return self._candidacy.holder
 
     @property
     def epoch(self) -> int:
-        """LeaseTransitions last seen."""
+        """LeaseTransitions last read."""
         return self._candidacy.epoch
 
     def run(self, stop: threading.Event, *, on_start: Callable[[], None], on_stop: Callable[[], None]) -> None:
         """Campaign until ``stop``; call ``on_start`` and ``on_stop`` around each term, in this thread.
 
-        Both must return soon. The Lease is renewed by a thread of its own: a request that hangs can't delay
-        ``on_stop`` past the end of the term. After ``stop`` the Lease is given back once ``on_stop`` has returned.
+        Both must return soon. A thread of its own renews the Lease, so a hung request can't delay ``on_stop`` past the
+        end of the term. After ``stop`` the Lease is released once ``on_stop`` has returned.
         """
         finished = threading.Event()
         renewer = threading.Thread(target=self._renew, args=(finished,), name="renew the lease", daemon=True)
@@ -204,15 +207,15 @@ class Elector:
             self.release()
 
     def outbid(self, epoch: int) -> None:
-        """Take an epoch above ``epoch``: who fences by it has seen that one, though our Lease has not.
+        """Take an epoch above ``epoch``, which the other side of a fence has seen, though the Lease is behind it.
 
-        A Lease that was deleted while nobody ran, or restored from a backup, counts from a lower number.
+        A Lease counts from a lower number after it was deleted while nobody ran, or restored from a backup.
         """
         self._candidacy.outbid(epoch)
 
     def tick(self) -> None:
-        """Read the Lease and write it if we may; errors of the API end nothing but this try."""
-        # Taken before the requests: a slow answer must not lengthen our term.
+        """Read the Lease and write it if allowed; an error of the API ends this try alone."""
+        # Read before the requests: a slow answer must not lengthen the term.
         started = self._clock()
         try:
             lease = self._read()
@@ -226,14 +229,14 @@ class Elector:
             log.warning("lease request failed", extra={"lease": self._name, "error": str(err)})
 
     def release(self) -> None:
-        """Give the Lease back, so that a successor need not wait out our term (best effort)."""
+        """Release the Lease, so that a successor need not wait until the term is over (best effort)."""
         try:
             lease = self._read() if self._candidacy.holder == self._identity else None
             spec = self._candidacy.released(lease)
             if spec is not None:
                 self._write(lease, spec)
         except errors.KubeError as err:
-            log.warning("the lease could not be released", extra={"lease": self._name, "error": str(err)})
+            log.warning("could not release the lease", extra={"lease": self._name, "error": str(err)})
 
     def _renew(self, finished: threading.Event) -> None:
         while not finished.is_set():
@@ -241,7 +244,7 @@ class Elector:
             finished.wait(self._period_s * random.uniform(0.8, 1.2))
 
     def _pace(self) -> float:
-        """Return how long ``run`` may sleep without missing the end of a term or noticing a new one late."""
+        """Return how long ``run`` may sleep without missing the end of a term, or noticing a new one late."""
         usual_s = min(0.2, self._period_s / 10)
         remaining_s = self._candidacy.remaining(self._clock())
         return min(usual_s, remaining_s) if remaining_s else usual_s

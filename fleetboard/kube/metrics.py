@@ -1,7 +1,6 @@
-"""Metrics of every part's dealings with API servers.
+"""Metrics of a part's calls to API servers.
 
-One invariant: counting needs no registry. The metrics belong to the process, as counts do; a process shows them by
-``register(registry)`` once.
+The metrics belong to the process and count without a registry; ``register(registry)`` shows them.
 """
 
 from __future__ import annotations
@@ -15,24 +14,26 @@ from prometheus_client.registry import Collector
 
 RECONCILES = Counter(
     "fleetboard_reconcile",
-    "Keys worked on, by how it went: done, again (asked to be called again) or failed.",
+    "Keys reconciled, by result: done, again (asked to be called again) or failed.",
     ["controller", "result"],
     registry=None,
 )
-RECONCILE_SECONDS = Histogram("fleetboard_reconcile_seconds", "Time to work on one key.", ["controller"], registry=None)
+RECONCILE_SECONDS = Histogram(
+    "fleetboard_reconcile_seconds", "Time to reconcile one key.", ["controller"], registry=None
+)
 RECONCILE_ERRORS = Counter(
-    "fleetboard_reconcile_errors", "Keys that failed and will be tried again.", ["controller"], registry=None
+    "fleetboard_reconcile_errors", "Keys that failed and are retried.", ["controller"], registry=None
 )
 WATCH_RESTARTS = Counter(
-    "fleetboard_kube_watch_restarts", "Watches that failed and were begun again.", ["resource"], registry=None
+    "fleetboard_kube_watch_restarts", "Watches that failed and were restarted.", ["resource"], registry=None
 )
 EVENTS_DROPPED = Counter(
-    "fleetboard_kube_events_dropped", "Kubernetes Events not written: too many at once or refused.", registry=None
+    "fleetboard_kube_events_dropped", "Kubernetes Events not written: too many at once, or refused.", registry=None
 )
 
 
 class Contacts(Collector):
-    """When each API server last answered, shown as an age so that an alert needs no clock of its own."""
+    """When each API server last answered, shown as an age so that an alert needs no clock."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -44,7 +45,7 @@ class Contacts(Collector):
         return now
 
     def describe(self) -> Iterable[Metric]:
-        """Name the metric without a value, as registration wants it."""
+        """Return the metric without a value, as registration requires."""
         return [self._family()]
 
     def collect(self) -> Iterable[Metric]:
@@ -65,7 +66,7 @@ CONTACTS = Contacts()
 
 
 def register(registry: CollectorRegistry) -> None:
-    """Show this process' API metrics in ``registry``, and what it takes of memory and CPU; call once per registry."""
+    """Show this process' API metrics, memory and CPU in ``registry``; call once per registry."""
     ProcessCollector(registry=registry)
     for metric in (RECONCILES, RECONCILE_SECONDS, RECONCILE_ERRORS, WATCH_RESTARTS, EVENTS_DROPPED, CONTACTS):
         registry.register(metric)

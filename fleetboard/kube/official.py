@@ -1,10 +1,12 @@
-"""The parts of the official client (package ``kubernetes``) that we use, without the rest of it.
+"""The parts of the official client (package ``kubernetes``) that Fleetboard uses, without the rest of it.
 
-Importing any of its modules runs its ``__init__``, which imports dynamic clients, streams, leader election and OAuth,
-and these pydantic, requests and oauthlib: 16 to 19 MB of each of our processes, and half of the time to their start.
-Here its modules are imported under bare packages instead. One invariant: those are gone again once this module is
-there, so that whoever imports ``kubernetes`` gets all of it, with the very modules that we have (imported by name: a
-module that was there before is no attribute of its package).
+To import any of its modules runs its ``__init__``, which imports dynamic clients, streams, leader election and OAuth,
+and these import pydantic, requests and oauthlib: 16 to 19 MB in each process, and half of its start time. So the few
+modules are imported here under bare packages, whose ``__init__`` doesn't run.
+
+Invariant: the bare packages are gone once this module is imported. A later ``import kubernetes`` loads the whole
+package, with the same module objects as here. (They are imported by name: a module that was loaded before is not an
+attribute of its package.)
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def _bare(*packages: str) -> Iterator[None]:
-    """Have packages whose ``__init__`` didn't run, while inside, where they aren't imported yet."""
+    """Put packages whose ``__init__`` didn't run in ``sys.modules`` meanwhile, unless they are imported already."""
     made = []
     for package in packages:
         if package in sys.modules:

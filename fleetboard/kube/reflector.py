@@ -1,7 +1,7 @@
-"""Keep a copy of one collection in memory and say which keys change.
+"""Mirrors one collection of the API in memory and reports which keys change.
 
-One invariant: ``store`` is what the API server held at some moment, and every key whose object differs from an
-earlier moment has been given to ``notify`` after the store changed.
+Invariant: ``store`` is what the API server held at some moment, and every key whose object differs from an earlier
+moment is reported to ``notify`` after the store changed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WATCH_SECONDS = (240, 360)
-# After a compaction every watcher in the fleet lists anew: they spread over this long.
+# After a compaction every watcher in the fleet lists again: they spread over this time.
 RELIST_SPREAD_S = 2.0
 _SHORT_S = 1.0
 
 
 def _ignore(_key: str) -> None:
-    """Take no notice."""
+    """Do nothing."""
 
 
 class Mirrors(Protocol):
-    """A reflector of whatever type, for those who run it and ask how it is."""
+    """A reflector of any type, for code that runs it and reads its state."""
 
     @property
     def synced(self) -> threading.Event:
@@ -39,7 +39,7 @@ class Mirrors(Protocol):
 
     @property
     def last_contact(self) -> float:
-        """Monotonic time of the API's last answer to us."""
+        """Monotonic time of the API's last answer."""
 
     def run(self, stop: threading.Event) -> None:
         """Mirror until ``stop``."""
@@ -49,13 +49,13 @@ class Mirrors(Protocol):
 
 
 class Reflector(Generic[T]):
-    """Mirror a collection.
+    """Mirrors a collection.
 
     Attributes:
-        store: Key (``metadata.key``) to object. Replaced whole by a list and changed in place by events: iterate
-            over ``list(store.values())``, and take ``store`` anew each time.
+        store: Key (``metadata.key``) to object. A list replaces it and events change it in place: iterate over
+            ``list(store.values())``, and read the attribute again each time.
         synced: Set once the store holds a complete list.
-        last_contact: Monotonic time of the API's last answer to us.
+        last_contact: Monotonic time of the API's last answer.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Reflector(Generic[T]):
 
     @property
     def store(self) -> Mapping[str, T]:
-        """The copy as it stands."""
+        """The present state of the mirror."""
         return self._store
 
     def get(self, key: str) -> T | None:
@@ -89,9 +89,9 @@ class Reflector(Generic[T]):
         return self._store.get(key)
 
     def remember(self, obj: T) -> None:
-        """Take note of what a write of ours returned, so that what is decided before the watch tells of it knows it.
+        """Store the object that a write returned, so that decisions before its watch event are based on it.
 
-        Only for objects that the selector selects. Where the watch is past it already, the copy knows better.
+        Only for objects that the selector selects. Does nothing when the watch is already past that version.
         """
         key = _meta(obj).key
         with self._writing:
@@ -101,10 +101,10 @@ class Reflector(Generic[T]):
         self._notify(key)
 
     def renew(self) -> None:
-        """Ask for a new watch from where this one is: after an outage the old one may be silent for long.
+        """Ask for a new watch from the present version: after an outage the old one may be silent for long.
 
-        Where only one direction was cut, the server's events go on arriving once, unacknowledged, which keeps our
-        connection alive; what follows waits for the server's retransmission timer, which doubles all the while.
+        Where only one direction was cut, the server's events still arrive once, unacknowledged, and keep the connection
+        alive. Later ones wait for the server's retransmission timer, which doubles each time.
         """
         current = self._watch
         if current is not None:
@@ -121,7 +121,7 @@ class Reflector(Generic[T]):
             done.set()
 
     def _interrupt(self, stop: threading.Event, done: threading.Event) -> None:
-        """Wake a reader that waits for events when ``stop`` is set; closing a socket is the one way to do so."""
+        """Wake a reader that waits for events when ``stop`` is set; only closing its socket does so."""
         while not stop.wait(5.0):
             if done.is_set():
                 return
@@ -173,7 +173,7 @@ class Reflector(Generic[T]):
                 field_selector=self._field_selector,
             )
             self.last_contact = time.monotonic()
-            if stop.is_set() or self._outdated():  # while we were connecting: nobody saw a watch to interrupt
+            if stop.is_set() or self._outdated():  # while connecting, when there was no watch to interrupt
                 self._watch.interrupt()
             for event in self._watch:
                 self.last_contact = time.monotonic()
@@ -186,12 +186,12 @@ class Reflector(Generic[T]):
         except errors.KubeError as err:
             raise _Cut(version, err) from err
         if not events and time.monotonic() - began < _SHORT_S and not stop.is_set() and not self._outdated():
-            # Something between us and the server ends watches at once: don't spin.
+            # Something on the way to the server ends watches at once: don't spin.
             raise _Cut(version, errors.UnreachableError(f"{self._client.server}: the watch ended at once"))
         return version
 
     def _outdated(self) -> bool:
-        """Tell whether another watch than the one under way is wanted."""
+        """Tell whether a watch of another selector is wanted."""
         return False
 
     def _apply(self, event: watch.Event[T]) -> None:
@@ -199,7 +199,7 @@ class Reflector(Generic[T]):
             at = int(event.version or 0)
             self._seen = max(self._seen, at)
             if event.change is watch.ChangeType.BOOKMARK or 0 < at <= _version(self._store.get(event.key)):
-                return  # nothing changed, or a write of ours told of it
+                return  # nothing changed, or ``remember`` stored it already
             if event.change is watch.ChangeType.DELETED or event.obj is None:
                 self._store.pop(event.key, None)
             else:
@@ -218,7 +218,7 @@ class Reflector(Generic[T]):
         stop.wait(delay_s)
 
 
-class _Cut(Exception):  # noqa: N818 - carries where a watch got to; never leaves this module
+class _Cut(Exception):  # noqa: N818 - carries the version that a watch reached; never leaves this module
     def __init__(self, version: str, err: errors.KubeError) -> None:
         super().__init__(version)
         self.version, self.err = version, err
@@ -229,5 +229,5 @@ def _meta(obj: Any) -> Any:
 
 
 def _version(obj: Any) -> int:
-    """Return an object's version, 0 of none: comparable within one collection (KEP-5504)."""
+    """Return an object's version, 0 for None: comparable within one collection (KEP-5504)."""
     return 0 if obj is None else int(obj.metadata.resource_version or 0)

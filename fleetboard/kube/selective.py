@@ -1,7 +1,7 @@
-"""Keep a copy of those objects of a collection whose label has one of some values, which may change meanwhile.
+"""Mirrors the objects of a collection whose label has one of some values; the values may change meanwhile.
 
-One invariant: of a value that is covered the copy holds what the API server held, and a change of the values loses no
-event of those that stay: what is new is listed, and the watch goes on for all of them from where it was.
+Invariant: for every covered value the store holds what the API server held. A change of values loses no event of those
+that stay: objects of new values are listed, and the watch goes on for all values from the version it had reached.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ T = TypeVar("T")
 Values = frozenset[str]
 
 SELECTOR_LIMIT = 48 * 1024
-"""Bytes of a selector in a URL, enough for 500 names of 63 characters. API servers take 1 MiB (Go's limit for a
-request's head); a proxy before them may take less, and says so."""
+"""Bytes of a selector in a URL, enough for 500 names of 63 characters. API servers accept 1 MiB (Go's limit for a
+request's head); a proxy before them may accept less, and answers so."""
 _TOO_LONG = (413, 414, 431)
 _BAD_REQUEST = 400
 _SUSPECT_BYTES = 4 * 1024
-"""Some proxies call a URL that is too long for them, with 8 KiB or less, a bad request."""
+"""Some proxies answer 400 to a URL that is too long for them, from 8 KiB or less on."""
 
 
 def render(label: str, values: Iterable[str]) -> str:
@@ -37,15 +37,15 @@ def render(label: str, values: Iterable[str]) -> str:
 
 
 class Selective(Reflector[T]):
-    """Mirror what is selected; it begins with the first ``select``.
+    """Mirrors the selected objects, from the first ``select`` on.
 
     Args:
         client: Client of the API.
         resource: The collection.
-        label: Label that values are of.
-        covered: Is told of values that are covered from now on; None stands for any value.
-        selector: What every object has to fit besides.
-        options: As the reflector's.
+        label: The label whose values are selected.
+        covered: Gets the values that are covered from now on; None stands for any value.
+        selector: Selector that every object must match as well.
+        options: As of the reflector.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Selective(Reflector[T]):
         super().__init__(client, resource, **options)
         self._label, self._base, self._on_covered = label, selector, covered
         self._chosen = threading.Event()
-        # None stands for every value, because they don't fit into a URL.
+        # None stands for every value, when they don't fit into a URL.
         self._wanted: Values | None = frozenset()
         self._covered: Values | None = frozenset()
         self._floors: dict[str, int] = {}
         self._limit = SELECTOR_LIMIT
 
     def select(self, values: Values) -> None:
-        """Cover these values from now on, and no other."""
+        """Cover these values from now on, and no others."""
         fits = len(urllib.parse.quote(render(self._label, values))) <= self._limit
         self._wanted = values if fits else None
         self._chosen.set()
@@ -77,7 +77,7 @@ class Selective(Reflector[T]):
             current.interrupt()
 
     def covers(self, value: str) -> bool:
-        """Tell whether what the copy holds of ``value`` is all there is."""
+        """Tell whether the store holds all objects of ``value``."""
         return self.synced.is_set() and (self._covered is None or value in self._covered)
 
     def run(self, stop: threading.Event) -> None:
@@ -92,7 +92,7 @@ class Selective(Reflector[T]):
 
     def _pause(self, err: errors.KubeError, stop: threading.Event, *, spread_s: float = 0.0) -> None:
         if isinstance(err, errors.ApiError) and self._wanted is not None and self._is_too_long(err.status):
-            log.warning("the selector is too long for this API: everything is watched", extra={"error": str(err)})
+            log.warning("the selector is too long for this API, watching all values", extra={"error": str(err)})
             self._limit, self._wanted = 0, None
         super()._pause(err, stop, spread_s=spread_s)
 
@@ -116,7 +116,7 @@ class Selective(Reflector[T]):
         return super()._follow(version, stop)
 
     def _reselect(self, version: str) -> str:
-        """Bring the copy to what is wanted; return the version to follow from."""
+        """Bring the store to the wanted values; return the version to follow from."""
         wanted, covered = self._wanted, self._covered
         if wanted is None or covered is None:
             return self._relist()
@@ -124,14 +124,14 @@ class Selective(Reflector[T]):
         if added:
             selector = self._full_selector(added)
             items, listed = self._client.list(self._resource, self._namespace, selector=selector)
-            # The watch goes on from an earlier version, of which the list is the outcome.
+            # The watch goes on from an earlier version than the list's: its events up to that are in the list.
             self._floors |= dict.fromkeys(added, int(listed))
             for obj in items:
                 key = _labelled(obj).key
                 self._store[key] = obj
                 self._notify(key)
         self._narrow(wanted)
-        # One that comes again is listed again.
+        # A value that returns later is listed again.
         self._floors = {value: floor for value, floor in self._floors.items() if value in wanted}
         for key, obj in list(self._store.items()):
             if self._value(obj) not in wanted:
@@ -147,7 +147,7 @@ class Selective(Reflector[T]):
         super()._apply(event)
 
     def _narrow(self, wanted: Values | None) -> None:
-        """Cover no longer what is about to leave the copy: its absence there will say nothing."""
+        """Stop covering values that are about to leave the store: their absence there will mean nothing."""
         if wanted is not None and self._covered is not None:
             self._covered &= wanted
 

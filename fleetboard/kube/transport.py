@@ -1,8 +1,9 @@
-"""One HTTP request to one API server: TLS, credentials and proxy by the kubernetes package, requests and errors by us.
+"""Sends one HTTP request to one API server.
 
-The package's own way from a call to a request copies and checks every value of it, which takes twice the CPU.
+TLS, credentials and proxy are the kubernetes package's, requests and errors this module's: the package copies and
+checks every value of a call, which takes twice the CPU.
 
-One invariant: nothing of the kubernetes package or urllib3 gets past this module, be it a type or an error.
+Invariant: no error of the kubernetes package or urllib3 leaves this module.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from fleetboard.kube.official import config_exception, keepalive, rest
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 15.0
-# Idle connections that are kept: a part has at most a dozen watches and as many workers.
+# Idle connections to keep: a part has at most a dozen watches and as many workers.
 POOL_SIZE = 32
 _ERROR_BODY_LIMIT = 64 * 1024
 
@@ -33,7 +34,7 @@ Query = Sequence[tuple[str, str]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _PreparedRequest:
-    """One request as it is sent."""
+    """One request, ready to be sent."""
 
     method: str
     path: str
@@ -43,10 +44,10 @@ class _PreparedRequest:
 
 
 class Transport:
-    """Send requests over a pool of connections; safe to share by threads."""
+    """Sends requests over a pool of connections; threads may share it."""
 
     def __init__(self, configuration: Any, *, user_agent: str) -> None:
-        configuration.retries = False  # callers retry with back-off; the library would do so three times at once
+        configuration.retries = False  # callers retry with back-off; the library would retry three times at once
         configuration.connection_pool_maxsize = POOL_SIZE
         configuration.socket_options = _socket_options()
         self._configuration, self._user_agent = configuration, user_agent
@@ -54,9 +55,9 @@ class Transport:
         self.server: str = configuration.host if "://" in configuration.host else f"http://{configuration.host}"
         try:
             manager = rest.RESTClientObject(configuration).pool_manager
-            # One server, one pool: looking it up by each URL would take a third of a request's CPU.
+            # One server, one pool: a lookup by each URL would take a third of a request's CPU.
             self._pool: urllib3.HTTPConnectionPool = manager.connection_from_url(self.server)
-            # A proxy that forwards, which none does to a server behind TLS, is told the whole URL.
+            # A forwarding proxy, which exists for servers without TLS only, needs the whole URL.
             forwards = self._pool.proxy is not None and self._pool.scheme == "http"
             self._base = self.server if forwards else urllib.parse.urlsplit(self.server).path
         except (urllib3.exceptions.HTTPError, ValueError) as err:
@@ -74,10 +75,10 @@ class Transport:
         content_type: str = "application/json",
         timeout_s: float = READ_TIMEOUT_S,
     ) -> bytes:
-        """Return the body of a successful answer; ``body`` is sent as JSON, or as it is when it is bytes.
+        """Return the body of a successful answer; ``body`` is encoded as JSON unless it is bytes.
 
         Raises:
-            errors.KubeError: anything else.
+            errors.KubeError: the request failed or was refused.
         """
         headers = {"Accept-Encoding": "gzip"}
         if body is not None:
@@ -88,15 +89,15 @@ class Transport:
             try:
                 return self._exchange(prepared, timeout_s)
             except _StaleConnectionError:
-                # A server may close an idle connection just as we write on it: reading again is harmless.
+                # A server may close an idle connection at the moment of the request: to read again is harmless.
                 if attempt + 1 == attempts:
                     raise
         raise AssertionError
 
     def open(self, path: str, *, query: Query, timeout_s: float) -> urllib3.HTTPResponse:
-        """Return an answer whose body is still to be read; each read of it may take ``timeout_s``.
+        """Return a response whose body is still to be read; each read may take ``timeout_s``.
 
-        The answer's head must come within the usual read timeout: a server that accepts and then stalls is
+        The response's head must arrive within the usual read timeout, so a server that accepts and then stalls is
         noticed soon, however long the body may be silent.
         """
         prepared = self._prepare("GET", path, query=query, headers={}, body=None)
@@ -109,7 +110,7 @@ class Transport:
 
     @contextlib.contextmanager
     def mapped(self) -> Iterator[None]:
-        """Turn every error of the libraries below into ours."""
+        """Turn every error of the libraries below into one of ``fleetboard.kube.errors``."""
         try:
             yield
         except urllib3.exceptions.SSLError as err:
@@ -130,7 +131,7 @@ class Transport:
             raise errors.ConfigurationRefusedError(f"{self.server}: the credential can't be read: {err}") from err
         headers = {"Accept": "application/json", "User-Agent": self._user_agent, **headers}
         if "BearerToken" in auth:
-            # An empty token would make us anonymous, and the refusal would name the wrong reason.
+            # An empty token would make the request anonymous, and its refusal would name the wrong reason.
             if not auth["BearerToken"]["value"]:
                 raise errors.UnauthorizedError(401, "Unauthorized", "no token yet", request=f"{method} {path}")
             headers["Authorization"] = auth["BearerToken"]["value"]
@@ -152,7 +153,7 @@ class Transport:
             timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s),
             retries=False,
             redirect=False,
-            assert_same_host=False,  # which a proxy that forwards is not
+            assert_same_host=False,  # a forwarding proxy is another host
             preload_content=False,
         )
         assert isinstance(response, urllib3.HTTPResponse), "urllib3 has no other, but for the browser"
@@ -160,7 +161,7 @@ class Transport:
         if 200 <= response.status < 300:
             return response
         body = response.read(_ERROR_BODY_LIMIT, decode_content=True)
-        if response.read(1):  # longer than any Status: don't drain it, drop the connection
+        if response.read(1):  # longer than any Status: drop the connection instead of draining it
             response.close()
         retry_after = response.headers.get("Retry-After", "")
         raise errors.from_answer(
@@ -177,11 +178,11 @@ class Transport:
 
 
 class _StaleConnectionError(errors.UnreachableError):
-    """The connection ended before the answer did."""
+    """The connection ended before the answer was complete."""
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
-    """Notice a peer that vanished within 40 s, idle (keepalive) or not (user timeout)."""
+    """Notice within 40 s that the server vanished, on an idle connection (keepalive) or a busy one (user timeout)."""
     options: list[tuple[int, int, int]] = keepalive.tcp_keepalive_socket_options(idle=20, interval=5, count=4)
     return [*options, (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 40_000)]
 
@@ -202,7 +203,7 @@ def _find(err: BaseException | None, kind: type[Exception]) -> BaseException | N
 
 
 def _plain(err: BaseException) -> str:
-    """Say in words why there was no answer; library texts hold object addresses and whole URLs."""
+    """Say in words why there was no answer; the libraries' own texts hold object addresses and whole URLs."""
     known: list[tuple[type[Exception], str]] = [
         (urllib3.exceptions.ProxyError, "the proxy gave no connection"),
         (urllib3.exceptions.NameResolutionError, "no such host"),

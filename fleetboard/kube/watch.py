@@ -1,7 +1,7 @@
 """One watch: a stream of changes to a collection that ends sooner or later.
 
-One invariant: whoever iterates learns of every change in the server's order, and of the version it leads to; a cut
-stream is an error, an end by the server is not.
+Invariant: the iteration yields every change in the server's order, with the version it leads to. A cut stream raises an
+error; an end by the server ends the iteration.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CHUNK = 64 * 1024
 
 
 class ChangeType(enum.Enum):
-    """What happened."""
+    """What happened to an object."""
 
     SET = "set"
     DELETED = "deleted"
@@ -31,7 +31,7 @@ class ChangeType(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event(Generic[T]):
-    """One change; ``obj`` is there when the change is SET or DELETED."""
+    """One change; ``obj`` is None in a BOOKMARK."""
 
     change: ChangeType
     key: str
@@ -40,7 +40,7 @@ class Event(Generic[T]):
 
 
 class Watch(Generic[T]):
-    """Iterate over events; iterate once."""
+    """An iterable of events; iterate once."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Watch(Generic[T]):
     def interrupt(self) -> None:
         """End the iteration from another thread, even while it waits for the server."""
         self._interrupted = True
-        # Already ended, or its connection is back in the pool.
+        # It has ended already, or its connection is back in the pool.
         with contextlib.suppress(ValueError, RuntimeError, OSError):
             self._response.shutdown()
 
@@ -80,7 +80,7 @@ class Watch(Generic[T]):
             with self._mapped():
                 return self._response.read1(_CHUNK, decode_content=True)
         except (errors.UnreachableError, ValueError):
-            # A socket shut down under a reader ends in whichever error the reader's layer had next.
+            # After a shutdown the reader gets an error of whichever layer it is in.
             if self._interrupted:
                 return b""
             raise
@@ -94,6 +94,6 @@ class Watch(Generic[T]):
         if raw.type == "BOOKMARK":
             return Event(ChangeType.BOOKMARK, "", None, version)
         obj = encoding.decode_or_none(self._resource, raw.object)
-        # One that can't be read counts as absent, as it does in a list.
+        # An object that can't be read counts as absent, as in a list.
         change = ChangeType.DELETED if obj is None or raw.type == "DELETED" else ChangeType.SET
         return Event(change, skeleton.key, obj, version)

@@ -1,7 +1,6 @@
-"""Keys that await work.
+"""The queue of keys that await work.
 
-One invariant: a key is with at most one worker at a time, and a key added while a worker has it is given out again
-afterwards.
+Invariant: at most one worker has a key at a time, and a key that is added meanwhile is given out again afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class WorkQueue(Generic[K]):
-    """De-duplicating queue with delays and back-off; safe to share by threads."""
+    """A de-duplicating queue with delays and back-off; threads may share it."""
 
     def __init__(
         self,
@@ -36,18 +35,18 @@ class WorkQueue(Generic[K]):
         self._busy: set[K] = set()
         self._again: set[K] = set()
         self._timers: list[tuple[float, int, K]] = []
-        self._due: dict[K, float] = {}  # the one timer of a key that counts; others in the heap are stale
+        self._due: dict[K, float] = {}  # the valid timer of each key; others in the heap are stale
         self._failures: dict[K, int] = {}
         self._ticket = itertools.count()
         self._closed = False
 
     def add(self, key: K) -> None:
-        """Ask for work on ``key`` now."""
+        """Add ``key`` now."""
         with self._changed:
             self._make_ready(key)
 
     def add_after(self, key: K, delay_s: float) -> None:
-        """Ask for work on ``key`` later; of several delays the one that ends first counts."""
+        """Add ``key`` after a delay; of several delays the one that ends first counts."""
         with self._changed:
             due = self._clock() + delay_s
             if key in self._due and self._due[key] <= due:
@@ -57,7 +56,7 @@ class WorkQueue(Generic[K]):
             self._changed.notify()
 
     def retry(self, key: K) -> float:
-        """Count a failure of ``key``, ask for it again after its back-off, and return that."""
+        """Count a failure of ``key``, add it again after its back-off, and return that."""
         with self._changed:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
         delay_s = backoff.delay(failures, base_s=self._base_s, cap_s=self._cap_s, jitter=self._jitter)
@@ -65,7 +64,7 @@ class WorkQueue(Generic[K]):
         return delay_s
 
     def get(self) -> K | None:
-        """Return the next key once there is one, or None once the queue is closed; ``done`` must follow."""
+        """Wait for the next key and return it, or None once the queue is closed; call ``done`` afterwards."""
         with self._changed:
             while not self._closed:
                 wait_s = self._fire_timers()
@@ -78,7 +77,7 @@ class WorkQueue(Generic[K]):
             return None
 
     def done(self, key: K, ok: bool = True) -> None:
-        """Give ``key`` back; ``ok`` forgets its failures."""
+        """Return ``key`` to the queue; ``ok`` forgets its failures."""
         with self._changed:
             self._busy.discard(key)
             if ok:
@@ -88,13 +87,13 @@ class WorkQueue(Generic[K]):
                 self._make_ready(key)
 
     def close(self) -> None:
-        """Wake every worker with None; keys that wait are dropped."""
+        """Wake every worker with None; drop the keys that wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def __len__(self) -> int:
-        """Count keys that could be given out now."""
+        """Count the keys that are ready."""
         with self._changed:
             return len(self._ready)
 

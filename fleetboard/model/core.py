@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from fleetboard.model import meta
+from fleetboard.model.meta import WireStruct
 
 PREFER_CLOSE = "PreferClose"
 PREFER_SAME_ZONE = "PreferSameZone"
@@ -18,11 +19,7 @@ TRAFFIC_DISTRIBUTIONS = (PREFER_CLOSE, PREFER_SAME_ZONE, PREFER_SAME_NODE)
 """Wishes of a Service for near endpoints (corev1.ServiceSpec.trafficDistribution)."""
 
 
-class _Wire(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """Wire options of every struct below."""
-
-
-class CoreServicePort(_Wire, frozen=True, kw_only=True):
+class CoreServicePort(WireStruct, frozen=True, kw_only=True):
     """corev1.ServicePort."""
 
     port: int
@@ -32,19 +29,19 @@ class CoreServicePort(_Wire, frozen=True, kw_only=True):
     node_port: int = 0
 
 
-class CoreClientIP(_Wire, frozen=True, kw_only=True):
+class CoreClientIP(WireStruct, frozen=True, kw_only=True):
     """corev1.ClientIPConfig."""
 
     timeout_seconds: int = 10800
 
 
-class CoreSessionAffinityConfig(_Wire, frozen=True, kw_only=True):
+class CoreSessionAffinityConfig(WireStruct, frozen=True, kw_only=True):
     """corev1.SessionAffinityConfig."""
 
     client_ip: CoreClientIP | None = msgspec.field(default=None, name="clientIP")
 
 
-class ServiceSpec(_Wire, frozen=True, kw_only=True):
+class ServiceSpec(WireStruct, frozen=True, kw_only=True):
     """corev1.ServiceSpec."""
 
     type: str = "ClusterIP"
@@ -58,7 +55,7 @@ class ServiceSpec(_Wire, frozen=True, kw_only=True):
     ip_families: list[str] = []
 
 
-class Service(_Wire, frozen=True, kw_only=True):
+class Service(WireStruct, frozen=True, kw_only=True):
     """corev1.Service."""
 
     api_version: str = "v1"
@@ -67,7 +64,7 @@ class Service(_Wire, frozen=True, kw_only=True):
     spec: ServiceSpec = ServiceSpec()
 
 
-class TargetRef(_Wire, frozen=True, kw_only=True):
+class TargetRef(WireStruct, frozen=True, kw_only=True):
     """corev1.ObjectReference of an endpoint."""
 
     kind: str = ""
@@ -76,7 +73,7 @@ class TargetRef(_Wire, frozen=True, kw_only=True):
     uid: str = ""
 
 
-class EndpointConditions(_Wire, frozen=True, kw_only=True):
+class EndpointConditions(WireStruct, frozen=True, kw_only=True):
     """discovery.k8s.io/v1 EndpointConditions; an absent ``ready`` counts as ready."""
 
     ready: bool | None = None
@@ -84,19 +81,19 @@ class EndpointConditions(_Wire, frozen=True, kw_only=True):
     terminating: bool | None = None
 
 
-class ForZone(_Wire, frozen=True, kw_only=True):
+class ForZone(WireStruct, frozen=True, kw_only=True):
     """discovery.k8s.io/v1 ForZone."""
 
     name: str
 
 
-class EndpointHints(_Wire, frozen=True, kw_only=True):
+class EndpointHints(WireStruct, frozen=True, kw_only=True):
     """discovery.k8s.io/v1 EndpointHints: whose clients should prefer the endpoint."""
 
     for_zones: list[ForZone] = []
 
 
-class Endpoint(_Wire, frozen=True, kw_only=True):
+class Endpoint(WireStruct, frozen=True, kw_only=True):
     """discovery.k8s.io/v1 Endpoint."""
 
     addresses: list[str] = []
@@ -113,7 +110,7 @@ class Endpoint(_Wire, frozen=True, kw_only=True):
         return self.conditions.ready is not False
 
 
-class EndpointPort(_Wire, frozen=True, kw_only=True):
+class EndpointPort(WireStruct, frozen=True, kw_only=True):
     """discovery.k8s.io/v1 EndpointPort: the target's port, under the Service port's name."""
 
     name: str = ""
@@ -122,7 +119,7 @@ class EndpointPort(_Wire, frozen=True, kw_only=True):
     app_protocol: str | None = None
 
 
-class EndpointSlice(_Wire, frozen=True, kw_only=True):
+class EndpointSlice(WireStruct, frozen=True, kw_only=True):
     """discovery.k8s.io/v1 EndpointSlice."""
 
     api_version: str = "discovery.k8s.io/v1"
@@ -134,7 +131,7 @@ class EndpointSlice(_Wire, frozen=True, kw_only=True):
     ports: list[EndpointPort] | None = None
 
 
-class Namespace(_Wire, frozen=True, kw_only=True):
+class Namespace(WireStruct, frozen=True, kw_only=True):
     """corev1.Namespace."""
 
     api_version: str = "v1"
@@ -142,21 +139,21 @@ class Namespace(_Wire, frozen=True, kw_only=True):
     metadata: meta.ObjectMeta = meta.ObjectMeta()
 
 
-class PodSpec(_Wire, frozen=True, kw_only=True):
+class PodSpec(WireStruct, frozen=True, kw_only=True):
     """corev1.PodSpec."""
 
     host_network: bool = False
     node_name: str = ""
 
 
-class PodStatus(_Wire, frozen=True, kw_only=True):
+class PodStatus(WireStruct, frozen=True, kw_only=True):
     """corev1.PodStatus."""
 
     phase: str = ""
     pod_ip: str = msgspec.field(default="", name="podIP")
 
 
-class Pod(_Wire, frozen=True, kw_only=True):
+class Pod(WireStruct, frozen=True, kw_only=True):
     """corev1.Pod: which network it is in."""
 
     api_version: str = "v1"
@@ -166,14 +163,14 @@ class Pod(_Wire, frozen=True, kw_only=True):
     status: PodStatus = PodStatus()
 
 
-class NodeAddress(_Wire, frozen=True, kw_only=True):
+class NodeAddress(WireStruct, frozen=True, kw_only=True):
     """corev1.NodeAddress."""
 
     type: str
     address: str
 
 
-class Taint(_Wire, frozen=True, kw_only=True):
+class Taint(WireStruct, frozen=True, kw_only=True):
     """corev1.Taint, whole: a list of them is written back."""
 
     key: str
@@ -182,28 +179,28 @@ class Taint(_Wire, frozen=True, kw_only=True):
     time_added: str | None = None
 
 
-class NodeSpec(_Wire, frozen=True, kw_only=True):
+class NodeSpec(WireStruct, frozen=True, kw_only=True):
     """corev1.NodeSpec."""
 
     pod_cidrs: list[str] = msgspec.field(default=[], name="podCIDRs")
     taints: list[Taint] = []
 
 
-class NodeCondition(_Wire, frozen=True):
+class NodeCondition(WireStruct, frozen=True):
     """One condition of a Node; other than metav1.Condition it has a heartbeat."""
 
     type: str = ""
     status: str = ""
 
 
-class NodeStatus(_Wire, frozen=True, kw_only=True):
+class NodeStatus(WireStruct, frozen=True, kw_only=True):
     """corev1.NodeStatus."""
 
     addresses: list[NodeAddress] = []
     conditions: list[NodeCondition] = []
 
 
-class Node(_Wire, frozen=True, kw_only=True):
+class Node(WireStruct, frozen=True, kw_only=True):
     """corev1.Node."""
 
     api_version: str = "v1"
@@ -213,7 +210,7 @@ class Node(_Wire, frozen=True, kw_only=True):
     status: NodeStatus = NodeStatus()
 
 
-class Secret(_Wire, frozen=True, kw_only=True):
+class Secret(WireStruct, frozen=True, kw_only=True):
     """corev1.Secret: values are base64."""
 
     api_version: str = "v1"
@@ -223,7 +220,7 @@ class Secret(_Wire, frozen=True, kw_only=True):
     data: dict[str, str] = {}
 
 
-class ConfigMap(_Wire, frozen=True, kw_only=True):
+class ConfigMap(WireStruct, frozen=True, kw_only=True):
     """corev1.ConfigMap."""
 
     api_version: str = "v1"
@@ -232,7 +229,7 @@ class ConfigMap(_Wire, frozen=True, kw_only=True):
     data: dict[str, str] = {}
 
 
-class LeaseSpec(_Wire, frozen=True, kw_only=True):
+class LeaseSpec(WireStruct, frozen=True, kw_only=True):
     """coordination.k8s.io/v1 LeaseSpec."""
 
     holder_identity: str = ""
@@ -242,7 +239,7 @@ class LeaseSpec(_Wire, frozen=True, kw_only=True):
     lease_transitions: int = 0
 
 
-class Lease(_Wire, frozen=True, kw_only=True):
+class Lease(WireStruct, frozen=True, kw_only=True):
     """coordination.k8s.io/v1 Lease."""
 
     api_version: str = "coordination.k8s.io/v1"
@@ -251,7 +248,7 @@ class Lease(_Wire, frozen=True, kw_only=True):
     spec: LeaseSpec = LeaseSpec()
 
 
-class PlainObject(_Wire, frozen=True, kw_only=True):
+class PlainObject(WireStruct, frozen=True, kw_only=True):
     """Any object of which only the metadata matters, or that is passed through whole."""
 
     api_version: str = ""

@@ -9,33 +9,30 @@ from __future__ import annotations
 import msgspec
 
 from fleetboard.model import meta, names
+from fleetboard.model.meta import WireStruct
 
 API_VERSION = f"{names.GROUP}/{names.VERSION}"
-
-
-class _Wire(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """Wire options of every struct below."""
 
 
 # --- Peer: one for each cluster and one (named "hub") for the hub, in the hub's clusterset namespace. syncer mirrors
 # them into the child's fleetboard-system, so that cnf and crossdns need no access to the hub.
 
 
-class PeerSpec(_Wire, frozen=True, kw_only=True):
+class PeerSpec(WireStruct, frozen=True, kw_only=True):
     """Written by ``fleetboard token create``."""
 
     cluster: str
     export_namespaces: list[str] = msgspec.field(default_factory=lambda: ["*"])
 
 
-class PeerHealth(_Wire, frozen=True, kw_only=True):
+class PeerHealth(WireStruct, frozen=True, kw_only=True):
     """Written by cnf-hub: what its probe inside the tunnel saw."""
 
     reachable: bool = True
     since: str = ""
 
 
-class PeerStatus(_Wire, frozen=True, kw_only=True):
+class PeerStatus(WireStruct, frozen=True, kw_only=True):
     """Written by syncer-hub; ``health`` and ``public_key`` by cnf-hub."""
 
     fleet_cidrs: list[str] = []
@@ -51,7 +48,7 @@ class PeerStatus(_Wire, frozen=True, kw_only=True):
     conditions: list[meta.Condition] = []
 
 
-class Peer(_Wire, frozen=True, kw_only=True):
+class Peer(WireStruct, frozen=True, kw_only=True):
     """A member of the clusterset as the hub admitted it."""
 
     api_version: str = API_VERSION
@@ -69,7 +66,7 @@ class Peer(_Wire, frozen=True, kw_only=True):
 # --- PeerReport: in the member's namespace on the hub, named after the cluster; and, with conditions, in the child.
 
 
-class ReportedNode(_Wire, frozen=True, kw_only=True):
+class ReportedNode(WireStruct, frozen=True, kw_only=True):
     """One cnf of the member that may keep a session with the hub."""
 
     name: str
@@ -81,7 +78,7 @@ class ReportedNode(_Wire, frozen=True, kw_only=True):
     standby: bool = False
 
 
-class PeerReportSpec(_Wire, frozen=True, kw_only=True):
+class PeerReportSpec(WireStruct, frozen=True, kw_only=True):
     """Written by the child's syncer."""
 
     cluster: str
@@ -98,13 +95,13 @@ class PeerReportSpec(_Wire, frozen=True, kw_only=True):
     heartbeat: str = ""
 
 
-class PeerReportStatus(_Wire, frozen=True, kw_only=True):
+class PeerReportStatus(WireStruct, frozen=True, kw_only=True):
     """Written by the child's syncer on the child's own copy: how joining went."""
 
     conditions: list[meta.Condition] = []
 
 
-class PeerReport(_Wire, frozen=True, kw_only=True):
+class PeerReport(WireStruct, frozen=True, kw_only=True):
     """What a member says of itself."""
 
     api_version: str = API_VERSION
@@ -117,7 +114,7 @@ class PeerReport(_Wire, frozen=True, kw_only=True):
 # --- ExportedService: in the member's namespace on the hub, named <namespace>.<service>.
 
 
-class ServicePort(_Wire, frozen=True, kw_only=True):
+class ServicePort(WireStruct, frozen=True, kw_only=True):
     """A port as importers see it (KEP-1645: name, protocol, port, appProtocol)."""
 
     port: int
@@ -135,7 +132,7 @@ class ServicePort(_Wire, frozen=True, kw_only=True):
         return self.name, self.protocol, self.port
 
 
-class ExportedServiceSpec(_Wire, frozen=True, kw_only=True):
+class ExportedServiceSpec(WireStruct, frozen=True, kw_only=True):
     """Written by the child's syncer."""
 
     namespace: str
@@ -157,7 +154,7 @@ class ExportedServiceSpec(_Wire, frozen=True, kw_only=True):
     """creationTimestamp of the ServiceExport; shown, not believed (the hub's ledger decides)."""
 
 
-class ExportedService(_Wire, frozen=True, kw_only=True):
+class ExportedService(WireStruct, frozen=True, kw_only=True):
     """One cluster's export of one service."""
 
     api_version: str = API_VERSION
@@ -170,7 +167,7 @@ class ExportedService(_Wire, frozen=True, kw_only=True):
 # fleetboard-system by syncer.
 
 
-class Constituent(_Wire, frozen=True, kw_only=True):
+class Constituent(WireStruct, frozen=True, kw_only=True):
     """One exporting cluster of a FleetService, oldest first."""
 
     cluster: str
@@ -182,7 +179,7 @@ class Constituent(_Wire, frozen=True, kw_only=True):
     first_seen: str = ""
 
 
-class FleetServiceSpec(_Wire, frozen=True, kw_only=True):
+class FleetServiceSpec(WireStruct, frozen=True, kw_only=True):
     """Written by syncer-hub: the merge of all exports of one name."""
 
     namespace: str
@@ -206,7 +203,7 @@ class FleetServiceSpec(_Wire, frozen=True, kw_only=True):
     merge_version: int = 1
 
 
-class FleetService(_Wire, frozen=True, kw_only=True):
+class FleetService(WireStruct, frozen=True, kw_only=True):
     """One service of the clusterset."""
 
     api_version: str = API_VERSION
@@ -218,7 +215,7 @@ class FleetService(_Wire, frozen=True, kw_only=True):
 # --- Claim: its name is the address it claims, so creating it is the allocation.
 
 
-class ClaimSpec(_Wire, frozen=True, kw_only=True):
+class ClaimSpec(WireStruct, frozen=True, kw_only=True):
     """Written by whoever allocates."""
 
     cidr: str
@@ -232,7 +229,7 @@ class ClaimSpec(_Wire, frozen=True, kw_only=True):
     """With ``released``: its owner lives and had emptied it; another may have it at once where nothing else is left."""
 
 
-class Claim(_Wire, frozen=True, kw_only=True):
+class Claim(WireStruct, frozen=True, kw_only=True):
     """A block or address that has an owner."""
 
     api_version: str = API_VERSION
@@ -244,13 +241,13 @@ class Claim(_Wire, frozen=True, kw_only=True):
 # --- FleetNode: in the child's fleetboard-system, one a node, named after it.
 
 
-class FleetNodeSpec(_Wire, frozen=True, kw_only=True):
+class FleetNodeSpec(WireStruct, frozen=True, kw_only=True):
     """Written by the cnf leader: blocks, in the order they were given. None is taken but what the node has returned."""
 
     blocks: list[str] = []
 
 
-class Leading(_Wire, frozen=True, kw_only=True):
+class Leading(WireStruct, frozen=True, kw_only=True):
     """What the node that carries the cluster's traffic sees of the hub, by its own probe inside the tunnel."""
 
     epoch: int = 0
@@ -258,7 +255,7 @@ class Leading(_Wire, frozen=True, kw_only=True):
     hub_reachable: bool = True
 
 
-class FleetNodeStatus(_Wire, frozen=True, kw_only=True):
+class FleetNodeStatus(WireStruct, frozen=True, kw_only=True):
     """Written by that node's cnf."""
 
     public_key: str = ""
@@ -280,7 +277,7 @@ class FleetNodeStatus(_Wire, frozen=True, kw_only=True):
     conditions: list[meta.Condition] = []
 
 
-class FleetNode(_Wire, frozen=True, kw_only=True):
+class FleetNode(WireStruct, frozen=True, kw_only=True):
     """A node that runs cnf."""
 
     api_version: str = API_VERSION
@@ -293,7 +290,7 @@ class FleetNode(_Wire, frozen=True, kw_only=True):
 # --- NodeAttachments: in the child's fleetboard-system, one a node, named after it.
 
 
-class Attachment(_Wire, frozen=True, kw_only=True):
+class Attachment(WireStruct, frozen=True, kw_only=True):
     """One pod interface that cnf wired."""
 
     pod_uid: str
@@ -303,7 +300,7 @@ class Attachment(_Wire, frozen=True, kw_only=True):
     addresses: list[str] = []
 
 
-class NodeAttachments(_Wire, frozen=True, kw_only=True):
+class NodeAttachments(WireStruct, frozen=True, kw_only=True):
     """Which pod holds which fleet address: written by the node's cnf, believed by syncer."""
 
     api_version: str = API_VERSION

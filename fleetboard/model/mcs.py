@@ -8,30 +8,27 @@ from __future__ import annotations
 import msgspec
 
 from fleetboard.model import meta, names
+from fleetboard.model.meta import WireStruct
 
 API_VERSION = f"{names.MCS_GROUP}/v1alpha1"
 VERSIONS = ("v1beta1", "v1alpha1")
 """Those that the structs fit."""
 
 
-class _Wire(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
-    """Wire options of every struct below."""
-
-
-class ServiceExportSpec(_Wire, frozen=True, kw_only=True):
+class ServiceExportSpec(WireStruct, frozen=True, kw_only=True):
     """Labels and annotations that go with the export."""
 
     exported_labels: dict[str, str] = {}
     exported_annotations: dict[str, str] = {}
 
 
-class ServiceExportStatus(_Wire, frozen=True, kw_only=True):
+class ServiceExportStatus(WireStruct, frozen=True, kw_only=True):
     """Written by syncer."""
 
     conditions: list[meta.Condition] = []
 
 
-class ServiceExport(_Wire, frozen=True, kw_only=True):
+class ServiceExport(WireStruct, frozen=True, kw_only=True):
     """The user's wish to export the Service of the same name."""
 
     api_version: str = API_VERSION
@@ -41,7 +38,7 @@ class ServiceExport(_Wire, frozen=True, kw_only=True):
     status: ServiceExportStatus = ServiceExportStatus()
 
 
-class ImportPort(_Wire, frozen=True, kw_only=True):
+class ImportPort(WireStruct, frozen=True, kw_only=True):
     """A port of the imported service."""
 
     port: int
@@ -50,13 +47,13 @@ class ImportPort(_Wire, frozen=True, kw_only=True):
     app_protocol: str = ""
 
 
-class ClientIPConfig(_Wire, frozen=True, kw_only=True):
+class ClientIPConfig(WireStruct, frozen=True, kw_only=True):
     """Affinity by client address."""
 
     timeout_seconds: int = 0
 
 
-class SessionAffinityConfig(_Wire, frozen=True, kw_only=True):
+class SessionAffinityConfig(WireStruct, frozen=True, kw_only=True):
     """As corev1.SessionAffinityConfig."""
 
     client_ip: ClientIPConfig | None = msgspec.field(default=None, name="clientIP")
@@ -75,13 +72,13 @@ class ServiceImportSpec(msgspec.Struct, frozen=True, rename="camel", kw_only=Tru
     traffic_distribution: str | None = None
 
 
-class ImportCluster(_Wire, frozen=True, kw_only=True):
+class ImportCluster(WireStruct, frozen=True, kw_only=True):
     """An exporting cluster."""
 
     cluster: str
 
 
-class ServiceImportStatus(_Wire, frozen=True, kw_only=True):
+class ServiceImportStatus(WireStruct, frozen=True, kw_only=True):
     """Written by syncer."""
 
     clusters: list[ImportCluster] = []
@@ -90,7 +87,7 @@ class ServiceImportStatus(_Wire, frozen=True, kw_only=True):
     """``Present`` or ``Absent``; not in the schema before mcs-api v0.5.2."""
 
 
-class ServiceImport(_Wire, frozen=True, kw_only=True):
+class ServiceImport(WireStruct, frozen=True, kw_only=True):
     """A service of the clusterset as this cluster sees it."""
 
     api_version: str = API_VERSION

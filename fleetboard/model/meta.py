@@ -10,7 +10,11 @@ from __future__ import annotations
 import msgspec
 
 
-class OwnerReference(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+class WireStruct(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """Options of every struct that the API's JSON is decoded into: camelCase names, defaults left out."""
+
+
+class OwnerReference(WireStruct, frozen=True, kw_only=True):
     """metav1.OwnerReference."""
 
     api_version: str
@@ -21,7 +25,7 @@ class OwnerReference(msgspec.Struct, frozen=True, rename="camel", omit_defaults=
     block_owner_deletion: bool = False
 
 
-class ObjectMeta(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+class ObjectMeta(WireStruct, frozen=True, kw_only=True):
     """metav1.ObjectMeta, without managedFields."""
 
     name: str = ""
@@ -42,7 +46,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
-class Condition(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+class Condition(WireStruct, frozen=True, kw_only=True):
     """metav1.Condition: the first four fields and the time are required by the API.
 
     An observedGeneration of 0 is left out: ``kubectl wait`` takes a condition for stale when it is behind.

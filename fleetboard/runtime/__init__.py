@@ -1,1 +1,1 @@
-"""What an operator sees of a running part: logs, metrics, health."""
+"""Runs a part as a process: settings, threads, logs, and a server for metrics and health."""

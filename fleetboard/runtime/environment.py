@@ -1,7 +1,6 @@
-"""Settings from environment variables.
+"""Reads settings from environment variables.
 
-One invariant: a value that can't be used ends the process' start with one sentence naming the variable, the value
-and what was expected.
+Invariant: an invalid value raises one error, whose message names the variable, the value and what is expected.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ T = TypeVar("T")
 
 
 class SettingRefusedError(ValueError):
-    """A setting is missing or can't be used."""
+    """A setting is missing or invalid."""
 
 
 @overload
@@ -35,7 +34,7 @@ def read(
 ) -> Any:
     """Return the variable's parsed value, or ``default`` (a parsed value) when it is unset or empty.
 
-    ``parse`` refuses a text by ValueError, whose sentence says what is expected.
+    ``parse`` refuses a text by a ValueError, whose message says what is expected.
 
     Raises:
         SettingRefusedError: unset without a default, or refused by ``parse``.
@@ -68,7 +67,7 @@ def flag(text: str) -> bool:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Parse a comma-separated list; blanks around and empty entries don't count."""
+    """Parse a comma-separated list, without surrounding blanks and empty entries."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 

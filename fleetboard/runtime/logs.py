@@ -1,7 +1,7 @@
-"""One JSON object per log record on stderr.
+"""Writes each log record to stderr as one JSON object.
 
-One invariant: no credential is written: fields named after one are withheld, and what looks like a bearer token is
-cut out of any text.
+Invariant: no credential is written. Fields named after one are withheld, and text that looks like a bearer token is
+replaced.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WITHHELD = "[withheld]"
 
 
 class JsonFormatter(logging.Formatter):
-    """Render a record with its extra fields."""
+    """Renders a record with its extra fields."""
 
     def __init__(self, component: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(component: str, level: str = "info", *, stream: TextIO | None = None) -> None:
-    """Send every logger's records of ``level`` and above to stderr as JSON; call once, at the start.
+    """Write every logger's records of ``level`` and above to stderr as JSON; call this once, at the start.
 
     Raises:
         ValueError: no such level.
@@ -65,7 +65,7 @@ def configure(component: str, level: str = "info", *, stream: TextIO | None = No
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
-    # Its warnings repeat what our errors say, with whole URLs.
+    # Its warnings repeat the errors of fleetboard.kube, with whole URLs.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
@@ -77,6 +77,6 @@ def _encode(fields: dict[str, Any]) -> str:
     try:
         return msgspec.json.encode(fields, enc_hook=str).decode()
     except (TypeError, ValueError, UnicodeError):
-        # Keys that aren't text, lone surrogates and the like: a log line must not fail.
+        # A log line must not fail, whatever its fields hold: keys that aren't text, lone surrogates.
         plain = {name: value if isinstance(value, int | float) else ascii(value) for name, value in fields.items()}
         return msgspec.json.encode(plain).decode()

@@ -1,7 +1,7 @@
-"""Run a part's threads until a signal or until one of them dies.
+"""Runs a part's threads until a signal, or until one of them dies.
 
-One invariant: no thread dies unnoticed: its traceback is logged, the others are stopped and the process ends with
-status 1, so that kubelet starts it anew.
+Invariant: no thread dies unnoticed. Its traceback is logged, the others are stopped and the process ends with status 1,
+so that kubelet restarts it.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# How late a ``stop`` set by someone else is noticed; a signal or a death is noticed at once.
+# How late a ``stop`` set elsewhere is noticed; a signal or a death is noticed at once.
 _POLL_S = 0.2
 
 Threads = Mapping[str, Callable[[threading.Event], None]]
 
 
 class Crew:
-    """Threads that live and die together; some may join later. Of the main thread: it takes over the signals.
+    """Threads that live and die together; some may join later. For the main thread alone: it handles the signals.
 
-    Leaving the ``with`` block before ``wait`` stops what runs, and joins it.
+    To leave the ``with`` block before ``wait`` stops and joins the threads.
     """
 
     def __init__(self, *, stop: threading.Event | None = None, grace_s: float = 10) -> None:
         self._stop = stop or threading.Event()
         self._grace_s = grace_s
-        # A signal handler runs in the middle of anything, locks held: SimpleQueue.put alone is safe there.
+        # A signal handler may run while locks are held: only SimpleQueue.put is safe there.
         self._news: queue.SimpleQueue[int | str] = queue.SimpleQueue()
         self._started: list[threading.Thread] = []
         self._died: list[str] = []
@@ -53,7 +53,7 @@ class Crew:
                 signal.signal(number, _restored(handler))
 
     def start(self, threads: Threads) -> None:
-        """Run ``threads`` besides those that run already."""
+        """Run ``threads`` beside those that run already."""
         started = [
             threading.Thread(target=self._body, args=(name, function), name=name, daemon=True)
             for name, function in threads.items()
@@ -63,7 +63,7 @@ class Crew:
             thread.start()
 
     def wait(self) -> int:
-        """Wait for a signal, for ``stop``, or for a thread's death; return the process' exit status as ``run`` does."""
+        """Wait for a signal, ``stop``, or a thread's death; return the process' exit status as ``run`` does."""
         self._await(alive=len(self._started))
         return 1 if self._end() or self._died else 0
 
@@ -88,7 +88,7 @@ class Crew:
             alive -= 1
 
     def _end(self) -> list[str]:
-        """Stop all and return the names of those that did not within ``grace_s``."""
+        """Stop all threads; return the names of those that run longer than ``grace_s``."""
         self._stop.set()
         deadline = time.monotonic() + self._grace_s
         for thread in self._started:
@@ -105,7 +105,7 @@ def run(threads: Threads, *, stop: threading.Event | None = None, grace_s: float
 
     Returns 0 after SIGTERM, SIGINT, ``stop``, or once all have returned; 1 when one died or outlived ``grace_s``.
     """
-    # Not above: a tenth of the modules that a crew waits for.
+    # Imported here: it would be a tenth of the modules that load before a crew starts.
     import importlib.metadata
 
     with Crew(stop=stop, grace_s=grace_s) as crew:

@@ -1,6 +1,6 @@
-"""Serve /metrics, /healthz and /readyz.
+"""Serves /metrics, /healthz and /readyz.
 
-One invariant: asking costs little and changes nothing; slow or many clients can't take the process' threads.
+Invariant: slow or many clients take at most ``MAX_REQUESTS`` threads.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Response = tuple[int, str, bytes]
 
 class _HTTPServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
-    # The default of 5 makes clients that come together wait a second for the kernel's next try.
+    # With the default of 5, clients that connect together wait a second for the kernel's next try.
     request_queue_size = 64
-    # We bind all addresses of both families where the kernel has both.
+    # Binds all addresses of both families, where the kernel has both.
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
     def __init__(self, port: int, answer: Callable[[str, str], Response]) -> None:
@@ -39,7 +39,7 @@ class _HTTPServer(http.server.ThreadingHTTPServer):
     def server_bind(self) -> None:
         if self.address_family is socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Not HTTPServer's: it looks the host's name up in DNS.
+        # Instead of HTTPServer's, which looks up the host's name in DNS.
         super(http.server.HTTPServer, self).server_bind()
         self.server_name, self.server_port = "", self.server_address[1]
 
@@ -56,7 +56,7 @@ class _HTTPServer(http.server.ThreadingHTTPServer):
             self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that hang up."""
+        """Log clients that hang up at debug level only."""
         log.debug("request failed", exc_info=True)
 
 
@@ -77,7 +77,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return "fleetboard"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class' name
-        """Keep no access log: kubelet and Prometheus ask several times a minute."""
+        """Write no access log: kubelet and Prometheus ask several times a minute."""
 
 
 class ObserveServer:
@@ -105,9 +105,9 @@ class ObserveServer:
 def serve(*, port: int, registry: prometheus_client.CollectorRegistry, healthy: Check, ready: Check) -> ObserveServer:
     """Serve in a thread of its own.
 
-    ``healthy`` and ``ready`` return None when all is well, else the sentence to show with 503.
+    ``healthy`` and ``ready`` return None, or a sentence to answer with 503.
     """
-    # Creation times double the number of series, and nobody reads them.
+    # Creation times double the number of series and have no reader.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
     def answer(path: str, accept: str) -> Response:
@@ -128,7 +128,7 @@ def _checked(check: Check) -> Response:
     try:
         sentence = check()
     except Exception:
-        log.exception("a health check failed")
+        log.exception("health check failed")
         sentence = "the check itself failed; see the log"
     return _text(200, "ok") if sentence is None else _text(503, sentence)
 

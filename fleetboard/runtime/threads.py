@@ -1,6 +1,6 @@
-"""Run threads as one: when one fails, all end and the failure is the caller's.
+"""Runs threads as a group: when one fails, all stop and the caller gets the failure.
 
-One invariant: ``run`` returns or raises only after every thread ended or was given its grace.
+Invariant: ``run`` returns or raises only after every thread has ended or its grace time is over.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def run(threads: Mapping[str, Callable[[threading.Event], None]], stop: threadin
     """Run ``threads`` until ``stop``; a thread may return early.
 
     Raises:
-        Exception: what the first thread to fail raised; ``stop`` is set then.
+        Exception: the error of the first thread that failed; ``stop`` is set then.
     """
     failures: queue.SimpleQueue[Exception] = queue.SimpleQueue()
 

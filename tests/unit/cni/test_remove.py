@@ -97,4 +97,4 @@ def test_a_node_that_cannot_be_cleaned_says_so(
 ) -> None:
     monkeypatch.setenv("CNI_BIN_DIR", str(node / "run/other"))
     assert remove.main() == 1
-    assert "the node is not clean" in capsys.readouterr().err
+    assert "could not clean the node" in capsys.readouterr().err

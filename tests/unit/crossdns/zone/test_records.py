@@ -1,4 +1,4 @@
-"""Requirements 30 to 41 of the Multi-Cluster Services DNS specification; the numbers are reference/mcs.md's."""
+"""Requirements 30 to 41 of the Multi-Cluster Services DNS specification; tests/README.md lists them."""
 
 from __future__ import annotations
 

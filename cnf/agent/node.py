@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from cnf.agent.settings import AgentSettings
 from cnf.attach import server, spool
-from cnf.attach.service import Plane
+from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.netlink import namespace
 from cnf.vip.handover import state
 from cnf.vip.writer import FirewallWriter
@@ -36,14 +37,10 @@ class LocalNode:
         self._on_outlook: Callable[[], str] | None = None
         self.firewall_writer = FirewallWriter()
         self.taken_over = state.TakenOver()
-        self.cni = Plane(
-            state_dir=settings.state_dir,
-            netns_dir=settings.netns_dir,
-            hub_netns=namespace.Namespace.current(),
-            on_change=self._changed,
-            node=settings.node,
-            on_call=self._called,
-            outlook=self._outlook,
+        self.cni = CniService(
+            CniSettings(state_dir=settings.state_dir, netns_dir=settings.netns_dir, node=settings.node),
+            node_netns=namespace.NetworkNamespace.current(),
+            hooks=CniHooks(on_change=self._changed, on_call=self._called, outlook=self._outlook),
         )
         self._handover = state.Handover(
             self.firewall_writer,
@@ -51,7 +48,7 @@ class LocalNode:
             state_dir=settings.state_dir,
             run_dir=settings.run_dir,
         )
-        self._server = server.Server(settings.run_dir / "cni.sock", self.cni.call)
+        self._server = server.CniServer(settings.run_dir / "cni.sock", self.cni.call)
         self._spool = spool.Spool(settings.run_dir / "del", self.cni.call)
 
     def restore(self) -> None:

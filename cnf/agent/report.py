@@ -6,7 +6,7 @@ import dataclasses
 
 from cnf.agent.caches import Caches
 from cnf.agent.settings import AgentSettings
-from cnf.attach.service import Plane
+from cnf.attach.service import CniService
 from cnf.controllers import status
 from cnf.controllers.blocks import controller as block_controller
 from cnf.controllers.services import ServiceController
@@ -21,7 +21,7 @@ class NodeReporter:
     """Reads the parts of one node's agent; any thread."""
 
     settings: AgentSettings
-    cni: Plane
+    cni: CniService
     caches: Caches
     tunnel: Tunnel
     sessions: SessionRunner

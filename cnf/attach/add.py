@@ -1,9 +1,9 @@
-"""ADD: address, journal, wiring, journal, answer.
+"""ADD: allocate addresses, write the journal, wire the pod, complete the journal's entry, answer.
 
-One invariant: whatever fails, at whichever step, nothing stays behind: no interface, no route, no address.
+Invariant: an ADD that fails, at whichever step, leaves no interface, no route and no address.
 
-The disk takes RESERVE in while the kernel works, and the answer waits for both. For COMMIT it needn't wait: a crash of
-the process leaves what was written, and a crash of the machine ends every namespace.
+The disk writes the reservation while the kernel works, and the answer waits for both. It need not wait for the commit:
+a crash of the process leaves what was written, and a crash of the machine ends every namespace.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from cnf.attach.node_network import supply
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.netlink import connection
 from cnf.netlink import errors as netlink_errors
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-_LOOK_AGAIN_S = 1.2
+_SWEEP_AGAIN_S = 1.2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Added:
-    """What ADD made."""
+    """The result of ADD."""
 
     record: records.Record
     ends: wiring.Ends
@@ -39,8 +39,8 @@ class Added:
 class Adder:
     """Serves ADD.
 
-    ``reclaim`` looks for dead pods' addresses when none is free, ``outlook`` says why no further block comes, as far
-    as it is known, and ``boot`` is the machine's boot id.
+    ``reclaim`` frees dead pods' addresses when none is free. ``outlook`` says why no further block will come, or
+    nothing. ``boot`` is the machine's boot id, ``patience`` the time to wait for a free address in seconds.
     """
 
     ledger: ledger.Ledger
@@ -50,16 +50,16 @@ class Adder:
     reclaim: Callable[[], object]
     outlook: Callable[[], str]
     boot: str
-    patience_s: float
+    patience: Callable[[], float]
 
     def add(self, call: protocol.Call, request: Request) -> Added:
         """Attach one pod; the caller holds the container's lock.
 
         Raises:
-            CallRefusedError: with nothing left behind.
+            CallRefusedError: the pod can't be attached; nothing is left behind.
         """
-        given = request.namespace
-        pod = given or self.pods.open_unverified(call.netns)
+        passed = request.namespace
+        pod = passed or self.pods.open_unverified(call.netns)
         if pod is None:
             raise CallRefusedError(Code.INVALID_NETNS, f"CNI_NETNS {call.netns!r} can't be opened")
         try:
@@ -68,13 +68,13 @@ class Adder:
         except netlink_errors.NamespaceError as err:
             raise CallRefusedError(Code.INVALID_NETNS, f"CNI_NETNS {call.netns!r} can't be entered", str(err)) from err
         finally:
-            if given is None:
+            if passed is None:
                 pod.close()
 
     def _add_inside(
-        self, call: protocol.Call, request: Request, pod: Namespace, inside: connection.Connection
+        self, call: protocol.Call, request: Request, pod: NetworkNamespace, inside: connection.Connection
     ) -> Added:
-        if pod.cookie == self.plumber.hub_cookie:
+        if pod.cookie == self.plumber.own_cookie:
             raise CallRefusedError(Code.INVALID_NETNS, f"CNI_NETNS {call.netns!r} is cnf's own namespace")
         self._refuse_second(call, pod.cookie)
         record, mark, network = self._reserve(call, request, pod)
@@ -90,21 +90,21 @@ class Adder:
         return Added(record, ends)
 
     def _roll_back(self, record: records.Record, ends: wiring.Ends | None, inside: connection.Connection) -> None:
-        """Undo a failed ADD. An interface that the kernel keeps keeps its address, until the next sweep."""
+        """Undo a failed ADD. An interface that can't be deleted keeps its address until the next sweep."""
         try:
             if ends is not None:
                 self.plumber.abandon(ends, inside=inside)
         except netlink_errors.NetlinkError as err:
-            _log.error("a failed ADD can't be undone yet", extra={"container": record.container_id, "error": str(err)})
+            log.error("could not undo a failed ADD yet", extra={"container": record.container_id, "error": str(err)})
             return
-        self.ledger.release(record.key, rest=False)
+        self.ledger.release(record.key, quarantine=False)
 
     def _refuse_second(self, call: protocol.Call, cookie: int) -> None:
         for other in self.ledger.holders(cookie=cookie, container_id=call.container_id):
             if self.plumber.find(identity.veth_name(*other.key)) is not None:
                 self._refuse_beside(call, cookie, other)
             elif other.key != call.key:
-                # Its DEL was lost and the kernel has let go. A retry under the same key keeps the address.
+                # Its DEL was lost and its interface is gone. A retry under the same key keeps the address.
                 self.ledger.release(other.key)
 
     def _refuse_beside(self, call: protocol.Call, cookie: int, other: records.Record) -> None:
@@ -112,7 +112,7 @@ class Adder:
             raise CallRefusedError(
                 Code.ALREADY_ATTACHED,
                 f"the pod has a fleet interface already: {other.interface} with {', '.join(other.addresses)}",
-                "one attachment in each pod is served",
+                "a pod has one attachment at most",
             )
         if other.cookie == cookie:
             raise CallRefusedError(Code.INTERFACE_EXISTS, f"the pod has an interface {call.interface} already")
@@ -120,10 +120,10 @@ class Adder:
         self.plumber.detach(identity.veth_name(*other.key))
 
     def _reserve(
-        self, call: protocol.Call, request: Request, pod: Namespace
+        self, call: protocol.Call, request: Request, pod: NetworkNamespace
     ) -> tuple[records.Record, int, NodeNetwork]:
         draft = self._draft(call, pod)
-        deadline = time.monotonic() + self.patience_s
+        deadline = time.monotonic() + self.patience()
         while True:
             _refuse_cancelled(request)
             generation = self.supply.generation
@@ -136,27 +136,26 @@ class Adder:
                     now = time.monotonic()
                     if now >= deadline:
                         raise errors.ExhaustedError(f"{err.message}; {self._explain()}") from err
-                    # The dead are freed when they are found twice, so a second look is worth it while we wait.
-                    until = min(deadline, now + _LOOK_AGAIN_S)
+                    # Dead pods are freed when two sweeps find them so: sweep again while waiting.
+                    until = min(deadline, now + _SWEEP_AGAIN_S)
                     self.supply.wait(generation, deadline=until, cancelled=request.cancelled)
                 continue
             return record, mark, network
 
     def _reclaim(self) -> None:
-        """Look for addresses of the dead. A kernel that shows nothing is no reason to refuse: a block may come."""
+        """Free addresses of dead pods. If the kernel doesn't answer, a block may still come."""
         try:
             self.reclaim()
         except netlink_errors.NetlinkError as err:
-            _log.warning("no look was had for dead pods' addresses", extra={"error": str(err)})
+            log.warning("could not scan for addresses of dead pods", extra={"error": str(err)})
 
     def _explain(self) -> str:
-        known = self.outlook()
-        return known or (
-            f"no further block came within {self.patience_s:.0f} s: the cluster has no leader to give one, or this "
+        return self.outlook() or (
+            f"no further block came within {self.patience():.0f} s: the cluster has no leader to allocate one, or this "
             "node doesn't reach the API"
         )
 
-    def _draft(self, call: protocol.Call, pod: Namespace) -> records.Record:
+    def _draft(self, call: protocol.Call, pod: NetworkNamespace) -> records.Record:
         return records.Record(
             container_id=call.container_id,
             interface=call.interface,
@@ -172,7 +171,7 @@ class Adder:
         )
 
     def _wire(
-        self, record: records.Record, network: NodeNetwork, *, pod: Namespace, inside: connection.Connection
+        self, record: records.Record, network: NodeNetwork, *, pod: NetworkNamespace, inside: connection.Connection
     ) -> wiring.Ends:
         try:
             return self.plumber.attach(wiring.plan_ends(record, network), pod=pod, inside=inside)
@@ -191,6 +190,6 @@ def _require(network: NodeNetwork | None) -> NodeNetwork:
     if network is None or not network.blocks:
         raise errors.ExhaustedError(
             "this node has no fleet addresses yet: the cluster has not joined the fleet, or it has no leader that "
-            "could give this node a block"
+            "could allocate a block to this node"
         )
     return network

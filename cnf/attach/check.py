@@ -1,7 +1,7 @@
-"""CHECK: is what ADD made still what it made?
+"""CHECK: compares what ADD created with what exists now.
 
-One invariant: only what we made is compared. Later plugins of a chain and Multus may add to it, and take default
-routes away.
+Only our own interface, addresses and routes are compared. Later plugins of a chain and Multus may add others, and
+remove default routes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Checker:
     supply: supply.Supply
 
     def check(self, call: protocol.Call, request: Request) -> None:
-        """Compare record, previous result and kernel.
+        """Compare the record, the previous result and the kernel.
 
         Raises:
-            CallRefusedError: naming the first difference.
+            CallRefusedError: something differs; the message names the first difference.
         """
         if call.previous is None:
             raise CallRefusedError(Code.INVALID_CONFIG, "prevResult is missing: CHECK needs it")
@@ -62,7 +62,7 @@ def _differs(message: str) -> CallRefusedError:
 
 def _check_previous(call: protocol.Call, record: records.Record, previous: Any) -> None:
     interfaces = previous.get("interfaces") or []
-    at = next((i for i, found in enumerate(interfaces) if _is_ours(found, call)), None)
+    at = next((i for i, interface in enumerate(interfaces) if _is_ours(interface, call)), None)
     if at is None:
         raise _differs(f"prevResult lists no interface {call.interface} in {call.netns}")
     stated = {str(ip.get("address", "")).partition("/")[0] for ip in previous.get("ips") or [] if _at(ip, at)}
@@ -71,8 +71,10 @@ def _check_previous(call: protocol.Call, record: records.Record, previous: Any) 
         raise _differs(f"prevResult lacks {', '.join(sorted(missing))} of {call.interface}")
 
 
-def _is_ours(found: Any, call: protocol.Call) -> bool:
-    return isinstance(found, dict) and found.get("name") == call.interface and found.get("sandbox") == call.netns
+def _is_ours(interface: Any, call: protocol.Call) -> bool:
+    if not isinstance(interface, dict):
+        return False
+    return interface.get("name") == call.interface and interface.get("sandbox") == call.netns
 
 
 def _at(ip: Any, index: int) -> bool:
@@ -83,13 +85,13 @@ def _check_inside(record: records.Record, ends: wiring.Ends, inside: connection.
     link = links.find(inside, record.interface)
     if link is None:
         raise _differs(f"interface {record.interface} is missing")
-    for field, is_, expected in (
+    for field, actual, expected in (
         ("kind", link.kind, "veth"),
         ("state", "up" if link.up else "down", "up"),
         ("MAC", link.mac, record.mac),
     ):
-        if is_ != expected:
-            raise _differs(f"interface {record.interface} has {field} {is_}: expected {expected}")
+        if actual != expected:
+            raise _differs(f"interface {record.interface} has {field} {actual}: expected {expected}")
     if link.mtu > ends.far.mtu:
         raise _differs(f"interface {record.interface} has MTU {link.mtu}: expected at most {ends.far.mtu}")
     held = addresses.read(inside, link.index)
@@ -97,8 +99,8 @@ def _check_inside(record: records.Record, ends: wiring.Ends, inside: connection.
         if pod.packed not in held:
             raise _differs(f"interface {record.interface} lacks address {pod}")
     versions = {pod.version for pod, _ in ends.paths}
-    there = {(r.destination, r.length, r.gateway) for version in versions for r in routes.read(inside, version)}
+    installed = {(r.destination, r.length, r.gateway) for version in versions for r in routes.read(inside, version)}
     for route in wiring.fleet_routes(ends):
         gateway = route.gateway.packed if route.gateway else b""
-        if (route.destination.network_address.packed, route.destination.prefixlen, gateway) not in there:
+        if (route.destination.network_address.packed, route.destination.prefixlen, gateway) not in installed:
             raise _differs(f"route to {route.destination} by {route.gateway} is missing in the pod")

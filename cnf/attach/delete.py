@@ -1,7 +1,9 @@
-"""DEL: interface, pod's leftovers, journal.
+"""DEL: delete the interface, clean the pod, release the addresses.
 
-One invariant: idempotent and best effort. Only a kernel that refuses to delete makes it fail; a pod, a namespace, a
-record or a disk that is gone doesn't. The address comes back after the interface is gone, never before.
+Invariant: the addresses are released after the interface is gone, never before.
+
+DEL is idempotent and best effort. It fails only if the kernel refuses to delete the interface. It succeeds when the
+pod, its namespace, the record or the disk is gone.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from cnf.attach import identity, ledger, plumber, pods, protocol, records, wirin
 from cnf.attach.frames import Request
 from cnf.attach.node_network import supply
 from cnf.netlink import connection, errors, links
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,38 +31,40 @@ class Deleter:
         """Detach one pod; the caller holds the container's lock. Return whether it held an address.
 
         Raises:
-            NetlinkError: the kernel refused to delete the interface; the address stays taken.
+            NetlinkError: the kernel refused to delete the interface, which keeps its addresses.
         """
         record = self.ledger.find(call.key)
         if record is not None and 0 < request.issued_at < record.reserved_at:
-            return False  # spooled before the container was attached anew
+            return False  # spooled before the container was attached again
         self.plumber.detach(identity.veth_name(*call.key))
         self._clean_pod(call, record, request.namespace)
         return self.ledger.release(call.key)
 
-    def _clean_pod(self, call: protocol.Call, record: records.Record | None, namespace: Namespace | None) -> None:
-        """Take back what outlives the interface, and an interface whose other end is in a namespace of the past."""
+    def _clean_pod(
+        self, call: protocol.Call, record: records.Record | None, namespace: NetworkNamespace | None
+    ) -> None:
+        """Delete routes that outlive the interface, and an interface whose near end is in a former namespace of cnf."""
         pod = namespace or self.pods.open_unverified(call.netns)
         if pod is None:
             return
         try:
             with contextlib.suppress(errors.NetlinkError), pod.connect() as inside:
-                known = record is None or record.cookie == pod.cookie
-                if known and pod.cookie != self.plumber.hub_cookie and not self._is_anothers(call, pod):
+                is_its_pod = record is None or record.cookie == pod.cookie
+                if is_its_pod and pod.cookie != self.plumber.own_cookie and not self._is_anothers(call, pod):
                     self._clean_inside(call, inside)
         finally:
             if namespace is None:
                 pod.close()
 
-    def _is_anothers(self, call: protocol.Call, pod: Namespace) -> bool:
-        """Say whether another attachment stands there, as after a second one was refused: its routes are the same."""
-        there = self.ledger.holders(cookie=pod.cookie, container_id=call.container_id)
-        return any(other.key != call.key and other.cookie == pod.cookie for other in there)
+    def _is_anothers(self, call: protocol.Call, pod: NetworkNamespace) -> bool:
+        """Say whether the pod has another attachment, whose routes are the same: this one was a refused second."""
+        holders = self.ledger.holders(cookie=pod.cookie, container_id=call.container_id)
+        return any(other.key != call.key and other.cookie == pod.cookie for other in holders)
 
     def _clean_inside(self, call: protocol.Call, inside: connection.Connection) -> None:
         link = links.find(inside, call.interface)
         if link is not None:
-            # Another's, or that of another container: the path may lead to a namespace of somebody else by now.
+            # The path may lead to another pod's namespace by now, and its interface is not ours to delete.
             if not identity.is_tag_of(link.alias, *call.key):
                 return
             inside.send([links.delete(call.interface)])

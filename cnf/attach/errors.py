@@ -1,14 +1,13 @@
-"""What can go wrong in the CNI server.
+"""Errors of the CNI service.
 
 AttachError
-├── FrameError              bytes on the socket that are no request
+├── FrameError              bytes on the socket are not a request
 ├── JournalError            the journal can't be read or written
-├── NetworkRefusedError     a pod has what would be the node's own address
+├── NetworkRefusedError     a pod holds what would be the node's own address
 └── CallRefusedError        the answer to one CNI call: code, message and details of the specification
-    └── ExhaustedError      no free address now; further blocks or a released address may come
+    └── ExhaustedError      no address is free now; a block or a released address may come
 
-One invariant: every failure of a call reaches its caller as one CallRefusedError with a sentence that says what to do
-or to wait for.
+Every failure of a call reaches its caller as one CallRefusedError, whose message says what to do or to wait for.
 """
 
 from __future__ import annotations
@@ -17,7 +16,11 @@ import enum
 
 
 class Code(enum.IntEnum):
-    """CNI error codes: up to 99 the specification's, from 100 ours."""
+    """CNI error codes: the specification's whole list up to 99, and our own from 100.
+
+    cnf raises none of UNSUPPORTED_FIELD, UNKNOWN_CONTAINER and IO_FAILURE, which only complete the list. The CNI
+    executable answers IO_FAILURE when it can't read stdin.
+    """
 
     INCOMPATIBLE_VERSION = 1
     UNSUPPORTED_FIELD = 2
@@ -27,7 +30,7 @@ class Code(enum.IntEnum):
     UNDECODABLE = 6
     INVALID_CONFIG = 7
     INVALID_NETNS = 8
-    """Only in libcni's list, which everybody uses."""
+    """Only in libcni's list, which all runtimes use."""
     TRY_AGAIN = 11
     NOT_AVAILABLE = 50
     LIMITED = 51
@@ -44,15 +47,15 @@ class AttachError(Exception):
 
 
 class FrameError(AttachError):
-    """What came over the socket is no request."""
+    """Bytes on the socket are not a request."""
 
 
 class JournalError(AttachError):
-    """The journal can't be read or written; the sentence names the file."""
+    """The journal can't be read or written; the message names the file."""
 
 
 class NetworkRefusedError(AttachError):
-    """The node's part of the fleet can't be taken up; the sentence names the address."""
+    """The node's part of the fleet can't be taken up; the message names the address."""
 
 
 class CallRefusedError(AttachError):
@@ -67,7 +70,7 @@ class CallRefusedError(AttachError):
 
 
 class ExhaustedError(CallRefusedError):
-    """No free address now: worth waiting a moment for."""
+    """No address is free now; one may be in a moment."""
 
     def __init__(self, message: str) -> None:
         """``message`` says which block is full."""

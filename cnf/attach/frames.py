@@ -1,7 +1,7 @@
-r"""The wire between the CNI executable and cnf: one request and one answer on each connection.
+r"""The protocol between the CNI executable and cnf: one request and one answer on each connection.
 
-Request: ``FLEETCNI/1 <length of env> <length of stdin>\n``, the CNI_ variables as ``KEY=VALUE`` parted by NUL, stdin.
-Answer: ``<exit code> <length of stdout>\n``, stdout. One invariant: lengths are checked before anything is stored.
+Request: ``FLEETCNI/1 <length of env> <length of stdin>\n``, then the CNI_ variables as ``KEY=VALUE`` separated by NUL,
+then stdin. Answer: ``<exit code> <length of stdout>\n``, then stdout. Lengths are checked before the content is read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from cnf.attach import errors
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 MAGIC = b"FLEETCNI/1"
 MAX_HEAD = 64
@@ -28,22 +28,22 @@ def _nothing() -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """One CNI call as it came.
+    """One CNI call as it was received.
 
-    ``namespace`` is what the caller opened at CNI_NETNS; the server closes it. ``cancelled`` says whether the caller
-    hung up: nobody will hear the answer. ``issued_at`` (wall clock) is the time of a call that waited in the spool.
+    ``namespace`` is the one that the caller opened at CNI_NETNS; the server closes it. ``cancelled`` says whether the
+    caller hung up and will not get the answer. ``issued_at`` (wall clock) is the time of a call that was spooled.
     """
 
     env: Mapping[str, str]
     stdin: bytes
-    namespace: Namespace | None = None
+    namespace: NetworkNamespace | None = None
     cancelled: Callable[[], bool] = _never
     issued_at: float = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Response:
-    """The answer to one CNI call; ``undo`` takes the call back when the answer can't be delivered."""
+    """The answer to one CNI call; ``undo`` reverts the call when its answer can't be delivered."""
 
     code: int
     stdout: bytes
@@ -71,7 +71,7 @@ def parse_head(line: bytes) -> Head:
     """Parse a request's first line.
 
     Raises:
-        FrameError: not our wire, or longer than anything a runtime sends.
+        FrameError: another protocol, or more than any runtime sends.
     """
     parts = line.split(b" ")
     if len(parts) != 3 or parts[0] != MAGIC or not (parts[1].isdigit() and parts[2].isdigit()):
@@ -86,7 +86,7 @@ def parse_head(line: bytes) -> Head:
 
 
 def parse_env(block: bytes) -> dict[str, str]:
-    """Parse the environment; undecodable bytes survive as surrogates and are refused where they matter."""
+    """Parse the environment. Bytes that aren't UTF-8 become surrogates, and are refused where they matter."""
     pairs = (entry.partition(b"=") for entry in block.split(b"\0") if entry)
     return {_decode(key): _decode(value) for key, _, value in pairs}
 
@@ -99,7 +99,7 @@ def parse_request(frame: bytes) -> Request:
     """Parse a whole frame, as a spooled DEL holds it.
 
     Raises:
-        FrameError: not a request, or cut off.
+        FrameError: the frame is no request, or is cut off.
     """
     line, newline, rest = frame.partition(b"\n")
     if not newline:

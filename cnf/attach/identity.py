@@ -1,7 +1,7 @@
 """Names, MACs and indexes of an attachment's two ends.
 
-One invariant: all of them follow from the container id, the interface's name and the address, so a re-created pair
-is the same pair for the pod: its neighbours, and sockets bound to the device, go on.
+Invariant: all of them follow from the container id, the interface's name and the address. So a pair that is created
+again is the same pair for the pod: its neighbours stay valid, and sockets that are bound to the device go on.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from fleetboard.model import names
 from fleetboard.model.addresses import Address
 
 POD_INDEX = 10112
-"""Index of the pod's end: far above those the kernel gives, and a pod has one attachment of ours."""
+"""Index of the pod's end: far above the kernel's own, and a pod has only one attachment."""
 
-_HUB_INDEX = 0x1000000
+_NEAR_INDEX = 0x1000000
 _ALIAS = re.compile(r"fleet:(?P<container>[^ :]+):(?P<interface>[^ :]+) (?P<addresses>[0-9a-f.:,]+) ?(?P<uid>[^ ]*)")
 _ALIAS_LIMIT = 255
 
@@ -32,7 +32,7 @@ def veth_name(container_id: str, interface: str) -> str:
 
 
 def pod_mac(container_id: str, interface: str) -> str:
-    """Return the MAC of the pod's end, unless it asks for another."""
+    """Return the MAC of the pod's end, unless the call requests another."""
     return _mac(_digest(container_id, interface, "pod "))
 
 
@@ -46,20 +46,20 @@ def _mac(digest: bytes) -> str:
     return bytes([digest[0] & 0xFC | 0x02, *digest[1:6]]).hex(":")
 
 
-def hub_index(address: Address) -> int:
-    """Return the index of cnf's end: one for each address, out of the way of those the kernel gives."""
-    return _HUB_INDEX + (int(address) & 0xFFFFFF)
+def near_index(address: Address) -> int:
+    """Return the index of cnf's end: one for each address, far above the kernel's own."""
+    return _NEAR_INDEX + (int(address) & 0xFFFFFF)
 
 
 def alias(container_id: str, interface: str, addresses: Sequence[Address], pod_uid: str) -> str:
-    """Return the tag on both ends, from which a lost journal is made again."""
+    """Return the tag of both ends, from which a lost journal is rebuilt."""
     head = f"fleet:{container_id}:{interface}"[:_ALIAS_LIMIT]
     whole = f"{head} {','.join(str(address) for address in addresses)} {pod_uid}".rstrip()
     return whole if len(whole) <= _ALIAS_LIMIT else head
 
 
 def parse_alias(text: str) -> tuple[str, str, tuple[Address, ...], str] | None:
-    """Return container id, interface, addresses and pod UID of a tag, or nothing when it isn't a whole one of ours."""
+    """Return container id, interface, addresses and pod UID of a tag; None when it isn't a whole tag of cnf's."""
     match = _ALIAS.fullmatch(text)
     if match is None:
         return None
@@ -76,5 +76,5 @@ def is_tag_of(text: str, container_id: str, interface: str) -> bool:
 
 
 def is_ours(text: str) -> bool:
-    """Say whether an interface's tag is one of ours."""
+    """Say whether an interface's tag is one of cnf's."""
     return text.startswith("fleet:")

@@ -1,9 +1,10 @@
-"""The file that survives: one line for each entry, with its length and checksum.
+"""The journal's file: one line for each entry, with its length and checksum.
 
-One invariant: an entry is either read back whole or not at all. A line that was torn by a crash or a full disk is
-skipped, and so is damage in the middle, without losing the lines after it.
+Invariant: an entry is read back whole or not at all. A line that a crash or a full disk tore is skipped, as is a
+damaged line in the middle, without losing the lines after it.
 
-A crash of the process loses nothing that was written: the page cache stays. ``sync`` is for the crash of the machine.
+A crash of the process loses nothing that was written, because the page cache stays. ``sync`` is for a crash of the
+machine.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def encode(entry: records.Entry) -> bytes:
 
 def decode(content: bytes) -> tuple[list[records.Entry], int]:
     """Return the entries of a journal, and how many of its lines are damaged."""
-    found: list[records.Entry] = []
+    entries: list[records.Entry] = []
     damaged = 0
     for line in content.split(b"\n"):
         if not line:
@@ -46,15 +47,15 @@ def decode(content: bytes) -> tuple[list[records.Entry], int]:
             damaged += 1
             continue
         try:
-            found.append(_decoder.decode(body))
+            entries.append(_decoder.decode(body))
         except msgspec.MsgspecError:
-            # Written by a later version: whole, and none of ours.
+            # The line is whole: a later version wrote an entry that this one doesn't know.
             damaged += 1
-    return found, damaged
+    return entries, damaged
 
 
 def acquire(path: pathlib.Path, *, timeout_s: float = 20) -> int:
-    """Lock the state folder for this process alone, waiting for a predecessor that is about to end.
+    """Lock the state folder for this process alone; wait for an earlier cnf that is about to end.
 
     Returns the descriptor that holds the lock.
 
@@ -84,7 +85,7 @@ def _open_lock(path: pathlib.Path) -> int:
     except OSError as err:
         if err.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
             raise
-        # On a disk that takes nothing the pods that are there go on being served: then the folder itself is locked.
+        # A disk that can't be written must not keep existing pods from being served: lock the folder itself.
         return os.open(path if path.exists() else path.parent, os.O_RDONLY | os.O_CLOEXEC)
 
 
@@ -92,31 +93,31 @@ class Journal:
     """The journal, open for appending. Any thread."""
 
     def __init__(self, path: pathlib.Path, *, fsync: Callable[[int], None] = os.fdatasync) -> None:
-        """``fsync`` is a parameter for tests of disks that fail."""
+        """``fsync`` is a parameter for tests of failing disks."""
         self._path = path
         self._fsync = fsync
         self._lock = threading.Condition()
         self._file = -1
         self._size = 0
-        # Marks count on over rewrites, so that one handed out before is covered after.
+        # Bytes, counted on over rewrites: a mark from before a rewrite is still valid after it.
         self._written = 0
         self._durable = 0
         self._syncing = False
         self._flushing = False
         self._flusher = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="journal")
         self.healthy = False
-        """False until ``rewrite`` worked, and after a write that failed: then ``rewrite`` is due."""
+        """False before the first ``rewrite`` and after a failed write; ``rewrite`` makes it true."""
 
     @property
     def size(self) -> int:
-        """Bytes written since the last ``rewrite``, its own included."""
+        """Bytes in the file: those of the last ``rewrite`` and those appended since."""
         return self._size
 
     def read(self) -> tuple[list[records.Entry], int]:
         """Return the file's entries and the number of damaged lines.
 
         Raises:
-            JournalError: it is there and can't be read.
+            JournalError: the file exists and can't be read.
         """
         try:
             return decode(self._path.read_bytes())
@@ -126,10 +127,10 @@ class Journal:
             raise errors.JournalError(f"{self._path} can't be read: {err.strerror}") from err
 
     def rewrite(self, entries: Iterable[records.Entry]) -> None:
-        """Replace the file by these entries, durably, and append there from now on.
+        """Replace the file durably by these entries, and append to the new file from now on.
 
         Raises:
-            JournalError: the disk is full or read-only; the file is as it was.
+            JournalError: the disk is full or read-only; the file is unchanged.
         """
         content = b"".join(encode(entry) for entry in entries)
         draft = self._path.with_suffix(".new")
@@ -139,7 +140,7 @@ class Journal:
             try:
                 file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
                 try:
-                    _write_all(file, content)
+                    write_all(file, content)
                     self._fsync(file)
                     draft.rename(self._path)
                     sync_folder(self._path.parent)
@@ -161,14 +162,14 @@ class Journal:
         """Write one entry and return a mark for ``sync``.
 
         Raises:
-            JournalError: the disk is full or read-only; nothing of the entry stays.
+            JournalError: the disk is full or read-only; the entry will not be read back.
         """
         line = encode(entry)
         with self._lock:
             if not self.healthy:
                 raise errors.JournalError(f"{self._path} can't be written since an earlier failure")
             try:
-                _write_all(self._file, line)
+                write_all(self._file, line)
             except OSError as err:
                 self.healthy = False
                 raise errors.JournalError(f"{self._path} can't be written: {err.strerror}") from err
@@ -180,10 +181,10 @@ class Journal:
             return self._written
 
     def sync(self, mark: int) -> None:
-        """Wait until all up to ``mark`` is on disk; ``append`` has begun it already.
+        """Wait until all entries up to ``mark`` are on disk; ``append`` has started that.
 
         Raises:
-            JournalError: the disk failed, or doesn't answer.
+            JournalError: the disk failed or doesn't answer.
         """
         deadline = time.monotonic() + _DISK_S
         with self._lock:
@@ -194,7 +195,7 @@ class Journal:
                     raise errors.JournalError(f"{self._path} can't be written: no answer from the disk")
 
     def _flush(self) -> None:
-        """Bring to disk what is written, until nothing is left: all that came meanwhile shares one wait."""
+        """Flush until everything is on disk. Entries that arrive during one flush share the next."""
         with self._lock:
             while self._durable < self._written and self.healthy:
                 target, file = self._written, self._file
@@ -209,7 +210,7 @@ class Journal:
                     self._lock.acquire()
                     self._syncing = False
                 if failed:
-                    # The kernel forgets which pages failed: nothing of this file can be trusted any more.
+                    # The kernel forgets which pages failed, so nothing in this file can be trusted any more.
                     self.healthy = False
                 else:
                     self._durable = target
@@ -217,7 +218,7 @@ class Journal:
             self._flushing = False
 
     def close(self) -> None:
-        """Close the file; what was written stays."""
+        """Close the file; its entries stay."""
         self._flusher.shutdown()
         with self._lock:
             if self._file >= 0:
@@ -226,14 +227,15 @@ class Journal:
             self.healthy = False
 
 
-def _write_all(file: int, content: bytes) -> None:
+def write_all(file: int, content: bytes) -> None:
+    """Write all bytes, in as many calls as the kernel takes."""
     view = memoryview(content)
     while view:
         view = view[os.write(file, view) :]
 
 
 def sync_folder(path: pathlib.Path) -> None:
-    """Bring to disk which files a folder has: without it a rename may be undone by a crash of the machine."""
+    """Flush a folder's list of files: without it a crash of the machine may undo a rename."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

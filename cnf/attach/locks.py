@@ -1,6 +1,6 @@
-"""One lock for each container: calls of one container are serial, others go on beside it.
+"""One lock for each container: calls of one container are serial, calls of others run at the same time.
 
-One invariant: a lock that nobody holds or waits for takes no memory.
+A lock that nobody holds or waits for takes no memory.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class KeyedLocks:
     """Locks by name. Any thread."""
 
     def __init__(self) -> None:
-        """No lock is held at first."""
+        """Locks exist while they are used."""
         self._guard = threading.Lock()
         self._entries: dict[str, _Entry] = {}
 
     @contextlib.contextmanager
     def hold(self, name: str, *, timeout_s: float) -> Iterator[bool]:
-        """Hold the lock of ``name``; yields False, holding nothing, when it can't be had in time (0: at once)."""
+        """Hold the lock of ``name``; yield False without it when it isn't free in time (0: immediately)."""
         with self._guard:
             entry = self._entries.setdefault(name, _Entry())
             entry.users += 1
@@ -42,3 +42,9 @@ class KeyedLocks:
                 entry.users -= 1
                 if not entry.users:
                     self._entries.pop(name, None)
+
+    def users(self, name: str) -> int:
+        """Count those who hold the lock of ``name`` or wait for it."""
+        with self._guard:
+            entry = self._entries.get(name)
+            return entry.users if entry is not None else 0

@@ -1,7 +1,7 @@
-"""Carries out wiring plans in cnf's namespace and in pods'.
+"""Executes wiring plans in cnf's namespace and in pods'.
 
-One invariant: ``attach`` leaves both ends complete or neither. Nothing here forks, dumps or starts a process, except
-``standing``, which is not for ADD or DEL.
+Invariant: ``attach`` leaves both ends complete or neither. Only ``standing`` reads a whole table, so ADD and DEL don't
+call it. Nothing here starts a process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from cnf.attach import removal, wiring
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.netlink import connection, errors, links
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 from fleetboard.model import names
 from fleetboard.model.addresses import Address
 
@@ -26,18 +26,18 @@ class OccupiedError(errors.NetlinkError):
 
 
 class Plumber:
-    """Hands for the kernel; ``hub`` is the namespace where cnf's ends live. Any thread."""
+    """Executes wiring plans; ``netns`` is cnf's own namespace. Thread-safe."""
 
-    def __init__(self, hub: Namespace) -> None:
-        """``hub`` stays the caller's to close."""
-        self._hub = hub
+    def __init__(self, netns: NetworkNamespace) -> None:
+        """The caller closes ``netns``, after ``close``."""
+        self._netns = netns
         self._idle: queue.LifoQueue[connection.Connection] = queue.LifoQueue(_KEPT)
         self._remover = removal.Remover(self.kernel)
 
     @property
-    def hub_cookie(self) -> int:
+    def own_cookie(self) -> int:
         """The number of cnf's namespace."""
-        return self._hub.cookie
+        return self._netns.cookie
 
     @contextlib.contextmanager
     def kernel(self) -> Iterator[connection.Connection]:
@@ -45,7 +45,7 @@ class Plumber:
         try:
             kernel = self._idle.get_nowait()
         except queue.Empty:
-            kernel = self._hub.connect()
+            kernel = self._netns.connect()
         try:
             yield kernel
         finally:
@@ -56,37 +56,37 @@ class Plumber:
                 kernel.close()
 
     def close(self) -> None:
-        """Wait for deletions that are under way, and close idle connections."""
+        """Wait for deletions in progress, and close idle connections."""
         self._remover.close()
         with contextlib.suppress(queue.Empty):
             while True:
                 self._idle.get_nowait().close()
 
-    def put_node(self, network: NodeNetwork) -> None:
-        """Put the node's addresses in place."""
+    def ensure_node_addresses(self, network: NodeNetwork) -> None:
+        """Ensure that cnf's namespace has the node's addresses."""
         with self.kernel() as kernel:
             kernel.send(wiring.plan_node(network))
 
     def holds(self, address: Address) -> bool:
         """Say whether cnf's namespace has that address."""
-        return self._hub.holds(address)
+        return self._netns.holds(address)
 
-    def attach(self, ends: wiring.Ends, *, pod: Namespace, inside: connection.Connection) -> wiring.Ends:
-        """Make and wire both ends; return them with the indexes they got.
+    def attach(self, ends: wiring.Ends, *, pod: NetworkNamespace, inside: connection.Connection) -> wiring.Ends:
+        """Create and wire both ends; return them with their indexes.
 
         Raises:
-            OccupiedError: the pod has an interface of that name.
-            NetlinkError: anything else; nothing is left.
+            OccupiedError: the pod has an interface of that name; nothing is changed.
+            NetlinkError: the kernel refused; nothing is left.
         """
-        made = self._create(ends, pod=pod, inside=inside)
+        created = self._create(ends, pod=pod, inside=inside)
         try:
-            inside.send(wiring.plan_far(made))
+            inside.send(wiring.plan_far(created))
             with self.kernel() as kernel:
-                kernel.send(wiring.plan_near(made))
+                kernel.send(wiring.plan_near(created))
         except BaseException:
-            self.abandon(made, inside=inside)
+            self.abandon(created, inside=inside)
             raise
-        return made
+        return created
 
     def abandon(self, ends: wiring.Ends, *, inside: connection.Connection) -> None:
         """Undo ``attach``.
@@ -99,35 +99,35 @@ class Plumber:
             inside.send(wiring.plan_unfence(ends.fleet))
 
     def rewire(self, ends: wiring.Ends) -> None:
-        """Set cnf's end of a standing pair again."""
+        """Wire cnf's end of an existing pair again."""
         with self.kernel() as kernel:
             kernel.send(wiring.plan_near(ends))
 
     def retune(self, ends: wiring.Ends, *, inside: connection.Connection) -> None:
-        """Set both ends of a standing pair again, MTU and fleet routes included."""
+        """Wire both ends of an existing pair again, with MTU and routes to the fleet."""
         near, far = wiring.plan_mtu(ends)
-        # The pod sends less first: what its old MTU let through, cnf's end still takes.
+        # The pod's end first: until both are lowered, cnf's end still takes packets of the old size.
         inside.send([far, *wiring.plan_far(ends)])
         with self.kernel() as kernel:
             kernel.send([near, *wiring.plan_near(ends)])
 
     def detach(self, name: str) -> None:
-        """Delete a pair by the name of cnf's end; one that is gone is fine."""
+        """Delete a pair, if it exists, by the name of cnf's end."""
         self._remover.remove(name)
 
     def standing(self) -> dict[str, links.Link]:
-        """Return the pairs whose end is in cnf's namespace, by name. A dump, and a hint as ``links.read`` says."""
+        """Return the pairs in cnf's namespace by name, as a hint like ``links.read``. It is a dump."""
         with self.kernel() as kernel:
-            found = links.read(kernel, kind="veth")
-        return {link.name: link for link in found if link.name.startswith(names.VETH_PREFIX)}
+            veths = links.read(kernel, kind="veth")
+        return {link.name: link for link in veths if link.name.startswith(names.VETH_PREFIX)}
 
     def find(self, name: str) -> links.Link | None:
-        """Return cnf's end of one pair."""
+        """Return cnf's end of a pair; None if it doesn't exist."""
         with self.kernel() as kernel:
             return links.find(kernel, name)
 
-    def _create(self, ends: wiring.Ends, *, pod: Namespace, inside: connection.Connection) -> wiring.Ends:
-        """Make the pair, with the wanted indexes where they are free."""
+    def _create(self, ends: wiring.Ends, *, pod: NetworkNamespace, inside: connection.Connection) -> wiring.Ends:
+        """Create the pair, with the planned indexes where they are free."""
         tries = (
             ends,
             ends.at(ends.near.index + _OTHER_INDEX, ends.far.index),
@@ -138,16 +138,16 @@ class Plumber:
                 with self.kernel() as kernel:
                     kernel.send([links.create_veth(attempt.near, attempt.far, namespace=pod.fileno())])
             except (errors.ExistsError, errors.BusyError):
-                # A name or an index; the kernel doesn't say which, nor whose.
+                # A name or an index is taken; the kernel doesn't say which, nor in which namespace.
                 if links.find(inside, ends.far.name) is not None:
                     raise OccupiedError(f"the pod has an interface {ends.far.name} already") from None
                 self.detach(ends.near.name)
                 continue
             return attempt if attempt.far.index else self._read_indexes(attempt, inside)
-        raise errors.SilentKernelError(f"veth {ends.near.name} can't be made: its name is taken again and again")
+        raise errors.SilentKernelError(f"veth {ends.near.name} can't be created: its name is taken again and again")
 
     def _read_indexes(self, ends: wiring.Ends, inside: connection.Connection) -> wiring.Ends:
         near, far = self.find(ends.near.name), links.find(inside, ends.far.name)
         if near is None or far is None:
-            raise errors.SilentKernelError(f"veth {ends.near.name} went away while it was made")
+            raise errors.SilentKernelError(f"veth {ends.near.name} disappeared while it was created")
         return ends.at(near.index, far.index)

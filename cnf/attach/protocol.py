@@ -1,7 +1,7 @@
-"""One CNI call as the specification has it: environment and stdin in, a ``Call`` out (CNI 0.3.0 to 1.1.0).
+"""Parses one CNI call of the specification, 0.3.0 to 1.1.0: environment and stdin in, a ``Call`` out.
 
-One invariant: pure, and everything a runtime, a user or a pod's annotation may get wrong is refused here with the
-specification's code and a sentence that names the field; past this point a ``Call`` is trusted.
+A runtime, a user or a pod's annotation may be wrong in any field. Such a call is refused here, with the specification's
+code and a message that names the field. A ``Call`` that was parsed is trusted.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _SINCE = {Verb.CHECK: "0.4.0", Verb.GC: "1.1.0", Verb.STATUS: "1.1.0"}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
-    """One call, checked."""
+    """One call, parsed and checked."""
 
     verb: Verb
     version: str
@@ -74,16 +74,16 @@ class Call:
     mac: str = ""
     previous: Mapping[str, Any] | None = None
     valid: frozenset[records.Key] | None = None
-    """GC: the attachments that live; nothing when the runtime didn't say."""
+    """GC: the attachments that the runtime lists; None when it lists none at all."""
 
     @property
     def key(self) -> records.Key:
-        """What the call is about."""
+        """Identifies the attachment that the call is about."""
         return self.container_id, self.interface
 
 
 def echo_version(stdin: bytes) -> str:
-    """Return the version to answer in: the configuration's where it is one of ours."""
+    """Return the version to answer in: the configuration's if it is supported, else the latest."""
     try:
         version = _decode(stdin).get("cniVersion")
     except CallRefusedError:
@@ -92,10 +92,10 @@ def echo_version(stdin: bytes) -> str:
 
 
 def parse_call(env: Mapping[str, str], stdin: bytes) -> Call:
-    """Check one call.
+    """Parse and check one call.
 
     Raises:
-        CallRefusedError: with the specification's code.
+        CallRefusedError: a field is invalid; the code is the specification's.
     """
     verb = _parse_verb(env)
     if verb is Verb.VERSION:
@@ -118,13 +118,13 @@ def parse_call(env: Mapping[str, str], stdin: bytes) -> Call:
     if verb not in (Verb.ADD, Verb.CHECK):
         return call
     call = dataclasses.replace(call, previous=_parse_previous(config.get("prevResult")))
-    return call if verb is Verb.CHECK else _with_wishes(call, env, config)
+    return call if verb is Verb.CHECK else _with_requests(call, env, config)
 
 
-def _with_wishes(call: Call, env: Mapping[str, str], config: Mapping[str, Any]) -> Call:
+def _with_requests(call: Call, env: Mapping[str, str], config: Mapping[str, Any]) -> Call:
     args = _parse_args(env.get("CNI_ARGS", ""))
     runtime, conventional = _object(config, "runtimeConfig"), _object(_object(config, "args"), "cni")
-    # CONVENTIONS.md: who understands the configuration's field ignores CNI_ARGS.
+    # CNI's CONVENTIONS.md: a plugin that understands the configuration's field ignores CNI_ARGS.
     ips = runtime.get("ips") or conventional.get("ips") or [ip for ip in args.get("IP", "").split(",") if ip]
     mac = runtime.get("mac") or conventional.get("mac") or args.get("MAC", "")
     return dataclasses.replace(
@@ -138,7 +138,7 @@ def _with_wishes(call: Call, env: Mapping[str, str], config: Mapping[str, Any]) 
 
 
 def _parse_previous(previous: Any) -> Mapping[str, Any] | None:
-    """Check the shape of the result of the plugins before us; what it says is theirs."""
+    """Check the shape of the earlier plugins' result; its content is theirs."""
     if previous is None:
         return None
     if not isinstance(previous, dict):
@@ -156,9 +156,9 @@ def _parse_verb(env: Mapping[str, str]) -> Verb:
     try:
         return Verb(text)
     except ValueError:
-        known = ", ".join(verb.value for verb in Verb)
+        verbs = ", ".join(verb.value for verb in Verb)
         raise CallRefusedError(
-            Code.INVALID_ENVIRONMENT, f"environment variable CNI_COMMAND is {text!r}: expected one of {known}"
+            Code.INVALID_ENVIRONMENT, f"environment variable CNI_COMMAND is {text!r}: expected one of {verbs}"
         ) from None
 
 
@@ -237,7 +237,7 @@ def _parse_name(config: Mapping[str, Any]) -> str:
 
 
 def _parse_args(text: str) -> dict[str, str]:
-    """Parse CNI_ARGS; keys come twice when Multus adds its own to the runtime's, and the last counts."""
+    """Parse CNI_ARGS. Multus adds its keys to the runtime's, so a key may come twice; the last one counts."""
     args: dict[str, str] = {}
     ignore_unknown = False
     for pair in filter(None, text.split(";")):
@@ -262,15 +262,16 @@ def _object(parent: Mapping[str, Any], field: str) -> Mapping[str, Any]:
 def _parse_ips(values: Any) -> tuple[Address, ...]:
     if not isinstance(values, list):
         raise CallRefusedError(Code.INVALID_CONFIG, f"ips is {values!r}: expected a list of addresses")
-    found: list[Address] = []
+    addresses: list[Address] = []
     for value in values:
         try:
-            found.append(ipaddress.ip_interface(value).ip)
+            # ipaddress also reads booleans and numbers.
+            addresses.append(ipaddress.ip_interface(value if isinstance(value, str) else "").ip)
         except ValueError as err:
             raise CallRefusedError(
                 Code.INVALID_CONFIG, f"ips holds {value!r}: expected an address with or without prefix length"
             ) from err
-    return tuple(found)
+    return tuple(addresses)
 
 
 def _parse_mac(value: Any) -> str:
@@ -286,7 +287,7 @@ def _parse_mac(value: Any) -> str:
 
 def _parse_valid(config: Mapping[str, Any]) -> frozenset[records.Key] | None:
     entries = config.get("cni.dev/valid-attachments")
-    # Go writes a nil slice as null: a runtime that says nothing has not said "none".
+    # Go writes a nil slice as null, so null is no list, and not an empty one.
     if entries is None:
         return None
     try:

@@ -1,7 +1,6 @@
-"""What the journal says, and what all its entries together mean.
+"""The journal's entries, and the state that they add up to.
 
-One invariant: ``fold`` is the only reading of a journal, and folding any prefix of one gives a state that was true
-when its last entry was written.
+Invariant: folding any prefix of a journal gives the state that was true when the prefix's last entry was written.
 """
 
 from __future__ import annotations
@@ -15,33 +14,33 @@ import msgspec
 from fleetboard.model.addresses import Address
 
 Key = tuple[str, str]
-"""Container id and interface name: what an address belongs to."""
+"""Container id and interface name of an attachment."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One attachment: everything it takes to make it again."""
+    """One attachment, with everything that is needed to create it again."""
 
     container_id: str
     interface: str
     addresses: list[str]
     mac: str
     cookie: int
-    """Number of the pod's namespace; with ``boot`` it is never used again."""
+    """Number of the pod's namespace; unique within one boot."""
     boot: str
     netns: str = ""
-    """CNI_NETNS as the runtime gave it, as long as it leads cnf back to the namespace; else nothing."""
+    """The runtime's CNI_NETNS, if cnf can find the namespace by it; else empty."""
     network: str = ""
     pod_namespace: str = ""
     pod_name: str = ""
     pod_uid: str = ""
     index: int = 0
-    """Interface index in the pod."""
+    """Index of the interface in the pod."""
     reserved_at: float = 0
-    """Wall clock; compared with the time of a spooled DEL."""
+    """Wall clock time; compared with that of a spooled DEL."""
 
     @property
     def key(self) -> Key:
-        """What the addresses belong to."""
+        """Identifies the attachment."""
         return self.container_id, self.interface
 
     def parse_addresses(self) -> tuple[Address, ...]:
@@ -49,25 +48,25 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return tuple(ipaddress.ip_address(address) for address in self.addresses)
 
 
-def newest(found: Iterable[Record]) -> list[Record]:
-    """Return of each pod's interface the record that was made last.
+def newest(records: Iterable[Record]) -> list[Record]:
+    """Return the newest record of each pod's interface.
 
-    A pod has one sandbox at a time: after a node's restart, that of the old one is dead and only not freed yet.
+    A pod has one sandbox at a time. After a restart of the node the older one is dead, and not released yet.
     """
     latest: dict[tuple[str, str], Record] = {}
-    for record in sorted(found, key=lambda record: record.reserved_at):
+    for record in sorted(records, key=lambda record: record.reserved_at):
         latest[(record.pod_uid or record.container_id, record.interface)] = record
     return list(latest.values())
 
 
 class Reserve(msgspec.Struct, frozen=True, tag="reserve", tag_field="entry"):
-    """An ADD began: the addresses are taken, the kernel may or may not hold the interface."""
+    """An ADD began: the addresses are allocated; the interface may or may not exist."""
 
     record: Record
 
 
 class Commit(msgspec.Struct, frozen=True, tag="commit", tag_field="entry"):
-    """The interface stands; the answer may have been given."""
+    """The interface exists; the caller may have its answer."""
 
     container_id: str
     interface: str
@@ -75,55 +74,56 @@ class Commit(msgspec.Struct, frozen=True, tag="commit", tag_field="entry"):
 
 
 class Release(msgspec.Struct, frozen=True, tag="release", tag_field="entry"):
-    """The interface is gone and the addresses are given back; with ``rest`` they stay unused for a while."""
+    """The interface is gone and the addresses are released, to be quarantined or not."""
 
     container_id: str
     interface: str
     addresses: list[str]
     at: float
-    rest: bool = True
+    quarantine: bool = msgspec.field(default=True, name="rest")
 
 
-class Origin(msgspec.Struct, frozen=True, tag="origin", tag_field="entry"):
-    """Whose journal this is: a copy on another node says nothing about that one."""
+class JournalOrigin(msgspec.Struct, frozen=True, tag="origin", tag_field="entry"):
+    """The node whose journal this is. A copy on another node says nothing about that node."""
 
     node: str
 
 
-Entry = Reserve | Commit | Release | Origin
+Entry = Reserve | Commit | Release | JournalOrigin
 
 
 @dataclasses.dataclass(slots=True)
-class State:
-    """What a journal means: attachments, those whose ADD never ended, and released addresses that may still rest.
-
-    ``holders`` says whose each address is: nobody holds one that another record names.
-    """
+class JournalState:
+    """What a journal means. No address is in two records."""
 
     records: dict[Key, Record] = dataclasses.field(default_factory=dict)
     open: set[Key] = dataclasses.field(default_factory=set)
+    """Attachments whose ADD has not ended."""
     released: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Addresses that may still be quarantined, and when they were released."""
     holders: dict[str, Key] = dataclasses.field(default_factory=dict)
+    """Which attachment holds each address."""
     origin: str = ""
+    """The node whose journal it is."""
 
 
-def fold(entries: Iterable[Entry]) -> State:
-    """Read entries in order."""
-    state = State()
+def fold(entries: Iterable[Entry]) -> JournalState:
+    """Return the state after these entries."""
+    state = JournalState()
     for entry in entries:
         apply(state, entry)
     return state
 
 
-def apply(state: State, entry: Entry) -> None:
-    """Move ``state`` on by one entry."""
-    if isinstance(entry, Origin):
+def apply(state: JournalState, entry: Entry) -> None:
+    """Apply one entry to ``state``."""
+    if isinstance(entry, JournalOrigin):
         state.origin = entry.node
         return
     if isinstance(entry, Reserve):
         _drop(state, entry.record.key)
         for address in entry.record.addresses:
-            # Given anew, so it had been released: that line was damaged.
+            # The address was allocated again, so it had been released in a line that is damaged now.
             _drop(state, state.holders.get(address))
             state.released.pop(address, None)
             state.holders[address] = entry.record.key
@@ -140,11 +140,11 @@ def apply(state: State, entry: Entry) -> None:
     _drop(state, key)
     for address in entry.addresses:
         state.released.pop(address, None)
-        if entry.rest and address not in state.holders:
+        if entry.quarantine and address not in state.holders:
             state.released[address] = entry.at
 
 
-def _drop(state: State, key: Key | None) -> None:
+def _drop(state: JournalState, key: Key | None) -> None:
     record = state.records.pop(key, None) if key is not None else None
     if key is None or record is None:
         return
@@ -153,9 +153,9 @@ def _drop(state: State, key: Key | None) -> None:
         state.holders.pop(address, None)
 
 
-def unfold(state: State) -> list[Entry]:
+def unfold(state: JournalState) -> list[Entry]:
     """Return the shortest journal that means ``state``."""
-    entries: list[Entry] = [Origin(state.origin)] if state.origin else []
+    entries: list[Entry] = [JournalOrigin(state.origin)] if state.origin else []
     entries += [Release("", "", [address], at) for address, at in state.released.items()]
     for key, record in state.records.items():
         entries.append(Reserve(record))

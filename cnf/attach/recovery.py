@@ -1,8 +1,26 @@
-"""Brings journal and kernel together again: after a restart, and every half minute.
+"""Makes ledger and kernel agree: after a restart, and every half minute.
 
-One invariant: the kernel is the truth, the API never is. An attachment whose end stands in cnf's namespace lives, for
-a pair dies with either namespace; one whose pair is missing lives as long as its pod's namespace does, and is made
-again; else it is dead, and freed when it is found dead twice.
+Theory of operation. The kernel is the truth, and the API is never asked. A veth pair dies with either of its
+namespaces, so what is left in the kernel tells what happened while nobody looked. ``sweep`` compares each record of
+the ledger with the interfaces in cnf's namespace:
+
+    record      pair        pod's namespace     then
+    finished    exists      (lives)             adopted; at a start cnf's end is wired again
+    finished    untagged    (lives)             deleted and recreated: an earlier process ended within this
+    finished    missing     lives               recreated, as after cnf's own namespace was replaced
+    finished    missing     gone                suspected; freed by a later sweep that finds it so again
+    unfinished  any         any                 freed: the caller of its ADD got no answer
+    none        exists      (lives)             at a start recovered from its tag; else deleted by a later sweep
+
+A namespace is opened by its path and believed by its cookie (``pods``). Cookies are unique within one boot only, so
+``free_former_boots`` first frees all records of other boots; their namespaces are gone.
+
+Nothing is freed on one look, except where there is a witness: the runtime, in ``collect_unlisted``, or the boot id. The
+list of interfaces may be torn by concurrent changes, so a pair that it lacks is looked up by name before it counts as
+missing.
+
+Calls go on during a sweep. A container whose lock a call holds is left for the next sweep. The order of reading makes
+up for the rest: interfaces first and the ledger after, so an interface of a running ADD is never a stray.
 """
 
 from __future__ import annotations
@@ -17,16 +35,17 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from cnf.attach import errors, identity, ledger, locks, plumber, pods, records, wiring
+from cnf.attach import errors, identity, records, wiring
 from cnf.attach.node_network.network import NodeNetwork
+from cnf.attach.parts import Parts
 from cnf.netlink import connection, links
 from cnf.netlink import errors as netlink_errors
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _WORKERS = 8
 _APART_S = 1.0
-"""Time between the two passes that find an attachment dead."""
+"""Least time between the two sweeps that find an attachment dead."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,10 +57,10 @@ class RestoreSummary:
     freed: int = 0
     suspected: int = 0
     recovered: int = 0
-    """Attachments the journal had lost, found in the kernel."""
+    """Attachments that the journal had lost."""
     failed: int = 0
     damaged: int = 0
-    """Lines of the journal that couldn't be read."""
+    """Lines of the journal that could not be read."""
 
 
 class _Outcome(enum.Enum):
@@ -55,23 +74,14 @@ class _Outcome(enum.Enum):
 
 
 class Recovery:
-    """Sweeps. One at a time; any thread."""
+    """Sweeps, one at a time. Any thread."""
 
-    def __init__(
-        self,
-        *,
-        book: ledger.Ledger,
-        hands: plumber.Plumber,
-        found: pods.Pods,
-        containers: locks.KeyedLocks,
-        boot: str,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """``containers`` are the locks that calls hold: what a call is busy with is left alone."""
-        self._ledger = book
-        self._plumber = hands
-        self._pods = found
-        self._locks = containers
+    def __init__(self, parts: Parts, *, boot: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """A container whose lock a call holds is left alone."""
+        self._ledger = parts.ledger
+        self._plumber = parts.plumber
+        self._pods = parts.pods
+        self._locks = parts.locks
         self._boot = boot
         self._clock = clock
         self._turn = threading.Lock()
@@ -79,28 +89,28 @@ class Recovery:
         self._strays: dict[str, float] = {}
 
     def free_former_boots(self) -> int:
-        """Free what was attached before the machine booted: all its namespaces are gone."""
+        """Free what was attached before the machine booted; its namespaces are gone."""
         dead = [r for r in (*self._ledger.attached(), *self._ledger.unfinished()) if r.boot != self._boot]
         for record in dead:
             self._ledger.release(record.key)
         return len(dead)
 
     def sweep(self, network: NodeNetwork | None, *, at_start: bool = False) -> RestoreSummary:
-        """Look at everything once. Without ``network`` nothing is made again, and nothing living freed."""
+        """Look at everything once. Without ``network`` nothing is recreated, and nothing living is freed."""
         with self._turn:
-            # In this order: an interface that an ADD makes meanwhile is in the ledger by the time that is read.
+            # In this order: an interface that an ADD creates meanwhile is in the ledger by the time that is read.
             standing = self._plumber.standing()
             attached, unfinished = self._ledger.attached(), self._ledger.unfinished()
             strays = self._find_strays(standing)
             self._forget_suspects(attached)
             outcomes = [self._end_unfinished(record) for record in unfinished]
             with concurrent.futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="sweep") as workers:
-                outcomes += workers.map(lambda r: self._settle(r, standing, network, at_start=at_start), attached)
-            outcomes += self._settle_strays(strays, at_start=at_start)
+                outcomes += workers.map(lambda r: self._reconcile(r, standing, network, at_start=at_start), attached)
+            outcomes += self._reconcile_strays(strays, at_start=at_start)
         return _count(outcomes)
 
     def collect_unlisted(self, unlisted: Callable[[records.Record], bool]) -> int:
-        """Free dead attachments that the runtime says are none, without the second pass: it is the witness."""
+        """Free dead attachments that the runtime doesn't list. It is the witness, so one look is enough."""
         freed = 0
         with self._turn:
             for record in filter(unlisted, self._ledger.attached()):
@@ -114,7 +124,7 @@ class Recovery:
                     freed += self._ledger.release(record.key)
         return freed
 
-    def _settle(
+    def _reconcile(
         self,
         record: records.Record,
         standing: Mapping[str, links.Link],
@@ -125,22 +135,22 @@ class Recovery:
         name = identity.veth_name(*record.key)
         link = standing.get(name)
         if link is not None and not at_start and (network is None or link.mtu <= network.mtu):
-            return _Outcome.ADOPTED  # the usual case takes no lock and asks nobody
+            return _Outcome.ADOPTED  # the usual case takes no lock and asks no kernel
         with self._locks.hold(record.container_id, timeout_s=0) as held:
             if not held or self._ledger.find(record.key) != record:
                 return _Outcome.LEFT
             try:
-                link = self._plumber.find(name)  # the list may lack it, or be late
+                link = self._plumber.find(name)  # the list may lack it, or be outdated
                 if link is not None and identity.is_ours(link.alias):
                     return self._adopt(record, link, network)
                 if link is not None:
-                    # Our predecessor ended while it made this pair again: the tag comes last, and the pod's end lacks
-                    # whatever comes before.
+                    # The process before this one ended while it recreated the pair. The tag comes last, so the pod's
+                    # end may lack anything.
                     self._plumber.detach(link.name)
-                return self._revive(record, network)
+                return self._recreate(record, network)
             except (netlink_errors.NetlinkError, errors.AttachError) as err:
-                _log.error(
-                    "an attachment can't be restored",
+                log.error(
+                    "could not restore an attachment",
                     extra={"container": record.container_id, "addresses": record.addresses, "error": str(err)},
                 )
                 return _Outcome.FAILED
@@ -156,7 +166,7 @@ class Recovery:
         return _Outcome.ADOPTED
 
     def retune(self, network: NodeNetwork) -> None:
-        """Set every standing pair again: MTU, routes to the fleet."""
+        """Set MTU and routes to the fleet on every pair that exists."""
         for record in self._ledger.attached():
             try:
                 link = self._plumber.find(identity.veth_name(*record.key))
@@ -164,16 +174,16 @@ class Recovery:
                     continue
                 self._retune(record, wiring.plan_ends(record, network).at(link.index, record.index))
             except netlink_errors.NetlinkError as err:
-                _log.error("a pod's interface can't be set", extra={"pod": record.pod_name, "error": str(err)})
+                log.error("could not change a pod's interface", extra={"pod": record.pod_name, "error": str(err)})
 
     def _retune(self, record: records.Record, ends: wiring.Ends) -> None:
         pod = self._pods.open(record.netns, cookie=record.cookie)
         if pod is None:
-            return  # it can't be told, and a near end alone with a lower MTU would swallow its packets
+            return  # a lower MTU at the near end alone would drop the pod's packets
         with pod, pod.connect() as inside:
             self._plumber.retune(ends, inside=inside)
 
-    def _revive(self, record: records.Record, network: NodeNetwork | None) -> _Outcome:
+    def _recreate(self, record: records.Record, network: NodeNetwork | None) -> _Outcome:
         pod = self._pods.open(record.netns, cookie=record.cookie)
         if pod is None:
             return self._suspect(record)
@@ -189,7 +199,7 @@ class Recovery:
         return _Outcome.RECREATED
 
     def _clear_stale(self, record: records.Record, inside: connection.Connection) -> None:
-        """Delete a pod's end whose other end is in cnf's former namespace, still ending."""
+        """Delete a pod's end whose near end is in cnf's former namespace, which has not ended yet."""
         stale = links.find(inside, record.interface)
         if stale is not None and identity.is_ours(stale.alias):
             inside.send([links.delete(record.interface)])
@@ -208,25 +218,25 @@ class Recovery:
         self._suspects = {key: seen for key, seen in self._suspects.items() if living.get(key) == seen[0]}
 
     def _end_unfinished(self, record: records.Record) -> _Outcome:
-        """Roll back an ADD that will never end: its caller got no answer."""
+        """Roll back an ADD that will never end; its caller got no answer."""
         with self._locks.hold(record.container_id, timeout_s=0) as held:
             if not held or record not in self._ledger.unfinished():
                 return _Outcome.LEFT
             try:
                 self._plumber.detach(identity.veth_name(*record.key))
             except netlink_errors.NetlinkError as err:
-                _log.error("an unfinished ADD can't be undone", extra={"error": str(err)})
+                log.error("could not undo an unfinished ADD", extra={"error": str(err)})
                 return _Outcome.FAILED
-            self._ledger.release(record.key, rest=False)
+            self._ledger.release(record.key, quarantine=False)
             return _Outcome.FREED
 
     def _find_strays(self, standing: Mapping[str, links.Link]) -> dict[str, links.Link]:
-        """Return the pairs that no record names; before any is freed, whose pair then is gone and no stray."""
+        """Return the pairs without a record. Call it before records are freed, or their pairs count as strays."""
         named = {identity.veth_name(*r.key) for r in (*self._ledger.attached(), *self._ledger.unfinished())}
         return {name: link for name, link in standing.items() if name not in named}
 
-    def _settle_strays(self, strays: Mapping[str, links.Link], *, at_start: bool) -> list[_Outcome]:
-        """Take pairs that no record names into a journal that lost them, or delete them."""
+    def _reconcile_strays(self, strays: Mapping[str, links.Link], *, at_start: bool) -> list[_Outcome]:
+        """Write pairs without a record into the ledger, which lost them, or delete them."""
         self._strays = {name: since for name, since in self._strays.items() if name in strays}
         outcomes: list[_Outcome] = []
         for name, link in strays.items():

@@ -1,12 +1,11 @@
-"""Deletes interfaces, without waiting for what the kernel does after they are gone.
+"""Deletes interfaces without waiting for the work that the kernel does after they are gone.
 
-Both ends, their addresses and routes are away within a millisecond; the answer to the request comes 10 to 20 ms later,
-when all of the kernel's readers have let go of the memory. So the request is made by a thread of its own, and the
-caller asks whether the interface is there.
+Both ends, their addresses and routes are gone within a millisecond. The kernel answers 10 to 20 ms later, when its
+readers no longer use the memory. So a thread of its own sends the request, and the caller looks until the interface is
+gone. Deletions that arrive while all threads wait become one group: the kernel waits once for the group.
 
-One invariant: ``remove`` returns only after the interface is gone, and asks for nothing that isn't there: a request
-that came late would hit an interface made anew under that name. Deletions that come while all threads wait go
-together, as a group: the kernel waits once for it, not once for each.
+Invariant: ``remove`` returns only after the interface is gone. It requests nothing for a name that doesn't exist: a
+late request would delete a new interface of that name.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from collections.abc import Callable
 from cnf.netlink import connection, errors, links
 
 _GROUP = 0x666C7400
-"""Interface group of those about to be deleted; nothing else is ever in it."""
+"""Interface group of the interfaces that are being deleted, and of no others."""
 
 _AT_ONCE = 4
 _FIRST_LOOK_S = 0.0005
@@ -39,17 +38,17 @@ class _Batch:
 
 
 class Remover:
-    """Deletes by name. Any thread."""
+    """Deletes interfaces by name. Any thread."""
 
     def __init__(self, lend: Lend) -> None:
-        """``lend`` gives a connection in the namespace of the interfaces."""
+        """``lend`` lends a connection in the namespace of the interfaces."""
         self._lend = lend
         self._lock = threading.Lock()
         self._next = _Batch()
         self._threads = concurrent.futures.ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="remove")
 
     def remove(self, name: str) -> None:
-        """Delete one interface; one that is gone is fine.
+        """Delete an interface if it exists.
 
         Raises:
             NetlinkError: the kernel refused.
@@ -65,7 +64,7 @@ class Remover:
             if not batch.begun.wait(_KERNEL_S):
                 raise errors.SilentKernelError(f"delete interface {name}: earlier deletions have not ended")
             pause = _FIRST_LOOK_S
-            # Deleting takes the lock that looking up takes, so the answer is rarely "still there" more than once.
+            # Deleting and looking up take the same lock, so a second look is rarely needed.
             while not batch.done.is_set() and links.find(kernel, name) is not None:
                 batch.done.wait(pause)
                 pause = min(2 * pause, _LAST_LOOK_S)
@@ -92,5 +91,5 @@ class Remover:
             if len(wanted) == 1:
                 kernel.send([links.delete(name) for name in wanted])
                 return
-            # All of a batch in one message run: a group that is deleted half-filled is filled again by nobody.
+            # One run of messages: nobody would add the missing interfaces to a group that was deleted too early.
             kernel.send([*(links.set_group(name, _GROUP) for name in wanted), links.delete_group(_GROUP)])

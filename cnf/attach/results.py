@@ -1,7 +1,7 @@
-"""What a CNI call prints: results in the shape of each version, and errors.
+"""Renders what a CNI call prints: results in the shape of each version, and errors.
 
-One invariant: the pod's interface alone is listed. cnf's end isn't: with a sandbox Multus would publish it as a second
-network, without one chained plugins would look for it on the host.
+A result lists only the pod's interface. With cnf's end and its sandbox, Multus would publish a second network; without
+a sandbox, chained plugins would look for that end on the host.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def render_error(version: str, error: errors.CallRefusedError) -> bytes:
 
 
 def render_add(call: protocol.Call, record: records.Record, ends: wiring.Ends) -> bytes:
-    """Return the result of ADD, behind that of the plugins before us in the chain."""
+    """Return the result of ADD, appended to that of earlier plugins in the chain."""
     previous = call.previous or {}
     interfaces = list(previous.get("interfaces") or [])
     interfaces.append(_interface(call, record, ends))
@@ -49,23 +49,23 @@ def render_add(call: protocol.Call, record: records.Record, ends: wiring.Ends) -
 
 
 def _interface(call: protocol.Call, record: records.Record, ends: wiring.Ends) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": record.interface, "mac": record.mac, "sandbox": call.netns}
+    interface: dict[str, Any] = {"name": record.interface, "mac": record.mac, "sandbox": call.netns}
     if _at_least(call.version, "1.1.0"):
-        found["mtu"] = ends.far.mtu
-    return found
+        interface["mtu"] = ends.far.mtu
+    return interface
 
 
 def _ip(version: str, pod: Any, node: Any, *, interface: int) -> dict[str, Any]:
-    found = {"interface": interface, "address": f"{pod}/{pod.max_prefixlen}", "gateway": str(node)}
-    return _convert_ip(found, version)
+    ip = {"interface": interface, "address": f"{pod}/{pod.max_prefixlen}", "gateway": str(node)}
+    return _convert_ip(ip, version)
 
 
 def _convert_ip(ip: Mapping[str, Any], version: str) -> dict[str, Any]:
-    """Give or take ``version``, which results have before 1.0.0 and must not have from then on."""
-    found = {key: value for key, value in ip.items() if key != "version"}
+    """Add or remove the field ``version``, which results have before 1.0.0 and must not have since."""
+    converted = {key: value for key, value in ip.items() if key != "version"}
     if not _at_least(version, "1.0.0"):
-        found = {"version": "6" if ":" in str(ip.get("address", "")) else "4", **found}
-    return found
+        converted = {"version": "6" if ":" in str(ip.get("address", "")) else "4", **converted}
+    return converted
 
 
 def _at_least(version: str, since: str) -> bool:

@@ -1,8 +1,9 @@
-"""The unix socket where the node's CNI executable calls.
+"""The unix socket that the node's CNI executable calls.
 
-One invariant: only uid 0 is served; every accepted call gets an answer or a closed connection; and an answer that
-can't be delivered takes its call back. ADDs have threads of their own: they may wait for a block of addresses, and
-no other call waits behind them.
+Invariant: only uid 0 is served. Every accepted call gets an answer or a closed connection, and a call whose answer
+can't be delivered is undone.
+
+ADDs run in threads of their own: they may wait for a block of addresses, and no other call waits behind them.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from collections.abc import Callable, Iterator
 
 from cnf.attach import errors, frames, protocol, results
 from cnf.netlink.errors import NamespaceError
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _WORKERS = 16
 _ADDERS = 48
@@ -32,14 +33,14 @@ _QUEUED = 512
 _READ_S = 10.0
 _TICK_MS = 200
 
-Call = Callable[[frames.Request], frames.Response]
+Serve = Callable[[frames.Request], frames.Response]
 
 
-class Server:
+class CniServer:
     """Accepts calls and hands them to ``call`` on a bounded number of threads."""
 
-    def __init__(self, path: pathlib.Path, call: Call, *, allowed_uid: int = 0) -> None:
-        """The socket is made by ``run``, readable by its owner alone."""
+    def __init__(self, path: pathlib.Path, call: Serve, *, allowed_uid: int = 0) -> None:
+        """``run`` creates the socket, which only its owner can use."""
         self._path = path
         self._call = call
         self._allowed_uid = allowed_uid
@@ -47,7 +48,7 @@ class Server:
         self.listening = threading.Event()
 
     def run(self, stop: threading.Event) -> None:
-        """Serve until ``stop`` is set, then finish what was begun."""
+        """Serve until ``stop`` is set, then finish the calls in progress."""
         with (
             _listen(self._path) as listener,
             concurrent.futures.ThreadPoolExecutor(_ADDERS, thread_name_prefix="cni add") as adders,
@@ -76,7 +77,7 @@ class Server:
             opened.enter_context(sock)
             _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             if uid != self._allowed_uid:
-                _log.warning("a CNI call was refused: its caller is not root", extra={"uid": uid})
+                log.warning("refused a CNI call: its caller is not root", extra={"uid": uid})
                 return
             env, stdin, namespace = _receive(sock)
             if namespace is not None:
@@ -101,27 +102,27 @@ class Server:
         try:
             return self._call(request)
         except Exception as err:
-            _log.exception("a CNI call failed")
+            log.exception("CNI call failed")
             refusal = errors.CallRefusedError(errors.Code.INTERNAL, "cnf failed; its log has the trace", repr(err))
             return frames.Response(1, results.render_error(protocol.echo_version(request.stdin), refusal))
 
 
 @contextlib.contextmanager
 def _reported() -> Iterator[None]:
-    """End what a call's thread does, whatever happens, with a line in the log."""
+    """Log any failure of a call, and end its thread's work."""
     try:
         yield
     except errors.FrameError as err:
-        _log.warning("a CNI call was refused", extra={"error": str(err)})
+        log.warning("refused a CNI call", extra={"error": str(err)})
     except OSError as err:
-        _log.info("a CNI call's connection failed", extra={"error": str(err)})
+        log.info("connection of a CNI call failed", extra={"error": str(err)})
     except Exception:
-        _log.exception("a CNI call failed")
+        log.exception("CNI call failed")
 
 
 @contextlib.contextmanager
 def _listen(path: pathlib.Path) -> Iterator[socket.socket]:
-    """Bind beside and rename into place: there is no moment without a socket, and none with wrong rights."""
+    """Bind under another name and rename: the path always leads to a socket, and never to one with wrong rights."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
@@ -129,13 +130,13 @@ def _listen(path: pathlib.Path) -> Iterator[socket.socket]:
         listener.bind(str(draft))
         draft.chmod(0o600)
         listener.listen(256)
-        made = draft.stat()
+        created = draft.stat()
         draft.rename(path)
         try:
             yield listener
         finally:
             with contextlib.suppress(OSError):
-                if path.stat().st_ino == made.st_ino:  # not our successor's
+                if path.stat().st_ino == created.st_ino:  # not that of the cnf after this one
                     path.unlink()
 
 
@@ -145,8 +146,8 @@ def _hung_up(sock: socket.socket) -> bool:
     return any(events & (select.POLLHUP | select.POLLERR | select.POLLRDHUP) for _, events in poller.poll(0))
 
 
-def _receive(sock: socket.socket) -> tuple[dict[str, str], bytes, Namespace | None]:
-    """Read one request, and the descriptor that came with its first byte."""
+def _receive(sock: socket.socket) -> tuple[dict[str, str], bytes, NetworkNamespace | None]:
+    """Read one request, and the descriptor that is attached to its first byte."""
     deadline = time.monotonic() + _READ_S
     sock.settimeout(_READ_S)
     space = socket.CMSG_SPACE(array.array("i").itemsize)
@@ -178,7 +179,7 @@ def _more(sock: socket.socket, deadline: float) -> bytes:
     return chunk
 
 
-def _take_namespace(ancillary: list[tuple[int, int, bytes]]) -> Namespace | None:
+def _take_namespace(ancillary: list[tuple[int, int, bytes]]) -> NetworkNamespace | None:
     descriptors = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -188,6 +189,6 @@ def _take_namespace(ancillary: list[tuple[int, int, bytes]]) -> Namespace | None
     if not descriptors:
         return None
     try:
-        return Namespace(descriptors[0], label="CNI_NETNS")
+        return NetworkNamespace(descriptors[0], label="CNI_NETNS")
     except NamespaceError:
-        return None  # a plain file where a namespace was: DEL goes on without, ADD says so
+        return None  # a plain file where a namespace was: DEL works without one, ADD is refused

@@ -1,6 +1,6 @@
-"""DELs that came while cnf was away: the CNI executable left them as files and told the runtime that all is well.
+"""Serves the DELs of the time without cnf: the CNI executable left them as files and reported success.
 
-One invariant: a file is removed only after its DEL was served, so a crash in between serves it twice, which is fine.
+A file is removed only after its DEL was served. A crash in between serves the DEL twice, which changes nothing.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import msgspec
 
 from cnf.attach import errors, frames
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _PERIOD_S = 3.0
 
 
 class Spool:
-    """The folder of waiting DELs."""
+    """The folder of spooled DELs."""
 
     def __init__(self, folder: pathlib.Path, call: Callable[[frames.Request], frames.Response]) -> None:
-        """``call`` serves one; ``folder`` need not be there."""
+        """``call`` serves one DEL; ``folder`` need not exist."""
         self._folder = folder
         self._call = call
 
     def replay(self) -> int:
-        """Serve what waits, oldest first; return how many were served."""
+        """Serve the spooled DELs, oldest first; return how many were served."""
         try:
             waiting = sorted((path.stat().st_mtime, path) for path in self._folder.iterdir() if _is_complete(path))
         except FileNotFoundError:
@@ -41,7 +41,7 @@ class Spool:
             try:
                 self.replay()
             except OSError as err:
-                _log.error("spooled DELs can't be read", extra={"folder": str(self._folder), "error": str(err)})
+                log.error("could not read spooled DELs", extra={"folder": str(self._folder), "error": str(err)})
             if stop.wait(_PERIOD_S):
                 return
 
@@ -49,24 +49,24 @@ class Spool:
         try:
             request = frames.parse_request(path.read_bytes())
         except errors.FrameError as err:
-            _log.error("a spooled DEL is damaged and dropped", extra={"file": path.name, "error": str(err)})
+            log.error("dropped a damaged spooled DEL", extra={"file": path.name, "error": str(err)})
             path.unlink(missing_ok=True)
             return False
         except FileNotFoundError:
             return False
         if request.env.get("CNI_COMMAND") != "DEL":
-            _log.error("a spooled call is no DEL and dropped", extra={"file": path.name})
+            log.error("dropped a spooled call that is not a DEL", extra={"file": path.name})
             path.unlink(missing_ok=True)
             return False
         try:
             response = self._call(frames.Request(request.env, request.stdin, issued_at=issued_at))
         except Exception:
-            # One call that trips us must not end the process at every start; what it would free is found dead anyway.
-            _log.exception("a spooled DEL failed and is dropped", extra={"file": path.name})
+            # A call that fails here must not end the process at every start; a sweep frees what it would have freed.
+            log.exception("dropped a spooled DEL that failed", extra={"file": path.name})
             path.unlink(missing_ok=True)
             return False
         if response.code:
-            _log.error("a spooled DEL failed", extra={"file": path.name, "answer": response.stdout.decode()})
+            log.error("spooled DEL failed", extra={"file": path.name, "answer": response.stdout.decode()})
             if _is_hopeless(response):
                 path.unlink(missing_ok=True)
             return False

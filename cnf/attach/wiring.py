@@ -1,10 +1,11 @@
-"""What a pod's two ends look like, as messages for the kernel (DESIGN.md section 4).
+"""Plans a pod's two ends as messages for the kernel (section 4 of docs/design.md).
 
-One invariant: pure functions of a record and the node's network, and idempotent messages: wiring, re-wiring after a
-restart and changing a live interface are the same plan.
+Plans are pure functions of a record and the node's network, and their messages are idempotent. Wiring, wiring again
+after a restart and changing a live interface are the same plan.
 
-In the pod the fleet is routed by the node's address, found at a permanent neighbour, and a second, worst route says
-``unreachable``: bound to no device, it stays while the interface is away, so that nothing leaves in clear by eth0.
+In the pod, the route to the fleet goes by the node's address, which is a permanent neighbour. A second route with the
+worst metric is ``unreachable`` and bound to no device. It stays while the interface is missing, so that no traffic for
+the fleet leaves unencrypted by eth0.
 """
 
 from __future__ import annotations
@@ -24,33 +25,35 @@ _ROUTER = {links.FORWARDING: 1, links.RP_FILTER: 1, links.SEND_REDIRECTS: 0, lin
 class Ends:
     """Both ends of one attachment."""
 
-    near: links.End
-    """In cnf's namespace."""
-    far: links.End
-    """In the pod's."""
+    near: links.VethEnd
+    """The end in cnf's namespace."""
+    far: links.VethEnd
+    """The end in the pod's namespace."""
     alias: str
     paths: tuple[tuple[Address, Address], ...]
     """The pod's address and the node's, for each family."""
     fleet: tuple[Network, ...]
 
     def at(self, near: int, far: int) -> Ends:
-        """Return the same ends with the indexes the kernel gave them."""
+        """Return the same ends with the indexes that the kernel gave them."""
         return dataclasses.replace(
             self, near=dataclasses.replace(self.near, index=near), far=dataclasses.replace(self.far, index=far)
         )
 
 
 def plan_ends(record: records.Record, network: NodeNetwork) -> Ends:
-    """Say what ``record`` looks like in the node's network as it is now."""
+    """Plan the ends of ``record`` in the node's current network."""
     pod_addresses = record.parse_addresses()
     return Ends(
-        near=links.End(
+        near=links.VethEnd(
             name=identity.veth_name(*record.key),
             mac=identity.gateway_mac(*record.key),
             mtu=network.mtu,
-            index=identity.hub_index(pod_addresses[0]),
+            index=identity.near_index(pod_addresses[0]),
         ),
-        far=links.End(name=record.interface, mac=record.mac, mtu=network.mtu, index=record.index or identity.POD_INDEX),
+        far=links.VethEnd(
+            name=record.interface, mac=record.mac, mtu=network.mtu, index=record.index or identity.POD_INDEX
+        ),
         alias=identity.alias(*record.key, pod_addresses, record.pod_uid),
         paths=tuple((address, network.gateway(address.version)) for address in pod_addresses),
         fleet=network.fleet,
@@ -58,7 +61,7 @@ def plan_ends(record: records.Record, network: NodeNetwork) -> Ends:
 
 
 def plan_near(ends: Ends) -> list[wire.Message]:
-    """Wire the end in cnf's namespace: a router's port with one host behind it."""
+    """Wire cnf's end: a router's port with one host behind it."""
     index = ends.near.index
     plan = [links.set_no_link_local(index), links.set_inet(index, _ROUTER), links.set_up(index, alias=ends.alias)]
     for pod, node in ends.paths:
@@ -90,12 +93,12 @@ def fleet_routes(ends: Ends) -> list[routes.Route]:
 
 
 def plan_fence(ends: Ends) -> list[wire.Message]:
-    """Keep the pod from sending to the fleet by another interface; first, so that there is no moment without."""
+    """Keep the pod from sending to the fleet by another interface. It comes first, so there is no gap."""
     return [routes.Route(cidr, metric=routes.WORST).put() for cidr in ends.fleet]
 
 
 def plan_unfence(fleet: tuple[Network, ...]) -> list[wire.Message]:
-    """Take back ``plan_fence`` in a pod that gives its interface up."""
+    """Undo ``plan_fence`` in a pod that loses its interface."""
     return [routes.Route(cidr, metric=routes.WORST).delete() for cidr in fleet]
 
 
@@ -105,7 +108,7 @@ def plan_mtu(ends: Ends) -> tuple[wire.Message, wire.Message]:
 
 
 def plan_node(network: NodeNetwork) -> list[wire.Message]:
-    """Put the node's addresses on ``lo``: routes name them as source, so they come before every route."""
+    """Put the node's addresses on ``lo``, before all routes: routes name them as their source."""
     return [
         links.set_up(links.LOOPBACK),
         *(addresses.put(links.LOOPBACK, address) for address in network.gateways()),

@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from cnf.attach import ipam
-from cnf.attach import service as attach_plane
+from cnf.attach import ipam, service
 from cnf.attach.node_network import demand
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import errors
@@ -53,13 +52,13 @@ class Report:
     """Whether the leader reaches the hub; None on every other node."""
 
 
-def read_addresses(plane: attach_plane.Plane) -> tuple[ipam.Usage, int, list[str], list[str]]:
+def read_addresses(cni: service.CniService) -> tuple[ipam.Usage, int, list[str], list[str]]:
     """Return the node's usage, how many blocks it wants, which it has returned, and which it holds."""
-    usage, node_network = plane.usage(), plane.network()
-    given = len(node_network.given) if node_network is not None else 0
+    usage, node_network = cni.usage(), cni.network()
+    given = len(node_network.active_blocks) if node_network is not None else 0
     returned = [str(block) for block in node_network.returned] if node_network is not None else []
-    wanted = demand.wanted_blocks(held=given, free=usage.free, waiting=plane.waiting)
-    return usage, wanted, returned, [str(block) for block in plane.held_blocks()]
+    wanted = demand.wanted_blocks(held=given, free=usage.free, waiting=cni.waiting)
+    return usage, wanted, returned, [str(block) for block in cni.held_blocks()]
 
 
 def render_status(report: Report, fleet_node: fleet.FleetNode, *, version: str, now: str) -> fleet.FleetNodeStatus:

@@ -1,1 +1,1 @@
-"""Raw netlink: the kernel as the hot path speaks to it."""
+"""Raw rtnetlink: the kernel's network configuration, as the hot path needs it."""

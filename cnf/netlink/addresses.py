@@ -1,6 +1,6 @@
 """Addresses on interfaces (include/uapi/linux/if_addr.h).
 
-One invariant: putting an address that is there already changes nothing and is no error.
+Putting an address that exists already changes nothing and is no error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BITS = {4: 32, 6: 128}
 
 
 def put(index: int, address: Address) -> Message:
-    """Give an interface ``address`` alone: /32, or /128 without duplicate detection (nobody shares the link)."""
+    """Give an interface one address, /32 or /128; without duplicate detection, because nobody shares the link."""
     flags = _NO_PREFIX_ROUTE | (_NO_DUPLICATE_DETECTION if address.version == 6 else 0)
     return Message(
         _NEWADDR,
@@ -41,9 +41,9 @@ def _body(index: int, address: Address) -> bytes:
 def read(kernel: connection.Connection, index: int) -> list[bytes]:
     """Return the packed addresses of one interface."""
     body = _INFO.pack(0, 0, 0, 0, index)
-    found: list[bytes] = []
+    held: list[bytes] = []
     for answer in kernel.ask(Message(_GETADDR, Flag.DUMP, body, f"list addresses of interface {index}")):
         if _INFO.unpack_from(answer.body)[4] == index:
             parsed = wire.attributes(answer.body[_INFO.size :])
-            found.append(parsed.get(_LOCAL) or parsed.get(_ADDRESS, b""))
-    return found
+            held.append(parsed.get(_LOCAL) or parsed.get(_ADDRESS, b""))
+    return held

@@ -1,7 +1,7 @@
-"""A rtnetlink socket that sends batches and collects one acknowledgement for each message.
+"""An rtnetlink socket that sends batches and collects one acknowledgement for each message.
 
-One invariant: after any call the socket holds no unread answer of it, or it is closed: an answer is never taken for
-that of a later request.
+Invariant: after a call, the socket holds no unread answer to it, or is closed. So an answer is never taken for that of
+a later request.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _EXT_ACK = 11
 _STRICT_CHECK = 12
 
 _BATCH = 64
-"""Messages a sendmsg: their acknowledgements must fit in the receive buffer, which the kernel never waits for."""
+"""Messages in one send. Their acknowledgements must fit in the receive buffer: the kernel drops what doesn't."""
 _RECEIVE = 1 << 16
 
 
 def open_socket() -> socket.socket:
-    """Open a rtnetlink socket in the calling thread's network namespace."""
+    """Open an rtnetlink socket in the calling thread's network namespace."""
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-    # Acknowledgements without a copy of the request, with the kernel's sentence.
+    # Acknowledgements come without a copy of the request, and with the kernel's own message.
     sock.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
     sock.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
     sock.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
@@ -33,10 +33,10 @@ def open_socket() -> socket.socket:
 
 
 class Connection:
-    """One rtnetlink socket; of one thread at a time."""
+    """One rtnetlink socket. One thread at a time."""
 
     def __init__(self, sock: socket.socket, *, timeout_s: float = 10) -> None:
-        """Take over ``sock``, wherever it was opened: it stays in that namespace whichever thread uses it."""
+        """Take over ``sock``. It stays in the namespace where it was opened, whichever thread uses it."""
         self._socket = sock
         self._socket.settimeout(timeout_s)
         self._sequence = 0
@@ -58,28 +58,28 @@ class Connection:
     def send(self, messages: Sequence[wire.Message]) -> None:
         """Apply ``messages`` in order.
 
-        The kernel carries out the rest of a batch after one that failed, so a caller that sees an error undoes all.
+        The kernel applies the rest of a batch after a message that failed, so the caller of a failed batch undoes all.
 
         Raises:
-            RefusedError: the first message that failed with an errno it doesn't tolerate.
+            RefusedError: a message failed with an errno that it doesn't tolerate; it is the first one.
         """
         for start in range(0, len(messages), _BATCH):
             self._send_batch(messages[start : start + _BATCH])
 
-    def ask(self, question: wire.Message, *, torn: bool = False) -> list[wire.Answer]:
+    def ask(self, question: wire.Message, *, torn: bool = False) -> list[wire.KernelMessage]:
         """Return the kernel's answers to a GET: one, or with ``Flag.DUMP`` all.
 
-        A dump that the table changed under is asked for again, unless ``torn`` says that the caller can do with it:
-        then what came or went may be missing or listed still, and on kernels before 6.9 what stood all along, too.
+        A dump whose table changed meanwhile is retried, unless ``torn``. A torn dump may lack new entries and list
+        deleted ones; on kernels before 6.9 it may even lack entries that existed all the time.
 
         Raises:
-            AbsentError: nothing of that name.
-            RefusedError: anything else the kernel objects to.
+            AbsentError: the object doesn't exist.
+            RefusedError: the kernel refuses for another reason.
         """
         dump = question.flags & wire.Flag.DUMP == wire.Flag.DUMP
         for _ in range(5):
             sequence = self._transmit([question])
-            found: list[wire.Answer] = []
+            answers: list[wire.KernelMessage] = []
             interrupted = False
             while True:
                 answer = self._receive_one(sequence)
@@ -88,11 +88,11 @@ class Connection:
                     if answer.code:
                         raise errors.refused(answer.code, question.action, answer.detail)
                     break
-                found.append(answer)
+                answers.append(answer)
                 if not dump:
                     break
             if torn or not interrupted:
-                return found
+                return answers
         raise errors.SilentKernelError(f"{question.action}: the table changed under five dumps in a row")
 
     def _send_batch(self, messages: Sequence[wire.Message]) -> None:
@@ -108,7 +108,7 @@ class Connection:
     def _transmit(self, messages: Sequence[wire.Message]) -> int:
         first = self._sequence + 1
         self._sequence += len(messages)
-        self._pending: list[wire.Answer] = []
+        self._pending: list[wire.KernelMessage] = []
         try:
             self._socket.send(b"".join(m.encode(first + offset) for offset, m in enumerate(messages)))
         except OSError as err:
@@ -116,7 +116,7 @@ class Connection:
             raise errors.SilentKernelError(f"{messages[0].action}: can't send to the kernel: {err}") from err
         return first
 
-    def _receive_one(self, sequence: int) -> wire.Answer:
+    def _receive_one(self, sequence: int) -> wire.KernelMessage:
         while True:
             if not self._pending:
                 try:

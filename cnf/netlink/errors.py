@@ -1,15 +1,15 @@
-"""What can go wrong between us and the kernel's rtnetlink.
+"""Errors of requests to the kernel's rtnetlink.
 
 NetlinkError
-├── NamespaceError          a path or descriptor is no network namespace, or it can't be entered
-├── SilentKernelError       no answer in time, or one that doesn't belong to the request
-└── RefusedError            the kernel said no: ``code`` is its errno
+├── NamespaceError          a path or descriptor is not a network namespace, or can't be entered
+├── SilentKernelError       no answer in time, or one that belongs to another request
+└── RefusedError            the kernel refused; ``code`` is its errno
     ├── ExistsError         EEXIST
     ├── AbsentError         ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL
     ├── BusyError           EBUSY: an interface index is taken
     └── DeniedError         EPERM, EACCES
 
-One invariant: callers act on the class or on ``code``, never on the text.
+Callers act on the class or on ``code``, never on the text.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ class NetlinkError(Exception):
 
 
 class NamespaceError(NetlinkError):
-    """A path or descriptor is no network namespace, or it can't be entered."""
+    """A path or descriptor is not a network namespace, or can't be entered."""
 
 
 class SilentKernelError(NetlinkError):
-    """The kernel didn't answer in time, or not to what was asked."""
+    """The kernel didn't answer in time, or answered another request."""
 
 
 class RefusedError(NetlinkError):
     """The kernel refused one message of a batch."""
 
     def __init__(self, code: int, action: str, detail: str = "") -> None:
-        """``action`` says what was asked; ``detail`` is the kernel's own sentence, when it gave one."""
+        """``action`` says what was requested; ``detail`` is the kernel's own message, or empty."""
         reason = os.strerror(code)
         super().__init__(f"{action}: {reason} ({detail})" if detail else f"{action}: {reason}")
         self.code = code
@@ -43,11 +43,11 @@ class RefusedError(NetlinkError):
 
 
 class ExistsError(RefusedError):
-    """Something of that name or address is there already."""
+    """An object of that name or address exists already."""
 
 
 class AbsentError(RefusedError):
-    """What was asked about isn't there."""
+    """The object doesn't exist."""
 
 
 class BusyError(RefusedError):
@@ -71,5 +71,5 @@ _CLASSES: dict[int, type[RefusedError]] = {
 
 
 def refused(code: int, action: str, detail: str = "") -> RefusedError:
-    """Make the error of the class that ``code`` (a positive errno) belongs to."""
+    """Return the error of the class that ``code``, a positive errno, belongs to."""
     return _CLASSES.get(code, RefusedError)(code, action, detail)

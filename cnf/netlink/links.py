@@ -1,6 +1,6 @@
-"""Interfaces: veth pairs placed across namespaces, their settings, what stands (include/uapi/linux/if_link.h).
+"""Interfaces: veth pairs across namespaces, their settings, and which exist (include/uapi/linux/if_link.h).
 
-One invariant: builders return messages and touch nothing; only ``read``, ``find`` and ``index_of`` speak to the kernel.
+Functions that take a ``Connection`` ask the kernel. All others build messages and change nothing.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ FORWARDING, ACCEPT_REDIRECTS, SEND_REDIRECTS, RP_FILTER = 1, 4, 6, 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class End:
-    """One end of a veth pair to be made. ``index`` 0 leaves the number to the kernel."""
+class VethEnd:
+    """One end of a veth pair to create. With ``index`` 0 the kernel chooses the number."""
 
     name: str
     mac: str
@@ -48,12 +48,12 @@ class End:
     index: int = 0
 
     def attributes(self) -> bytes:
-        """Encode what both ends state alike."""
+        """Encode the attributes that both ends have."""
         return (
             wire.text(_IFNAME, self.name)
             + wire.attribute(_ADDRESS, pack_mac(self.mac))
             + wire.u32(_MTU, self.mtu)
-            # One queue: a pod's traffic is one softirq's work, and each further one costs memory per pod.
+            # One queue: one softirq handles a pod's traffic, and each further queue costs memory per pod.
             + wire.u32(_NUM_TX_QUEUES, 1)
             + wire.u32(_NUM_RX_QUEUES, 1)
         )
@@ -61,7 +61,7 @@ class End:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Link:
-    """An interface as the kernel describes it."""
+    """An interface as the kernel reports it."""
 
     index: int
     name: str
@@ -78,11 +78,11 @@ def pack_mac(mac: str) -> bytes:
     return bytes.fromhex(mac.replace(":", ""))
 
 
-def create_veth(near: End, far: End, *, namespace: int) -> Message:
-    """Make a veth pair: ``near`` in the socket's namespace, ``far`` in the one that descriptor ``namespace`` opens.
+def create_veth(near: VethEnd, far: VethEnd, *, namespace: int) -> Message:
+    """Create a veth pair: ``near`` in the socket's namespace, ``far`` in that of the descriptor ``namespace``.
 
-    Atomic: on EEXIST or EBUSY (an index is taken) nothing is left. The kernel heeds the far end's index only when
-    the near end's is given too.
+    It is atomic: on EEXIST or EBUSY (an index is taken) nothing is left. The kernel uses the far end's index only if
+    the near end has one too.
     """
     peer = wire.attribute(
         _VETH_PEER, _INFO.pack(0, 0, far.index, 0, 0) + far.attributes() + wire.u32(_NET_NS_FD, namespace)
@@ -132,9 +132,9 @@ def set_inet(index: int, settings: Mapping[int, int]) -> Message:
 
 
 def set_no_link_local(index: int) -> Message:
-    """Keep the kernel from giving an interface an IPv6 link-local address; before it comes up.
+    """Keep the kernel from giving an interface an IPv6 link-local address. Send it before the interface is up.
 
-    A host without IPv6 answers EAFNOSUPPORT, which is the same thing.
+    A host without IPv6 answers EAFNOSUPPORT; there is no such address then.
     """
     conf = wire.nested(_AF_INET6, wire.u8(_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE))
     tolerate = frozenset({errno.EAFNOSUPPORT, errno.EINVAL})
@@ -142,25 +142,25 @@ def set_no_link_local(index: int) -> Message:
 
 
 def set_group(name: str, group: int) -> Message:
-    """Put an interface into a group for ``delete_group``; one that is gone is fine."""
+    """Put an interface, if it exists, into a group for ``delete_group``."""
     body = _INFO.pack(0, 0, 0, 0, 0) + wire.text(_IFNAME, name) + wire.u32(_GROUP, group)
     return Message(_SETLINK, Flag.ACK, body, f"put {name} into group {group}", frozenset({errno.ENODEV}))
 
 
 def delete(name: str) -> Message:
-    """Delete an interface (of a veth pair: both ends); one that is gone is fine."""
+    """Delete an interface if it exists; of a veth pair, both ends."""
     body = _INFO.pack(0, 0, 0, 0, 0) + wire.text(_IFNAME, name)
     return Message(_DELLINK, Flag.ACK, body, f"delete interface {name}", frozenset({errno.ENODEV}))
 
 
 def delete_group(group: int) -> Message:
-    """Delete all interfaces of a group in one go: the kernel waits once for its readers, not once for each."""
+    """Delete all interfaces of a group at once: the kernel waits once for its readers, not for each interface."""
     body = _INFO.pack(0, 0, 0, 0, 0) + wire.u32(_GROUP, group)
     return Message(_DELLINK, Flag.ACK, body, f"delete interfaces of group {group}", frozenset({errno.ENODEV}))
 
 
 def find(kernel: connection.Connection, name: str) -> Link | None:
-    """Return the interface of that name, if it is there."""
+    """Return the interface of that name; None if it doesn't exist."""
     body = _INFO.pack(0, 0, 0, 0, 0) + wire.text(_IFNAME, name) + wire.u32(_EXT_MASK, _SKIP_STATISTICS)
     try:
         answers = kernel.ask(Message(_GETLINK, Flag(0), body, f"look up interface {name}"))
@@ -183,7 +183,7 @@ def read_inet(kernel: connection.Connection, index: int) -> dict[int, int]:
 
 
 def list_all(*, kind: str = "") -> Message:
-    """Ask for all interfaces, or those of one ``kind``, where the kernel heeds that."""
+    """Request all interfaces, or those of one ``kind`` if the kernel filters by it."""
     body = _INFO.pack(0, 0, 0, 0, 0) + wire.u32(_EXT_MASK, _SKIP_STATISTICS)
     if kind:
         body += wire.nested(_LINKINFO, wire.attribute(_INFO_KIND, kind.encode()))
@@ -191,13 +191,13 @@ def list_all(*, kind: str = "") -> Message:
 
 
 def read(kernel: connection.Connection, *, kind: str = "") -> list[Link]:
-    """Return all interfaces, or those of one ``kind``. Not for the hot path: it is a dump.
+    """Return all interfaces, or those of one ``kind``. It is a dump, so not for the hot path.
 
-    A hint where interfaces come and go meanwhile, for a whole list may never be had then: who finds one missing that
-    matters looks it up by ``find``.
+    The list is a hint: it may be torn while interfaces are created and deleted. Look up by ``find`` an interface that
+    it lacks.
     """
-    found = (_parse(answer.body) for answer in kernel.ask(list_all(kind=kind), torn=True))
-    return [link for link in found if not kind or link.kind == kind]
+    all_links = (_parse(answer.body) for answer in kernel.ask(list_all(kind=kind), torn=True))
+    return [link for link in all_links if not kind or link.kind == kind]
 
 
 def changed_names(datagram: bytes) -> list[str]:

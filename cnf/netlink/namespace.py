@@ -1,7 +1,7 @@
-"""Handles of network namespaces: who they are, and sockets opened inside them.
+"""Handles of network namespaces: which one it is, and sockets inside it.
 
-One invariant: no thread that does anything else ever changes its namespace. A socket stays in the namespace where it
-was opened, so a thread that lives for one system call opens it, and everybody uses it.
+Invariant: no thread that does anything else changes its namespace. A socket stays in the namespace where it was opened.
+So a short-lived thread opens it there, and any thread uses it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fleetboard.model.addresses import Address
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWNET = 0x40000000
 _SO_NETNS_COOKIE = 71
-_NOBODYS = ipaddress.IPv4Address("203.0.113.255")
-"""Of a network for documentation."""
+_UNUSED = ipaddress.IPv4Address("203.0.113.255")
+"""From a network for documentation, so no namespace has it."""
 
 
 def _set_namespace(descriptor: int) -> None:
@@ -38,21 +38,21 @@ def _set_namespace(descriptor: int) -> None:
 
 
 def cookie_of(sock: socket.socket) -> int:
-    """Return the number of the socket's namespace: never used again while the machine runs (Linux 5.14)."""
+    """Return the number of the socket's namespace, which is never reused while the machine runs (Linux 5.14)."""
     try:
         return int(struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0])
     except OSError as err:
         raise errors.NamespaceError(f"the kernel gives no namespace cookie (Linux 5.14 has it): {err}") from err
 
 
-class Namespace:
+class NetworkNamespace:
     """One network namespace, kept alive by the descriptor this owns until ``close``."""
 
     def __init__(self, descriptor: int, *, label: str) -> None:
-        """Take over ``descriptor``; it is closed when it is no network namespace.
+        """Take over ``descriptor``.
 
         Raises:
-            NamespaceError: it is none.
+            NamespaceError: it is not a network namespace, and is closed.
         """
         self.label = label
         self._descriptor = descriptor
@@ -66,11 +66,11 @@ class Namespace:
             raise errors.NamespaceError(f"{label} is not a network namespace")
 
     @classmethod
-    def open(cls, path: pathlib.Path | str) -> Namespace:
+    def open(cls, path: pathlib.Path | str) -> NetworkNamespace:
         """Open the namespace at ``path``.
 
         Raises:
-            NamespaceError: nothing is there, or something else.
+            NamespaceError: nothing is at the path, or no network namespace.
         """
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -79,11 +79,11 @@ class Namespace:
         return cls(descriptor, label=str(path))
 
     @classmethod
-    def current(cls) -> Namespace:
+    def current(cls) -> NetworkNamespace:
         """Open the calling thread's namespace."""
         return cls.open("/proc/thread-self/ns/net")
 
-    def __enter__(self) -> Namespace:
+    def __enter__(self) -> NetworkNamespace:
         return self
 
     def __exit__(
@@ -92,7 +92,7 @@ class Namespace:
         self.close()
 
     def close(self) -> None:
-        """Let go of the namespace."""
+        """Close the descriptor."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -110,7 +110,7 @@ class Namespace:
         return self._cookie
 
     def open_socket(self) -> socket.socket:
-        """Open a rtnetlink socket inside.
+        """Open an rtnetlink socket inside.
 
         Raises:
             NamespaceError: it can't be entered (CAP_SYS_ADMIN).
@@ -118,13 +118,13 @@ class Namespace:
         return self.open_inside(connection.open_socket)
 
     def holds(self, address: Address) -> bool:
-        """Say whether ``address`` is one of the namespace's own: only then can a socket be bound to it.
+        """Say whether the namespace has ``address``: only then can a socket bind to it.
 
         Raises:
             NamespaceError: it can't be entered (CAP_SYS_ADMIN).
         """
-        # A namespace that never had an IPv4 address takes every one for its own (the kernel's inet_addr_type).
-        return self._binds(address) and not (address.version == 4 and self._binds(_NOBODYS))
+        # A namespace that never had an IPv4 address counts every one as local (the kernel's inet_addr_type).
+        return self._binds(address) and not (address.version == 4 and self._binds(_UNUSED))
 
     def _binds(self, address: Address) -> bool:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
@@ -136,7 +136,7 @@ class Namespace:
             return True
 
     def open_inside(self, opener: Callable[[], socket.socket]) -> socket.socket:
-        """Return the socket that ``opener`` makes inside.
+        """Return the socket that ``opener`` opens inside.
 
         Raises:
             NamespaceError: it can't be entered (CAP_SYS_ADMIN).

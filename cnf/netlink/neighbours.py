@@ -1,6 +1,6 @@
-"""Permanent neighbours: the links are point to point, so nobody ever asks who has an address.
+"""Permanent neighbours: the links are point to point, so nobody needs to ask who has an address.
 
-One invariant: putting a neighbour replaces the one that was there.
+Putting a neighbour replaces an existing one of the same address.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PERMANENT = 0x80
 
 
 def put(index: int, address: Address, mac: str) -> Message:
-    """Say for good that ``address`` is at ``mac`` on an interface."""
+    """Set the permanent MAC of ``address`` on an interface."""
     body = (
         _INFO.pack(addresses.FAMILY[address.version], index, _PERMANENT, 0, 0)
         + wire.attribute(_DST, address.packed)

@@ -1,7 +1,7 @@
 """Routes of the main table (include/uapi/linux/rtnetlink.h).
 
-Invariant: every route carries a protocol number of ours, so that it is told from everybody else's: ``PROTOCOL`` is the
-CNI server's, and the tunnel has its own.
+Invariant: every route that cnf adds carries a protocol number of its own: ``PROTOCOL`` is the CNI server's, and the
+tunnel has another. Only such routes are read.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _ONLINK = 4
 PROTOCOL = 112
 """rtm_protocol of the CNI server's routes: any number that no routing daemon has (/etc/iproute2/rt_protos)."""
 WORST = 0xFFFFFFFF
-"""The metric that loses against every other."""
+"""The metric that every other one wins against."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Route:
-    """One route. Without ``index`` it is ``unreachable``; without ``gateway`` the destination is on the link itself."""
+    """One route. Without ``index`` it is ``unreachable``; without ``gateway`` the destination is on the link."""
 
     destination: Network
     index: int = 0
@@ -71,14 +71,14 @@ class Route:
         return Message(_NEWROUTE, wire.PUT, self._body(), action)
 
     def delete(self) -> Message:
-        """Delete the route; one that is gone is fine."""
+        """Delete the route if it exists."""
         gone = frozenset({errno.ESRCH, errno.ENOENT})
         return Message(_DELROUTE, Flag.ACK, self._body(), f"delete route {self.destination}", gone)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Found:
-    """A route of ours as the kernel describes it, packed addresses and all."""
+class InstalledRoute:
+    """One of our routes as the kernel reports it, with packed addresses."""
 
     destination: bytes
     length: int
@@ -98,11 +98,11 @@ def delete(destination: Network, *, protocol: int) -> Message:
     return Message(_DELROUTE, Flag.ACK, body, f"delete route {destination}", frozenset({errno.ESRCH}))
 
 
-def read(kernel: connection.Connection, version: int, *, protocol: int = PROTOCOL) -> list[Found]:
+def read(kernel: connection.Connection, version: int, *, protocol: int = PROTOCOL) -> list[InstalledRoute]:
     """Return the routes of the main table that ``protocol`` marks. Not for the hot path: it is a dump."""
     family = addresses.FAMILY[version]
     body = _INFO.pack(family, 0, 0, 0, _MAIN, protocol, 0, 0, 0)
-    found: list[Found] = []
+    installed: list[InstalledRoute] = []
     try:
         answers = kernel.ask(Message(_GETROUTE, Flag.DUMP, body, "list routes"))
     except errors.AbsentError:  # a namespace that never had a route has no table
@@ -112,8 +112,8 @@ def read(kernel: connection.Connection, version: int, *, protocol: int = PROTOCO
         if head[4] != _MAIN or head[5] != protocol:
             continue
         parsed = wire.attributes(answer.body[_INFO.size :])
-        found.append(
-            Found(
+        installed.append(
+            InstalledRoute(
                 destination=parsed.get(_DST, bytes(addresses.BITS[version] // 8)),
                 length=head[1],
                 index=wire.parse_u32(parsed.get(_OIF, bytes(4))),
@@ -123,4 +123,4 @@ def read(kernel: connection.Connection, version: int, *, protocol: int = PROTOCO
                 unreachable=head[7] == _UNREACHABLE,
             )
         )
-    return found
+    return installed

@@ -1,6 +1,6 @@
 """Netlink's bytes: messages, attributes, answers (include/uapi/linux/netlink.h).
 
-One invariant: nothing here does I/O, so every encoding is a value that a test can look at.
+Nothing here does I/O: every encoding is a value that a test can compare.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ class Flag(enum.IntFlag):
     DUMP_INTERRUPTED = 0x10
     CAPPED = 0x100
     ACK_TLVS = 0x200
-    # For new things.
+    # For requests that create.
     REPLACE = 0x100
     EXCLUSIVE = 0x200
     CREATE = 0x400
-    # For questions.
+    # For requests that get.
     DUMP = 0x300
 
 
 PUT = Flag.ACK | Flag.CREATE | Flag.REPLACE
-"""Make it, or make it so. A constant, because an ADD sends a dozen messages and joining flags takes a microsecond."""
+"""Create or replace. A constant, because an ADD sends a dozen messages and joining flags takes a microsecond."""
 _REQUEST = int(Flag.REQUEST)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Message:
-    """One request, without sequence number: a plan of wiring is a tuple of these.
+    """One request without its sequence number; a plan is a list of these.
 
-    ``tolerate`` holds errnos that mean "fine as it is", such as ENODEV when deleting.
+    ``tolerate`` holds errnos that mean success, such as ENODEV when deleting.
     """
 
     type: int
@@ -59,12 +59,12 @@ class Message:
     tolerate: frozenset[int] = frozenset()
 
     def encode(self, sequence: int) -> bytes:
-        """Return the message as the kernel reads it, asking for an acknowledgement unless it is a question."""
+        """Return the message's bytes."""
         return HEADER.pack(HEADER.size + len(self.body), self.type, int(self.flags) | _REQUEST, sequence, 0) + self.body
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
+class KernelMessage:
     """One message from the kernel."""
 
     type: int
@@ -79,7 +79,7 @@ class Answer:
 
     @property
     def detail(self) -> str:
-        """The kernel's sentence (extended acknowledgement), or nothing."""
+        """The kernel's own message (extended acknowledgement), or an empty string."""
         if not self.flags & Flag.ACK_TLVS:
             return ""
         # An error that isn't capped repeats the whole request before the attributes.
@@ -114,16 +114,16 @@ def text(kind: int, value: str) -> bytes:
 
 
 def attributes(buffer: bytes) -> dict[int, bytes]:
-    """Parse a run of attributes; of one that comes twice the last counts."""
-    found: dict[int, bytes] = {}
+    """Parse consecutive attributes; the last of equal ones counts."""
+    parsed: dict[int, bytes] = {}
     offset = 0
     while offset + _ATTRIBUTE.size <= len(buffer):
         length, kind = _ATTRIBUTE.unpack_from(buffer, offset)
         if length < _ATTRIBUTE.size:
             break
-        found[kind & _TYPE_MASK] = buffer[offset + _ATTRIBUTE.size : offset + length]
+        parsed[kind & _TYPE_MASK] = buffer[offset + _ATTRIBUTE.size : offset + length]
         offset += (length + 3) & ~3
-    return found
+    return parsed
 
 
 def parse_string(payload: bytes) -> str:
@@ -136,12 +136,12 @@ def parse_u32(payload: bytes) -> int:
     return int(struct.unpack("=I", payload[:4])[0])
 
 
-def answers(buffer: bytes) -> Iterator[Answer]:
-    """Part what one recv returned into messages."""
+def answers(buffer: bytes) -> Iterator[KernelMessage]:
+    """Split the bytes of one recv into messages."""
     offset = 0
     while offset + HEADER.size <= len(buffer):
         length, kind, flags, sequence, _ = HEADER.unpack_from(buffer, offset)
         if length < HEADER.size:
             break
-        yield Answer(kind, flags, sequence, buffer[offset + HEADER.size : offset + length])
+        yield KernelMessage(kind, flags, sequence, buffer[offset + HEADER.size : offset + length])
         offset += (length + 3) & ~3

@@ -133,14 +133,14 @@ def _open_socket() -> socket.socket:
     return sock
 
 
-def _refused(batch: Batch, failure: wire.Answer) -> netlink_errors.RefusedError:
+def _refused(batch: Batch, failure: wire.KernelMessage) -> netlink_errors.RefusedError:
     action = batch.actions[failure.sequence] if failure.sequence < len(batch.actions) else "a transaction"
     return netlink_errors.refused(failure.code, action, failure.detail)
 
 
-def read_failures(sock: socket.socket, last: int) -> list[wire.Answer]:
+def read_failures(sock: socket.socket, last: int) -> list[wire.KernelMessage]:
     """Return all that the kernel refused, in the order of the batch; empty when it accepted all."""
-    failures: list[wire.Answer] = []
+    failures: list[wire.KernelMessage] = []
     while True:
         try:
             datagram = sock.recv(_RECEIVE)

@@ -148,7 +148,7 @@ def _connect(node: str, server: tuple[str, int]) -> socket.socket:
         timeout=30,
         check=True,
     )
-    place = namespace.Namespace.open(f"/proc/{pid.stdout.strip()}/ns/net")
+    place = namespace.NetworkNamespace.open(f"/proc/{pid.stdout.strip()}/ns/net")
     try:
         sock = place.open_inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
     finally:

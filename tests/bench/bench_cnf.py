@@ -1,4 +1,4 @@
-"""cnf's CNI plane in a process of its own, as the daemon runs it, without the API: what the benches call.
+"""cnf's CNI service in a process of its own, as the daemon runs it, without the API: what the benches call.
 
 It ends when its stdin does, so that it never outlives whoever measures.
 """
@@ -15,7 +15,8 @@ import time
 
 from cnf.attach import server, service
 from cnf.attach.node_network import network
-from cnf.netlink.namespace import Namespace
+from cnf.attach.settings import CniHooks, CniSettings
+from cnf.netlink.namespace import NetworkNamespace
 
 NETWORK = network.NodeNetwork(
     node_address=ipaddress.ip_address("10.112.4.0"),
@@ -25,22 +26,22 @@ NETWORK = network.NodeNetwork(
 )
 
 
-def main(state: str, hub: str) -> None:
+def main(state: str, node_netns: str) -> None:
     """Restore, serve, and say so in one line of JSON."""
     started = time.monotonic()
     sys.setswitchinterval(0.0005)  # as cnf does
     calls: list[tuple[str, float]] = []
-    served = service.Plane(
-        state_dir=pathlib.Path(state),
-        netns_dir=pathlib.Path("/run/netns"),
-        hub_netns=Namespace.open(hub),
-        on_change=lambda: None,
-        on_call=lambda verb, code, seconds: calls.append((verb, seconds * 1000)),
+    served = service.CniService(
+        CniSettings(state_dir=pathlib.Path(state), netns_dir=pathlib.Path("/run/netns")),
+        node_netns=NetworkNamespace.open(node_netns),
+        hooks=CniHooks(
+            on_change=lambda: None, on_call=lambda verb, code, seconds: calls.append((verb, seconds * 1000))
+        ),
     )
     summary = served.restore()
     restored_s = time.monotonic() - started
     served.set_network(NETWORK)
-    listener = server.Server(pathlib.Path("/run/fleetboard/cni.sock"), served.call)
+    listener = server.CniServer(pathlib.Path("/run/fleetboard/cni.sock"), served.call)
     stop = threading.Event()
     thread = threading.Thread(target=listener.run, args=(stop,))
     thread.start()

@@ -16,19 +16,19 @@ import shim_node
 
 
 def _handles() -> list[str]:
-    """Return the network namespaces that this process has open, once for each descriptor."""
+    """Return the network namespaces that this process holds open, once for each descriptor."""
     found = []
     for descriptor in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # that of the list itself, and what other threads close meanwhile
+        with contextlib.suppress(OSError):  # that of the listing itself, and those that other threads close meanwhile
             found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
     return sorted(target for target in found if target.startswith("net:"))
 
 
 @pytest.fixture(autouse=True)
 def _no_namespace_is_held() -> Iterator[None]:
-    """Fail a test after which this process holds another number of namespaces: they live as long as somebody does.
+    """Fail a test that changes how many namespaces this process holds: each one lives as long as a holder.
 
-    What a module holds for all its tests was there before, and counts for none of them.
+    A namespace that a module holds for all its tests exists before each of them, so it counts for none.
     """
     before = _handles()
     yield
@@ -54,12 +54,12 @@ def quick(tmp_path: pathlib.Path) -> Iterator[quick_nets.QuickNets]:
 
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], object]], None]:
-    """Poll until something is true, at most a minute: a machine that does much else is slow and not wrong."""
+    """Poll until a condition is true, at most a minute: a busy machine is slow, and not wrong."""
 
     def wait(condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + 60
         while not condition():
-            assert time.monotonic() < deadline, "it did not come true within a minute"
+            assert time.monotonic() < deadline, "the condition was not true within a minute"
             time.sleep(0.02)
 
     return wait

@@ -15,7 +15,7 @@ PERIOD_US = 100_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Group:
-    """The folders that a process writes its id to, and where its memory is counted."""
+    """The folders that a process writes its id to, and the files that count its memory."""
 
     folders: tuple[pathlib.Path, ...]
     peak: pathlib.Path
@@ -27,11 +27,11 @@ class Group:
         return " && ".join(f"echo $$ >{folder}/cgroup.procs" for folder in self.folders)
 
     def peak_bytes(self) -> int:
-        """Return the most memory it had, page cache included."""
+        """Return the peak of its memory, page cache included."""
         return int(self.peak.read_text())
 
     def killed(self) -> int:
-        """Return how many of its processes the kernel killed for want of memory."""
+        """Return how many of its processes the kernel killed because memory ran out."""
         found = re.search(r"^oom_kill (\d+)", self.events.read_text(), re.MULTILINE)
         assert found is not None
         return int(found[1])
@@ -39,7 +39,7 @@ class Group:
 
 @contextlib.contextmanager
 def limit(*, cpu: float, memory: int) -> Iterator[Group]:
-    """Lend a group with so many processors and bytes."""
+    """Lend a group that is limited to ``cpu`` processors and ``memory`` bytes."""
     name = f"fleetboard-test-{secrets.token_hex(3)}"
     made = _version_two if (ROOT / "cgroup.controllers").exists() else _version_one
     group = made(name, quota_us=int(cpu * PERIOD_US), memory=memory)

@@ -34,9 +34,9 @@ class Net:
         )
 
     def answers_ping(self, address: str, *, size: int = 56, fragment: bool = True) -> bool:
-        """Say whether ``address`` answers a ping from inside: one of those of half a minute, before any ICMP error.
+        """Say whether ``address`` answers a ping within half a minute, before any ICMP error.
 
-        The kernel starts a link's queue some time after its carrier is there (linkwatch), and drops until then.
+        The kernel starts a link's queue some time after its carrier (linkwatch), and drops packets until then.
         """
         dont = ["-M", "do"] if not fragment else []
         command = ["ping", "-c", "1", "-w", "30", "-i", "0.05", "-s", str(size), *dont, address]

@@ -1,4 +1,4 @@
-"""Network namespaces by the thousand: made by a system call, found under links to this process' descriptors."""
+"""Network namespaces by the thousand, made by a system call and linked to this process' descriptors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CLONE_NEWNET = 0x40000000
 
 
 class QuickNet:
-    """One namespace; it ends when ``end`` lets go of it and nothing else holds it."""
+    """One namespace. It ends after ``end``, when nothing else holds it."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
@@ -25,7 +25,7 @@ class QuickNet:
         return self._descriptor < 0
 
     def end(self) -> None:
-        """Let go of it, as the runtime does of a pod's that is gone."""
+        """Close it, as the runtime does with that of a pod that is gone."""
         self.path.unlink()
         os.close(self._descriptor)
         self._descriptor = -1
@@ -39,7 +39,7 @@ class QuickNets:
         self._made: list[QuickNet] = []
 
     def make(self, name: str) -> QuickNet:
-        """Make the namespace that is found under that name."""
+        """Make a namespace with that name in the folder."""
         net = QuickNet(self.folder / name)
         self._made.append(net)
         return net

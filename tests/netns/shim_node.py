@@ -1,6 +1,6 @@
-"""A node for the packed CNI executable: a real plane behind a real socket, and the executable run as a runtime does.
+"""A node for the packed CNI executable: a real service and socket, and the executable run as a runtime does.
 
-The executable knows one place for the socket, so each call gets a mount namespace of its own where that is our folder.
+The executable knows one path for the socket, so each call gets a mount namespace where that path is our folder.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import netlab
 from netlab import Net, Nets
 
 from cnf.attach.node_network.network import NodeNetwork
-from cnf.attach.server import Server
-from cnf.attach.service import Plane
-from cnf.netlink.namespace import Namespace
+from cnf.attach.server import CniServer
+from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
+from cnf.netlink.namespace import NetworkNamespace
 
 RUN = pathlib.Path("/run/fleetboard")
 NETWORK = NodeNetwork(
@@ -40,7 +41,7 @@ CONFIG: dict[str, Any] = {"cniVersion": "1.0.0", "name": "fleetboard", "type": "
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """What a call left behind."""
+    """The result of one call of the executable."""
 
     status: int
     stdout: bytes
@@ -48,7 +49,7 @@ class Answer:
 
     @property
     def content(self) -> Any:
-        """The one JSON document on stdout."""
+        """The JSON document on stdout."""
         return json.loads(self.stdout)
 
     @property
@@ -58,7 +59,7 @@ class Answer:
 
 
 def environ(verb: str, container: str, pod: Net | None, **over: str) -> dict[str, str]:
-    """Return what a runtime puts into the environment; an empty value leaves its variable out."""
+    """Return a runtime's environment variables; an empty value leaves its variable out."""
     found = {
         "CNI_COMMAND": verb,
         "CNI_CONTAINERID": container,
@@ -73,17 +74,17 @@ def environ(verb: str, container: str, pod: Net | None, **over: str) -> dict[str
 
 @dataclasses.dataclass
 class Node:
-    """A node whose cnf serves, or is away."""
+    """A node whose cnf serves, or doesn't run."""
 
     nets: Nets
     folder: pathlib.Path
     shim: pathlib.Path
-    plane: Plane
-    hub: Net
+    cni: CniService
+    node_netns: Net
 
     @property
     def run(self) -> pathlib.Path:
-        """What the executable sees as /run/fleetboard."""
+        """The folder that the executable sees as /run/fleetboard."""
         return self.folder / "run"
 
     @property
@@ -116,7 +117,7 @@ class Node:
     def serving(self) -> Iterator[None]:
         """Let cnf listen."""
         stop = threading.Event()
-        server = Server(self.run / "cni.sock", self.plane.call)
+        server = CniServer(self.run / "cni.sock", self.cni.call)
         thread = threading.Thread(target=server.run, args=(stop,))
         thread.start()
         try:
@@ -131,15 +132,19 @@ class Node:
 @contextlib.contextmanager
 def make_node(nets: Nets, folder: pathlib.Path, shim: pathlib.Path) -> Iterator[Node]:
     """Lend a node whose cnf doesn't listen yet."""
-    # Never removed again: that would take it from under another run of the tests.
+    # It is never removed, because another run of the tests may use it.
     RUN.mkdir(exist_ok=True)
     (folder / "run" / "del").mkdir(parents=True)
-    hub = nets.make("hub")
-    with Namespace.open(hub.path) as handle:
-        plane = Plane(state_dir=folder / "state", netns_dir=netlab.FOLDER, hub_netns=handle, on_change=lambda: None)
+    node_netns = nets.make("node")
+    with NetworkNamespace.open(node_netns.path) as handle:
+        cni = CniService(
+            CniSettings(state_dir=folder / "state", netns_dir=netlab.FOLDER),
+            node_netns=handle,
+            hooks=CniHooks(on_change=lambda: None),
+        )
         try:
-            plane.restore()
-            plane.set_network(NETWORK)
-            yield Node(nets, folder, shim, plane, hub)
+            cni.restore()
+            cni.set_network(NETWORK)
+            yield Node(nets, folder, shim, cni, node_netns)
         finally:
-            plane.close()
+            cni.close()

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or lost: real ones, in memory, so small that they fill."""
+"""Disks that are full, read-only or lost: real file systems in memory, small enough to fill."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from quick_nets import QuickNet, QuickNets
 
 from cnf.attach import frames
 from cnf.attach.node_network.network import NodeNetwork
-from cnf.attach.service import Plane
-from cnf.netlink.namespace import Namespace
+from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
+from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
 
@@ -54,26 +55,24 @@ class Node:
 
     def __init__(self, nets: QuickNets, disk: Disk) -> None:
         self.disk, self.nets = disk, nets
-        self.hub = nets.make("hub")
+        self.node_netns = nets.make("node")
         self.pods: dict[str, QuickNet] = {}
         self.begin()
-        self.plane.set_network(NETWORK)
+        self.cni.set_network(NETWORK)
 
     def begin(self, *, boot: str = "boot 1") -> None:
-        self.handle = Namespace.open(self.hub.path)
-        self.plane = Plane(
-            state_dir=self.disk.path / "state",
-            netns_dir=self.nets.folder,
-            hub_netns=self.handle,
-            on_change=lambda: None,
-            node="n",
-            patience_s=0,
-            boot_id=boot,
+        self.handle = NetworkNamespace.open(self.node_netns.path)
+        self.cni = CniService(
+            CniSettings(
+                state_dir=self.disk.path / "state", netns_dir=self.nets.folder, node="n", patience_s=0, boot_id=boot
+            ),
+            node_netns=self.handle,
+            hooks=CniHooks(on_change=lambda: None),
         )
-        self.summary = self.plane.restore()
+        self.summary = self.cni.restore()
 
     def end(self) -> None:
-        self.plane.close()
+        self.cni.close()
         self.handle.close()
 
     def restart(self, **how: str) -> None:
@@ -91,8 +90,8 @@ class Node:
             "CNI_NETNS": str(net.path),
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID=u-{container}",
         }
-        with Namespace.open(net.path) as opened:
-            return self.plane.call(frames.Request(env, b'{"cniVersion":"1.1.0","name":"fleetboard"}', opened))
+        with NetworkNamespace.open(net.path) as opened:
+            return self.cni.call(frames.Request(env, b'{"cniVersion":"1.1.0","name":"fleetboard"}', opened))
 
     def add(self, container: str) -> str:
         response = self.call("ADD", container)
@@ -100,10 +99,10 @@ class Node:
         return str(json.loads(response.stdout)["ips"][0]["address"]).partition("/")[0]
 
     def held(self) -> dict[str, str]:
-        return {one.pod_name: one.addresses[0] for one in self.plane.attachments()}
+        return {one.pod_name: one.addresses[0] for one in self.cni.attachments()}
 
     def has_address(self, container: str, address: str) -> bool:
-        with Namespace.open(self.pods[container].path) as inside:
+        with NetworkNamespace.open(self.pods[container].path) as inside:
             return inside.holds(ipaddress.ip_address(address))
 
 
@@ -155,7 +154,7 @@ def test_a_process_that_ends_on_a_full_disk_finds_what_it_had(node: Node) -> Non
     gone = node.add("gone")
     refused = fill_up(node)
     held = node.held()
-    assert node.call("DEL", "gone").code == 0  # of which the disk learns nothing
+    assert node.call("DEL", "gone").code == 0  # the disk doesn't record it
     node.restart()
     assert {name: address for name, address in held.items() if name != "gone"}.items() <= node.held().items()
     assert node.has_address("kept", kept)
@@ -183,32 +182,34 @@ def test_a_disk_that_turns_read_only_keeps_no_pod_from_being_served(node: Node) 
     assert node.has_address("kept", kept)
 
 
-def test_a_disk_that_was_lost_is_made_again_from_the_kernel(node: Node) -> None:
+def test_a_lost_disk_is_rebuilt_from_the_kernel(node: Node) -> None:
     held = {name: node.add(name) for name in ("one", "two")}
     node.end()
     shutil.rmtree(node.disk.path / "state")
     node.begin()
     assert node.summary.recovered == 2
-    assert {one.addresses[0] for one in node.plane.attachments()} == set(held.values())
-    node.plane.set_network(NETWORK)
+    assert {one.addresses[0] for one in node.cni.attachments()} == set(held.values())
+    node.cni.set_network(NETWORK)
     assert node.add("three") not in held.values()
 
 
-def test_a_copied_state_folder_gives_no_address_of_the_node_it_came_from(node: Node, tmp_path: pathlib.Path) -> None:
+def test_a_copied_state_folder_allocates_no_address_of_its_first_node(node: Node, tmp_path: pathlib.Path) -> None:
     held = node.add("one")
     copy = tmp_path / "copy"
     copy.mkdir()
     shutil.copytree(node.disk.path / "state", copy / "state")
-    hub = node.nets.make("hub of the other")
-    with Namespace.open(hub.path) as handle:
-        other = Plane(
-            state_dir=copy / "state",
-            netns_dir=tmp_path / "nothing",
-            hub_netns=handle,
-            on_change=lambda: None,
-            node="another",
-            patience_s=0,
-            boot_id="boot 1",
+    node_netns = node.nets.make("another")
+    with NetworkNamespace.open(node_netns.path) as handle:
+        other = CniService(
+            CniSettings(
+                state_dir=copy / "state",
+                netns_dir=tmp_path / "nothing",
+                node="another",
+                patience_s=0,
+                boot_id="boot 1",
+            ),
+            node_netns=handle,
+            hooks=CniHooks(on_change=lambda: None),
         )
         other.restore()
         assert other.network() is None
@@ -224,7 +225,7 @@ def test_a_journal_of_a_later_version_costs_no_pod_its_address(node: Node) -> No
     node.end()
     journal = node.disk.path / "state" / "journal"
     lines = journal.read_bytes().splitlines(keepends=True)
-    # As a version would write that has another word for it: whole lines that say nothing to this one.
+    # Whole lines with entries that this version doesn't know.
     journal.write_bytes(b"".join(later(line) for line in lines))
     node.begin()
     assert node.summary.damaged == len(lines)

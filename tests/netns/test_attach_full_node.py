@@ -1,6 +1,6 @@
 """A node fills to 250 pods and empties again: its blocks come from a leader, over an API, as they are needed.
 
-Real: the kernel, the plane, leader and reports, and an API server over sockets. Only who leads is given.
+Real: the kernel, the CNI service, leader and reports, and an API server over sockets. Only who leads is given.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from cnf.agent import caches
 from cnf.agent.wakes import AgentSource
 from cnf.attach import frames
 from cnf.attach.node_network.network import NodeNetwork
-from cnf.attach.service import Plane
+from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.controllers import status
 from cnf.controllers.blocks import controller as block_controller
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 from fleetboard.kube import controller, events
 from fleetboard.model import addresses, names
 
@@ -47,12 +48,12 @@ class Clock:
 
 
 class Node:
-    """A node with its cnf, as far as addresses go, which is the leader besides."""
+    """A node with the part of cnf that allocates addresses and blocks. It is the leader, too."""
 
     def __init__(self, api: FakeApi, nets: QuickNets, folder: pathlib.Path) -> None:
         self.api, self.clock = api, Clock()
-        self.hub = nets.make("hub")
-        self.handle = Namespace.open(self.hub.path)
+        self.node_netns = nets.make("node")
+        self.handle = NetworkNamespace.open(self.node_netns.path)
         client = api.client()
         self.known = caches.Caches(
             client,
@@ -60,14 +61,13 @@ class Node:
             node=NODE,
             on_change=self._changed,
         )
-        self.plane = Plane(
-            state_dir=folder / "state",
-            netns_dir=nets.folder,
-            hub_netns=self.handle,
-            on_change=lambda: self.publish.enqueue(ALL),
-            node=NODE,
-            outlook=lambda: block_controller.outlook(self.known, node=NODE, cluster="c1"),
-            patience_s=60,
+        self.cni = CniService(
+            CniSettings(state_dir=folder / "state", netns_dir=nets.folder, node=NODE, patience_s=60),
+            node_netns=self.handle,
+            hooks=CniHooks(
+                on_change=lambda: self.publish.enqueue(ALL),
+                outlook=lambda: block_controller.outlook(self.known, node=NODE, cluster="c1"),
+            ),
             clock=self.clock,
         )
         granter = block_controller.BlockController(
@@ -84,13 +84,13 @@ class Node:
             node=NODE,
             version="1",
             report=self._report,
-            attachments=self.plane.attachments,
+            attachments=self.cni.attachments,
             fleet_node=lambda: self.known.node(NODE),
         )
         self.grant = controller.Controller("blocks", granter.reconcile, wait_for=self.known.claims_synced, rest=2)
         self.publish = controller.Controller("node", publisher.reconcile_node, wait_for=self.known.mesh_synced)
         self.steer = controller.Controller("steer", self._take_up, wait_for=self.known.mesh_synced)
-        self.plane.restore()
+        self.cni.restore()
 
     def run(self, stop: threading.Event) -> list[threading.Thread]:
         work = [*self.known.threads().values(), self.grant.run, self.publish.run, self.steer.run]
@@ -115,11 +115,11 @@ class Node:
         if found is not None and found.spec.blocks:
             shown = addresses.parse_networks(found.spec.blocks, field="blocks")
             returned = addresses.parse_networks(found.status.blocks_returned, field="blocksReturned")
-            self.plane.set_network(NodeNetwork(shown[0].network_address, shown, FLEET, 1360, returned))
+            self.cni.set_network(NodeNetwork(shown[0].network_address, shown, FLEET, 1360, returned))
         return 10
 
     def _report(self) -> status.Report:
-        usage, wanted, returned, held = status.read_addresses(self.plane)
+        usage, wanted, returned, held = status.read_addresses(self.cni)
         return status.Report("k", "", 1360, usage.used, usage.free, wanted, returned, held, None)
 
     def call(self, verb: str, container: str, net: QuickNet) -> frames.Response:
@@ -130,8 +130,8 @@ class Node:
             "CNI_NETNS": str(net.path),
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID=u-{container}",
         }
-        with Namespace.open(net.path) as opened:
-            return self.plane.call(frames.Request(env, CONFIG, opened))
+        with NetworkNamespace.open(net.path) as opened:
+            return self.cni.call(frames.Request(env, CONFIG, opened))
 
     @property
     def blocks(self) -> list[str]:
@@ -139,7 +139,7 @@ class Node:
         return shown
 
     def claims(self) -> dict[str, bool]:
-        """Node blocks that are claimed, and whether they were given back."""
+        """Node blocks that are claimed, and whether they were returned."""
         return {claim["spec"]["cidr"]: "released" in claim["spec"] for claim in self.held("claims")}
 
     def held(self, kind: str) -> list[dict[str, Any]]:
@@ -160,12 +160,12 @@ def node(quick: QuickNets, tmp_path: pathlib.Path) -> Iterator[Node]:
         api.cut()
         for thread in threads:
             thread.join(30)
-        made.plane.close()
+        made.cni.close()
         made.handle.close()
 
 
 def grow(api: FakeApi, *blocks: str) -> None:
-    """Let the hub have given the cluster these blocks."""
+    """Let the hub allocate these blocks to the cluster."""
     api.put("peers", "c1", SPACE, spec={"cluster": "c1"}, status={"clusterCidrs": list(blocks)})
 
 
@@ -190,7 +190,7 @@ def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
         took.append(time.monotonic() - started)
         return response
 
-    # The first ones find no block at all yet.
+    # The first ADDs find no block yet.
     with concurrent.futures.ThreadPoolExecutor(8) as callers:
         held = [address(response) for response in callers.map(add, first)]
     with concurrent.futures.ThreadPoolExecutor(32) as callers:
@@ -198,24 +198,23 @@ def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
     assert len(set(held)) == 250
     assert all(ipaddress.ip_address(one) in ipaddress.ip_network(CLUSTER) for one in held)
     assert len(node.blocks) == 4
-    assert node.plane.usage().used == 250
+    assert node.cni.usage().used == 250
     with capsys.disabled():
         print(f"\n250 ADDs, 8 and 32 at once: none failed, the slowest waited {max(took):.2f} s for its block")
 
-    # The cluster's block is exhausted: five more fit, the others hear why, in time for the hub to help.
+    # The cluster's block is exhausted: five more fit, and the others learn why while the hub can still help.
     held += [address(add(container)) for container in late[:5]]
-    patient = node.plane._adder
-    node.plane._adder = dataclasses.replace(patient, patience_s=8)
+    node.cni.calls.patience_s = 8
     refused = add(late[5])
-    node.plane._adder = patient
+    node.cni.calls.patience_s = 60
     assert refused.code == 1
     answer = json.loads(refused.stdout)
     assert answer["code"] == 11
     assert f"the cluster's block {CLUSTER} is exhausted: nodes have 4 of 4 node blocks" in answer["msg"]
     eventually(lambda: node.held("events"))
-    told = node.held("events")[0]
-    assert (told["reason"], told["regarding"]["kind"]) == ("NoFreeBlock", "FleetNode")
-    assert CLUSTER in told["note"]
+    event = node.held("events")[0]
+    assert (event["reason"], event["regarding"]["kind"]) == ("NoFreeBlock", "FleetNode")
+    assert CLUSTER in event["note"]
     with concurrent.futures.ThreadPoolExecutor(1) as callers:
         waiting = callers.submit(add, late[5])
         time.sleep(0.2)
@@ -230,15 +229,15 @@ def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
         assert set(callers.map(delete, pods)) == {0}
     with capsys.disabled():
         print(f"257 DELs, 32 at once, in {time.monotonic() - started:.2f} s")
-    assert (node.plane.usage().used, node.plane.usage().resting) == (0, 256)
+    assert (node.cni.usage().used, node.cni.usage().quarantined) == (0, 256)
 
     node.clock.ahead_s += 61
-    node.plane.collect()
+    node.cni.collect()
     assert len(node.blocks) == 5  # empty now, and not for long
     node.clock.ahead_s += 121
-    node.plane.collect()
+    node.cni.collect()
     eventually(lambda: node.blocks == ["10.112.4.0/26"])
     eventually(lambda: sorted(node.claims().values()) == [False, True, True, True, True])
     eventually(lambda: "blocksReturned" not in node.api.objects["fleetnodes", SPACE, NODE]["status"])
-    assert node.plane.usage().free == 63
-    assert address(add("c0")) == "10.112.4.1" or node.plane.usage().used == 1
+    assert node.cni.usage().free == 63
+    assert address(add("c0")) == "10.112.4.1" or node.cni.usage().used == 1

@@ -2,7 +2,7 @@
 
 ADD, DEL, CHECK, pods that die without a DEL, DELs that wait in the spool, blocks that come and go; and the process ends
 at any write to the journal and before or after any message to the kernel, is replaced with its namespace, or the
-machine boots. Time is a number, so that a minute's rest takes none.
+machine boots. Time is a number, so a minute's quarantine takes no time.
 
     FLEETBOARD_SEED=… FLEETBOARD_STEPS=…    the same history again, or a longer one
 """
@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import random
+import socket
 import tempfile
 import threading
 import time
@@ -29,9 +30,10 @@ from quick_nets import QuickNet, QuickNets
 
 from cnf.attach import frames, identity, journal, spool
 from cnf.attach.node_network.network import NodeNetwork
-from cnf.attach.service import Plane
+from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.netlink import connection, links
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
 
@@ -39,11 +41,11 @@ STEPS = int(os.environ.get("FLEETBOARD_STEPS", "10000"))
 SEED = int(os.environ.get("FLEETBOARD_SEED", "0"))
 BLOCKS = tuple(ipaddress.ip_network(block) for block in ("10.112.4.0/27", "10.112.4.32/28", "10.112.4.48/28"))
 FLEET = (ipaddress.ip_network("10.112.0.0/12"),)
-REST_S = 60.0
+QUARANTINE_S = 60.0
 
 
 class Ended(BaseException):
-    """The process ends here: what comes after, be it an undoing, never happens."""
+    """The process ends here: nothing after this happens, not even an undoing."""
 
 
 class Fate:
@@ -53,14 +55,15 @@ class Fate:
         self._lock = threading.Lock()
         self._left: int | None = None
         self._over = False
-        transmit, write = connection.Connection._transmit, journal._write_all
-        sync_folder = journal.sync_folder
+        fate = self
+        write, sync_folder, open_socket = journal.write_all, journal.sync_folder, connection.open_socket
 
-        def transmitting(kernel: connection.Connection, messages: Any) -> int:
-            self.step()
-            first = transmit(kernel, messages)
-            self.step()
-            return first
+        class Socket(socket.socket):
+            def send(self, messages: Any, flags: int = 0, /) -> int:
+                fate.step()
+                sent = super().send(messages, flags)
+                fate.step()
+                return sent
 
         def writing(file: int, content: bytes) -> None:
             try:
@@ -76,8 +79,8 @@ class Fate:
             self.step()
             sync_folder(path)
 
-        monkeypatch.setattr(connection.Connection, "_transmit", transmitting)
-        monkeypatch.setattr(journal, "_write_all", writing)
+        monkeypatch.setattr(connection, "open_socket", lambda: Socket(fileno=open_socket().detach()))
+        monkeypatch.setattr(journal, "write_all", writing)
         monkeypatch.setattr(journal, "sync_folder", syncing)
         self.was_over = False
 
@@ -109,7 +112,7 @@ class Pod:
 
 
 class Node:
-    """What the runtime, the kernel and the cluster know, beside the process that is tried."""
+    """The runtime, the kernel and the cluster, and the process under test."""
 
     def __init__(
         self,
@@ -132,9 +135,9 @@ class Node:
         self.spare: list[QuickNet] = []
         self.blocks = BLOCKS[:1]
         self.choose_end = choose_end or self.choose_any_end
-        """At which step the next process ends while it starts, if it does."""
+        """Returns the step of its start at which the next process ends, or None."""
         self.seen: collections.Counter[str] = collections.Counter()
-        self.hub = self.make_net()
+        self.node_netns = self.make_net()
         self.begin()
 
     def clock(self) -> float:
@@ -149,23 +152,25 @@ class Node:
         """Start the process, and again when it ends while it starts."""
         while True:
             self.fate.arm(self.choose_end())
-            self.handle = Namespace.open(self.hub.path)
-            self.plane = Plane(
-                state_dir=self.folder / "state",
-                netns_dir=self.nets.folder,
-                hub_netns=self.handle,
-                on_change=lambda: None,
-                node="n",
-                patience_s=0,
-                idle_s=120,
-                boot_id=f"boot {self.boot}",
+            self.handle = NetworkNamespace.open(self.node_netns.path)
+            self.cni = CniService(
+                CniSettings(
+                    state_dir=self.folder / "state",
+                    netns_dir=self.nets.folder,
+                    node="n",
+                    patience_s=0,
+                    idle_s=120,
+                    boot_id=f"boot {self.boot}",
+                ),
+                node_netns=self.handle,
+                hooks=CniHooks(on_change=lambda: None),
                 clock=self.clock,
                 wall=self.clock,
             )
             try:
-                self.plane.restore()
-                self.plane.set_network(self.network())
-                spool.Spool(self.folder / "del", self.plane.call).replay()
+                self.cni.restore()
+                self.cni.set_network(self.network())
+                spool.Spool(self.folder / "del", self.cni.call).replay()
             except Ended:
                 self.seen["ended at start"] += 1
                 self.finish()
@@ -178,8 +183,8 @@ class Node:
         return steps if self.choose.random() < 0.25 else None
 
     def finish(self) -> None:
-        """Let go of what a process that ended holds; none of its threads does anything more."""
-        self.plane.close()
+        """Close what an ended process holds; its threads do nothing more."""
+        self.cni.close()
         self.handle.close()
         self.fate.arm(None)
 
@@ -187,14 +192,14 @@ class Node:
         return NodeNetwork(BLOCKS[0].network_address, self.blocks, FLEET, 1360)
 
     def call(self, verb: str, pod: Pod, *, with_net: bool = True, **config: Any) -> frames.Response:
-        namespace = Namespace.open(pod.net.path) if with_net and pod.net.path.exists() else None
+        namespace = NetworkNamespace.open(pod.net.path) if with_net and pod.net.path.exists() else None
         try:
-            return self.plane.call(frames.Request(environment(verb, pod), render(config), namespace))
+            return self.cni.call(frames.Request(environment(verb, pod), render(config), namespace))
         finally:
             if namespace is not None:
                 namespace.close()
 
-    # What happens.
+    # Actions.
 
     def step(self) -> None:
         (action, weight) = self.choose.choices(ACTIONS, [weight for _, weight in ACTIONS])[0]
@@ -235,7 +240,7 @@ class Node:
             if response.code:
                 refusal = json.loads(response.stdout)
                 assert refusal["code"] == 11, refusal
-                usage = self.plane.usage()
+                usage = self.cni.usage()
                 assert not usage.free, refusal
                 self.seen["exhausted"] += 1
                 continue
@@ -276,7 +281,7 @@ class Node:
             assert response.code == 0, response.stdout
 
     def die(self) -> None:
-        """A pod's namespace goes and nobody says so."""
+        """A pod's namespace ends without a DEL."""
         if (pod := self.pick()) is not None:
             del self.living[pod.container]
             pod.net.end()
@@ -301,28 +306,28 @@ class Node:
         self.now += self.choose.random() * 40
 
     def collect(self) -> None:
-        self.plane.collect()
+        self.cni.collect()
 
     def lead(self) -> None:
-        """The leader gives a block to a node that is full, and takes what it returned."""
-        known = self.plane.network()
+        """The leader allocates a block to a full node, and takes those that it returned."""
+        known = self.cni.network()
         assert known is not None
         kept = tuple(block for block in self.blocks if block not in known.returned)
         self.seen["taken"] += len(self.blocks) - len(kept)
         self.blocks = kept
-        if self.plane.usage().free < 4:
+        if self.cni.usage().free < 4:
             self.blocks = (*kept, *[block for block in BLOCKS if block not in kept][:1])
             self.seen["given"] += 1
-        self.plane.set_network(self.network())
+        self.cni.set_network(self.network())
 
     def drain(self) -> None:
-        """A busy hour is over: the blocks of it are empty for long."""
+        """A busy hour is over, and its blocks have been empty for long."""
         self.owed += [self.living.pop(container) for container in sorted(self.living)[2:]]
         for pod in self.owed:
             assert self.call("DEL", pod).code == 0
-        for seconds in (REST_S, 121):
+        for seconds in (QUARANTINE_S, 121):
             self.now += seconds
-            self.plane.collect()
+            self.cni.collect()
         self.lead()
 
     def restart(self) -> None:
@@ -332,8 +337,8 @@ class Node:
         self.seen["restarted"] += 1
 
     def move(self) -> None:
-        """The cnf pod is replaced: its namespace is another, the old one goes at once or stays a while."""
-        old, self.hub = self.hub, self.make_net()
+        """The cnf pod is replaced: it has a new namespace, and the old one ends now or later."""
+        old, self.node_netns = self.node_netns, self.make_net()
         if self.choose.random() < 0.5:
             old.end()
         else:
@@ -352,23 +357,23 @@ class Node:
         self.seen["replaced"] += 1
 
     def boot_machine(self) -> None:
-        """All namespaces go, and what had not reached the disk."""
+        """All namespaces end, and what had not reached the disk is lost."""
         self.finish()
         self.boot += 1
-        for net in [self.hub, *self.spare, *(pod.net for pod in self.living.values())]:
+        for net in [self.node_netns, *self.spare, *(pod.net for pod in self.living.values())]:
             net.end()
-        self.spare, self.living, self.hub = [], {}, self.make_net()
+        self.spare, self.living, self.node_netns = [], {}, self.make_net()
         path = self.folder / "state" / "journal"
         whole = path.read_bytes()
         path.write_bytes(whole[: self.choose.randrange(len(whole) + 1)])
         self.begin()
-        assert self.plane.usage().used == 0
+        assert self.cni.usage().used == 0
         self.seen["booted"] += 1
 
-    # What must be true.
+    # Checks.
 
     def check_ledger(self) -> None:
-        held = collections.Counter(a for attachment in self.plane.attachments() for a in attachment.addresses)
+        held = collections.Counter(a for attachment in self.cni.attachments() for a in attachment.addresses)
         assert not [address for address, count in held.items() if count > 1], "an address is held twice"
         mine = {pod.address for pod in self.living.values()}
         assert len(mine) == len(self.living), "two pods were given one address"
@@ -383,29 +388,31 @@ class Node:
             name = identity.veth_name(pod.container, "net1")
             assert name in standing, f"{pod.container} lost its interface"
             assert f" {pod.address} " in f"{standing[name].alias} ", "the kernel has another address"
-            with Namespace.open(pod.net.path) as inside:
+            with NetworkNamespace.open(pod.net.path) as inside:
                 assert inside.holds(ipaddress.ip_address(pod.address)), f"{pod.container} lost {pod.address}"
         for net in self.spare:
-            if net is not self.hub:
+            if net is not self.node_netns:
                 assert net in [pod.net for pod in self.owed] or not self.has_interface(net)
 
     def has_interface(self, net: QuickNet) -> bool:
-        with Namespace.open(net.path) as opened, opened.connect() as inside:
+        with NetworkNamespace.open(net.path) as opened, opened.connect() as inside:
             return links.find(inside, "net1") is not None
 
     def settle(self) -> None:
-        """After two looks and the rest nothing is held but by the living."""
-        self.plane.set_network(self.network())
+        """After two sweeps and the quarantine only living pods hold anything."""
+        self.cni.set_network(self.network())
         deadline = time.monotonic() + 60
-        while self.plane.usage().used != len(self.living) or len(self.standing()) != len(self.living):
-            assert time.monotonic() < deadline, f"leaked: {self.plane.attachments()} {sorted(self.living)}"
+        while self.cni.usage().used != len(self.living) or len(self.standing()) != len(self.living):
+            assert time.monotonic() < deadline, f"leaked: {self.cni.attachments()} {sorted(self.living)}"
             self.now += 2
-            self.plane.collect()
-        self.now += REST_S
-        known, usage = self.plane.network(), self.plane.usage()
+            self.cni.collect()
+        self.now += QUARANTINE_S
+        known, usage = self.cni.network(), self.cni.usage()
         assert known is not None
-        assert (usage.used, usage.resting) == (len(self.living), 0)
-        assert usage.free == sum(block.num_addresses for block in known.given) - 1 - usage.used, "addresses are lost"
+        assert (usage.used, usage.quarantined) == (len(self.living), 0)
+        assert usage.free == sum(block.num_addresses for block in known.active_blocks) - 1 - usage.used, (
+            "addresses are lost"
+        )
         self.check_all()
 
     def standing(self) -> list[str]:
@@ -493,7 +500,7 @@ def living(node: Node, count: int) -> None:
 
 
 def ends(node: Node, steps: int, work: Callable[[], object]) -> bool:
-    """Let the process end after so many steps of ``work``, and the next one start; say whether it came to that."""
+    """End the process after so many steps of ``work`` and start the next; return whether it came to that."""
     node.fate.arm(steps)
     try:
         work()
@@ -512,9 +519,9 @@ def test_an_add_that_ends_at_any_step_leaves_all_or_nothing(node: Node) -> None:
         pod = node.make_pod()
         if not ends(node, steps, lambda pod=pod: node.call("ADD", pod)):  # type: ignore[misc]
             break
-        attached = pod.container in {one.pod_name for one in node.plane.attachments()}
+        attached = pod.container in {one.pod_name for one in node.cni.attachments()}
         assert node.has_interface(pod.net) is attached
-        assert node.plane.usage().used == len(node.standing()) == 2 + attached
+        assert node.cni.usage().used == len(node.standing()) == 2 + attached
         assert node.call("DEL", pod).code == 0
         assert not node.has_interface(pod.net)
         node.check_all()
@@ -530,7 +537,7 @@ def test_a_del_that_ends_at_any_step_is_finished_by_the_next(node: Node) -> None
         if not over:
             assert node.call("DEL", pod).code == 0
         assert not node.has_interface(pod.net)
-        assert node.plane.usage().used == len(node.standing()) == 2
+        assert node.cni.usage().used == len(node.standing()) == 2
         node.check_all()
         if over:
             break
@@ -541,14 +548,14 @@ def test_a_replaced_pod_that_ends_at_any_step_is_replaced_by_the_next(node: Node
     living(node, 3)
     for steps in itertools.count():
         node.finish()
-        old, node.hub = node.hub, node.make_net()
+        old, node.node_netns = node.node_netns, node.make_net()
         plan = iter([steps])
         node.choose_end = lambda plan=plan: next(plan, None)  # type: ignore[misc]
         before = node.seen["ended at start"]
         node.begin()
         old.end()
         node.check_all()
-        assert sorted(one.pod_name for one in node.plane.attachments()) == sorted(node.living)
+        assert sorted(one.pod_name for one in node.cni.attachments()) == sorted(node.living)
         if node.seen["ended at start"] == before:
             break
     assert steps > 30

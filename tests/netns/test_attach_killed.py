@@ -1,4 +1,4 @@
-"""cnf killed in the middle of ADDs: whoever got an answer keeps the address, of the others nothing is left."""
+"""cnf is killed during ADDs: answered ones keep their address, and nothing is left of the others."""
 
 from __future__ import annotations
 
@@ -9,32 +9,20 @@ import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
+import cni_process
 import netlab
 import pytest
 from netlab import Net, Nets
 
 from cnf.attach import frames
-from cnf.attach.service import Plane
-from cnf.netlink.namespace import Namespace
+from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
+from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
-
-SERVE = """
-import ipaddress, pathlib, sys, threading
-from cnf.attach import network, plane, server
-from cnf.netlink.namespace import Namespace
-state, hub, folder, path = sys.argv[1:]
-made = plane.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder), hub_netns=Namespace.open(hub),
-                   on_change=lambda: None)
-made.restore()
-made.set_network(network.NodeNetwork(ipaddress.ip_address("10.112.4.0"), (ipaddress.ip_network("10.112.4.0/26"),),
-                                     (ipaddress.ip_network("10.112.0.0/12"),), 1360))
-server.Server(pathlib.Path(path), made.call).run(threading.Event())
-"""
 
 
 @dataclasses.dataclass
@@ -42,7 +30,7 @@ class Killable:
     """A cnf that serves in a process of its own."""
 
     folder: pathlib.Path
-    hub: Net
+    node_netns: Net
 
     @property
     def path(self) -> pathlib.Path:
@@ -50,8 +38,7 @@ class Killable:
 
     def start(self) -> subprocess.Popen[bytes]:
         self.path.unlink(missing_ok=True)
-        command = [sys.executable, "-c", SERVE, self.folder / "state", self.hub.path, netlab.FOLDER, self.path]
-        process = subprocess.Popen([str(part) for part in command])
+        process = cni_process.start(self.folder / "state", node_netns=self.node_netns, socket_path=self.path)
         deadline = time.monotonic() + 90
         while not self.path.exists():
             assert process.poll() is None
@@ -89,7 +76,7 @@ class Killable:
 def test_a_kill_among_adds_loses_no_answer_and_leaks_nothing(
     nets: Nets, tmp_path: pathlib.Path, answers_before_the_kill: int
 ) -> None:
-    cnf = Killable(tmp_path, nets.make("hub"))
+    cnf = Killable(tmp_path, nets.make("node"))
     pods = [nets.make() for _ in range(24)]
     process = cnf.start()
     answered: dict[str, str] = {}
@@ -109,15 +96,19 @@ def test_a_kill_among_adds_loses_no_answer_and_leaks_nothing(
         process.wait(30)
         for call in calls:
             call.result(timeout=60)
-    with Namespace.open(cnf.hub.path) as hub:
-        plane = Plane(state_dir=tmp_path / "state", netns_dir=netlab.FOLDER, hub_netns=hub, on_change=lambda: None)
-        plane.restore()
-        held = {a.pod_name: f"{a.addresses[0]}/32" for a in plane.attachments()}
-        plane.close()
+    with NetworkNamespace.open(cnf.node_netns.path) as node_netns:
+        cni = CniService(
+            CniSettings(state_dir=tmp_path / "state", netns_dir=netlab.FOLDER),
+            node_netns=node_netns,
+            hooks=CniHooks(on_change=lambda: None),
+        )
+        cni.restore()
+        held = {a.pod_name: f"{a.addresses[0]}/32" for a in cni.attachments()}
+        cni.close()
     assert answered.items() <= held.items()
     assert len(set(held.values())) == len(held)
     for number, pod in enumerate(pods):
-        # An answer may have been lost on its way: the runtime's DEL takes that one back.
+        # An answer may be lost on its way; the runtime's DEL undoes that ADD.
         assert ("net1" in pod.run("ip", "link")) == (f"c{number}" in held)
         if f"c{number}" in held:
             assert pod.answers_ping("10.112.4.0")

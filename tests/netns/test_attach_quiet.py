@@ -1,20 +1,18 @@
-"""ADD and DEL as the kernel sees them: no process is started, no table is read whole, little is asked.
+"""ADD and DEL as the kernel sees them: no process starts, no table is dumped, few messages are sent.
 
-strace looks at every thread of a cnf in a process of its own while it serves.
+strace traces every thread of a cnf that serves in a process of its own.
 """
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 
-import netlab
+import cni_process
 import pytest
 import shim_node
 from netlab import Net, Nets
@@ -22,18 +20,6 @@ from shim_node import Node
 
 pytestmark = pytest.mark.netns
 
-SERVE = """
-import ipaddress, pathlib, sys, threading
-import shim_node
-from cnf.attach import plane, server
-from cnf.netlink.namespace import Namespace
-state, hub, folder, path = sys.argv[1:]
-made = plane.Plane(state_dir=pathlib.Path(state), netns_dir=pathlib.Path(folder), hub_netns=Namespace.open(hub),
-                   on_change=lambda: None)
-made.restore()
-made.set_network(shim_node.NETWORK)
-server.Server(pathlib.Path(path), made.call).run(threading.Event())
-"""
 NEWLINK = 16
 CREATE, DUMP = 0x400, 0x300
 NAMED = {"NLM_F_REQUEST": 0x1, "NLM_F_ACK": 0x4}
@@ -47,9 +33,7 @@ def trace(
     """Lend a function that lets pods come and go and returns the serving process' system calls meanwhile."""
     with shim_node.make_node(nets, tmp_path, shim) as node:
         path = node.run / "cni.sock"
-        command = [sys.executable, "-c", SERVE, tmp_path / "other", node.hub.path, netlab.FOLDER, path]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        with subprocess.Popen([str(part) for part in command], env=environ) as cnf:
+        with cni_process.start(tmp_path / "other", node_netns=node.node_netns, socket_path=path) as cnf:
             try:
                 eventually(lambda: path.exists() or cnf.poll() is not None)
                 yield lambda work: traced(cnf.pid, tmp_path / "trace", lambda: work(node))
@@ -58,7 +42,7 @@ def trace(
 
 
 def is_traced(process: int, tracer: int) -> bool:
-    """Say whether every thread is looked at: strace takes one after the other."""
+    """Say whether every thread is traced: strace attaches to one after the other."""
     threads = pathlib.Path(f"/proc/{process}/task").iterdir()
     return all(f"TracerPid:\t{tracer}\n" in (thread / "status").read_text() for thread in threads)
 
@@ -71,7 +55,7 @@ def traced(process: int, log: pathlib.Path, work: Callable[[], None]) -> list[st
             time.sleep(0.01)
         work()
         strace.send_signal(signal.SIGINT)
-    # A call that another thread interrupted is written in two parts, the arguments in the first.
+    # strace writes an interrupted call in two parts, with the arguments in the first.
     return [line for line in log.read_text().splitlines() if "resumed" not in line]
 
 
@@ -79,7 +63,7 @@ def netlink(lines: list[str]) -> list[tuple[int, int]]:
     """Return type and flags of every netlink message that was sent."""
     found: list[tuple[int, int]] = []
     for kind, flags in re.findall(r"nlmsg_type=(\w+).*?nlmsg_flags=([^,]+),", "\n".join(lines)):
-        # strace doesn't know of sockets of other namespaces what they are, and writes numbers.
+        # strace doesn't recognize sockets of other namespaces, and writes numbers.
         found.append((int(kind, 0), sum(NAMED.get(flag) or int(flag, 0) for flag in flags.split("|"))))
     return found
 

@@ -1,4 +1,4 @@
-"""The CNI socket with a real plane behind it: descriptors passed, callers that hang up, strangers."""
+"""The CNI socket with a real service behind it: descriptors passed, callers that hang up, strangers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from netlab import Net, Nets
 
 from cnf.attach import frames
 from cnf.attach.node_network.network import NodeNetwork
-from cnf.attach.server import Server
-from cnf.attach.service import Plane
+from cnf.attach.server import CniServer
+from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.attach.spool import Spool
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
 
@@ -38,12 +39,12 @@ CONFIG = b'{"cniVersion":"1.0.0","name":"fleetboard","type":"fleetboard"}'
 
 @dataclasses.dataclass
 class Node:
-    """A plane that listens."""
+    """A service that listens."""
 
     nets: Nets
     path: pathlib.Path
-    plane: Plane
-    hub: Net
+    cni: CniService
+    node_netns: Net
 
     def connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -91,7 +92,7 @@ def receive(sock: socket.socket) -> tuple[int, bytes]:
 
 
 @contextlib.contextmanager
-def listening(server: Server) -> Iterator[None]:
+def listening(server: CniServer) -> Iterator[None]:
     stop = threading.Event()
     thread = threading.Thread(target=server.run, args=(stop,))
     thread.start()
@@ -106,15 +107,19 @@ def listening(server: Server) -> Iterator[None]:
 
 @pytest.fixture
 def node(nets: Nets, tmp_path: pathlib.Path) -> Iterator[Node]:
-    hub = nets.make("hub")
-    with Namespace.open(hub.path) as handle:
-        plane = Plane(state_dir=tmp_path / "state", netns_dir=netlab.FOLDER, hub_netns=handle, on_change=lambda: None)
-        plane.restore()
-        plane.set_network(NETWORK)
+    node_netns = nets.make("node")
+    with NetworkNamespace.open(node_netns.path) as handle:
+        cni = CniService(
+            CniSettings(state_dir=tmp_path / "state", netns_dir=netlab.FOLDER),
+            node_netns=handle,
+            hooks=CniHooks(on_change=lambda: None),
+        )
+        cni.restore()
+        cni.set_network(NETWORK)
         path = tmp_path / "run" / "cni.sock"
-        with listening(Server(path, plane.call)):
-            yield Node(nets, path, plane, hub)
-        plane.close()
+        with listening(CniServer(path, cni.call)):
+            yield Node(nets, path, cni, node_netns)
+        cni.close()
 
 
 def open_descriptors() -> int:
@@ -135,23 +140,23 @@ def test_no_delete_waits_behind_adds_that_wait_for_a_block(
     node: Node, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
     tiny = ipaddress.ip_network("10.112.4.0/31")
-    node.plane.set_network(dataclasses.replace(NETWORK, blocks=(tiny,)))
+    node.cni.set_network(dataclasses.replace(NETWORK, blocks=(tiny,)))
     first = node.nets.make()
     assert node.call("ADD", "first", first)[0] == 0
-    node.plane._adder = dataclasses.replace(node.plane._adder, patience_s=25)
+    node.cni.calls.patience_s = 25
     late = [node.nets.make() for _ in range(30)]
     with concurrent.futures.ThreadPoolExecutor(30) as callers:
         waiting = [callers.submit(node.call, "ADD", f"late{number}", pod) for number, pod in enumerate(late)]
-        eventually(lambda: node.plane.waiting == 30)
+        eventually(lambda: node.cni.waiting == 30)
         assert node.call("DEL", "first", first) == (0, b"")
         assert not any(call.done() for call in waiting)
-        node.plane.set_network(dataclasses.replace(NETWORK, blocks=(tiny, ipaddress.ip_network("10.112.4.64/26"))))
+        node.cni.set_network(dataclasses.replace(NETWORK, blocks=(tiny, ipaddress.ip_network("10.112.4.64/26"))))
         answers = [call.result(30) for call in waiting]
     assert [code for code, _ in answers] == [0] * 30
     assert len({json.loads(stdout)["ips"][0]["address"] for _, stdout in answers}) == 30
 
 
-def test_an_error_is_printed_and_told_by_the_exit_code(node: Node) -> None:
+def test_an_error_is_printed_and_sets_the_exit_code(node: Node) -> None:
     code, stdout = node.call("ADD", "one", None)
     assert code == 1
     assert json.loads(stdout)["code"] == 4
@@ -161,7 +166,7 @@ def test_a_socket_is_its_owners_alone(node: Node) -> None:
     assert node.path.stat().st_mode & 0o777 == 0o600
 
 
-def test_another_user_is_hung_up_on(node: Node, tmp_path: pathlib.Path) -> None:
+def test_the_server_hangs_up_on_another_user(node: Node, tmp_path: pathlib.Path) -> None:
     calls: list[frames.Request] = []
 
     def call(request: frames.Request) -> frames.Response:
@@ -169,21 +174,23 @@ def test_another_user_is_hung_up_on(node: Node, tmp_path: pathlib.Path) -> None:
         return frames.Response(0, b"")
 
     path = tmp_path / "other.sock"
-    with listening(Server(path, call, allowed_uid=12345)), socket.socket(socket.AF_UNIX) as sock:
+    with listening(CniServer(path, call, allowed_uid=12345)), socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)
         sock.connect(str(path))
         assert sock.recv(10) == b""
     assert calls == []
 
 
-def test_bytes_that_are_no_call_are_hung_up_on(node: Node) -> None:
+def test_the_server_hangs_up_on_bytes_that_are_not_a_call(node: Node) -> None:
     for noise in (b"GET / HTTP/1.1\r\n\r\n", b"x" * 5000, b"FLEETCNI/1 9 9\nshort"):
         with node.connect() as sock:
             sock.sendall(noise)
             sock.shutdown(socket.SHUT_WR)
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(10) == b""
-    assert node.call("STATUS", "x", None)[0] == 1  # 1.0.0 has no STATUS: it is served all the same
+    assert (
+        node.call("STATUS", "x", None)[0] == 1
+    )  # 1.0.0 has no STATUS, so an answer shows that the server still serves
 
 
 def test_a_caller_that_hangs_up_while_it_waits_leaves_nothing(
@@ -192,15 +199,15 @@ def test_a_caller_that_hangs_up_while_it_waits_leaves_nothing(
     first, pod = node.nets.make(), node.nets.make()
     assert node.call("ADD", "first", first)[0] == 0
     full = dataclasses.replace(NETWORK, blocks=(ipaddress.ip_network("10.112.4.0/31"),))
-    node.plane.set_network(full)
+    node.cni.set_network(full)
     with node.connect() as sock:
         send(sock, frame("ADD", "one", pod), pod)
-        eventually(lambda: node.plane.waiting == 1)
-    # It waited for an address; nobody waits for the answer when one is there.
-    eventually(lambda: node.plane.waiting == 0)
-    node.plane.set_network(NETWORK)
+        eventually(lambda: node.cni.waiting == 1)
+    # Its caller is gone when an address is free.
+    eventually(lambda: node.cni.waiting == 0)
+    node.cni.set_network(NETWORK)
     eventually(lambda: "net1" not in pod.run("ip", "link"))
-    assert [a.pod_name for a in node.plane.attachments()] == ["first"]
+    assert [a.pod_name for a in node.cni.attachments()] == ["first"]
 
 
 def test_a_plain_file_in_place_of_a_namespace_is_refused(node: Node, tmp_path: pathlib.Path) -> None:
@@ -233,9 +240,9 @@ def test_a_deletion_that_waited_in_the_spool_is_served(node: Node, tmp_path: pat
     folder = tmp_path / "del"
     folder.mkdir()
     (folder / "one-net1").write_bytes(frame("DEL", "one", pod))
-    assert Spool(folder, node.plane.call).replay() == 1
+    assert Spool(folder, node.cni.call).replay() == 1
     assert "net1" not in pod.run("ip", "link")
-    assert node.plane.attachments() == []
+    assert node.cni.attachments() == []
 
 
 def test_a_spooled_deletion_older_than_the_attachment_changes_nothing(node: Node, tmp_path: pathlib.Path) -> None:
@@ -245,12 +252,12 @@ def test_a_spooled_deletion_older_than_the_attachment_changes_nothing(node: Node
     (folder / "one-net1").write_bytes(frame("DEL", "one", pod))
     os.utime(folder / "one-net1", (1000, 1000))
     node.call("ADD", "one", pod)
-    assert Spool(folder, node.plane.call).replay() == 1
+    assert Spool(folder, node.cni.call).replay() == 1
     assert pod.answers_ping("10.112.4.0")
     assert list(folder.iterdir()) == []
 
 
 def test_a_second_server_takes_over_the_path(node: Node) -> None:
-    with listening(Server(node.path, lambda request: frames.Response(7, b"second"))):
+    with listening(CniServer(node.path, lambda request: frames.Response(7, b"second"))):
         assert node.call("ADD", "x", None) == (7, b"second")
     assert not node.path.exists()

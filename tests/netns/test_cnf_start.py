@@ -22,7 +22,7 @@ from netlab import Net, Nets
 from shim_node import NETWORK, environ
 
 from cnf.attach import frames
-from cnf.attach.node_network import network
+from cnf.attach.node_network import network_file
 
 pytestmark = pytest.mark.netns
 
@@ -102,7 +102,7 @@ def cnf(tmp_path: pathlib.Path) -> Iterator[Cnf]:
         (tmp_path / "account" / name).write_text("none")
     blocks = ("10.112.4.0/26", "10.112.4.64/26")
     known = dataclasses.replace(NETWORK, blocks=tuple(map(ipaddress.ip_network, blocks)))
-    network.write(tmp_path / "state/network.json", known)
+    network_file.write(tmp_path / "state/network.json", known)
     made = Cnf(tmp_path)
     yield made
     if made.process is not None and made.process.poll() is None:

@@ -1,4 +1,4 @@
-"""The packed executable while cnf is away, back, hanging up or talking nonsense, R27: one answer, no DEL lost."""
+"""The packed executable while cnf is missing, back, hanging up or answering nonsense (CNI 27 in README.md)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def node(nets: Nets, tmp_path: pathlib.Path, shim: pathlib.Path) -> Iterator[Nod
 
 @contextlib.contextmanager
 def answering(node: Node, answer: bytes) -> Iterator[None]:
-    """Stand in for a cnf that dies within a call, or that isn't one: read a little, say ``answer``, hang up."""
+    """Stand in for a cnf that dies within a call, or for another program: read a little, send ``answer``, hang up."""
     stop = threading.Event()
 
     def serve(listener: socket.socket) -> None:
@@ -83,15 +83,15 @@ def test_a_deletion_while_cnf_is_away_is_served_when_it_is_back(node: Node) -> N
     pod = node.nets.make()
     with node.serving():
         assert node.call("ADD", "one", pod).status == 0
-    # What a killed process leaves: a socket that nobody listens at.
+    # A killed process leaves a socket without a listener.
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(node.run / "cni.sock"))
     assert node.call("DEL", "one", pod) == Answer(0, b"", b"")
     assert node.call("DEL", "one", pod) == Answer(0, b"", b"")
     assert pod.answers_ping("10.112.4.0")
-    assert Spool(node.run / "del", node.plane.call).replay() == 1
+    assert Spool(node.run / "del", node.cni.call).replay() == 1
     assert "net1" not in pod.run("ip", "link")
-    assert (node.spooled, node.plane.attachments()) == ([], [])
+    assert (node.spooled, node.cni.attachments()) == ([], [])
 
 
 def test_without_a_spool_there_is_nothing_to_delete(node: Node) -> None:
@@ -101,12 +101,12 @@ def test_without_a_spool_there_is_nothing_to_delete(node: Node) -> None:
 
 
 @pytest.mark.parametrize("container", [".hidden", "../../etc/x", "x" * 300])
-def test_a_name_that_is_no_file_is_not_spooled(node: Node, container: str) -> None:
+def test_an_invalid_file_name_is_not_spooled(node: Node, container: str) -> None:
     assert node.call("DEL", container, None).code == 11
     assert node.spooled == []
 
 
-def test_a_full_disk_is_told(node: Node) -> None:
+def test_a_full_disk_is_reported(node: Node) -> None:
     folder = f"{shim_node.RUN}/del"
     fill = f"mount -t tmpfs -o size=4k tmpfs {folder} && head -c 4096 /dev/zero >{folder}/x"
     answer = node.execute(environ("DEL", "one", None), b"{}", prepare=fill)
@@ -125,15 +125,15 @@ def test_a_cnf_that_is_back_soon_is_waited_for(node: Node) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"0", b"0 5\nabc", b"zero 1\nx", b"\xff\n", b"0 2\n{}trailing"])
-def test_half_an_answer_is_none(node: Node, answer: bytes) -> None:
+def test_half_an_answer_counts_as_no_answer(node: Node, answer: bytes) -> None:
     with answering(node, answer):
         assert node.call("ADD", "one", node.nets.make()).code == 11
         assert node.call("DEL", "one", None) == Answer(0, b"", b"")
     assert [path.name for path in node.spooled] == ["one-net1"]
 
 
-def test_a_cnf_that_hangs_up_while_it_is_told_is_away(node: Node) -> None:
-    """R27: more than the socket's buffer holds, so that it is still being sent."""
+def test_a_cnf_that_hangs_up_within_a_request_is_away(node: Node) -> None:
+    """The request is larger than the socket's buffer, so the executable is still sending."""
     stdin = b'{"cniVersion":"1.0.0","name":"fleetboard","filler":"' + bytes(900_000).replace(b"\0", b"x") + b'"}'
     with answering(node, b""):
         answer = node.execute(environ("ADD", "one", node.nets.make()), stdin)
@@ -143,7 +143,7 @@ def test_a_cnf_that_hangs_up_while_it_is_told_is_away(node: Node) -> None:
 
 
 def test_a_cnf_that_never_answers_is_away_after_half_a_minute(node: Node) -> None:
-    """R27: kubelet's own patience is four minutes; cnf answers within 30 s whatever it waits for."""
+    """kubelet waits four minutes; cnf answers within 30 s whatever it waits for."""
     with socket.socket(socket.AF_UNIX) as silent, concurrent.futures.ThreadPoolExecutor(2) as runtime:
         silent.bind(str(node.run / "cni.sock"))
         silent.listen()

@@ -1,4 +1,4 @@
-"""ADD and DEL through the packed executable: what they leave, in whatever order and state: R18 to R21, R25 to R28."""
+"""ADD and DEL through the packed executable, in any order and state (CNI 18 to 21 and 25 to 28 in README.md)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FULL = dataclasses.replace(shim_node.NETWORK, blocks=(ipaddress.ip_network("10.1
 
 
 def traces(node: Node, pod: Net) -> tuple[str, str, int]:
-    """Return all that a call may leave: the pod's interfaces and routes, cnf's, and addresses in use."""
+    """Return all that a call may leave: the pod's interfaces and routes, cnf's interfaces, and addresses in use."""
     seen = "".join(pod.run("ip", "-o", *what) for what in (("addr",), ("route", "show", "table", "all")))
-    return seen, node.hub.run("ip", "-o", "link"), node.plane.usage().used
+    return seen, node.node_netns.run("ip", "-o", "link"), node.cni.usage().used
 
 
 def test_cni18_an_interface_that_is_there_is_refused_and_left(node: Node) -> None:
@@ -66,7 +66,7 @@ def test_cni19_a_second_interface_of_ours_is_refused_and_the_first_is_left(node:
     assert node.call("ADD", "one", pod).code == 100
     assert node.call("ADD", "one", pod, CNI_IFNAME="net2").code == 101
     assert traces(node, pod) == before
-    # The runtime takes back what failed, and only that.
+    # The runtime deletes what failed, and only that.
     assert node.call("DEL", "one", pod, CNI_IFNAME="net2") == CLEAN
     assert traces(node, pod) == before
 
@@ -78,11 +78,11 @@ def test_cni20_the_plugins_and_cnfs_own_namespaces_are_refused(node: Node) -> No
         answer = node.call("ADD", "one", own)
         assert (answer.code, answer.stderr) == (8, b"")
         assert node.call("DEL", "one", own) == CLEAN
-    assert node.call("ADD", "one", node.hub).code == 8
-    assert node.call("DEL", "one", node.hub) == CLEAN
+    assert node.call("ADD", "one", node.node_netns).code == 8
+    assert node.call("DEL", "one", node.node_netns) == CLEAN
 
 
-def test_cni21_a_namespace_that_is_none_is_refused_and_its_deletion_works(node: Node, tmp_path: pathlib.Path) -> None:
+def test_cni21_an_invalid_namespace_is_refused_and_its_deletion_works(node: Node, tmp_path: pathlib.Path) -> None:
     plain = Net("x")
     (tmp_path / "plain").touch()
     for path in (tmp_path / "missing", tmp_path / "plain", tmp_path, pathlib.Path("/proc/self/ns/mnt")):
@@ -101,7 +101,7 @@ def test_cni21_a_deletion_frees_the_address_wherever_the_namespace_is(node: Node
         attached = node.nets.make()
         assert node.call("ADD", "one", attached).status == 0
         assert node.call("DEL", "one", pod) == CLEAN
-        assert node.plane.usage().used == 0
+        assert node.cni.usage().used == 0
         assert "net1" not in attached.run("ip", "link")
         assert node.call("DEL", "one", pod) == CLEAN
 
@@ -111,11 +111,11 @@ def test_cni21_the_deletion_of_a_dead_namespace_frees_the_address(node: Node) ->
     assert node.call("ADD", "one", pod).status == 0
     node.nets.remove(pod)
     assert node.call("DEL", "one", pod) == CLEAN
-    assert node.plane.usage().used == 0
+    assert node.cni.usage().used == 0
 
 
 def test_cni21_a_deletion_takes_nothing_of_somebody_else(node: Node) -> None:
-    """A path leads to another container's namespace, as one that is used again does."""
+    """A path that is reused leads to another container's namespace."""
     theirs, pod = node.nets.make(), node.nets.make()
     assert node.call("ADD", "theirs", theirs).status == 0
     before = traces(node, theirs)
@@ -133,7 +133,7 @@ def test_cni25_pods_at_once_get_addresses_of_their_own(node: Node) -> None:
         found = list(runtimes.map(lambda item: node.call("ADD", *item).content["ips"][0]["address"], pods.items()))
         assert len(set(found)) == 16
         assert {answer.status for answer in runtimes.map(lambda item: node.call("DEL", *item), pods.items())} == {0}
-    assert node.plane.attachments() == []
+    assert node.cni.attachments() == []
 
 
 def test_cni25_calls_of_one_container_at_once_are_served_one_after_the_other(node: Node) -> None:
@@ -142,7 +142,7 @@ def test_cni25_calls_of_one_container_at_once_are_served_one_after_the_other(nod
     with concurrent.futures.ThreadPoolExecutor(9) as runtimes:
         adds = [runtimes.submit(node.call, "ADD", "one", pod) for _ in range(8)]
         assert sorted(add.result().code for add in adds) == [0, *[100] * 7]
-        assert node.plane.usage().used == 1
+        assert node.cni.usage().used == 1
         deletions = [runtimes.submit(node.call, "DEL", "one", pod) for _ in range(8)]
         assert {deletion.result().status for deletion in deletions} == {0}
     assert traces(node, pod) == before
@@ -151,20 +151,20 @@ def test_cni25_calls_of_one_container_at_once_are_served_one_after_the_other(nod
 def test_cni26_a_deletion_wins_over_the_adds_before_it(
     node: Node, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
-    """The runtime lost patience with one ADD, sent another and then a DEL, and all are still waiting."""
+    """The runtime gave up on one ADD, sent another and then a DEL, and all three wait."""
     first, pod = node.nets.make(), node.nets.make()
     assert node.call("ADD", "first", first).status == 0
     before = traces(node, pod)
-    node.plane.set_network(FULL)
-    node.plane._adder = dataclasses.replace(node.plane._adder, patience_s=25)
+    node.cni.set_network(FULL)
+    node.cni.calls.patience_s = 25
     with concurrent.futures.ThreadPoolExecutor(3) as runtimes:
         calls = [runtimes.submit(node.call, "ADD", "one", pod)]
-        eventually(lambda: node.plane.waiting)
+        eventually(lambda: node.cni.waiting)
         calls.append(runtimes.submit(node.call, "ADD", "one", pod))
-        eventually(lambda: node.plane._locks._entries["one"].users == 2)
+        eventually(lambda: node.cni.calls.under_way("one") == 2)
         calls.append(runtimes.submit(node.call, "DEL", "one", pod))
-        eventually(lambda: node.plane._locks._entries["one"].users == 3)
-        node.plane.set_network(shim_node.NETWORK)
+        eventually(lambda: node.cni.calls.under_way("one") == 3)
+        node.cni.set_network(shim_node.NETWORK)
         assert calls[2].result(timeout=30) == CLEAN
         assert {call.result(timeout=30).code for call in calls[:2]} <= {0, 100, 103}
     assert traces(node, pod) == before
@@ -185,18 +185,18 @@ def test_cni27_a_call_that_is_killed_leaves_nothing(
 ) -> None:
     first, pod = node.nets.make(), node.nets.make()
     assert node.call("ADD", "first", first).status == 0
-    node.plane.set_network(FULL)
+    node.cni.set_network(FULL)
     with node.start(environ("ADD", "one", pod)) as process:
         assert process.stdin is not None
         process.stdin.write(json.dumps(shim_node.CONFIG).encode())
         process.stdin.close()
-        # It waits for an address, its caller loses patience, and then there is one.
-        eventually(lambda: node.plane.waiting)
+        # It waits for an address, its caller gives up, and then an address is free.
+        eventually(lambda: node.cni.waiting)
         process.kill()
-    eventually(lambda: not node.plane.waiting)
-    node.plane.set_network(shim_node.NETWORK)
+    eventually(lambda: not node.cni.waiting)
+    node.cni.set_network(shim_node.NETWORK)
     eventually(lambda: "net1" not in pod.run("ip", "link"))
-    assert [attachment.pod_name for attachment in node.plane.attachments()] == ["first"]
+    assert [attachment.pod_name for attachment in node.cni.attachments()] == ["first"]
 
 
 def test_cni28_what_the_runtime_asks_for_is_given_or_refused_by_name(node: Node) -> None:
@@ -209,7 +209,7 @@ def test_cni28_what_the_runtime_asks_for_is_given_or_refused_by_name(node: Node)
     assert refused.content["msg"] == "requested address 10.112.4.20 is in use"
 
 
-def test_it_needs_less_than_ten_megabytes(shim: pathlib.Path) -> None:
+def test_the_executable_needs_less_than_ten_megabytes(shim: pathlib.Path) -> None:
     peak_mb = packed_shim.peak_memory(shim) / (1 << 20)
     print(f"\nthe CNI executable takes {peak_mb:.1f} MB")
     assert peak_mb < 10

@@ -1,4 +1,4 @@
-"""CHECK through the packed executable: R22. It agrees with ADD at once, sees what is broken, and no more than that."""
+"""CHECK through the packed executable: it agrees with ADD, and names what has changed (CNI 22 in README.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLEAN = Answer(0, b"", b"")
 
 
 def attach(node: Node) -> tuple[Net, dict[str, Any]]:
-    """Attach a pod; return it and what ADD said."""
+    """Attach a pod; return it and ADD's result."""
     pod = node.nets.make()
     return pod, node.call("ADD", "one", pod).content
 
@@ -27,7 +27,7 @@ def check(node: Node, pod: Net, previous: Any) -> Answer:
     return node.call("CHECK", "one", pod, config={"prevResult": previous})
 
 
-def test_cni22_check_follows_at_once_and_needs_what_add_said(node: Node) -> None:
+def test_cni22_check_works_at_once_and_needs_adds_result(node: Node) -> None:
     pod, result = attach(node)
     for version in ("0.4.0", "1.0.0", "1.1.0"):
         assert node.call("CHECK", "one", pod, config={"cniVersion": version, "prevResult": result}) == CLEAN
@@ -61,7 +61,7 @@ def test_cni22_what_was_changed_in_the_pod_is_named(node: Node, change: str, nam
 def test_cni22_what_was_changed_at_cnfs_end_is_named(node: Node) -> None:
     pod, result = attach(node)
     name = identity.veth_name("one", "net1")
-    node.hub.run("ip", "link", "set", name, "down")
+    node.node_netns.run("ip", "link", "set", name, "down")
     answer = check(node, pod, result)
     assert answer.code == 102
     assert name in answer.content["msg"]
@@ -109,7 +109,7 @@ def test_cni22_what_others_add_or_take_after_us_is_tolerated(node: Node) -> None
 
 
 def test_cni22_both_families_are_compared(node: Node) -> None:
-    node.plane.set_network(shim_node.BOTH_FAMILIES)
+    node.cni.set_network(shim_node.BOTH_FAMILIES)
     pod, result = attach(node)
     assert check(node, pod, result) == CLEAN
     pod.run("ip", "-6", "addr", "flush", "dev", "net1")

@@ -92,4 +92,4 @@ def test_a_runtime_that_names_nothing_collects_what_it_has_kept_alone(runtime: R
     runtime.node.nets.remove(unkept)
     assert succeeds(runtime.call("gc", kept))
     assert "net1" not in kept.run("ip", "link")
-    assert [attachment.pod_name for attachment in runtime.node.plane.attachments()] == ["unkept"]
+    assert [attachment.pod_name for attachment in runtime.node.cni.attachments()] == ["unkept"]

@@ -1,4 +1,4 @@
-"""GC and STATUS through the packed executable: R23 and R24."""
+"""GC and STATUS through the packed executable (CNI 23 and 24 in README.md)."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def test_cni23_what_is_dead_and_not_listed_is_freed(
     for pod in pods.values():
         node.nets.remove(pod)
     # The kernel ends namespaces in its own time, and what still stands is no dead attachment.
-    eventually(lambda: "fv" not in node.hub.run("ip", "-br", "link"))
+    eventually(lambda: "fv" not in node.node_netns.run("ip", "-br", "link"))
     # A list that is null says nothing: Go writes one that was never made so.
     assert collect(node, None) == CLEAN
-    assert node.plane.usage().used == 3
+    assert node.cni.usage().used == 3
     listed = [{"containerID": "listed", "ifname": "net1"}]
     assert collect(node, listed, **{"cni.dev/attachments": listed}) == CLEAN
-    assert {attachment.pod_name for attachment in node.plane.attachments()} == {"listed", "foreign"}
+    assert {attachment.pod_name for attachment in node.cni.attachments()} == {"listed", "foreign"}
     assert collect(node, []) == CLEAN
-    assert {attachment.pod_name for attachment in node.plane.attachments()} == {"foreign"}
+    assert {attachment.pod_name for attachment in node.cni.attachments()} == {"foreign"}
 
 
 def test_cni23_a_list_that_is_none_is_refused(node: Node) -> None:
@@ -58,12 +58,12 @@ def test_cni23_a_list_that_is_none_is_refused(node: Node) -> None:
 
 def test_cni24_status_tells_whether_an_add_would_work(node: Node) -> None:
     assert node.call("STATUS", "", None, config=NEW) == CLEAN
-    node.plane.set_network(dataclasses.replace(shim_node.NETWORK, blocks=()))
+    node.cni.set_network(dataclasses.replace(shim_node.NETWORK, blocks=()))
     answer = node.call("STATUS", "", None, config=NEW)
     assert answer.code == 50
     assert "no fleet addresses" in answer.content["msg"]
-    node.plane.set_network(shim_node.NETWORK)
-    node.hub.run("ip", "addr", "flush", "dev", "lo")
+    node.cni.set_network(shim_node.NETWORK)
+    node.node_netns.run("ip", "addr", "flush", "dev", "lo")
     answer = node.call("STATUS", "", None, config=NEW)
     assert answer.code == 51
     assert "10.112.4.0" in answer.content["msg"]

@@ -1,4 +1,4 @@
-"""The packed executable on the hosts it may meet, R29 and R30: hostile environments, no libc, a noexec /tmp."""
+"""The packed executable in hostile environments, without libc, with a noexec /tmp (CNI 29 and 30 in README.md)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_pythons_and_the_loaders_variables_change_nothing(node: Node, tmp_path: 
 
 @pytest.mark.parametrize("variable", ["LD_PRELOAD", "LD_AUDIT"])
 def test_what_the_host_loads_into_its_programs_is_not_loaded_into_ours(node: Node, variable: str) -> None:
-    """R30: the executable has no dynamic loader that would read these."""
+    """The executable has no dynamic loader that would read these."""
     pod = node.nets.make()
     # By a shell within, since whatever starts the shell would be met by it as well.
     preloaded = ["sh", "-c", f"{variable}=/nonexistent/hook.so exec {node.shim}"]

@@ -1,4 +1,4 @@
-"""What the packed executable is given, environment and configuration: R1 to R8. What is wrong is refused by name."""
+"""The packed executable names what is wrong in environment and configuration (CNI 1 to 8 in README.md)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ VERSIONS = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]
 
 def refused(node: Node, verb: str, *, stdin: Any, **over: str) -> tuple[int, str]:
     """Make a call that is refused; return the code, and all that it says."""
-    answer = node.execute(environ(verb, "one", node.hub, **over), json.dumps(stdin).encode())
+    answer = node.execute(environ(verb, "one", node.node_netns, **over), json.dumps(stdin).encode())
     assert answer.stderr == b""
     return answer.code, answer.content["msg"] + answer.content.get("details", "")
 
 
 def test_cni1_an_unknown_command_is_refused_by_name(node: Node) -> None:
     for command in ("", "add", "REMOVE", "ADD "):
-        env = {**environ("ADD", "one", node.hub), "CNI_COMMAND": command}
+        env = {**environ("ADD", "one", node.node_netns), "CNI_COMMAND": command}
         answer = node.execute(env, json.dumps(shim_node.CONFIG).encode())
         assert answer.code == 4
         assert f"CNI_COMMAND is '{command}'" in answer.content["msg"]
@@ -56,23 +56,23 @@ def test_cni2_what_a_verb_does_not_need_may_be_missing(node: Node) -> None:
     alone = environ("ADD", "one", pod, CNI_PATH="", CNI_ARGS="")
     assert node.execute(alone, config).status == 0
     assert node.execute({**alone, "CNI_COMMAND": "DEL", "CNI_NETNS": ""}, config) == shim_node.Answer(0, b"", b"")
-    assert node.plane.usage().used == 0
+    assert node.cni.usage().used == 0
 
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL", "CHECK"])
 def test_cni3_a_container_id_that_could_be_a_path_is_refused(node: Node, verb: str) -> None:
     for container in ("../x", "-a", ".a", "a b", "a/b", "a;b", "ä", "a\n"):
-        code, said = refused(node, verb, stdin=shim_node.CONFIG, CNI_CONTAINERID=container)
+        code, message = refused(node, verb, stdin=shim_node.CONFIG, CNI_CONTAINERID=container)
         assert code == 4
-        assert f"CNI_CONTAINERID is {container!r}" in said
+        assert f"CNI_CONTAINERID is {container!r}" in message
 
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
 def test_cni4_an_interface_name_that_the_kernel_would_not_take_is_refused(node: Node, verb: str) -> None:
     for interface in ("sixteen-letters-", ".", "..", "a/b", "a:b", "a b", "a\tb", "ääääääää"):
-        code, said = refused(node, verb, stdin=shim_node.CONFIG, CNI_IFNAME=interface)
+        code, message = refused(node, verb, stdin=shim_node.CONFIG, CNI_IFNAME=interface)
         assert code == 4
-        assert f"CNI_IFNAME is {interface!r}" in said
+        assert f"CNI_IFNAME is {interface!r}" in message
 
 
 def test_cni4_the_longest_name_is_taken(node: Node) -> None:
@@ -83,7 +83,7 @@ def test_cni4_the_longest_name_is_taken(node: Node) -> None:
 
 def test_cni5_a_configuration_that_is_none_is_refused(node: Node) -> None:
     for stdin in (b"", b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b"\0" * 100, b"[" * 100_000):
-        assert node.execute(environ("ADD", "one", node.hub), stdin).code == 6
+        assert node.execute(environ("ADD", "one", node.node_netns), stdin).code == 6
 
 
 def test_cni5_a_configuration_without_end_is_refused_early(node: Node) -> None:
@@ -100,26 +100,26 @@ def test_cni5_a_stdin_that_cannot_be_read_is_an_answer_too(node: Node) -> None:
 
 def test_cni5_a_network_without_a_proper_name_is_refused(node: Node) -> None:
     for name in (None, "", 7, "a b", "-a", "../a"):
-        code, said = refused(node, "ADD", stdin={**shim_node.CONFIG, "name": name})
+        code, message = refused(node, "ADD", stdin={**shim_node.CONFIG, "name": name})
         assert code == 7
-        assert f"network name is {name!r}" in said
+        assert f"network name is {name!r}" in message
 
 
 def test_cni6_a_version_that_is_not_served_is_refused_with_those_that_are(node: Node) -> None:
     for version in (None, "0.1.0", "0.2.0", "1.2.0", "2.0.0", "x", 1):
         stdin = {"name": "fleetboard"} | ({} if version is None else {"cniVersion": version})
-        code, said = refused(node, "ADD", stdin=stdin)
+        code, message = refused(node, "ADD", stdin=stdin)
         assert code == 1
-        assert f"config is {version or '0.1.0'!r}" in said
-        assert all(served in said for served in VERSIONS)
+        assert f"config is {version or '0.1.0'!r}" in message
+        assert all(served in message for served in VERSIONS)
 
 
 def test_cni6_a_verb_newer_than_the_configuration_is_refused(node: Node) -> None:
     for verb, newer in (("CHECK", 2), ("GC", 4), ("STATUS", 4)):
         for version in VERSIONS[:newer]:
-            code, said = refused(node, verb, stdin={"name": "fleetboard", "cniVersion": version})
+            code, message = refused(node, verb, stdin={"name": "fleetboard", "cniVersion": version})
             assert code == 1
-            assert f"config version does not allow {verb}" in said
+            assert f"config version does not allow {verb}" in message
 
 
 def test_cni7_keys_that_others_read_are_tolerated(node: Node) -> None:
@@ -149,21 +149,21 @@ def test_cni7_keys_that_others_read_are_tolerated(node: Node) -> None:
 
 def test_cni8_an_unknown_argument_is_refused_unless_it_may_be_ignored(node: Node) -> None:
     for args in ("FOO=bar", "IgnoreUnknown=0;FOO=bar", "FOO"):
-        code, said = refused(node, "ADD", stdin=shim_node.CONFIG, CNI_ARGS=args)
+        code, message = refused(node, "ADD", stdin=shim_node.CONFIG, CNI_ARGS=args)
         assert code == 4
-        assert "CNI_ARGS" in said
-        assert "FOO" in said
+        assert "CNI_ARGS" in message
+        assert "FOO" in message
 
 
 def test_cni8_arguments_that_come_twice_as_multus_adds_them(node: Node) -> None:
     twice = "IgnoreUnknown=true;K8S_POD_NAME=a;;FOO=bar;IgnoreUnknown=1;K8S_POD_NAME=one;IP=10.112.4.9;"
     result = node.call("ADD", "one", node.nets.make(), CNI_ARGS=twice).content
     assert result["ips"][0]["address"] == "10.112.4.9/32"
-    assert [attachment.pod_name for attachment in node.plane.attachments()] == ["one"]
+    assert [attachment.pod_name for attachment in node.cni.attachments()] == ["one"]
 
 
 def test_cni8_addresses_of_both_families_in_one_argument(node: Node) -> None:
-    node.plane.set_network(shim_node.BOTH_FAMILIES)
+    node.cni.set_network(shim_node.BOTH_FAMILIES)
     result = node.call("ADD", "one", node.nets.make(), CNI_ARGS="IgnoreUnknown=1;IP=10.112.4.9/24,fd00:1::9").content
     assert [ip["address"] for ip in result["ips"]] == ["10.112.4.9/32", "fd00:1::9/128"]
 

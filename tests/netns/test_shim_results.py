@@ -1,4 +1,4 @@
-"""What the packed executable prints and how it exits, for every version: R9 to R17."""
+"""What the packed executable prints and how it exits, for every version (CNI 9 to 17 in README.md)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_cni12_version_is_answered_without_reading_stdin(node: Node) -> None:
 
 
 def test_cni9_cni13_each_version_gets_its_own_shape(node: Node) -> None:
-    node.plane.set_network(shim_node.BOTH_FAMILIES)
+    node.cni.set_network(shim_node.BOTH_FAMILIES)
     for version in VERSIONS:
         pod = node.nets.make()
         # Which of `cniVersions` to use is the runtime's to say.
@@ -74,12 +74,12 @@ def test_cni9_cni13_each_version_gets_its_own_shape(node: Node) -> None:
 
 
 def test_cni14_cni15_cni16_the_pods_interface_alone_with_all_its_addresses(node: Node) -> None:
-    node.plane.set_network(shim_node.BOTH_FAMILIES)
+    node.cni.set_network(shim_node.BOTH_FAMILIES)
     pod = node.nets.make()
-    # As a runtime that mounts them elsewhere writes it: what it said is what it gets.
-    said = f"/run/netns/../netns/{pod.name}"
-    result = node.call("ADD", "one", pod, CNI_NETNS=said).content
-    assert [(i["name"], i["sandbox"]) for i in result["interfaces"]] == [("net1", said)]
+    # A runtime that mounts them elsewhere gets its own path back.
+    given = f"/run/netns/../netns/{pod.name}"
+    result = node.call("ADD", "one", pod, CNI_NETNS=given).content
+    assert [(i["name"], i["sandbox"]) for i in result["interfaces"]] == [("net1", given)]
     assert result["interfaces"][0]["mac"] in pod.run("ip", "link", "show", "net1")
     assert [(ip["interface"], ip["address"]) for ip in result["ips"]] == [(0, "10.112.4.1/32"), (0, "fd00:1::1/128")]
     assert result["routes"] == [
@@ -118,6 +118,6 @@ def test_cni17_a_previous_result_that_is_none_is_refused(node: Node) -> None:
     odd: list[Any] = [7, [], {"ips": {"address": "x"}}, {"interfaces": [7]}]
     for before in odd:
         stdin = json.dumps({**shim_node.CONFIG, "prevResult": before}).encode()
-        answer = node.execute(environ("ADD", "one", node.hub), stdin)
+        answer = node.execute(environ("ADD", "one", node.node_netns), stdin)
         assert answer.code == 7
         assert "prevResult" in answer.content["msg"]

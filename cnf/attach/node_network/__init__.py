@@ -1,1 +1,1 @@
-"""The node's part of the fleet: its address, the blocks of its pods, the fleet's CIDRs and MTU."""
+"""The node's part of the fleet: its address, its blocks, and what keeps them over restarts."""

@@ -1,7 +1,7 @@
-"""The node's part of the fleet as this node keeps it: taking it up, remembering it, giving empty blocks back.
+"""The node's blocks: taking up what the API says, remembering it, and returning empty blocks.
 
-One invariant: a block is first emptied, then written down as returned, and only then shown to the leader, which may
-take it; nothing makes a returned block ours again but the leader that took it and gave it anew.
+Invariant: a block is first emptied, then written to the file as returned, and only then shown to the leader, which may
+take it. The node allocates from a returned block again only after the leader took it and allocated it again.
 """
 
 from __future__ import annotations
@@ -13,50 +13,54 @@ import threading
 from collections.abc import Callable
 
 from cnf.attach import errors, ledger
-from cnf.attach.node_network import demand, network, supply
+from cnf.attach.node_network import demand, network_file, supply
 from cnf.attach.node_network.network import NodeNetwork
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
-class Holding:
-    """Moves ledger, file and ``supply`` together. Any thread."""
+class NodeBlocks:
+    """Changes ledger, file and ``supply`` together. Any thread."""
 
     def __init__(
         self,
         *,
         path: pathlib.Path,
         node: str,
-        book: ledger.Ledger,
-        known: supply.Supply,
+        ledger: ledger.Ledger,
+        supply: supply.Supply,
         surplus: demand.Surplus,
-        put_node: Callable[[NodeNetwork], None],
+        ensure_node_addresses: Callable[[NodeNetwork], None],
     ) -> None:
-        """``path`` is the file that remembers, for ``node`` alone; ``put_node`` puts the node's address in place."""
-        self._path, self._node = path, node
-        self._ledger, self._supply, self._surplus, self._put_node = book, known, surplus, put_node
+        """``path`` is the network's file, which belongs to ``node`` alone."""
+        self._path = path
+        self._node = node
+        self._ledger = ledger
+        self._supply = supply
+        self._surplus = surplus
+        self._ensure_node_addresses = ensure_node_addresses
         self._turn = threading.Lock()
 
     def recall(self) -> NodeNetwork | None:
-        """Take up what the file says, once the ledger is loaded; ``supply`` doesn't hear of it yet."""
-        known = network.read(self._path, node=self._node)
-        if known is None:
+        """Take up the file's network; call it after the ledger is loaded. ``supply`` stays as it is."""
+        network = network_file.read(self._path, node=self._node)
+        if network is None:
             return None
-        known = self._count_returned(known)
-        self._install(known)
-        return known
+        network = self._count_returned(network)
+        self._install(network)
+        return network
 
     def change(self, new: NodeNetwork) -> bool:
-        """Take up what the API says; return whether that is anything new.
+        """Take up the network that the API shows; return whether it differs from the current one.
 
         Raises:
             NetlinkError: the node's address can't be put in place; nothing changed.
-            JournalError: that a block was taken can't be written down; nothing changed.
-            NetworkRefusedError: a pod has what would be the node's own address; nothing changed.
+            JournalError: the file can't be written, and the leader took a returned block; nothing changed.
+            NetworkRefusedError: a pod holds what would be the node's own address; nothing changed.
         """
         with self._turn:
             old = self._supply.network
-            # What was given back is ours to say; the caller's word counts where nothing is remembered.
+            # This node decides what it has returned; the caller's list counts only where nothing is remembered.
             returned = (new if old is None else old).returned
             new = dataclasses.replace(new, returned=tuple(block for block in returned if block in new.blocks))
             if new == old:
@@ -65,50 +69,51 @@ class Holding:
             self._refuse_pods_address(new, old)
             self._install(new)
             try:
-                network.write(self._path, new, node=self._node)
+                network_file.write(self._path, new, node=self._node)
             except errors.JournalError as err:
                 if old is not None and set(old.returned) - set(new.returned):
-                    # The leader may give such a block to us again only once no file of ours says it is given back.
+                    # The leader may allocate the block to this node again, and the file must not call it returned then.
                     self._install(old)
                     raise
-                _log.error("the node's network can't be kept for the next start", extra={"error": str(err)})
+                log.error("could not save the node's network for the next start", extra={"error": str(err)})
             self._supply.change(new)
             return True
 
-    def give_back(self) -> int:
-        """Give no more addresses of blocks that have been empty for long; return how many."""
+    def return_empty_blocks(self) -> int:
+        """Allocate no more addresses from blocks that have been empty for long; return how many blocks."""
         with self._turn:
-            known = self._supply.network
-            if known is None:
+            network = self._supply.network
+            if network is None:
                 return 0
-            chosen = self._surplus.choose(known.given, idle=self._ledger.idle_blocks(), free=self._ledger.free)
-            if not chosen or not self._ledger.withdraw(chosen, excluded=known.gateways()):
+            active = network.active_blocks
+            chosen = self._surplus.choose(active, idle=self._ledger.empty_blocks(), free=self._ledger.free)
+            if not chosen or not self._ledger.withdraw(chosen, excluded=network.gateways()):
                 return 0
-            new = dataclasses.replace(known, returned=(*known.returned, *chosen))
+            new = dataclasses.replace(network, returned=(*network.returned, *chosen))
             try:
-                network.write(self._path, new, node=self._node)
+                network_file.write(self._path, new, node=self._node)
             except errors.JournalError as err:
-                _log.error("empty blocks can't be given back", extra={"error": str(err)})
-                self._ledger.set_blocks(known.given, excluded=known.gateways())
+                log.error("could not return empty blocks", extra={"error": str(err)})
+                self._ledger.set_blocks(active, excluded=network.gateways())
                 return 0
             self._supply.change(new)
-        _log.info("empty blocks are given back", extra={"blocks": [str(block) for block in chosen]})
+        log.info("empty blocks returned", extra={"blocks": [str(block) for block in chosen]})
         return len(chosen)
 
-    def _count_returned(self, known: NodeNetwork) -> NodeNetwork:
-        """Count no block as returned that a pod has an address of: the file may be older than the journal."""
-        kept = tuple(block for block in known.returned if not self._ledger.uses(block))
-        return dataclasses.replace(known, returned=kept)
+    def _count_returned(self, network: NodeNetwork) -> NodeNetwork:
+        """Don't count a block as returned while a pod holds an address of it: the file may predate the journal."""
+        returned = tuple(block for block in network.returned if not self._ledger.uses(block))
+        return dataclasses.replace(network, returned=returned)
 
     def _refuse_pods_address(self, new: NodeNetwork, old: NodeNetwork | None) -> None:
-        """Let the node have no address that a pod has: so it is where the API lost which block was its first."""
+        """Refuse a node address that a pod holds. It happens where the API lost which block was the node's first."""
         for address in new.gateways():
             if self._ledger.holds(address) and (old is None or address not in old.gateways()):
                 blocks = ", ".join(str(block) for block in new.blocks)
                 raise errors.NetworkRefusedError(
-                    f"blocks {blocks}: the node's address would be {address}, which a pod of it has until it ends"
+                    f"blocks {blocks}: the node's address would be {address}, which a pod holds until it ends"
                 )
 
-    def _install(self, known: NodeNetwork) -> None:
-        self._put_node(known)
-        self._ledger.set_blocks(known.given, excluded=known.gateways())
+    def _install(self, network: NodeNetwork) -> None:
+        self._ensure_node_addresses(network)
+        self._ledger.set_blocks(network.active_blocks, excluded=network.gateways())

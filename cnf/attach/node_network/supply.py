@@ -1,6 +1,6 @@
-"""The node's network as calls see it: what it is now, and waiting for it to change.
+"""The node's network as calls see it: the current one, and waiting for a change.
 
-One invariant: whoever waits is counted, so that the node asks for as many blocks as will be used at once.
+Calls that wait for an address are counted, so that the node asks for as many blocks as it will use at once.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _TICK_S = 0.2
 
 
 class Supply:
-    """Holds the last NodeNetwork. Any thread."""
+    """Holds the current NodeNetwork. Any thread."""
 
     def __init__(self) -> None:
-        """Nothing is known at first."""
+        """There is no network until the first ``change``."""
         self._changed = threading.Condition()
         self._network: NodeNetwork | None = None
         self._generation = 0
@@ -27,22 +27,22 @@ class Supply:
 
     @property
     def network(self) -> NodeNetwork | None:
-        """What is known."""
+        """The current network; None before the first ``change``."""
         return self._network
 
     @property
     def generation(self) -> int:
-        """Counts changes; read it before looking, hand it to ``wait``."""
+        """Counts changes. Read it before ``network``, and pass it to ``wait``."""
         return self._generation
 
     @property
     def waiting(self) -> int:
-        """Counts the calls that found no address."""
+        """Counts the calls that wait for an address."""
         return self._waiting
 
     @contextlib.contextmanager
     def queue(self) -> Iterator[None]:
-        """Count the caller among those who wait."""
+        """Count the caller as waiting."""
         with self._changed:
             self._waiting += 1
         try:
@@ -52,7 +52,7 @@ class Supply:
                 self._waiting -= 1
 
     def change(self, network: NodeNetwork) -> None:
-        """Set what is known and wake all who wait."""
+        """Replace the network and wake all that wait."""
         with self._changed:
             self._network = network
             self._generation += 1

@@ -15,7 +15,7 @@ import msgspec
 from cnf.attach import frames
 from cnf.controllers.latecomers import plan
 from cnf.netlink import errors as netlink_errors
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 from fleetboard.kube import events
 from fleetboard.model import core, fleet, meta, names, resource
 from fleetboard.model.addresses import Address
@@ -82,10 +82,10 @@ class LatecomerController:
             answer = response.stdout.decode(errors="replace")
             self._report(latecomer, "Warning", "NoFleetInterface", f"runs without its interface: {answer}")
 
-    def _find_namespace(self, address: Address) -> tuple[pathlib.Path, Namespace] | None:
+    def _find_namespace(self, address: Address) -> tuple[pathlib.Path, NetworkNamespace] | None:
         for path in sorted(self._netns_dir.iterdir()) if self._netns_dir.is_dir() else []:
             try:
-                opened = Namespace.open(path)
+                opened = NetworkNamespace.open(path)
             except netlink_errors.NamespaceError:
                 continue
             try:

@@ -17,7 +17,7 @@ import threading
 import time
 import zlib
 
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 from cnf.vip import errors, nftables, transaction, writer
 from cnf.vip.handover import files, flows
 
@@ -62,7 +62,7 @@ class Handover:
         self._rules, self._flows = state_dir / "firewall", run_dir / "connections"
         self._firewall_writer = firewall_writer
         boot = _BOOT_ID.read_text().strip() if boot is None else boot
-        with Namespace.current() as current:
+        with NetworkNamespace.current() as current:
             self._origin = files.HandoverOrigin(owner, boot, current.cookie)
         self._written = 0
         self._problem = ""

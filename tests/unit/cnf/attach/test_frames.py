@@ -1,4 +1,4 @@
-"""The wire between the CNI executable and cnf."""
+"""The protocol between the CNI executable and cnf."""
 
 from __future__ import annotations
 

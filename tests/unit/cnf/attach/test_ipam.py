@@ -1,4 +1,4 @@
-"""Which address comes next: next fit, rest, requests, growth."""
+"""Which address comes next: next fit, quarantine, requests, growth."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_pool(*blocks: str) -> ipam.Pool:
 
 
 def take(pool: ipam.Pool, *requested: str, now: float = 0) -> str:
-    return str(pool.take(requested=[ADDRESS(text) for text in requested], now=now)[0])
+    return str(pool.allocate(requested=[ADDRESS(text) for text in requested], now=now)[0])
 
 
 def refusal(pool: ipam.Pool, *requested: str, now: float = 0) -> errors.CallRefusedError:
@@ -48,13 +48,13 @@ def test_the_next_address_is_the_one_after_the_last_given() -> None:
     assert [take(pool, now=1) for _ in range(4)] == ["10.112.4.5", "10.112.4.6", "10.112.4.7", "10.112.4.2"]
 
 
-def test_a_released_address_rests() -> None:
+def test_a_released_address_is_quarantined() -> None:
     pool = make_pool("10.112.4.0/31")
     assert take(pool) == "10.112.4.1"
     pool.release(ADDRESS("10.112.4.1"), until=60)
-    assert pool.usage(now=59) == ipam.Usage(used=0, free=0, resting=1)
-    assert "1 resting" in refusal(pool, now=59).message
-    assert "rests" in refusal(pool, "10.112.4.1", now=59).message
+    assert pool.usage(now=59) == ipam.Usage(used=0, free=0, quarantined=1)
+    assert "1 quarantined" in refusal(pool, now=59).message
+    assert "is quarantined" in refusal(pool, "10.112.4.1", now=59).message
     assert take(pool, now=60) == "10.112.4.1"
 
 
@@ -79,7 +79,7 @@ def test_an_address_of_a_block_taken_back_stays_used_and_is_not_given_again() ->
     pool = make_pool("10.112.4.0/30")
     held = take(pool)
     pool.set_blocks([ipaddress.ip_network("10.112.8.0/31")], excluded=[ADDRESS("10.112.8.0")])
-    assert pool.usage(now=0) == ipam.Usage(used=1, free=1, resting=0)
+    assert pool.usage(now=0) == ipam.Usage(used=1, free=1, quarantined=0)
     assert take(pool) == "10.112.8.1"
     pool.release(ADDRESS(held), until=0)
     assert refusal(pool, held, now=1).code is Code.INVALID_CONFIG
@@ -89,17 +89,17 @@ def test_two_families_are_given_together_or_not_at_all() -> None:
     pool = ipam.Pool()
     blocks = [ipaddress.ip_network("10.112.4.0/31"), ipaddress.ip_network("fd00::/64")]
     pool.set_blocks(blocks, excluded=[NODE, ADDRESS("fd00::")])
-    assert pool.take(now=0) == (ADDRESS("10.112.4.1"), ADDRESS("fd00::1"))
+    assert pool.allocate(now=0) == (ADDRESS("10.112.4.1"), ADDRESS("fd00::1"))
     with pytest.raises(errors.ExhaustedError):
-        pool.take(now=0)
+        pool.allocate(now=0)
     pool.release(ADDRESS("10.112.4.1"), until=0)
     pool.release(ADDRESS("fd00::1"), until=0)
-    assert pool.take(now=1) == (ADDRESS("10.112.4.1"), ADDRESS("fd00::2"))
+    assert pool.allocate(now=1) == (ADDRESS("10.112.4.1"), ADDRESS("fd00::2"))
 
 
 def test_an_empty_pool_has_nothing() -> None:
     assert ipam.Pool().usage(now=0) == ipam.Usage(used=0, free=0)
-    assert ipam.Pool().take(now=0) == ()
+    assert ipam.Pool().allocate(now=0) == ()
 
 
 class Histories(RuleBasedStateMachine):
@@ -111,18 +111,18 @@ class Histories(RuleBasedStateMachine):
         self.size = 7
         self.now = 0.0
         self.held: list[Address] = []
-        self.resting: dict[Address, float] = {}
+        self.quarantined: dict[Address, float] = {}
 
     @rule()
     def take(self) -> None:
-        free = self.size - len(self.held) - sum(until > self.now for until in self.resting.values())
+        free = self.size - len(self.held) - sum(until > self.now for until in self.quarantined.values())
         try:
-            (address,) = self.pool.take(now=self.now)
+            (address,) = self.pool.allocate(now=self.now)
         except errors.ExhaustedError:
             assert free == 0
             return
         assert address not in self.held
-        assert self.resting.pop(address, 0) <= self.now
+        assert self.quarantined.pop(address, 0) <= self.now
         self.held.append(address)
 
     @precondition(lambda self: self.held)
@@ -130,8 +130,8 @@ class Histories(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         address = data.draw(st.sampled_from(self.held))
         self.held.remove(address)
-        self.resting[address] = self.now + ipam.REST_S
-        self.pool.release(address, until=self.resting[address])
+        self.quarantined[address] = self.now + ipam.QUARANTINE_S
+        self.pool.release(address, until=self.quarantined[address])
 
     @rule(seconds=st.floats(0, 40))
     def wait(self, seconds: float) -> None:
@@ -148,7 +148,7 @@ class Histories(RuleBasedStateMachine):
     def counts_agree(self) -> None:
         usage = self.pool.usage(now=self.now)
         assert usage.used == len(self.held)
-        assert usage.used + usage.free + usage.resting == self.size
+        assert usage.used + usage.free + usage.quarantined == self.size
 
 
 TestHistories = Histories.TestCase

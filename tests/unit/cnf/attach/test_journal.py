@@ -112,7 +112,7 @@ def _half(real: object, file: int, view: memoryview) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_disk_that_fails_to_sync_is_trusted_no_more_until_all_is_written_anew(tmp_path: pathlib.Path) -> None:
+def test_a_disk_that_fails_to_sync_is_not_trusted_until_the_journal_is_rewritten(tmp_path: pathlib.Path) -> None:
     broken = threading.Event()
 
     def fsync(file: int) -> None:

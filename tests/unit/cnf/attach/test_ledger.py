@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cnf.attach import errors, ipam, journal, ledger, records
+from cnf.attach import errors, ipam, journal, records
+from cnf.attach.ledger import Ledger
 
 BLOCK = ipaddress.ip_network("10.112.4.0/29")
 
@@ -31,8 +32,8 @@ class Clock:
         return self.now
 
 
-def make_ledger(folder: pathlib.Path, clock: Clock) -> ledger.Ledger:
-    made = ledger.Ledger(journal.Journal(folder / "journal"), clock=clock, wall=clock)
+def make_ledger(folder: pathlib.Path, clock: Clock, *, compact_bytes: int = 1 << 20) -> Ledger:
+    made = Ledger(journal.Journal(folder / "journal"), clock=clock, wall=clock, compact_bytes=compact_bytes)
     made.load()
     made.set_blocks([BLOCK], excluded=[BLOCK.network_address])
     return made
@@ -40,10 +41,10 @@ def make_ledger(folder: pathlib.Path, clock: Clock) -> ledger.Ledger:
 
 def test_an_address_sticks_to_its_key_over_a_restart_and_a_retry(tmp_path: pathlib.Path) -> None:
     clock = Clock()
-    book = make_ledger(tmp_path, clock)
-    record, _ = book.reserve(draft(1))
-    book.commit(record.key, index=5)
-    book.close()
+    ledger = make_ledger(tmp_path, clock)
+    record, _ = ledger.reserve(draft(1))
+    ledger.commit(record.key, index=5)
+    ledger.close()
     again = make_ledger(tmp_path, clock)
     assert [(r.addresses, r.index) for r in again.attached()] == [(record.addresses, 5)]
     retried, _ = again.reserve(draft(1))
@@ -53,21 +54,21 @@ def test_an_address_sticks_to_its_key_over_a_restart_and_a_retry(tmp_path: pathl
     again.close()
 
 
-def test_an_address_rests_over_a_restart_but_never_longer_than_it_would(tmp_path: pathlib.Path) -> None:
+def test_a_quarantine_outlives_a_restart_and_gets_no_longer(tmp_path: pathlib.Path) -> None:
     clock = Clock()
-    book = make_ledger(tmp_path, clock)
-    record, _ = book.reserve(draft(1))
-    book.release(record.key)
-    book.close()
+    ledger = make_ledger(tmp_path, clock)
+    record, _ = ledger.reserve(draft(1))
+    ledger.release(record.key)
+    ledger.close()
     clock.now += 20
     again = make_ledger(tmp_path, clock)
-    assert again.usage() == ipam.Usage(used=0, free=6, resting=1)
+    assert again.usage() == ipam.Usage(used=0, free=6, quarantined=1)
     again.close()
     clock.now -= 5000
     set_back = make_ledger(tmp_path, clock)
-    assert set_back.usage().resting == 1
-    clock.now += ipam.REST_S
-    assert set_back.usage().resting == 0
+    assert set_back.usage().quarantined == 1
+    clock.now += ipam.QUARANTINE_S
+    assert set_back.usage().quarantined == 0
     set_back.close()
 
 
@@ -76,28 +77,28 @@ def test_a_reservation_that_cannot_be_written_takes_nothing(tmp_path: pathlib.Pa
         raise OSError(30, "Read-only file system")
 
     clock = Clock()
-    book = ledger.Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
-    book.load()
-    book.set_blocks([BLOCK], excluded=[BLOCK.network_address])
+    ledger = Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
+    ledger.load()
+    ledger.set_blocks([BLOCK], excluded=[BLOCK.network_address])
     with pytest.raises(errors.JournalError, match="Read-only"):
-        book.reserve(draft(1))
-    assert book.usage() == ipam.Usage(used=0, free=7)
-    book.close()
+        ledger.reserve(draft(1))
+    assert ledger.usage() == ipam.Usage(used=0, free=7)
+    ledger.close()
 
 
 def test_a_reservation_that_fills_the_disk_takes_nothing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    book = make_ledger(tmp_path, Clock())
+    ledger = make_ledger(tmp_path, Clock())
 
     def write(file: int, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal, "_write_all", write)
+    monkeypatch.setattr(journal, "write_all", write)
     with pytest.raises(errors.JournalError, match="No space left"):
-        book.reserve(draft(1))
-    assert book.usage() == ipam.Usage(used=0, free=7)
-    book.close()
+        ledger.reserve(draft(1))
+    assert ledger.usage() == ipam.Usage(used=0, free=7)
+    ledger.close()
 
 
 def test_a_release_happens_though_the_disk_is_full(tmp_path: pathlib.Path) -> None:
@@ -108,24 +109,24 @@ def test_a_release_happens_though_the_disk_is_full(tmp_path: pathlib.Path) -> No
             raise OSError(28, "No space left on device")
 
     clock = Clock()
-    book = ledger.Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
-    book.load()
-    book.set_blocks([BLOCK], excluded=[BLOCK.network_address])
-    record, mark = book.reserve(draft(1))
-    book.sync(mark)
+    ledger = Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
+    ledger.load()
+    ledger.set_blocks([BLOCK], excluded=[BLOCK.network_address])
+    record, mark = ledger.reserve(draft(1))
+    ledger.sync(mark)
     failing.append(True)
     with pytest.raises(errors.JournalError):
-        book.sync(book.commit(record.key, index=1))
-    assert book.release(record.key)
-    assert book.usage().used == 0
+        ledger.sync(ledger.commit(record.key, index=1))
+    assert ledger.release(record.key)
+    assert ledger.usage().used == 0
     failing.clear()
-    book.reserve(draft(2))
-    book.close()
+    ledger.reserve(draft(2))
+    ledger.close()
     entries, damaged = journal.Journal(tmp_path / "journal").read()
     assert (set(records.fold(entries).records), damaged) == ({("c2", "net1")}, 0)
 
 
-def test_no_block_is_given_back_while_the_journal_may_name_pods_in_it(tmp_path: pathlib.Path) -> None:
+def test_no_block_is_returned_while_the_journal_may_name_pods_in_it(tmp_path: pathlib.Path) -> None:
     full = False
 
     def fsync(_file: int) -> None:
@@ -133,71 +134,66 @@ def test_no_block_is_given_back_while_the_journal_may_name_pods_in_it(tmp_path: 
             raise OSError(28, "No space left on device")
 
     clock = Clock()
-    book = ledger.Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
-    book.load()
-    book.set_blocks([BLOCK], excluded=[])
-    record, mark = book.reserve(draft(1))
-    book.sync(mark)
+    ledger = Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
+    ledger.load()
+    ledger.set_blocks([BLOCK], excluded=[])
+    record, mark = ledger.reserve(draft(1))
+    ledger.sync(mark)
     full = True
     with pytest.raises(errors.JournalError):
-        book.sync(book.commit(record.key, index=5))
-    book.release(record.key, rest=False)
-    assert book.idle_blocks() == (BLOCK,)
-    assert not book.withdraw([BLOCK], excluded=[])
+        ledger.sync(ledger.commit(record.key, index=5))
+    ledger.release(record.key, quarantine=False)
+    assert ledger.empty_blocks() == (BLOCK,)
+    assert not ledger.withdraw([BLOCK], excluded=[])
     full = False
-    assert book.withdraw([BLOCK], excluded=[])
-    book.close()
+    assert ledger.withdraw([BLOCK], excluded=[])
+    ledger.close()
 
 
 def test_a_journal_that_grows_is_shortened(tmp_path: pathlib.Path) -> None:
     clock = Clock()
-    book = make_ledger(tmp_path, clock)
-    ledger_limit = ledger._COMPACT_BYTES
-    try:
-        ledger._COMPACT_BYTES = 4000
-        for number in range(200):
-            record, _ = book.reserve(draft(number))
-            book.commit(record.key, index=1)
-            book.release(record.key, rest=False)
-    finally:
-        ledger._COMPACT_BYTES = ledger_limit
-    book.close()
+    ledger = make_ledger(tmp_path, clock, compact_bytes=4000)
+    for number in range(200):
+        record, _ = ledger.reserve(draft(number))
+        ledger.commit(record.key, index=1)
+        ledger.release(record.key, quarantine=False)
+    ledger.close()
     assert (tmp_path / "journal").stat().st_size < 6000
 
 
 def test_a_retry_that_asks_for_another_address_gets_that_one_or_none(tmp_path: pathlib.Path) -> None:
-    book = make_ledger(tmp_path, Clock())
-    first, _ = book.reserve(draft(1))
+    ledger = make_ledger(tmp_path, Clock())
+    first, _ = ledger.reserve(draft(1))
     wish = ipaddress.ip_address("10.112.4.6")
-    retried, _ = book.reserve(draft(1), requested=[wish])
+    retried, _ = ledger.reserve(draft(1), requested=[wish])
     assert (first.addresses, retried.addresses) == (["10.112.4.1"], [str(wish)])
-    assert book.usage() == ipam.Usage(used=1, free=5, resting=1)
-    book.close()
+    assert ledger.usage() == ipam.Usage(used=1, free=5, quarantined=1)
+    ledger.close()
 
 
 def test_an_address_of_a_block_that_is_no_longer_the_nodes_is_not_kept_for_a_retry(tmp_path: pathlib.Path) -> None:
-    book = make_ledger(tmp_path, Clock())
-    book.reserve(draft(1))
+    ledger = make_ledger(tmp_path, Clock())
+    ledger.reserve(draft(1))
     other = ipaddress.ip_network("10.112.9.0/29")
-    book.set_blocks([other], excluded=[other.network_address])
-    retried, _ = book.reserve(draft(1))
+    ledger.set_blocks([other], excluded=[other.network_address])
+    retried, _ = ledger.reserve(draft(1))
     assert retried.addresses == ["10.112.9.1"]
-    book.close()
+    ledger.close()
 
 
 def test_a_journal_copied_from_another_node_says_nothing(tmp_path: pathlib.Path) -> None:
     clock = Clock()
 
-    def open_as(node: str) -> ledger.Ledger:
-        made = ledger.Ledger(journal.Journal(tmp_path / "journal"), node=node, clock=clock, wall=clock)
+    def open_as(node: str) -> Ledger:
+        made = Ledger(journal.Journal(tmp_path / "journal"), node=node, clock=clock, wall=clock)
         made.load()
         made.set_blocks([BLOCK], excluded=[BLOCK.network_address])
         return made
 
-    book = open_as("a")
-    record, _ = book.reserve(draft(1))
-    book.commit(record.key, index=1)
-    book.close()
+    ledger = open_as("a")
+    record, _ = ledger.reserve(draft(1))
+    ledger.commit(record.key, index=1)
+    ledger.close()
     same = open_as("a")
     assert same.holds(record.parse_addresses()[0])
     same.close()
@@ -211,10 +207,10 @@ def test_a_journal_copied_from_another_node_says_nothing(tmp_path: pathlib.Path)
 
 def test_a_journal_from_before_it_named_its_node_is_read(tmp_path: pathlib.Path) -> None:
     clock = Clock()
-    book = make_ledger(tmp_path, clock)
-    record, _ = book.reserve(draft(1))
-    book.close()
-    named = ledger.Ledger(journal.Journal(tmp_path / "journal"), node="a", clock=clock, wall=clock)
+    ledger = make_ledger(tmp_path, clock)
+    record, _ = ledger.reserve(draft(1))
+    ledger.close()
+    named = Ledger(journal.Journal(tmp_path / "journal"), node="a", clock=clock, wall=clock)
     named.load()
     assert named.find(record.key) == record
     named.close()
@@ -222,14 +218,14 @@ def test_a_journal_from_before_it_named_its_node_is_read(tmp_path: pathlib.Path)
 
 def test_the_release_that_was_damaged_does_not_free_the_address_under_its_next_holder(tmp_path: pathlib.Path) -> None:
     clock = Clock()
-    book = make_ledger(tmp_path, clock)
-    book.set_blocks([ipaddress.ip_network("10.112.4.0/31")], excluded=[BLOCK.network_address])
-    old, _ = book.reserve(draft(1))
-    book.commit(old.key, index=1)
-    book.release(old.key, rest=False)
-    new, _ = book.reserve(draft(2))
-    book.commit(new.key, index=1)
-    book.close()
+    ledger = make_ledger(tmp_path, clock)
+    ledger.set_blocks([ipaddress.ip_network("10.112.4.0/31")], excluded=[BLOCK.network_address])
+    old, _ = ledger.reserve(draft(1))
+    ledger.commit(old.key, index=1)
+    ledger.release(old.key, quarantine=False)
+    new, _ = ledger.reserve(draft(2))
+    ledger.commit(new.key, index=1)
+    ledger.close()
     lines = (tmp_path / "journal").read_bytes().splitlines(keepends=True)
     (tmp_path / "journal").write_bytes(b"".join(line for line in lines if b'"release"' not in line))
     again = make_ledger(tmp_path, clock)
@@ -247,19 +243,19 @@ def test_a_journal_that_ends_at_any_byte_means_what_was_true_at_its_last_whole_e
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, clock = pathlib.Path(name), Clock()
-        book = make_ledger(folder, clock)
-        moments = [(0, *_read(book))]
+        ledger = make_ledger(folder, clock)
+        moments = [(0, *_read(ledger))]
         for number, action in history:
             record = draft(number)
-            if action == "reserve" and book.find(record.key) is None:
-                book.reserve(record)
-            elif action == "commit" and book.find(record.key) is not None:
-                book.commit(record.key, index=1)
+            if action == "reserve" and ledger.find(record.key) is None:
+                ledger.reserve(record)
+            elif action == "commit" and ledger.find(record.key) is not None:
+                ledger.commit(record.key, index=1)
             elif action == "release":
-                book.release(record.key)
+                ledger.release(record.key)
             clock.now += 61
-            moments.append(((folder / "journal").stat().st_size, *_read(book)))
-        book.close()
+            moments.append(((folder / "journal").stat().st_size, *_read(ledger)))
+        ledger.close()
         whole = (folder / "journal").read_bytes()
     for cut in range(len(whole) + 1):
         found, _ = journal.decode(whole[:cut])
@@ -269,9 +265,9 @@ def test_a_journal_that_ends_at_any_byte_means_what_was_true_at_its_last_whole_e
         assert ({key: record.addresses for key, record in state.records.items()}, state.open) == (held, unfinished)
 
 
-def _read(book: ledger.Ledger) -> tuple[dict[records.Key, list[str]], set[records.Key]]:
-    unfinished = {record.key for record in book.unfinished()}
-    everything = [*book.attached(), *book.unfinished()]
+def _read(ledger: Ledger) -> tuple[dict[records.Key, list[str]], set[records.Key]]:
+    unfinished = {record.key for record in ledger.unfinished()}
+    everything = [*ledger.attached(), *ledger.unfinished()]
     return {record.key: record.addresses for record in everything}, unfinished
 
 
@@ -303,7 +299,7 @@ class Crashes(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.path = pathlib.Path(self.folder.name)
         self.clock = Clock()
-        self.book = make_ledger(self.path, self.clock)
+        self.ledger = make_ledger(self.path, self.clock)
         self.kernel: dict[records.Key, str] = {}
         self.answered: dict[records.Key, str] = {}
         self.adding: records.Record | None = None
@@ -312,7 +308,7 @@ class Crashes(RuleBasedStateMachine):
         self.count = 0
 
     def teardown(self) -> None:
-        self.book.close()
+        self.ledger.close()
         self.folder.cleanup()
 
     @initialize()
@@ -329,9 +325,9 @@ class Crashes(RuleBasedStateMachine):
         if (f"c{self.count}", "net1") in self.answered:
             return
         try:
-            self.adding, _ = self.book.reserve(draft(self.count))
+            self.adding, _ = self.ledger.reserve(draft(self.count))
         except errors.ExhaustedError:
-            assert len(self.kernel) + self.book.usage().resting >= 7
+            assert len(self.kernel) + self.ledger.usage().quarantined >= 7
 
     @precondition(lambda self: self.adding is not None and not self.wired)
     @rule()
@@ -349,9 +345,9 @@ class Crashes(RuleBasedStateMachine):
         record = self.adding
         if cancelled:
             del self.kernel[record.key]
-            self.book.release(record.key, rest=False)
+            self.ledger.release(record.key, quarantine=False)
         else:
-            self.book.commit(record.key, index=1)
+            self.ledger.commit(record.key, index=1)
             self.answered[record.key] = record.addresses[0]
         self.adding, self.wired = None, False
 
@@ -367,13 +363,13 @@ class Crashes(RuleBasedStateMachine):
     @rule()
     def free(self) -> None:
         assert self.deleting is not None
-        self.book.release(self.deleting)
+        self.ledger.release(self.deleting)
         self.deleting = None
 
     @rule(torn=st.integers(0, 30))
     def crash(self, torn: int) -> None:
         """The process ends; what it had begun to write may be cut."""
-        self.book.close()
+        self.ledger.close()
         if torn and self.adding is not None and not self.wired:
             # RESERVE was being written: nothing of it had an effect yet.
             content = (self.path / "journal").read_bytes()
@@ -383,23 +379,23 @@ class Crashes(RuleBasedStateMachine):
     @rule()
     def reboot(self) -> None:
         """All namespaces end with the machine."""
-        self.book.close()
+        self.ledger.close()
         self.kernel.clear()
         self.answered.clear()
         self.restart()
-        for record in self.book.attached():
-            self.book.release(record.key)
+        for record in self.ledger.attached():
+            self.ledger.release(record.key)
 
     def restart(self) -> None:
         """As the sweep at start: unfinished ADDs are rolled back; attached without interface, they are dead."""
-        self.book = make_ledger(self.path, self.clock)
+        self.ledger = make_ledger(self.path, self.clock)
         self.adding, self.wired = None, False
-        for record in self.book.unfinished():
+        for record in self.ledger.unfinished():
             self.kernel.pop(record.key, None)
-            self.book.release(record.key, rest=False)
-        for record in self.book.attached():
+            self.ledger.release(record.key, quarantine=False)
+        for record in self.ledger.attached():
             if record.key not in self.kernel:
-                self.book.release(record.key)
+                self.ledger.release(record.key)
         self.deleting = None
 
     @rule(seconds=st.floats(0, 100))
@@ -411,15 +407,15 @@ class Crashes(RuleBasedStateMachine):
         assert len(set(self.kernel.values())) == len(self.kernel)
 
     @invariant()
-    def whoever_got_an_answer_keeps_its_address(self) -> None:
-        held = {record.key: record.addresses[0] for record in self.book.attached()}
+    def an_answered_add_keeps_its_address(self) -> None:
+        held = {record.key: record.addresses[0] for record in self.ledger.attached()}
         for key, address in self.answered.items():
             assert held[key] == address
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        usage = self.book.usage()
-        assert usage.used + usage.free + usage.resting == 7
+        usage = self.ledger.usage()
+        assert usage.used + usage.free + usage.quarantined == 7
 
 
 Crashes.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -1,4 +1,4 @@
-"""What a runtime may say, what is refused and with which code (CNI specification 1.1.0)."""
+"""Which calls are accepted, which are refused, and with which code (CNI specification 1.1.0)."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ def test_the_runtimes_addresses_come_before_the_arguments() -> None:
     assert parse().requested == ()
 
 
-@pytest.mark.parametrize("ips", ["10.0.0.1", ["10.0.0.256"], [{}], [None]])
-def test_addresses_that_are_none_are_refused(ips: Any) -> None:
+@pytest.mark.parametrize("ips", ["10.0.0.1", ["10.0.0.256"], [{}], [None], [False], [7]])
+def test_invalid_addresses_are_refused(ips: Any) -> None:
     assert refused(config={"runtimeConfig": {"ips": ips}}).code is Code.INVALID_CONFIG
 
 
@@ -166,7 +166,7 @@ def test_a_previous_result_that_is_none_is_refused(previous: Any) -> None:
     assert parse(config={"prevResult": {"ips": None, "interfaces": []}}).previous is not None
 
 
-def test_gc_tells_nothing_said_from_none_left() -> None:
+def test_gc_distinguishes_no_list_from_an_empty_one() -> None:
     gc = {"CNI_COMMAND": "GC"}
     new = {"cniVersion": "1.1.0"}
     entries = [{"containerID": "a", "ifname": "net1"}]

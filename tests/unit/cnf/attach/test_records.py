@@ -1,4 +1,4 @@
-"""What is told of the journal's records."""
+"""What is reported of the journal's records."""
 
 from __future__ import annotations
 

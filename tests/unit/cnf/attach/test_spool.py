@@ -1,4 +1,4 @@
-"""DELs that waited while cnf was away."""
+"""DELs that were spooled while cnf did not run."""
 
 from __future__ import annotations
 

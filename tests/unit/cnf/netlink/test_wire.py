@@ -1,4 +1,4 @@
-"""Netlink's bytes, and what a connection makes of the kernel's answers (a socket pair plays the kernel)."""
+"""Netlink's bytes, and a connection's handling of the kernel's answers; a socket pair plays the kernel."""
 
 from __future__ import annotations
 

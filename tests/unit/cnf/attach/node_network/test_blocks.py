@@ -1,4 +1,4 @@
-"""Which network a node takes up."""
+"""Which network a node takes up, and which it refuses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import pathlib
 
 import pytest
 
-from cnf.attach import errors, journal, ledger, records
-from cnf.attach.node_network import blocks as node_network_blocks
-from cnf.attach.node_network import demand, network, supply
+from cnf.attach import errors, journal, records
+from cnf.attach.ledger import Ledger
+from cnf.attach.node_network import demand, network
+from cnf.attach.node_network.blocks import NodeBlocks
+from cnf.attach.node_network.supply import Supply
 from fleetboard.model.addresses import Network
 
 FIRST, SECOND = ipaddress.ip_network("10.113.4.64/26"), ipaddress.ip_network("10.113.4.0/26")
@@ -21,24 +23,24 @@ def make_network(*blocks: Network) -> network.NodeNetwork:
 
 
 def test_a_network_whose_node_address_a_pod_has_is_refused_until_the_pod_ends(tmp_path: pathlib.Path) -> None:
-    book, known = ledger.Ledger(journal.Journal(tmp_path / "journal"), node="n"), supply.Supply()
-    book.load()
+    ledger, supply = Ledger(journal.Journal(tmp_path / "journal"), node="n"), Supply()
+    ledger.load()
     put: list[network.NodeNetwork] = []
-    held = node_network_blocks.Holding(
+    node_blocks = NodeBlocks(
         path=tmp_path / "network.json",
         node="n",
-        book=book,
-        known=known,
+        ledger=ledger,
+        supply=supply,
         surplus=demand.Surplus(),
-        put_node=put.append,
+        ensure_node_addresses=put.append,
     )
-    held.change(make_network(FIRST, SECOND))
+    node_blocks.change(make_network(FIRST, SECOND))
     pod = records.Record(container_id="c", interface="net1", addresses=[], mac="", cookie=1, boot="b")
-    book.reserve(pod, requested=[SECOND.network_address])
+    ledger.reserve(pod, requested=[SECOND.network_address])
     with pytest.raises(errors.NetworkRefusedError, match=r"10\.113\.4\.0, which a pod"):
-        held.change(make_network(SECOND, FIRST))
-    assert put == [known.network] == [make_network(FIRST, SECOND)]
-    assert held.change(dataclasses.replace(make_network(FIRST, SECOND), mtu=1280))
-    book.release(pod.key)
-    assert held.change(make_network(SECOND, FIRST))
-    book.close()
+        node_blocks.change(make_network(SECOND, FIRST))
+    assert put == [supply.network] == [make_network(FIRST, SECOND)]
+    assert node_blocks.change(dataclasses.replace(make_network(FIRST, SECOND), mtu=1280))
+    ledger.release(pod.key)
+    assert node_blocks.change(make_network(SECOND, FIRST))
+    ledger.close()

@@ -1,4 +1,4 @@
-"""How many blocks a node wants, and when it gives one back."""
+"""How many blocks a node wants, and when it returns one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def choose(surplus: demand.Surplus, *idle: Network, free: int) -> tuple[Network,
     return surplus.choose([FIRST, SECOND, THIRD], idle=idle, free=lambda version: free if version == 4 else 0)
 
 
-def test_a_block_goes_back_when_it_was_empty_for_long_and_the_first_never() -> None:
+def test_a_block_is_returned_when_it_was_empty_for_long_but_never_the_first() -> None:
     clock = Clock()
     surplus = demand.Surplus(idle_s=IDLE_S, clock=clock)
     assert choose(surplus, FIRST, SECOND, THIRD, free=300) == ()
@@ -51,7 +51,7 @@ def test_a_block_goes_back_when_it_was_empty_for_long_and_the_first_never() -> N
     assert choose(surplus, FIRST, SECOND, THIRD, free=300) == (THIRD, SECOND)
 
 
-def test_a_block_that_was_used_in_between_begins_anew() -> None:
+def test_a_block_that_was_used_in_between_starts_again() -> None:
     clock = Clock()
     surplus = demand.Surplus(idle_s=IDLE_S, clock=clock)
     choose(surplus, THIRD, free=191)
@@ -71,12 +71,12 @@ def test_what_is_left_is_enough_for_a_while() -> None:
 
 
 @given(st.integers(0, 191), st.sets(st.sampled_from([SECOND, THIRD])))
-def test_whoever_has_given_a_block_back_does_not_ask_for_one(used: int, idle: set[Network]) -> None:
+def test_a_node_that_returns_a_block_does_not_ask_for_one(used: int, idle: set[Network]) -> None:
     free = 191 - used
-    given_back = choose(demand.Surplus(idle_s=0, clock=Clock()), *idle, free=free)
-    left = free - sum(block.num_addresses for block in given_back)
-    held = 3 - len(given_back)
-    assert not given_back or demand.wanted_blocks(held=held, free=left) == held
+    returned = choose(demand.Surplus(idle_s=0, clock=Clock()), *idle, free=free)
+    left = free - sum(block.num_addresses for block in returned)
+    held = 3 - len(returned)
+    assert not returned or demand.wanted_blocks(held=held, free=left) == held
 
 
 def test_a_node_holds_what_it_gives_addresses_of_and_what_its_pods_live_in() -> None:

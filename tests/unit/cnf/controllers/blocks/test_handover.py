@@ -1,6 +1,6 @@
 """Blocks move between nodes while leaders, nodes and the API stop at any step: no address is in two places.
 
-Real are what each node holds (``Holding``, ledger and file) and reports (``StatusController``), and the leader
+Real are what each node holds (``NodeBlocks``, ledger and file) and reports (``StatusController``), and the leader
 (``BlockController``). The API is a store with the real one's rules of versions. Leaders act on copies of any age, two
 of them at once. At any call the process may end, or a node or the other leader does something first. A node's write may
 arrive after the node gave up on it; FleetNodes are deleted, disks are full, and days pass.
@@ -90,23 +90,23 @@ class Node:
     def start(self, *, full: bool = False) -> None:
         self.journal = Journal(self.folder / "journal", fsync=lambda _: None)
         self.journal.full = full
-        self.book = ledger.Ledger(
+        self.ledger = ledger.Ledger(
             self.journal,
             node=self.name,
             clock=self.clock,
             wall=self.clock,
         )
-        self.book.load()
+        self.ledger.load()
         self.supply = supply.Supply()
-        self.held = node_network_blocks.Holding(
+        self.node_blocks = node_network_blocks.NodeBlocks(
             path=self.folder / "network.json",
             node=self.name,
-            book=self.book,
-            known=self.supply,
+            ledger=self.ledger,
+            supply=self.supply,
             surplus=demand.Surplus(idle_s=IDLE_S, clock=self.clock),
-            put_node=lambda _: None,
+            ensure_node_addresses=lambda _: None,
         )
-        known = self.held.recall()
+        known = self.node_blocks.recall()
         if known is not None:
             self.supply.change(known)
         self.publishing = status.StatusController(
@@ -133,32 +133,32 @@ class Node:
         draft = records.Record(
             container_id=f"{self.name}-{next(self.count)}", interface="net1", addresses=[], mac="", cookie=1, boot="b"
         )
-        record, _ = self.book.reserve(draft)
+        record, _ = self.ledger.reserve(draft)
         try:
-            self.book.commit(record.key, index=1)
+            self.ledger.commit(record.key, index=1)
         except errors.JournalError:
-            self.book.release(record.key, rest=False)
+            self.ledger.release(record.key, quarantine=False)
             raise
 
     @property
     def used(self) -> set[Address]:
-        return {address for record in self.book.attached() for address in record.parse_addresses()}
+        return {address for record in self.ledger.attached() for address in record.parse_addresses()}
 
     @property
     def given(self) -> tuple[Network, ...]:
-        return self.supply.network.given if self.supply.network is not None else ()
+        return self.supply.network.active_blocks if self.supply.network is not None else ()
 
     def usage(self) -> ipam.Usage:
-        return self.book.usage()
+        return self.ledger.usage()
 
     def network(self) -> network.NodeNetwork | None:
         return self.supply.network
 
     def held_blocks(self) -> tuple[Network, ...]:
-        return demand.held_blocks(self.supply.network, self.book.held())
+        return demand.held_blocks(self.supply.network, self.ledger.held_addresses())
 
     def report(self) -> status.Report:
-        usage, wanted, returned, held = status.read_addresses(cast("service.Plane", self))
+        usage, wanted, returned, held = status.read_addresses(cast("service.CniService", self))
         return status.Report("k", "", 1360, usage.used, usage.free, wanted, returned, held, None)
 
 
@@ -230,17 +230,17 @@ class HandOver:
 
     def remove(self) -> None:
         node = self.nodes[self.any_node()]
-        for record in node.book.attached()[self.choose.choice([0, 1, 30, 60]) :]:
-            node.book.release(record.key)
+        for record in node.ledger.attached()[self.choose.choice([0, 1, 30, 60]) :]:
+            node.ledger.release(record.key)
 
     def empty(self, name: str = "") -> None:
         """A node's pods go, time passes, and it finds blocks that have been empty for long."""
         node = self.nodes[name or self.any_node()]
-        for record in node.book.attached()[self.choose.choice([0, 1, 30, 60]) :]:
-            node.book.release(record.key)
+        for record in node.ledger.attached()[self.choose.choice([0, 1, 30, 60]) :]:
+            node.ledger.release(record.key)
         for seconds in (61.0, IDLE_S):
             self.clock.now += seconds
-            self.seen["returned"] += node.held.give_back()
+            self.seen["returned"] += node.node_blocks.return_empty_blocks()
 
     def publish(self, name: str = "") -> None:
         self.nodes[name or self.any_node()].publishing.reconcile_node("all")
@@ -303,7 +303,7 @@ class HandOver:
         spec = tuple(ipaddress.ip_network(block) for block in shown.spec.blocks)
         returned = tuple(ipaddress.ip_network(block) for block in shown.status.blocks_returned)
         try:
-            self.nodes[shown.metadata.name].held.change(
+            self.nodes[shown.metadata.name].node_blocks.change(
                 network.NodeNetwork(
                     spec[0].network_address, spec, (ipaddress.ip_network("10.112.0.0/12"),), 1360, returned
                 )
@@ -320,7 +320,7 @@ class HandOver:
                 file.unlink(missing_ok=True)
         elif not file.exists():
             return
-        node.book.close()
+        node.ledger.close()
         node.start(full=node.journal.full)
 
     def sync(self, number: int | None = None, what: str = "") -> None:
@@ -361,7 +361,7 @@ class HandOver:
         """Every event arrives, disks work, one leader leads: an ordinary day."""
         for node in self.nodes.values():
             node.set_disk(journal=False, file=False)
-            node.book.mend()
+            node.ledger.ensure_writable()
         for _ in range(30):
             before = self.store.version
             for name in NAMES:
@@ -434,5 +434,5 @@ def play(seed: int, folder: pathlib.Path) -> collections.Counter[str]:
         raise
     finally:
         for node in hand_over.nodes.values():
-            node.book.close()
+            node.ledger.close()
     return hand_over.seen

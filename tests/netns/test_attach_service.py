@@ -1,4 +1,4 @@
-"""The CNI plane on the real kernel: pods are namespaces, calls go to ``Plane.call`` as the server hands them over."""
+"""cnf on the real kernel: pods are namespaces, calls go to ``CniService.call`` as the server hands them over."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from netlab import Net, Nets
 
 from cnf.attach import frames, identity
 from cnf.attach.node_network.network import NodeNetwork
-from cnf.attach.service import Plane
+from cnf.attach.plumber import Plumber
+from cnf.attach.service import CniService
+from cnf.attach.settings import CniHooks, CniSettings
 from cnf.netlink import errors, links
-from cnf.netlink.namespace import Namespace
+from cnf.netlink.namespace import NetworkNamespace
 
 pytestmark = pytest.mark.netns
 
@@ -43,9 +45,9 @@ class Node:
 
     nets: Nets
     state: pathlib.Path
-    hub: Net
-    plane: Plane
-    hub_handle: Namespace
+    node_netns: Net
+    cni: CniService
+    node_handle: NetworkNamespace
     changes: list[int] = dataclasses.field(default_factory=list)
 
     def call(self, verb: str, pod: Net | None, container: str, **over: Any) -> frames.Response:
@@ -59,10 +61,10 @@ class Node:
             "CNI_PATH": "/opt/cni/bin",
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID=u-{container}",
         }
-        namespace = Namespace.open(pod.path) if pod and pod.path.exists() else None
+        namespace = NetworkNamespace.open(pod.path) if pod and pod.path.exists() else None
         try:
             request = frames.Request(env, json.dumps(config).encode(), namespace, **over)
-            return self.plane.call(request)
+            return self.cni.call(request)
         finally:
             if namespace:
                 namespace.close()
@@ -73,33 +75,34 @@ class Node:
         assert response.code == 0, response.stdout
         return str(json.loads(response.stdout)["ips"][0]["address"]).partition("/")[0]
 
-    def restart(self, *, hub: Net | None = None, boot_id: str | None = None) -> Any:
+    def restart(self, *, node_netns: Net | None = None, boot_id: str | None = None) -> Any:
         """End the process (as a kill does: nothing is torn down) and start another, maybe in a new namespace."""
-        self.plane.close()
-        self.hub_handle.close()
-        self.hub = hub or self.hub
-        self.hub_handle = Namespace.open(self.hub.path)
-        self.plane = make_plane(self.state, self.hub_handle, boot_id=boot_id)
-        return self.plane.restore()
+        self.cni.close()
+        self.node_handle.close()
+        self.node_netns = node_netns or self.node_netns
+        self.node_handle = NetworkNamespace.open(self.node_netns.path)
+        self.cni = make_service(self.state, self.node_handle, boot_id=boot_id)
+        return self.cni.restore()
 
 
-def make_plane(state: pathlib.Path, hub: Namespace, *, boot_id: str | None = None) -> Plane:
-    return Plane(
-        state_dir=state, netns_dir=netlab.FOLDER, hub_netns=hub, on_change=lambda: None, patience_s=0.2, boot_id=boot_id
-    )
+def make_service(state: pathlib.Path, node_netns: NetworkNamespace, *, boot_id: str | None = None) -> CniService:
+    settings = CniSettings(state_dir=state, netns_dir=netlab.FOLDER, patience_s=0.2)
+    if boot_id is not None:
+        settings = dataclasses.replace(settings, boot_id=boot_id)
+    return CniService(settings, node_netns=node_netns, hooks=CniHooks(on_change=lambda: None))
 
 
 @pytest.fixture
 def node(nets: Nets, tmp_path: pathlib.Path) -> Iterator[Node]:
-    hub = nets.make("hub")
-    handle = Namespace.open(hub.path)
-    plane = make_plane(tmp_path / "state", handle)
-    plane.restore()
-    plane.set_network(NETWORK)
-    made = Node(nets, tmp_path / "state", hub, plane, handle)
+    node_netns = nets.make("node")
+    handle = NetworkNamespace.open(node_netns.path)
+    cni = make_service(tmp_path / "state", handle)
+    cni.restore()
+    cni.set_network(NETWORK)
+    made = Node(nets, tmp_path / "state", node_netns, cni, handle)
     yield made
-    made.plane.close()
-    made.hub_handle.close()
+    made.cni.close()
+    made.node_handle.close()
 
 
 def refusal(response: frames.Response) -> tuple[int, str]:
@@ -116,8 +119,8 @@ def test_a_pod_reaches_the_node_and_its_neighbour(node: Node) -> None:
     assert one.answers_ping(second)
     assert two.answers_ping(first, size=1332, fragment=False)
     assert not two.answers_ping(first, size=1333, fragment=False)
-    assert node.hub.answers_ping(first)
-    assert "10.112.4.0" in node.hub.run("ip", "route", "get", first)
+    assert node.node_netns.answers_ping(first)
+    assert "10.112.4.0" in node.node_netns.run("ip", "route", "get", first)
 
 
 def test_the_result_lists_the_pods_interface_alone(node: Node) -> None:
@@ -138,8 +141,8 @@ def test_delete_leaves_nothing_on_either_end(node: Node) -> None:
     assert node.call("DEL", pod, "one").code == 0
     assert "net1" not in pod.run("ip", "link")
     assert pod.run("ip", "route", "show", "table", "main") == ""
-    assert "fv" not in node.hub.run("ip", "-br", "link")
-    assert node.plane.attachments() == []
+    assert "fv" not in node.node_netns.run("ip", "-br", "link")
+    assert node.cni.attachments() == []
     assert node.call("DEL", pod, "one").code == 0
 
 
@@ -148,11 +151,11 @@ def test_delete_frees_the_address_of_a_namespace_that_is_gone(node: Node) -> Non
     node.add(pod, "one")
     node.nets.remove(pod)
     assert node.call("DEL", None, "one").code == 0
-    assert node.plane.usage().used == 0
-    assert node.plane.usage().resting == 1
+    assert node.cni.usage().used == 0
+    assert node.cni.usage().quarantined == 1
 
 
-def test_nothing_leaves_by_another_interface_while_the_fleets_is_away(node: Node) -> None:
+def test_nothing_leaves_by_another_interface_while_the_fleets_is_missing(node: Node) -> None:
     pod = node.nets.make()
     pod.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far")
     pod.run("ip", "addr", "add", "192.0.2.2/24", "dev", "eth0")
@@ -171,27 +174,27 @@ def test_a_second_add_is_refused_and_changes_nothing(node: Node) -> None:
     assert refusal(node.call("ADD", pod, "one"))[0] == 100
     assert refusal(node.call("ADD", pod, "one", ifname="net2"))[0] == 101
     assert refusal(node.call("ADD", pod, "two"))[0] == 101
-    assert [a.addresses for a in node.plane.attachments()] == [[address]]
+    assert [a.addresses for a in node.cni.attachments()] == [[address]]
     assert pod.answers_ping("10.112.4.0")
 
 
-def test_a_name_that_is_taken_is_refused_and_leaves_nothing(node: Node) -> None:
+def test_a_taken_name_is_refused_and_leaves_nothing(node: Node) -> None:
     pod = node.nets.make()
     pod.run("ip", "link", "add", "net1", "type", "veth")
     assert refusal(node.call("ADD", pod, "one"))[0] == 100
-    assert "fv" not in node.hub.run("ip", "-br", "link")
+    assert "fv" not in node.node_netns.run("ip", "-br", "link")
     assert "unreachable" not in pod.run("ip", "route")
-    assert (node.plane.usage().used, node.plane.usage().free) == (0, 63)
+    assert (node.cni.usage().used, node.cni.usage().free) == (0, 63)
 
 
-def test_an_index_that_is_taken_is_no_obstacle(node: Node) -> None:
+def test_a_taken_index_is_no_obstacle(node: Node) -> None:
     pod = node.nets.make()
     pod.run("ip", "link", "add", "other", "index", str(identity.POD_INDEX), "type", "veth")
     node.add(pod, "one")
     assert pod.answers_ping("10.112.4.0")
     taken = node.nets.make()
-    index = identity.hub_index(ipaddress.ip_address("10.112.4.2"))
-    node.hub.run("ip", "link", "add", "other", "index", str(index), "type", "veth")
+    index = identity.near_index(ipaddress.ip_address("10.112.4.2"))
+    node.node_netns.run("ip", "link", "add", "other", "index", str(index), "type", "veth")
     node.add(taken, "two")
     assert taken.answers_ping("10.112.4.0")
     assert f"{identity.POD_INDEX}: net1" in taken.run("ip", "link")
@@ -204,15 +207,15 @@ def test_a_caller_that_hung_up_leaves_nothing(node: Node) -> None:
     assert refusal(response)[0] == 103
     assert "net1" not in pod.run("ip", "link")
     assert pod.run("ip", "route") == ""
-    assert node.plane.usage().used == 0
+    assert node.cni.usage().used == 0
 
 
-def test_an_answer_that_nobody_heard_is_undone(node: Node) -> None:
+def test_an_answer_that_was_not_delivered_is_undone(node: Node) -> None:
     pod = node.nets.make()
     response = node.call("ADD", pod, "one")
     response.undo()
     assert "net1" not in pod.run("ip", "link")
-    assert node.plane.usage().used == 0
+    assert node.cni.usage().used == 0
 
 
 def test_requested_address_and_mac_are_given_or_refused(node: Node) -> None:
@@ -242,47 +245,47 @@ def test_check_agrees_with_add_and_sees_what_was_changed(node: Node) -> None:
     assert "missing" in refusal(node.call("CHECK", pod, "one", config=checked))[1]
 
 
-def test_a_node_without_addresses_says_so(nets: Nets, tmp_path: pathlib.Path) -> None:
+def test_a_node_without_addresses_refuses_with_the_reason(nets: Nets, tmp_path: pathlib.Path) -> None:
     pod = nets.make()
-    with Namespace.open(nets.make("hub").path) as hub:
-        plane = make_plane(tmp_path, hub)
-        plane.restore()
-        node = Node(nets, tmp_path, Net("none"), plane, hub)
+    with NetworkNamespace.open(nets.make("node").path) as node_netns:
+        cni = make_service(tmp_path, node_netns)
+        cni.restore()
+        node = Node(nets, tmp_path, Net("none"), cni, node_netns)
         code, message = refusal(node.call("ADD", pod, "one"))
         assert code == 11
         assert "no fleet addresses yet" in message
-        plane.close()
+        cni.close()
 
 
-def test_a_full_block_says_so_and_a_second_one_is_used_without_a_failure(node: Node) -> None:
+def test_a_full_block_is_named_and_a_second_one_is_used_without_a_failure(node: Node) -> None:
     small = dataclasses.replace(NETWORK, blocks=(ipaddress.ip_network("10.112.4.0/31"),))
-    node.plane.set_network(small)
+    node.cni.set_network(small)
     one, two = node.nets.make(), node.nets.make()
     node.add(one, "one")
     code, message = refusal(node.call("ADD", two, "two"))
     assert code == 11
     assert "10.112.4.0/31" in message
-    node.plane._adder = dataclasses.replace(node.plane._adder, patience_s=10)
+    node.cni.calls.patience_s = 10
     with concurrent.futures.ThreadPoolExecutor(1) as caller:
         waiting = caller.submit(node.add, two, "two")
         more = (*small.blocks, ipaddress.ip_network("10.112.5.64/26"))
-        node.plane.set_network(dataclasses.replace(small, blocks=more))
+        node.cni.set_network(dataclasses.replace(small, blocks=more))
         assert waiting.result(timeout=20) == "10.112.5.64"
     assert one.answers_ping("10.112.5.64")
 
 
-def test_an_exhausted_node_takes_back_the_addresses_of_the_dead(
+def test_an_exhausted_node_releases_the_addresses_of_the_dead(
     node: Node, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
     pod = node.nets.make()
     node.add(pod, "one")
     node.nets.remove(pod)
-    eventually(lambda: node.plane.collect() == 1)
-    assert node.plane.attachments() == []
+    eventually(lambda: node.cni.collect() == 1)
+    assert node.cni.attachments() == []
 
 
 class Restless(socket.socket):
-    """A netlink socket before whose every answer something happens."""
+    """A netlink socket that lets something happen before each answer."""
 
     happens: Callable[[], object] = staticmethod(lambda: None)
 
@@ -293,17 +296,17 @@ class Restless(socket.socket):
 
 @pytest.fixture
 def add_interfaces(node: Node, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Let an interface come before each of the kernel's answers to cnf, once called: no long dump is whole then."""
+    """Return a function that, from then on, creates an interface before each answer to cnf: no long dump is whole."""
     numbers = itertools.count()
-    with node.hub_handle.connect() as other:
+    with node.node_handle.connect() as other:
 
         def add() -> None:
             near, far = f"busy{next(numbers)}", f"busy{next(numbers)}"
-            ends = links.End(near, "02:00:00:00:00:01", 1360), links.End(far, "02:00:00:00:00:02", 1360)
-            other.send([links.create_veth(*ends, namespace=node.hub_handle.fileno())])
+            ends = links.VethEnd(near, "02:00:00:00:00:01", 1360), links.VethEnd(far, "02:00:00:00:00:02", 1360)
+            other.send([links.create_veth(*ends, namespace=node.node_handle.fileno())])
 
-        opens = node.hub_handle.open_socket
-        monkeypatch.setattr(node.hub_handle, "open_socket", lambda: Restless(fileno=opens().detach()))
+        opens = node.node_handle.open_socket
+        monkeypatch.setattr(node.node_handle, "open_socket", lambda: Restless(fileno=opens().detach()))
         yield lambda: monkeypatch.setattr(Restless, "happens", staticmethod(add))
         monkeypatch.undo()
 
@@ -317,31 +320,31 @@ def test_interfaces_that_come_meanwhile_keep_no_add_from_its_answer(
     assert len(set(held)) == 63
     add_interfaces()
     with (
-        node.hub_handle.connect() as kernel,
+        node.node_handle.connect() as kernel,
         pytest.raises(errors.SilentKernelError, match="under five dumps in a row"),
     ):
         kernel.ask(links.list_all())
     code, message = refusal(node.call("ADD", pods[63], "late"))
     assert (code, "10.112.4.0/26" in message) == (11, True), message
-    assert node.plane.collect() == 0
+    assert node.cni.collect() == 0
     node.nets.remove(pods[0])
-    eventually(lambda: node.plane.collect() == 1)
-    assert node.plane.usage().used == 62
+    eventually(lambda: node.cni.collect() == 1)
+    assert node.cni.usage().used == 62
 
 
 def test_a_kernel_that_lists_nothing_is_no_reason_to_refuse_an_add(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    def silent() -> None:
+    def silent(_plumber: Plumber) -> None:
         raise errors.SilentKernelError("no answer from the kernel: timed out")
 
-    node.plane.set_network(dataclasses.replace(NETWORK, blocks=(ipaddress.ip_network("10.112.4.0/31"),)))
+    node.cni.set_network(dataclasses.replace(NETWORK, blocks=(ipaddress.ip_network("10.112.4.0/31"),)))
     one, two = node.nets.make(), node.nets.make()
     node.add(one, "one")
-    monkeypatch.setattr(node.plane._plumber, "standing", silent)
-    node.plane._adder = dataclasses.replace(node.plane._adder, patience_s=10)
+    monkeypatch.setattr(Plumber, "standing", silent)
+    node.cni.calls.patience_s = 10
     with concurrent.futures.ThreadPoolExecutor(1) as caller:
         waiting = caller.submit(node.add, two, "two")
         assert not concurrent.futures.wait([waiting], timeout=0.3).done
-        node.plane.set_network(NETWORK)
+        node.cni.set_network(NETWORK)
         assert waiting.result(timeout=20) not in ("10.112.4.0", "10.112.4.1")
 
 
@@ -351,9 +354,9 @@ def test_a_pair_that_the_list_lacks_is_looked_up_before_it_is_called_missing(
     one, two = node.nets.make(), node.nets.make()
     node.add(one, "one")
     held = node.add(two, "two")
-    monkeypatch.setattr(node.plane._plumber, "standing", dict)
+    monkeypatch.setattr(Plumber, "standing", lambda _plumber: {})
     before = one.run("cat", "/sys/class/net/net1/iflink")
-    assert [node.plane._recovery.sweep(NETWORK).adopted for _ in range(3)] == [2, 2, 2]
+    assert [node.cni.sweep().adopted for _ in range(3)] == [2, 2, 2]
     assert one.run("cat", "/sys/class/net/net1/iflink") == before
     assert one.answers_ping(held)
 
@@ -383,18 +386,18 @@ def test_a_restart_adopts_what_stands_and_loses_no_packet(
             reading.join(60)
     assert (summary.adopted, summary.recreated, summary.freed) == (5, 0, 0)
     assert not pings.lost(seen())
-    assert sorted(a.addresses[0] for a in node.plane.attachments()) == sorted(held)
-    assert node.plane.network() == NETWORK
+    assert sorted(a.addresses[0] for a in node.cni.attachments()) == sorted(held)
+    assert node.cni.network() == NETWORK
     assert node.add(node.nets.make(), "more") not in held
 
 
-def test_a_new_namespace_gets_the_same_pairs_again(node: Node) -> None:
+def test_a_new_namespace_of_cnf_gets_the_same_pairs(node: Node) -> None:
     pods = [node.nets.make() for _ in range(6)]
     held = [node.add(pod, f"c{i}") for i, pod in enumerate(pods)]
     before = [pod.run("ip", "-o", "link", "show", "net1").split("\\")[0].split("@")[0] for pod in pods]
     macs = [pod.run("cat", "/sys/class/net/net1/address") for pod in pods]
-    old = node.hub
-    summary = node.restart(hub=node.nets.make("hub2"))  # the old one still lives, as a pod that is ending
+    old = node.node_netns
+    summary = node.restart(node_netns=node.nets.make("node2"))  # the old one still lives, as a pod that is ending
     assert summary.recreated == 6
     assert [pod.run("ip", "-o", "link", "show", "net1").split("\\")[0].split("@")[0] for pod in pods] == before
     assert [pod.run("cat", "/sys/class/net/net1/address") for pod in pods] == macs
@@ -408,17 +411,17 @@ def test_a_new_namespace_after_the_old_one_died_gets_them_too(
 ) -> None:
     pod = node.nets.make()
     address = node.add(pod, "one")
-    old, new = node.hub, node.nets.make("hub2")
-    node.plane.close()
-    node.hub_handle.close()
+    old, new = node.node_netns, node.nets.make("node2")
+    node.cni.close()
+    node.node_handle.close()
     node.nets.remove(old)
     eventually(lambda: "net1" not in pod.run("ip", "link"))
-    node.hub_handle = Namespace.open(new.path)
-    summary = node.restart(hub=new)
+    node.node_handle = NetworkNamespace.open(new.path)
+    summary = node.restart(node_netns=new)
     assert summary.recreated == 1
     assert f"{identity.POD_INDEX}: net1" in pod.run("ip", "link")
     assert pod.answers_ping("10.112.4.0")
-    assert node.plane.attachments()[0].addresses == [address]
+    assert node.cni.attachments()[0].addresses == [address]
 
 
 def test_a_dead_pod_is_freed_in_the_second_pass(node: Node, eventually: Callable[[Callable[[], object]], None]) -> None:
@@ -426,30 +429,30 @@ def test_a_dead_pod_is_freed_in_the_second_pass(node: Node, eventually: Callable
     node.add(dead, "dead")
     node.add(living, "living")
     node.nets.remove(dead)
-    summary = node.restart(hub=node.nets.make("hub2"))
+    summary = node.restart(node_netns=node.nets.make("node2"))
     assert (summary.recreated, summary.suspected, summary.freed) == (1, 1, 0)
-    eventually(lambda: node.plane.collect() == 1)
-    assert [a.pod_name for a in node.plane.attachments()] == ["living"]
+    eventually(lambda: node.cni.collect() == 1)
+    assert [a.pod_name for a in node.cni.attachments()] == ["living"]
 
 
 def test_another_boot_frees_everything_at_once(node: Node) -> None:
     node.add(node.nets.make(), "one")
     node.add(node.nets.make(), "two")
-    summary = node.restart(hub=node.nets.make("hub2"), boot_id="another")
+    summary = node.restart(node_netns=node.nets.make("node2"), boot_id="another")
     assert summary.freed == 2
-    assert node.plane.attachments() == []
+    assert node.cni.attachments() == []
 
 
-def test_a_lost_journal_is_made_again_from_the_kernel(node: Node) -> None:
+def test_a_lost_journal_is_rebuilt_from_the_kernel(node: Node) -> None:
     pod = node.nets.make()
     address = node.add(pod, "one")
     (node.state / "journal").unlink()
     summary = node.restart()
     assert summary.recovered == 1
-    attachment = node.plane.attachments()[0]
+    attachment = node.cni.attachments()[0]
     assert (attachment.addresses, attachment.pod_uid, attachment.interface) == ([address], "u-one", "net1")
     assert node.add(node.nets.make(), "two") != address
-    assert node.restart(hub=node.nets.make("hub2")).recreated == 2
+    assert node.restart(node_netns=node.nets.make("node2")).recreated == 2
 
 
 def test_an_add_that_never_ended_is_rolled_back_at_the_next_start(node: Node) -> None:
@@ -467,9 +470,9 @@ def test_an_add_that_never_ended_is_rolled_back_at_the_next_start(node: Node) ->
 def test_the_mtu_falls_on_live_interfaces(node: Node) -> None:
     pod = node.nets.make()
     node.add(pod, "one")
-    node.plane.set_network(dataclasses.replace(NETWORK, mtu=1280))
+    node.cni.set_network(dataclasses.replace(NETWORK, mtu=1280))
     assert "mtu 1280" in pod.run("ip", "link", "show", "net1")
-    assert "mtu 1280" in node.hub.run("ip", "-o", "link", "show", "type", "veth")
+    assert "mtu 1280" in node.node_netns.run("ip", "-o", "link", "show", "type", "veth")
     assert pod.answers_ping("10.112.4.0", size=1252, fragment=False)
 
 
@@ -481,10 +484,10 @@ def test_garbage_is_what_the_runtime_does_not_list_and_is_dead(node: Node) -> No
     valid = [{"containerID": "listed", "ifname": "net1"}]
     config = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}
     deadline = time.monotonic() + 60
-    while len(node.plane.attachments()) == 3:
+    while len(node.cni.attachments()) == 3:
         assert node.call("GC", None, "x", config=config).code == 0
         assert time.monotonic() < deadline
-    assert {a.pod_name for a in node.plane.attachments()} == {"listed", "unlisted"}
+    assert {a.pod_name for a in node.cni.attachments()} == {"listed", "unlisted"}
     none = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": None}
     assert node.call("GC", None, "x", config=none).code == 0
 
@@ -492,14 +495,14 @@ def test_garbage_is_what_the_runtime_does_not_list_and_is_dead(node: Node) -> No
 def test_both_families_are_wired_together(node: Node) -> None:
     blocks = (*NETWORK.blocks, ipaddress.ip_network("fd00:1::/64"))
     fleet = (*NETWORK.fleet, ipaddress.ip_network("fd00::/16"))
-    node.plane.set_network(dataclasses.replace(NETWORK, blocks=blocks, fleet=fleet))
+    node.cni.set_network(dataclasses.replace(NETWORK, blocks=blocks, fleet=fleet))
     pod = node.nets.make()
     result = json.loads(node.call("ADD", pod, "one").stdout)
     assert [ip["address"] for ip in result["ips"]] == ["10.112.4.1/32", "fd00:1::1/128"]
     assert pod.answers_ping("fd00:1::")
     assert pod.answers_ping("10.112.4.0")
     assert node.call("CHECK", pod, "one", config={"prevResult": result}).code == 0
-    assert node.restart(hub=node.nets.make("hub2")).recreated == 1
+    assert node.restart(node_netns=node.nets.make("node2")).recreated == 1
     assert pod.answers_ping("fd00:1::")
     assert node.call("DEL", pod, "one").code == 0
     assert pod.run("ip", "-6", "route") == ""
@@ -507,14 +510,14 @@ def test_both_families_are_wired_together(node: Node) -> None:
 
 def test_a_hundred_come_back(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = (*NETWORK.blocks, ipaddress.ip_network("10.112.4.64/26"))
-    node.plane.set_network(dataclasses.replace(NETWORK, blocks=blocks))
+    node.cni.set_network(dataclasses.replace(NETWORK, blocks=blocks))
     pods = [node.nets.make() for _ in range(100)]
     held = [node.add(pod, f"c{i}") for i, pod in enumerate(pods)]
-    node.plane.close()
-    node.nets.remove(node.hub)
-    new = node.nets.make("hub2")
+    node.cni.close()
+    node.nets.remove(node.node_netns)
+    new = node.nets.make("node2")
     started = time.perf_counter()
-    summary = node.restart(hub=new)
+    summary = node.restart(node_netns=new)
     took = time.perf_counter() - started
     with capsys.disabled():
         print(f"\n100 pairs made again in {took * 1000:.0f} ms")
@@ -530,5 +533,5 @@ def test_fifty_at_once_get_fifty_addresses(node: Node) -> None:
         assert pods[0].answers_ping(held[49])
         answers = list(callers.map(lambda i: node.call("DEL", pods[i], f"c{i}").code, range(50)))
     assert answers == [0] * 50
-    assert "fv" not in node.hub.run("ip", "-br", "link")
-    assert node.plane.usage().used == 0
+    assert "fv" not in node.node_netns.run("ip", "-br", "link")
+    assert node.cni.usage().used == 0

@@ -18,7 +18,7 @@ from fleetboard.model import names
 from fleetboard.runtime import logs, process, server
 from syncer.member import daemon, metrics, settings
 from syncer.member.dns import forwarding
-from syncer.member.member import Member
+from syncer.member.member import JoinedMember
 from syncer.member.probe import controller
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def main() -> int:
     return run(chosen, child)
 
 
-def run(chosen: settings.Settings, child: Client) -> int:
+def run(chosen: settings.MemberSettings, child: Client) -> int:
     """Run with these settings against this cluster's API."""
     part = daemon.Daemon(chosen, child=child)
     registry = CollectorRegistry()
@@ -50,7 +50,9 @@ def run(chosen: settings.Settings, child: Client) -> int:
     observer = server.serve(port=chosen.observe_port, registry=registry, healthy=lambda: None, ready=part.ready)
     threads = part.threads()
     if chosen.dns_configure:
-        threads["forwarding"] = part.when_leading(forwarding.Forwarding(child, namespace=chosen.namespace).run)
+        threads["forwarding"] = part.when_leading(
+            forwarding.ForwardingController(child, namespace=chosen.namespace).run
+        )
     stop = threading.Event()
     try:
         status = process.run(threads, stop=stop)
@@ -62,7 +64,7 @@ def run(chosen: settings.Settings, child: Client) -> int:
 def _register(registry: CollectorRegistry, part: daemon.Daemon) -> None:
     """Show the metrics; a process that has not joined exports and imports nothing."""
 
-    def of(value: Callable[[Member], float], otherwise: float = 0) -> Callable[[], float]:
+    def of(value: Callable[[JoinedMember], float], otherwise: float = 0) -> Callable[[], float]:
         return lambda: value(part.member) if part.member is not None else otherwise
 
     gauges = [

@@ -24,13 +24,13 @@ from fleetboard.kube.controller import Controller
 from fleetboard.kube.lease import Elector
 from fleetboard.model import addresses, membership, names, resource
 from fleetboard.runtime import environment, logs, process, server
-from syncer.hub.copies.controller import Slices
-from syncer.hub.members import Members
+from syncer.hub.copies.controller import CopyController
+from syncer.hub.members import MemberController
 from syncer.hub.metrics import HubMetrics, ViewCollector
-from syncer.hub.services import Services
+from syncer.hub.services import FleetServiceController
 from syncer.hub.view import Notices, Terms, View, name_of
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 LEASE = "syncer-hub"
 SWEEP_S = 600.0
@@ -38,7 +38,7 @@ MTU_RANGE = (1280, 8920)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Settings:
+class HubSettings:
     """The process' environment, parsed."""
 
     namespace: str
@@ -47,7 +47,7 @@ class Settings:
     port: int
 
 
-def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+def read_settings(environ: Mapping[str, str] = os.environ) -> HubSettings:
     """Read the environment.
 
     Raises:
@@ -56,7 +56,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     clusterset = environment.read("CLUSTERSET", "default", parse=membership.parse_clusterset, environ=environ)
     plans = environment.read("FLEET_CIDR", None, parse=parse_plans, environ=environ)
     mtu = environment.read("MTU", 1360, parse=parse_mtu, environ=environ)
-    return Settings(
+    return HubSettings(
         namespace=environment.read("NAMESPACE", names.NAMESPACE, environ=environ),
         terms=Terms(clusterset, plans, mtu),
         identity=environment.read("POD_NAME", socket.gethostname(), environ=environ),
@@ -80,7 +80,7 @@ def parse_mtu(text: str) -> int:
     return int(text)
 
 
-class Term:
+class LeadershipTerm:
     """The controllers of one term of leadership."""
 
     def __init__(self, controllers: Mapping[str, Controller], *, on_death: Callable[[BaseException], None]) -> None:
@@ -105,18 +105,18 @@ class Term:
         try:
             controller.run(self._stop)
         except Exception as err:
-            LOG.exception("a controller died")
+            log.exception("a controller died")
             self._on_death(err)
 
 
-class Hub:
+class HubSyncer:
     """All of syncer-hub but its process.
 
     Attributes:
         exit_status: What the process ends with, unless a thread died.
     """
 
-    def __init__(self, client: Client, settings: Settings, registry: CollectorRegistry) -> None:
+    def __init__(self, client: Client, settings: HubSettings, registry: CollectorRegistry) -> None:
         notices = Notices(
             peer=self._peer_changed,
             report=self._report_changed,
@@ -129,13 +129,15 @@ class Hub:
         self._view = View(client, settings.terms, notices, now=lambda: datetime.datetime.now(datetime.UTC))
         recorder = events.Recorder(client, LEASE)
         metrics = HubMetrics(registry)
-        self._members = Members(self._view, recorder=recorder)
-        self._slices = Slices(self._view, metrics=metrics, enqueue=self._enqueue_to("slices"))
-        self._services = Services(self._view, metrics=metrics, recorder=recorder, enqueue=self._enqueue_to("services"))
+        self._members = MemberController(self._view, recorder=recorder)
+        self._slices = CopyController(self._view, metrics=metrics, enqueue=self._enqueue_to("slices"))
+        self._services = FleetServiceController(
+            self._view, metrics=metrics, recorder=recorder, enqueue=self._enqueue_to("services")
+        )
         self._elector = Elector(
             client, namespace=settings.namespace, name=LEASE, identity=settings.identity, duration_s=15
         )
-        self._term: Term | None = None
+        self._term: LeadershipTerm | None = None
         self._fault: BaseException | None = None
         registry.register(ViewCollector(self._view, leading=lambda: self._elector.leading))
 
@@ -161,7 +163,7 @@ class Hub:
         try:
             self._members.check_fleet()
         except environment.SettingRefusedError as err:
-            LOG.error("can't start: %s", err)  # noqa: TRY400 - the sentence says all
+            log.error("can't start: %s", err)  # noqa: TRY400 - the sentence says all
             self.exit_status = 1
             stop.set()
             return
@@ -175,7 +177,7 @@ class Hub:
             "services": Controller("services", self._services.reconcile, workers=8),
             "claims": Controller("claims", self._sweep),
         }
-        term = Term(controllers, on_death=self._fail)
+        term = LeadershipTerm(controllers, on_death=self._fail)
         self._term = term
         for name, keys in (
             ("members", self._members.begin()),
@@ -233,7 +235,7 @@ def ensure_namespace(client: Client, terms: Terms) -> None:
         try:
             client.create(resource.NAMESPACES, rendered)
         except errors.AlreadyExistsError:
-            LOG.debug("the clusterset's namespace was made by another")
+            log.debug("the clusterset's namespace was made by another")
 
 
 def main() -> int:
@@ -244,11 +246,11 @@ def main() -> int:
         client = Client.in_cluster(user_agent=LEASE)
         ensure_namespace(client, settings.terms)
     except (ValueError, errors.KubeError) as err:
-        LOG.error("can't start: %s", err)  # noqa: TRY400 - the sentence says all
+        log.error("can't start: %s", err)  # noqa: TRY400 - the sentence says all
         return 1
     registry = CollectorRegistry()
     kube_metrics.register(registry)
-    hub = Hub(client, settings, registry)
+    hub = HubSyncer(client, settings, registry)
     observer = server.serve(port=settings.port, registry=registry, healthy=lambda: None, ready=hub.ready)
     try:
         return process.run(hub.threads) or hub.exit_status

@@ -18,7 +18,7 @@ from fleetboard.model import addresses, fleet, meta, names, resource
 from fleetboard.model.addresses import Network
 from syncer.rules import allocation
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class AddressesExhaustedError(Exception):
@@ -130,7 +130,7 @@ class Claims:
                 taken.append(unit)
             if len(taken) == len(group):
                 units = [str(unit) for unit in group]
-                LOG.info("allocated", extra={"purpose": purpose, "owner": owner, "units": units})
+                log.info("allocated", extra={"purpose": purpose, "owner": owner, "units": units})
                 return group
             for unit in taken:
                 self._release(unit)

@@ -19,12 +19,12 @@ from syncer.hub.heartbeats import STALE_S, Heartbeats
 from syncer.hub.view import MANAGER, View
 from syncer.rules import admission, allocation
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _SOON_S = 0.2
 
 
-class Members:
+class MemberController:
     """Reconciles one Peer at a time; keys are cluster names, the hub's own among them."""
 
     def __init__(self, view: View, *, recorder: events.Recorder, heartbeats: Heartbeats | None = None) -> None:
@@ -97,7 +97,7 @@ class Members:
 
     def _decide(
         self, peer: fleet.Peer, report: fleet.PeerReport | None, mtu: int
-    ) -> tuple[admission.Decision | None, list[str]]:
+    ) -> tuple[admission.AdmissionDecision | None, list[str]]:
         blocks = peer.status.cluster_cidrs
         if report is None:
             return None, blocks
@@ -154,7 +154,7 @@ class Members:
             return _SOON_S
         if self._view.claims.owned(allocation.CLUSTER_BLOCK, cluster):
             self._view.claims.release(allocation.CLUSTER_BLOCK, cluster)
-            LOG.info("member left: its blocks rest for 24 h", extra={"cluster": cluster})
+            log.info("member left: its blocks rest for 24 h", extra={"cluster": cluster})
         self._heartbeats.forget(cluster)
         return None
 
@@ -172,7 +172,7 @@ class Members:
         self._view.client.delete(resource.SECRETS, membership.BOOTSTRAP, space, uid=bootstrap.uid)
         patch = {"metadata": {"annotations": {membership.ANNOTATION_BOOTSTRAP: None}}}
         self._view.client.merge_patch(resource.PEERS, peer.metadata.name, self._view.terms.namespace, patch)
-        LOG.info("bootstrap token revoked", extra={"cluster": peer.spec.cluster, "used": used})
+        log.info("bootstrap token revoked", extra={"cluster": peer.spec.cluster, "used": used})
         return None
 
     def _network(self, mtu: int) -> dict[str, Any]:
@@ -222,7 +222,7 @@ class Members:
                 continue
             good = "True" if condition.type == admission.ADMITTED else "False"
             wrong = condition.status not in (good, "Unknown")
-            LOG.log(
+            log.log(
                 logging.WARNING if wrong else logging.INFO,
                 condition.message,
                 extra={"cluster": peer.spec.cluster, "condition": condition.type, "reason": condition.reason},

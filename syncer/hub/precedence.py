@@ -40,7 +40,7 @@ _decode = msgspec.json.Decoder(list[Withdrawn]).decode
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Ledger:
+class Precedence:
     """All that is remembered of one service.
 
     Attributes:
@@ -52,8 +52,8 @@ class Ledger:
     withdrawn: tuple[Withdrawn, ...]
 
 
-def update(known: Ledger, present: Mapping[str, str], *, now: datetime.datetime) -> Ledger:
-    """Bring the ledger to what is exported now.
+def update(known: Precedence, present: Mapping[str, str], *, now: datetime.datetime) -> Precedence:
+    """Bring the precedence to what is exported now.
 
     ``present`` maps each exporting cluster to its ExportedService's creationTimestamp.
     """
@@ -65,10 +65,10 @@ def update(known: Ledger, present: Mapping[str, str], *, now: datetime.datetime)
     ended = [Withdrawn(cluster, min(seen[cluster]), stamp(now)) for cluster in known.live if cluster not in present]
     gone = {entry.cluster for entry in ended} | set(present)
     kept = [entry for entry in remembered if entry.cluster not in gone]
-    return Ledger(live, tuple(sorted([*kept, *ended], key=lambda entry: entry.cluster)))
+    return Precedence(live, tuple(sorted([*kept, *ended], key=lambda entry: entry.cluster)))
 
 
-def read(service: fleet.FleetService | None, record: core.ConfigMap | None) -> Ledger:
+def read(service: fleet.FleetService | None, record: core.ConfigMap | None) -> Precedence:
     """Read what was kept; a record that can't be read counts as none."""
     live = {} if service is None else {c.cluster: c.first_seen for c in service.spec.constituents if c.first_seen}
     text = "" if record is None else record.data.get(_KEY, "")
@@ -76,7 +76,7 @@ def read(service: fleet.FleetService | None, record: core.ConfigMap | None) -> L
         withdrawn = tuple(_decode(text)) if text else ()
     except (msgspec.DecodeError, msgspec.ValidationError):
         withdrawn = ()
-    return Ledger(live, withdrawn)
+    return Precedence(live, withdrawn)
 
 
 def render(key: str, withdrawn: Iterable[Withdrawn], *, clusterset: str) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from syncer.hub.metrics import HubMetrics
 from syncer.hub.view import MANAGER, View, name_of, namespace_of
 from syncer.rules import admission, allocation
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
-class Services:
+class FleetServiceController:
     """Reconciles one service at a time; keys are ``<namespace>.<service>``."""
 
     def __init__(
@@ -136,7 +136,7 @@ class Services:
         metadata = {"name": key, "namespace": self._view.terms.namespace, "labels": labels}
         body = {"metadata": metadata, "spec": spelled(spec)}
         self._view.services.remember(self._view.client.put(resource.FLEET_SERVICES, body, found=service))
-        LOG.info(
+        log.info(
             "service merged",
             extra={"service": key, "clusters": [one.cluster for one in spec.constituents], "vips": spec.vips},
         )
@@ -144,7 +144,7 @@ class Services:
     def _end(self, key: str, service: fleet.FleetService | None) -> None:
         if service is not None:
             self._view.client.delete(resource.FLEET_SERVICES, key, self._view.terms.namespace, uid=service.metadata.uid)
-            LOG.info("service ended: no export is left", extra={"service": key})
+            log.info("service ended: no export is left", extra={"service": key})
         self._view.claims.release(allocation.VIP, key)
 
     def _remember(self, key: str, withdrawn: tuple[precedence.Withdrawn, ...]) -> None:
@@ -158,7 +158,7 @@ class Services:
     def _refused(self, cluster: str, exported: fleet.ExportedService, why: str) -> None:
         self._metrics.exports_refused.labels(cluster).inc()
         metadata = exported.metadata
-        LOG.warning("export refused", extra={"cluster": cluster, "export": metadata.key, "why": why})
+        log.warning("export refused", extra={"cluster": cluster, "export": metadata.key, "why": why})
         regarding = {
             "apiVersion": exported.api_version,
             "kind": exported.kind,

@@ -19,9 +19,9 @@ from fleetboard.runtime import crew
 from syncer.member.join import settings as join_settings
 from syncer.member.join.credential import Credential
 from syncer.member.join.errors import JoinError
-from syncer.member.member import Member
+from syncer.member.member import JoinedMember
 from syncer.member.report import controller, plan
-from syncer.member.settings import Settings
+from syncer.member.settings import MemberSettings
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +41,13 @@ class Daemon:
         member: The joined parts, None before joining.
     """
 
-    def __init__(self, settings: Settings, *, child: Client) -> None:
+    def __init__(self, settings: MemberSettings, *, child: Client) -> None:
         self._settings, self._child = settings, child
         self._elector = Elector(child, namespace=settings.namespace, name=LEASE, identity=settings.identity)
         self._leading, self._over = threading.Event(), threading.Event()
         self._why_over = ""
         self.exit_status = 0
-        self.member: Member | None = None
+        self.member: JoinedMember | None = None
 
     def threads(self) -> dict[str, Callable[[threading.Event], None]]:
         """Name what has to run."""
@@ -107,7 +107,7 @@ class Daemon:
         )
         credential.ensure()
         self._forget_others(credential.join.cluster)
-        member = Member(self._settings, child=self._child, credential=credential, cluster_uid=cluster_uid)
+        member = JoinedMember(self._settings, child=self._child, credential=credential, cluster_uid=cluster_uid)
         self.member = member
         try:
             crew.run({**member.threads(), "watchdog": self._watch}, stop)

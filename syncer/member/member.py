@@ -18,21 +18,21 @@ from fleetboard.model import mcs, resource
 from syncer.member import clusterset as clusterset_
 from syncer.member import mirror
 from syncer.member.exports import sources
-from syncer.member.exports.controller import Exports
+from syncer.member.exports.controller import ExportController
 from syncer.member.imports import plan, schema
-from syncer.member.imports.controller import Imports
+from syncer.member.imports.controller import ImportController
 from syncer.member.join.credential import Credential
-from syncer.member.probe.controller import Probing
+from syncer.member.probe.controller import ProbeController
 from syncer.member.report import networks
-from syncer.member.report.controller import Reporter
-from syncer.member.settings import Settings
+from syncer.member.report.controller import ReportController
+from syncer.member.settings import MemberSettings
 
 WORKERS = 4
 HUB_WORKERS = 8
 """Exports that are written to the hub at once: each needs two round trips, and the hub may be far away."""
 
 
-class Member:
+class JoinedMember:
     """The parts of a joined child.
 
     Args:
@@ -45,7 +45,7 @@ class Member:
         errors.KubeError: this cluster's API doesn't say which fields a ServiceImport has here.
     """
 
-    def __init__(self, settings: Settings, *, child: Client, credential: Credential, cluster_uid: str) -> None:
+    def __init__(self, settings: MemberSettings, *, child: Client, credential: Credential, cluster_uid: str) -> None:
         joined, hub = credential.join, credential.connect()
         cluster, namespace = joined.cluster, settings.namespace
         imports_kind = schema.newest(child, resource.SERVICE_IMPORTS, known=mcs.VERSIONS)
@@ -69,7 +69,7 @@ class Member:
             original_changed=self._original_changed,
             peer_changed=self._peer_changed,
         )
-        self.exports = Exports(
+        self.exports = ExportController(
             child,
             hub,
             sources=self.sources,
@@ -79,7 +79,7 @@ class Member:
             changed=lambda key: self._export_controller.enqueue(key),
             delivered=lambda key: self._condition_controller.enqueue(key),
         )
-        self.imports = Imports(
+        self.imports = ImportController(
             child,
             sources=self.sources,
             clusterset=self.clusterset,
@@ -91,8 +91,8 @@ class Member:
             kind=imports_kind,
             fields=frozenset(name for name in plan.OPTIONAL_FIELDS if has("spec", name)),
         )
-        self.mirror = mirror.Mirror(child, clusterset=self.clusterset, namespace=namespace)
-        self.reporter = Reporter(
+        self.mirror = mirror.MirrorController(child, clusterset=self.clusterset, namespace=namespace)
+        self.reporter = ReportController(
             child,
             hub,
             settings=joined,
@@ -104,9 +104,9 @@ class Member:
             problem=lambda: credential.problem,
             returned=self._hub_returned,
         )
-        self._probing: Probing | None = None
+        self._probing: ProbeController | None = None
         if settings.probe_interval_s:
-            self._probing = Probing(
+            self._probing = ProbeController(
                 child,
                 clusterset=self.clusterset,
                 cluster=cluster,

@@ -23,7 +23,7 @@ MANAGER = "syncer"
 Mirrored = fleet.Peer | fleet.FleetService
 
 
-class Step(enum.Enum):
+class MirrorStep(enum.Enum):
     """One write that makes a copy equal to its original."""
 
     WRITE = "write"
@@ -35,24 +35,24 @@ class Step(enum.Enum):
 class MirrorPlan:
     """What to do with one copy, and what it shall be."""
 
-    steps: tuple[Step, ...] = ()
+    steps: tuple[MirrorStep, ...] = ()
     copy: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def plan(original: Mirrored | None, copy: Mirrored | None, *, namespace: str = names.NAMESPACE) -> MirrorPlan:
     """Decide what makes ``copy`` equal to ``original``."""
     if original is None:
-        return MirrorPlan((Step.DELETE,)) if copy is not None else MirrorPlan()
+        return MirrorPlan((MirrorStep.DELETE,)) if copy is not None else MirrorPlan()
     metadata = meta.ObjectMeta(name=original.metadata.name, namespace=namespace, labels=dict(original.metadata.labels))
     wanted = msgspec.to_builtins(msgspec.structs.replace(original, metadata=metadata))
     steps = []
     if copy is None or copy.spec != original.spec or not _labelled(copy, original):
-        steps.append(Step.WRITE)
+        steps.append(MirrorStep.WRITE)
     if isinstance(original, fleet.Peer):
         # A new object's status is empty until it is written through its own subresource.
         status = copy.status if isinstance(copy, fleet.Peer) else fleet.PeerStatus()
         if status != original.status:
-            steps.append(Step.WRITE_STATUS)
+            steps.append(MirrorStep.WRITE_STATUS)
     return MirrorPlan(tuple(steps), wanted)
 
 
@@ -60,7 +60,7 @@ def _labelled(copy: Mirrored, original: Mirrored) -> bool:
     return all(copy.metadata.labels.get(key) == value for key, value in original.metadata.labels.items())
 
 
-class Mirror:
+class MirrorController:
     """Reconcile one copy at a time: keys are ``peers/<name>`` and ``fleetservices/<name>``.
 
     Its controller waits until the hub was heard; before that an absent original means nothing.
@@ -78,12 +78,12 @@ class Mirror:
         planned = plan(self._clusterset.original(kind, name), copy, namespace=self._namespace)
         for step in planned.steps:
             match step:
-                case Step.WRITE:
+                case MirrorStep.WRITE:
                     body = {part: content for part, content in planned.copy.items() if part != "status"}
                     self._write(target, body, copy)
-                case Step.WRITE_STATUS:
+                case MirrorStep.WRITE_STATUS:
                     self._write_status(target, planned.copy)
-                case Step.DELETE:
+                case MirrorStep.DELETE:
                     self._child.delete(target, name, self._namespace)
         self.stopwatch.stop(key, wrote=bool(planned.steps))
         return None

@@ -15,7 +15,7 @@ from fleetboard.runtime import environment
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class MemberSettings:
     """Settings of one syncer.
 
     Attributes:
@@ -39,7 +39,7 @@ class Settings:
     probe_interval_s: float = 0.0
 
 
-def read(environ: Mapping[str, str] = os.environ) -> Settings:
+def read(environ: Mapping[str, str] = os.environ) -> MemberSettings:
     """Read the settings.
 
     Raises:
@@ -50,7 +50,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
     refused: tuple[str, ...] = ("kube-system",)
     accepted = environment.read("IMPORT_NAMESPACES", accepted, parse=environment.words, environ=environ)
     refused = environment.read("IMPORT_NAMESPACES_REFUSED", refused, parse=environment.words, environ=environ)
-    return Settings(
+    return MemberSettings(
         namespace=environment.read("NAMESPACE", names.NAMESPACE, environ=environ),
         identity=environment.read("POD_NAME", os.uname().nodename, environ=environ),
         observe_port=environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port, environ=environ),

@@ -44,7 +44,7 @@ class HubTerms:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Decision:
+class AdmissionDecision:
     """What the hub says to one report.
 
     Attributes:
@@ -64,7 +64,7 @@ class Decision:
     blocks: int = 0
 
 
-def admit(peer: fleet.Peer, report: fleet.PeerReport, hub: HubTerms) -> Decision:
+def admit(peer: fleet.Peer, report: fleet.PeerReport, hub: HubTerms) -> AdmissionDecision:
     """Decide on ``report``, which came from the member's own namespace, for ``peer`` as it is now."""
     pinned = peer.status.cluster_uid
     complaint = _complain(peer, report.spec, hub)
@@ -72,11 +72,13 @@ def admit(peer: fleet.Peer, report: fleet.PeerReport, hub: HubTerms) -> Decision
         uid = pinned or report.spec.cluster_uid
         message = f"cluster {peer.spec.cluster!r} takes part in the clusterset"
         blocks = min(report.spec.blocks_wanted, MAX_BLOCKS)
-        return Decision(True, ADMITTED, message, accepted=True, cluster_uid=uid, blocks=blocks)
+        return AdmissionDecision(True, ADMITTED, message, accepted=True, cluster_uid=uid, blocks=blocks)
     reason, message = complaint
     was_admitted = bool(pinned) and is_admitted(peer)
     own = reason in ("CIDROverlap", "PathTooSmall")
-    return Decision(was_admitted, reason, message, accepted=own, cluster_uid=pinned, blocks=1 if was_admitted else 0)
+    return AdmissionDecision(
+        was_admitted, reason, message, accepted=own, cluster_uid=pinned, blocks=1 if was_admitted else 0
+    )
 
 
 def is_admitted(peer: fleet.Peer) -> bool:
@@ -85,7 +87,7 @@ def is_admitted(peer: fleet.Peer) -> bool:
     return condition is not None and condition.status == "True"
 
 
-def conditions(decision: Decision | None, *, stale_s: float | None) -> list[meta.Condition]:
+def conditions(decision: AdmissionDecision | None, *, stale_s: float | None) -> list[meta.Condition]:
     """Return the conditions for a member; None as decision means that it has not reported yet."""
     if decision is None:
         message = "the cluster has not reported to the hub yet"

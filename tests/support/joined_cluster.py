@@ -22,8 +22,8 @@ from fleetboard.model import core, fleet, mcs, membership, meta, names, namespac
 from fleetboard.runtime import crew
 from syncer.member.join import settings as join_settings
 from syncer.member.join.credential import Credential
-from syncer.member.member import Member
-from syncer.member.settings import Settings
+from syncer.member.member import JoinedMember
+from syncer.member.settings import MemberSettings
 
 Object = dict[str, Any]
 EXPORTS, IMPORTS, SLICES, SERVICES = "serviceexports", "serviceimports", "endpointslices", "services"
@@ -62,9 +62,9 @@ class Cluster:
             hub.put("peers", cluster, SET, spec={"cluster": cluster}, status=status)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Member]:
+    def running(self) -> Iterator[JoinedMember]:
         """Run a new process of syncer."""
-        settings = Settings(
+        settings = MemberSettings(
             namespace=names.NAMESPACE,
             identity="syncer",
             observe_port=0,
@@ -74,7 +74,7 @@ class Cluster:
             imports=namespaces.Namespaces(),
         )
         credential = cast("Credential", _Credential(self.hub))
-        member = Member(settings, child=self.child.client(), credential=credential, cluster_uid="uid-c1")
+        member = JoinedMember(settings, child=self.child.client(), credential=credential, cluster_uid="uid-c1")
         stop = threading.Event()
         thread = threading.Thread(target=crew.run, args=(member.threads(), stop), daemon=True)
         thread.start()

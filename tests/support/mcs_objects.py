@@ -64,9 +64,9 @@ def make_slice(
     )
 
 
-def make_source(*slices: core.EndpointSlice, **fields: object) -> plan.Source:
+def make_source(*slices: core.EndpointSlice, **fields: object) -> plan.ExportSource:
     given: dict[str, object] = {"export": make_export(), "service": make_service(), **fields}
-    return plan.Source(namespace="shop", name="web", slices=slices, **given)  # type: ignore[arg-type]
+    return plan.ExportSource(namespace="shop", name="web", slices=slices, **given)  # type: ignore[arg-type]
 
 
 def addresses(**pods: str) -> plan.AddressesOf:

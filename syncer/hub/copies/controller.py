@@ -18,10 +18,10 @@ from syncer.hub.metrics import HubMetrics
 from syncer.hub.view import View, name_of, namespace_of
 from syncer.rules import admission
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
-class Slices:
+class CopyController:
     """Reconciles one copy at a time; keys are the copies' names."""
 
     def __init__(
@@ -99,7 +99,7 @@ class Slices:
             self._metrics.slices_copied.labels(cluster).inc()
             if planned.dropped:
                 self._metrics.addresses_dropped.labels(cluster).inc(planned.dropped)
-                LOG.warning(
+                log.warning(
                     "addresses outside the cluster's blocks dropped",
                     extra={"cluster": cluster, "slice": key, "dropped": planned.dropped},
                 )
@@ -133,7 +133,7 @@ class Slices:
 
     def _refused(self, key: str, cluster: str, why: str) -> None:
         self._metrics.slices_refused.labels(cluster).inc()
-        LOG.info("slice not copied", extra={"cluster": cluster, "slice": key, "why": why})
+        log.info("slice not copied", extra={"cluster": cluster, "slice": key, "why": why})
 
 
 def _may_say(peer: fleet.Peer | None) -> object:

@@ -21,7 +21,7 @@ _NAME_LIMIT = 253
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Copy:
+class SliceCopy:
     """What becomes of one slice.
 
     Attributes:
@@ -43,23 +43,23 @@ def copy_name(cluster: str, name: str) -> str:
     return f"{cluster}.{hashlib.sha256(name.encode()).hexdigest()[:40]}"
 
 
-def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, clusterset: str) -> Copy:
+def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, clusterset: str) -> SliceCopy:
     """Decide on the copy of ``source``, which was found in the namespace of ``cluster``."""
     if peer is None or not admission.is_admitted(peer):
-        return Copy(None, refused=f"cluster {cluster!r} is not admitted")
+        return SliceCopy(None, refused=f"cluster {cluster!r} is not admitted")
     labels = source.metadata.labels
     service = labels.get(names.LABEL_SERVICE_NAME, "")
     namespace = labels.get(names.LABEL_SERVICE_NAMESPACE, "")
     refused = admission.refuse_service(peer, namespace=namespace, name=service)
     if refused is not None:
-        return Copy(None, refused=refused)
+        return SliceCopy(None, refused=refused)
     version = {"IPv4": 4, "IPv6": 6}.get(source.address_type)
     if version is None:
-        return Copy(None, refused=f"addressType {source.address_type!r} is not IPv4 or IPv6")
+        return SliceCopy(None, refused=f"addressType {source.address_type!r} is not IPv4 or IPv6")
     wrong = [port.port for port in source.ports or [] if port.port is not None and not 0 < port.port < 65536]
     if wrong:
         # The API server takes any number here.
-        return Copy(None, refused=f"port {wrong[0]} is not between 1 and 65535")
+        return SliceCopy(None, refused=f"port {wrong[0]} is not between 1 and 65535")
     blocks = [ipaddress.ip_network(text) for text in peer.status.cluster_cidrs]
     own = [block for block in blocks if block.version == version]
     endpoints, dropped = _keep(source.endpoints or [], own)
@@ -81,7 +81,7 @@ def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, c
         endpoints=endpoints,
         ports=source.ports or [],
     )
-    return Copy(copied, dropped)
+    return SliceCopy(copied, dropped)
 
 
 def same(wanted: core.EndpointSlice, found: core.EndpointSlice) -> bool:

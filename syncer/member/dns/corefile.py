@@ -43,7 +43,7 @@ class ServerBlock:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
+class CorefilePlan:
     """What the configuration is to be.
 
     Attributes:
@@ -59,7 +59,7 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def plan(corefile: str, custom: Mapping[str, str], *, address: str, zones: Sequence[str]) -> Plan:
+def plan(corefile: str, custom: Mapping[str, str], *, address: str, zones: Sequence[str]) -> CorefilePlan:
     """Forward ``zones`` to ``address``, in the Corefile or in the ConfigMap that it imports.
 
     Raises:
@@ -78,11 +78,11 @@ def plan(corefile: str, custom: Mapping[str, str], *, address: str, zones: Seque
     )
     free = [zone for zone in zones if zone not in taken]
     if not free:
-        return Plan(base, None, "", notes)
+        return CorefilePlan(base, None, "", notes)
     block = render(free, address=address, root=_root(blocks))
     if _imports_servers(blocks):
-        return Plan(base, block, block, notes)
-    return Plan(f"{base}\n{block}", None, block, notes)
+        return CorefilePlan(base, block, block, notes)
+    return CorefilePlan(f"{base}\n{block}", None, block, notes)
 
 
 def render(zones: Sequence[str], *, address: str, root: ServerBlock | None = None) -> str:

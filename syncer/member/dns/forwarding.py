@@ -60,7 +60,7 @@ def register(registry: CollectorRegistry) -> None:
     registry.register(ROLLBACKS)
 
 
-class State(enum.Enum):
+class ForwardingState(enum.Enum):
     """How the forwarding stands."""
 
     SETTLED = "settled"
@@ -70,10 +70,10 @@ class State(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
+class ForwardingOutcome:
     """What one check found and did; ``sentence`` is for the log."""
 
-    state: State
+    state: ForwardingState
     sentence: str
 
 
@@ -95,7 +95,7 @@ class _Home:
         return self.config is not None and self.config.data.get(self.key) == self.text
 
 
-class Forwarding:
+class ForwardingController:
     """Sets up the forwarding and keeps it there; ``remove`` is for the uninstall."""
 
     def __init__(
@@ -121,20 +121,22 @@ class Forwarding:
             try:
                 outcome = self.check(stop)
                 self._say(outcome)
-                wait_s = SOON_S if outcome.state is State.WAITING else CHECK_S
+                wait_s = SOON_S if outcome.state is ForwardingState.WAITING else CHECK_S
             except errors.KubeError as err:
                 log.warning("DNS forwarding not checked, trying again", extra={"error": str(err)})
             stop.wait(wait_s)
 
-    def check(self, stop: threading.Event) -> Outcome:
+    def check(self, stop: threading.Event) -> ForwardingOutcome:
         """Bring the configuration to what it shall be, and wait until CoreDNS has taken it."""
         address = self._address()
         if address is None:
-            return Outcome(State.WAITING, f"Service {self._namespace}/{SERVICE} has no address yet")
+            return ForwardingOutcome(ForwardingState.WAITING, f"Service {self._namespace}/{SERVICE} has no address yet")
         config = self._client.find(resource.CONFIG_MAPS, COREDNS, SYSTEM)
         deployment = self._client.find(resource.DEPLOYMENTS, COREDNS, SYSTEM)
         if config is None or deployment is None or "Corefile" not in config.data:
-            return Outcome(State.UNMANAGED, advice.advise(self._platform(), address=address, zones=self._zones))
+            return ForwardingOutcome(
+                ForwardingState.UNMANAGED, advice.advise(self._platform(), address=address, zones=self._zones)
+            )
         custom = self._client.find(resource.CONFIG_MAPS, CUSTOM, SYSTEM)
         try:
             wanted = corefile.plan(
@@ -142,10 +144,10 @@ class Forwarding:
             )
         except corefile.CorefileRefusedError as err:
             hint = advice.advise(advice.Platform.UNKNOWN, address=address, zones=self._zones)
-            return Outcome(State.REFUSED, f"ConfigMap {SYSTEM}/{COREDNS}: {err}. {hint}")
+            return ForwardingOutcome(ForwardingState.REFUSED, f"ConfigMap {SYSTEM}/{COREDNS}: {err}. {hint}")
         if not wanted.block:
             self.remove()
-            return Outcome(State.REFUSED, ". ".join(wanted.notes))
+            return ForwardingOutcome(ForwardingState.REFUSED, ". ".join(wanted.notes))
         return self._settle(wanted, config, custom, address=address, stop=stop)
 
     def remove(self) -> None:
@@ -161,43 +163,47 @@ class Forwarding:
 
     def _settle(
         self,
-        wanted: corefile.Plan,
+        wanted: corefile.CorefilePlan,
         config: core.ConfigMap,
         custom: core.ConfigMap | None,
         *,
         address: str,
         stop: threading.Event,
-    ) -> Outcome:
+    ) -> ForwardingOutcome:
         digest = _digest(wanted.block)
         if wanted.custom is None:
             home = _Home(config, COREDNS, "Corefile", wanted.corefile)
         else:
             home = _Home(custom, CUSTOM, corefile.CUSTOM_KEY, wanted.custom)
         if home.progress == f"refused {digest}":
-            return Outcome(State.REFUSED, _refusal(home.name))
+            return ForwardingOutcome(ForwardingState.REFUSED, _refusal(home.name))
         if home.right and home.progress == f"done {digest}":
             return self._done(wanted, address)
         if not home.right:
             if not self._available():
-                return Outcome(State.WAITING, f"no pod of Deployment {SYSTEM}/{COREDNS} is available: not touched")
+                return ForwardingOutcome(
+                    ForwardingState.WAITING, f"no pod of Deployment {SYSTEM}/{COREDNS} is available: not touched"
+                )
             if wanted.custom is not None and config.data["Corefile"] != wanted.corefile:
                 self._write(_Home(config, COREDNS, "Corefile", wanted.corefile), progress=None)
         self._write(home, progress=f"trying {digest}")
         self._restart(digest)
         if not self._taken(stop):
             if stop.is_set():
-                return Outcome(State.WAITING, "stopped while CoreDNS was restarting; goes on at the next start")
+                return ForwardingOutcome(
+                    ForwardingState.WAITING, "stopped while CoreDNS was restarting; goes on at the next start"
+                )
             return self._roll_back(home, digest)
         self._annotate(home.name, f"done {digest}")
         return self._done(wanted, address)
 
-    def _done(self, wanted: corefile.Plan, address: str) -> Outcome:
+    def _done(self, wanted: corefile.CorefilePlan, address: str) -> ForwardingOutcome:
         sentences = [f"CoreDNS forwards to crossdns at {address}", *wanted.notes]
         if self._client.find(resource.DAEMON_SETS, NODE_LOCAL, SYSTEM) is not None:
             sentences.append(advice.advise_nodelocal(address=address, zones=self._zones))
-        return Outcome(State.SETTLED, ". ".join(sentences))
+        return ForwardingOutcome(ForwardingState.SETTLED, ". ".join(sentences))
 
-    def _roll_back(self, home: _Home, digest: str) -> Outcome:
+    def _roll_back(self, home: _Home, digest: str) -> ForwardingOutcome:
         self._retry(lambda: self._clear(home.name, progress=f"refused {digest}"))
         self._restart(None)
         ROLLBACKS.inc()
@@ -207,7 +213,7 @@ class Forwarding:
             regarding = {"apiVersion": "apps/v1", "kind": "Deployment", "name": COREDNS, "namespace": SYSTEM}
             regarding["uid"] = deployment.metadata.uid
             self._recorder.emit(regarding, reason="ForwardingRolledBack", message=sentence, type_="Warning")
-        return Outcome(State.REFUSED, sentence)
+        return ForwardingOutcome(ForwardingState.REFUSED, sentence)
 
     def _write(self, home: _Home, *, progress: str | None) -> None:
         """Write the text and how far we are in one go; refused when someone changed the ConfigMap meanwhile."""
@@ -305,12 +311,14 @@ class Forwarding:
                 continue
         return write()
 
-    def _say(self, outcome: Outcome) -> None:
+    def _say(self, outcome: ForwardingOutcome) -> None:
         """Log what is new, and show whether it is settled."""
-        SETTLED.set(1 if outcome.state is State.SETTLED else 0)
+        SETTLED.set(1 if outcome.state is ForwardingState.SETTLED else 0)
         if outcome.sentence != self._said:
             self._said = outcome.sentence
-            level = logging.INFO if outcome.state in (State.SETTLED, State.WAITING) else logging.WARNING
+            level = (
+                logging.INFO if outcome.state in (ForwardingState.SETTLED, ForwardingState.WAITING) else logging.WARNING
+            )
             log.log(level, outcome.sentence, extra={"dns_forwarding": outcome.state.value})
 
 

@@ -57,7 +57,7 @@ class _Pruned:
     at: float
 
 
-class Exports:
+class ExportController:
     """Reconcile one service's export at a time; hand ``reconcile`` to a controller, and ``tell`` to another.
 
     What is told to users waits for what carries their traffic: ``delivered`` gets the key that ``tell`` shall look at.

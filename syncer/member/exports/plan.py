@@ -30,7 +30,7 @@ AddressesOf = Callable[[str], tuple[Address, ...]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ExportSource:
     """What this cluster holds under one name.
 
     Attributes:
@@ -78,7 +78,7 @@ class ExportPlan:
 NOTHING = ExportPlan()
 
 
-def plan(source: Source, *, cluster: str, addresses_of: AddressesOf) -> ExportPlan:
+def plan(source: ExportSource, *, cluster: str, addresses_of: AddressesOf) -> ExportPlan:
     """Decide what ``cluster`` publishes for ``source``."""
     export, service = source.export, source.service
     if export is None or export.metadata.deletion_timestamp:
@@ -102,7 +102,7 @@ def is_headless(service: core.Service) -> bool:
     return service.spec.cluster_ip == "None"
 
 
-def _exported(source: Source, export: mcs.ServiceExport, service: core.Service) -> fleet.ExportedService:
+def _exported(source: ExportSource, export: mcs.ServiceExport, service: core.Service) -> fleet.ExportedService:
     affinity = service.spec.session_affinity
     config = service.spec.session_affinity_config
     client_ip = config.client_ip if config is not None else None
@@ -184,7 +184,7 @@ def _of_families(published: Sequence[_Published], families: Sequence[str]) -> Se
     return kept or published
 
 
-def _slices(source: Source, published: Sequence[_Published], *, cluster: str) -> Iterator[core.EndpointSlice]:
+def _slices(source: ExportSource, published: Sequence[_Published], *, cluster: str) -> Iterator[core.EndpointSlice]:
     """Yield EndpointSlices: one address family and one port set each, at most 1000 endpoints, in one order always."""
     if not published:
         # An exporting cluster always has a slice: importers tell "no endpoint" from "not heard yet".
@@ -228,7 +228,7 @@ def _slice_order(published: _Published) -> tuple[int, list[tuple[str, str, int, 
 
 
 def _slice(
-    source: Source, family: int, ports: Ports, members: list[_Published], *, part: str, cluster: str
+    source: ExportSource, family: int, ports: Ports, members: list[_Published], *, part: str, cluster: str
 ) -> core.EndpointSlice:
     labels = {
         names.LABEL_MANAGED_BY: names.MANAGER,
@@ -253,7 +253,7 @@ def _digest(ports: Ports) -> str:
     return hashlib.sha256(",".join(spelled).encode()).hexdigest()[:8]
 
 
-def _metadata(source: Source, *, name: str) -> meta.ObjectMeta:
+def _metadata(source: ExportSource, *, name: str) -> meta.ObjectMeta:
     labels = {names.LABEL_SERVICE_NAME: source.name, names.LABEL_SERVICE_NAMESPACE: source.namespace}
     return meta.ObjectMeta(name=name, labels=labels)
 

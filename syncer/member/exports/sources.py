@@ -63,7 +63,7 @@ class Sources:
         export_ = self.exports.get(key)
         if export_ is None:
             return export_plan.NOTHING
-        source = export_plan.Source(
+        source = export_plan.ExportSource(
             namespace=namespace,
             name=name,
             export=export_,

@@ -27,7 +27,7 @@ from syncer.rules import slices
 log = logging.getLogger(__name__)
 
 
-class Imports:
+class ImportController:
     """Reconcile one imported service at a time; hand ``reconcile`` to a controller, and ``tell`` to another.
 
     Names and clients wait for imports and their endpoints, and nobody for the status: ``carried_out`` gets the key that

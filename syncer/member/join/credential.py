@@ -34,7 +34,7 @@ from syncer.member.join.errors import (
 )
 from syncer.member.join.settings import HubJoin, StoredCredential
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MANAGER = "syncer"
 CHECK_S = 60.0
@@ -106,9 +106,9 @@ class Credential:
                 self._read_join()
                 self._noting(self.refresh)
             except JoinError as err:
-                LOG.warning("hub refuses us or is away", extra={"reason": err.reason, "error": str(err)})
+                log.warning("hub refuses us or is away", extra={"reason": err.reason, "error": str(err)})
             except errors.KubeError as err:
-                LOG.warning("can't read or keep the hub's credential", extra={"error": str(err)})
+                log.warning("can't read or keep the hub's credential", extra={"error": str(err)})
             stop.wait(CHECK_S * random.uniform(0.9, 1.1))
 
     def refresh(self) -> None:
@@ -163,16 +163,16 @@ class Credential:
         hub = self._client(fresh.ca_pem, lambda: fresh.token)
         self._verify(hub)
         self._keep(fresh)
-        LOG.info("joined the hub", extra={"cluster": join.cluster, "server": join.server})
+        log.info("joined the hub", extra={"cluster": join.cluster, "server": join.server})
         try:
             hub.delete(resource.SECRETS, membership.BOOTSTRAP, join.member.namespace)
         except errors.KubeError as err:
             # The hub deletes it as well when it sees our first report, and it dies by itself.
-            LOG.info("bootstrap token not revoked by us", extra={"error": str(err)})
+            log.info("bootstrap token not revoked by us", extra={"error": str(err)})
 
     def _renew(self, stored: StoredCredential) -> None:
         self._keep(self._request(self.connect(), stored.ca_pem))
-        LOG.info("renewed the hub's credential", extra={"cluster": self.join.cluster})
+        log.info("renewed the hub's credential", extra={"cluster": self.join.cluster})
 
     def _request(self, hub: Client, ca_pem: bytes) -> StoredCredential:
         join = self.join
@@ -206,7 +206,7 @@ class Credential:
         try:
             found = self.connect().find(resource.CONFIG_MAPS, membership.ROOT_CA, self.join.member.namespace)
         except errors.KubeError as err:
-            LOG.info("can't read the hub's CA", extra={"error": str(err)})
+            log.info("can't read the hub's CA", extra={"error": str(err)})
             return
         published = found.data.get("ca.crt", "").encode() if found is not None else b""
         if published and published != stored.ca_pem and settings.is_ca_bundle(published):
@@ -214,7 +214,7 @@ class Credential:
                 self._try_ca(published)
             except JoinError as err:
                 # The URL we use is served under another CA than the one the hub's pods see.
-                LOG.debug("the hub's own CA does not vouch for its URL", extra={"error": str(err)})
+                log.debug("the hub's own CA does not vouch for its URL", extra={"error": str(err)})
 
     def _try_ca(self, ca_pem: bytes) -> None:
         """Change to ``ca_pem`` if the hub can be verified with it."""
@@ -222,7 +222,7 @@ class Credential:
         self._verify(self._client(ca_pem, self.token))
         if ca_pem != self._stored.ca_pem:
             self._keep(dataclasses.replace(self._stored, ca_pem=ca_pem))
-            LOG.info("the hub's CA changed", extra={"cluster": self.join.cluster})
+            log.info("the hub's CA changed", extra={"cluster": self.join.cluster})
             self._on_change()
 
     def _keep(self, stored: StoredCredential) -> None:

@@ -50,7 +50,7 @@ LOST = Counter(
 )
 
 
-class Merged(Protocol):
+class MergedServices(Protocol):
     """The hub's merges, as ``clusterset.Clusterset`` has them."""
 
     def service(self, key: str) -> fleet.FleetService | None:
@@ -63,14 +63,14 @@ class Merged(Protocol):
         """Return ``namespace/name`` of every service."""
 
 
-class Probing:
+class ProbeController:
     """Probe from one cluster; ``ask`` stands in for DNS where there is none."""
 
     def __init__(
         self,
         child: Client,
         *,
-        clusterset: Merged,
+        clusterset: MergedServices,
         cluster: str,
         namespace: str,
         interval_s: float,
@@ -81,7 +81,7 @@ class Probing:
         self._cluster, self._namespace, self._interval_s = cluster, namespace, interval_s
         self._ask, self._clock = ask or self._ask_crossdns, clock
         self._lock = threading.Lock()
-        self._said = plan.Said()
+        self._said = plan.ProbeService()
         self._noticed = workqueue.WorkQueue[str]()
         self._known: frozenset[str] = frozenset()
         # Anywhere: an echo that a former process was given must not be taken for ours.
@@ -160,7 +160,7 @@ class Probing:
                     metric.remove(gone)
         self._known = frozenset(others)
 
-    def _say(self, change: Callable[[plan.Said], plan.Said]) -> None:
+    def _say(self, change: Callable[[plan.ProbeService], plan.ProbeService]) -> None:
         with self._lock:
             said = change(self._said)
             body = said.render(self._cluster, namespace=self._namespace)

@@ -51,18 +51,18 @@ def following(number: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Said:
+class ProbeService:
     """What this cluster's probe Service says: one question at a time, and the last echoes, oldest first."""
 
     asked: str = ""
     number: int = 0
     echoes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
-    def ask(self, cluster: str, number: int) -> Said:
+    def ask(self, cluster: str, number: int) -> ProbeService:
         """Ask ``cluster`` to echo ``number``."""
         return dataclasses.replace(self, asked=cluster, number=number)
 
-    def echo(self, cluster: str, number: int) -> Said:
+    def echo(self, cluster: str, number: int) -> ProbeService:
         """Echo the number of ``cluster``; another of the same number goes, a Service can't hold a port twice."""
         kept = {name: old for name, old in self.echoes.items() if name != cluster and old != number}
         newest = list(kept.items())[-(ECHOES - 1) :]

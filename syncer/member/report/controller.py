@@ -37,7 +37,7 @@ NETWORKS_S = 300.0
 RETRY_S = 1.0
 
 
-class Reporter:
+class ReportController:
     """Write the PeerReport, there and here.
 
     Attributes:

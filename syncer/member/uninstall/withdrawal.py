@@ -27,7 +27,7 @@ def withdraw(client: kube_client.Client, namespace: str, *, forwards: bool) -> N
         KubeError: the child's own API failed.
     """
     if forwards:
-        forwarding.Forwarding(client, namespace=namespace).remove()
+        forwarding.ForwardingController(client, namespace=namespace).remove()
     _take_back_imports(client)
     try:
         _leave_hub(client, namespace)

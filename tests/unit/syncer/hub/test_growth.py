@@ -14,7 +14,7 @@ from hub_objects import make_report
 from cnf.controllers.blocks import plan
 from fleetboard.kube import events
 from fleetboard.model import addresses, fleet, meta, names
-from syncer.hub.members import Members
+from syncer.hub.members import MemberController
 from syncer.hub.view import Notices, Terms, View
 from syncer.member.report import plan as report_plan
 
@@ -34,7 +34,7 @@ class Hub:
 
         notices = Notices(hear, hear, hear, hear, hear, hear)
         self.view = View(self.client, TERMS, notices, now=lambda: NOW)
-        self.members = Members(self.view, recorder=events.Recorder(self.client, "syncer-hub"))
+        self.members = MemberController(self.view, recorder=events.Recorder(self.client, "syncer-hub"))
         self.stop = threading.Event()
         self.threads = [threading.Thread(target=one.run, args=(self.stop,)) for one in self.view.reflectors.values()]
         for thread in self.threads:

@@ -43,10 +43,10 @@ class Hub:
         spec = {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": now, "acquireTime": now}
         self.api.put("leases", "syncer-hub", names.NAMESPACE, spec=spec)
         self.registry = CollectorRegistry()
-        settings = hub_main.Settings(
+        settings = hub_main.HubSettings(
             namespace=names.NAMESPACE, terms=Terms("default", self._plans, 1360), identity="syncer-hub", port=0
         )
-        hub = hub_main.Hub(self.api.client(), settings, self.registry)
+        hub = hub_main.HubSyncer(self.api.client(), settings, self.registry)
         stop = threading.Event()
         thread = threading.Thread(target=crew.run, args=(hub.threads, stop), daemon=True)
         thread.start()

@@ -28,7 +28,7 @@ class World:
 
     child: fake_api.FakeApi
     hub: fake_api.FakeApi
-    exports: controller.Exports
+    exports: controller.ExportController
     delivered: list[str]
     now: list[float]
 
@@ -66,7 +66,7 @@ def world() -> Iterator[World]:
         )
         delivered: list[str] = []
         now = [1000.0]
-        made = controller.Exports(
+        made = controller.ExportController(
             child.client(),
             hub.client(),
             sources=source,

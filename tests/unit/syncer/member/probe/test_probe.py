@@ -27,7 +27,7 @@ STEPS = st.lists(st.tuples(st.booleans(), CLUSTERS, NUMBERS), max_size=60)
 
 @hypothesis.given(STEPS)
 def test_a_service_takes_whatever_was_asked_and_echoed(steps: list[tuple[bool, str, int]]) -> None:
-    said = plan.Said()
+    said = plan.ProbeService()
     for asks, cluster, number in steps:
         said = said.ask(cluster, number) if asks else said.echo(cluster, number)
         ports = said.render("c1", namespace="f")["spec"]["ports"]
@@ -65,7 +65,7 @@ class World:
         self.members = set(apis)
         self.forged: dict[str, Sequence[str]] = {}
         self.probes = {
-            name: controller.Probing(
+            name: controller.ProbeController(
                 api.client(),
                 clusterset=self,
                 cluster=name,

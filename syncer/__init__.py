@@ -1,1 +1,1 @@
-"""Moves the MCS objects between a child cluster and the hub."""
+"""Moves the MCS objects between a member cluster and the hub."""

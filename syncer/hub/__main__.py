@@ -120,18 +120,18 @@ class HubSyncer:
         notices = Notices(
             peer=self._peer_changed,
             report=self._report_changed,
-            export=lambda key: self._services.notice_export(key),
-            slice=lambda key: self._slices.notice(key),
-            service=lambda key: self._services.notice_service(key),
+            export=lambda key: self._fleet_service_controller.export_changed(key),
+            slice=lambda key: self._copy_controller.slice_changed(key),
+            service=lambda key: self._fleet_service_controller.service_changed(key),
             record=lambda key: None,
         )
         self.exit_status = 0
         self._view = View(client, settings.terms, notices, now=lambda: datetime.datetime.now(datetime.UTC))
         recorder = events.Recorder(client, LEASE)
         metrics = HubMetrics(registry)
-        self._members = MemberController(self._view, recorder=recorder)
-        self._slices = CopyController(self._view, metrics=metrics, enqueue=self._enqueue_to("slices"))
-        self._services = FleetServiceController(
+        self._member_controller = MemberController(self._view, recorder=recorder)
+        self._copy_controller = CopyController(self._view, metrics=metrics, enqueue=self._enqueue_to("slices"))
+        self._fleet_service_controller = FleetServiceController(
             self._view, metrics=metrics, recorder=recorder, enqueue=self._enqueue_to("services")
         )
         self._elector = Elector(
@@ -161,7 +161,7 @@ class HubSyncer:
                 if stop.is_set():
                     return
         try:
-            self._members.check_fleet()
+            self._member_controller.check_fleet()
         except environment.SettingRefusedError as err:
             log.error("can't start: %s", err)  # noqa: TRY400 - the sentence says all
             self.exit_status = 1
@@ -171,18 +171,18 @@ class HubSyncer:
 
     def _begin(self) -> None:
         controllers = {
-            "members": Controller("members", self._members.reconcile),
-            "slices": Controller("slices", self._slices.reconcile, workers=4),
+            "members": Controller("members", self._member_controller.reconcile),
+            "slices": Controller("slices", self._copy_controller.reconcile, workers=4),
             # Two writes each, one after the other: with four, a busy API alone would hold it at 20 a second.
-            "services": Controller("services", self._services.reconcile, workers=8),
+            "services": Controller("services", self._fleet_service_controller.reconcile, workers=8),
             "claims": Controller("claims", self._sweep),
         }
         term = LeadershipTerm(controllers, on_death=self._fail)
         self._term = term
         for name, keys in (
-            ("members", self._members.begin()),
-            ("slices", self._slices.begin()),
-            ("services", self._services.begin()),
+            ("members", self._member_controller.begin()),
+            ("slices", self._copy_controller.begin()),
+            ("services", self._fleet_service_controller.begin()),
             ("claims", ["sweep"]),
         ):
             for key in keys:
@@ -218,8 +218,8 @@ class HubSyncer:
     def _peer_changed(self, key: str) -> None:
         cluster = name_of(key)
         self._enqueue_to("members")(cluster)
-        self._slices.notice_peer(cluster)
-        self._services.notice_peer(cluster)
+        self._copy_controller.peer_changed(cluster)
+        self._fleet_service_controller.peer_changed(cluster)
 
     def _report_changed(self, key: str) -> None:
         cluster = self._view.cluster_of(key.rpartition("/")[0])

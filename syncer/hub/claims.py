@@ -37,7 +37,7 @@ class Claims:
         self._known: dict[str, fleet.Claim] = {}
         self._of_owner: dict[tuple[str, str], set[str]] = {}
 
-    def notice(self, name: str, claim: fleet.Claim | None) -> None:
+    def update(self, name: str, claim: fleet.Claim | None) -> None:
         """Learn what the API holds under ``name``; an older version than one we wrote ourselves is no news."""
         with self._lock:
             known = self._known.get(name)
@@ -107,9 +107,9 @@ class Claims:
         with self._lock:
             for name, claim in list(self._known.items()):
                 rested = allocation.since(claim.spec.released, now=self._now())
-                if rested is not None and rested >= allocation.TOMBSTONE:
+                if rested is not None and rested >= allocation.QUARANTINE:
                     self._client.delete(resource.CLAIMS, name, self._namespace, uid=claim.metadata.uid)
-                    self.notice(name, None)
+                    self.update(name, None)
 
     def _units(self, purpose: str, owner: str, *, released: bool) -> list[Network]:
         with self._lock:
@@ -142,7 +142,7 @@ class Claims:
         known = self._known.get(name)
         if known is None:
             try:
-                self.notice(name, self._client.create(resource.CLAIMS, self._render(name, spec)))
+                self.update(name, self._client.create(resource.CLAIMS, self._render(name, spec)))
             except errors.AlreadyExistsError:
                 known = self._refresh(name)
             else:
@@ -168,14 +168,14 @@ class Claims:
         name = known.metadata.name
         claim = self._render(name, spec, version=known.metadata.resource_version)
         try:
-            self.notice(name, self._client.replace(resource.CLAIMS, claim))
+            self.update(name, self._client.replace(resource.CLAIMS, claim))
         except (errors.ConflictError, errors.NotFoundError):
             self._refresh(name)
             return False
         return True
 
     def _refresh(self, name: str) -> fleet.Claim | None:
-        self.notice(name, self._client.find(resource.CLAIMS, name, self._namespace))
+        self.update(name, self._client.find(resource.CLAIMS, name, self._namespace))
         return self._known.get(name)
 
     def _render(self, name: str, spec: fleet.ClaimSpec, *, version: str = "") -> fleet.Claim:

@@ -60,7 +60,7 @@ class MemberController:
             return self._reconcile_hub(hub)
         peer = self._view.peer(cluster)
         if peer is None:
-            return self._removed(cluster)
+            return self._release_blocks(cluster)
         if hub is None or not hub.status.cluster_cidrs:
             return _SOON_S
         return self._reconcile_member(peer, hub)
@@ -74,7 +74,7 @@ class MemberController:
             peer = self._view.client.apply(resource.PEERS, {"metadata": metadata, "spec": spec}, manager=MANAGER)
         wanted = self._network(fleet_mtu(terms.mtu, peer))
         wanted["clusterCidrs"] = self._blocks(names.HUB, peer.status.cluster_cidrs, units=1)
-        self._write(peer, wanted, [])
+        self._write_status(peer, wanted, [])
         return None
 
     def _reconcile_member(self, peer: fleet.Peer, hub: fleet.Peer) -> float | None:
@@ -82,7 +82,7 @@ class MemberController:
         mtu = fleet_mtu(self._view.terms.mtu, hub)
         if report is None and peer.status.cluster_uid:
             # It was there: what we know of it stays as it is, and goes stale.
-            return self._show_silence(peer)
+            return self._write_stale(peer)
         decision, blocks = self._decide(peer, report, mtu)
         age_s, again_s = 0.0, None
         if decision is not None and decision.accepted and report is not None:
@@ -91,7 +91,7 @@ class MemberController:
         wanted = self._network(mtu)
         wanted["clusterCidrs"] = blocks
         wanted["clusterUid"] = decision.cluster_uid if decision is not None else ""
-        self._write(peer, wanted, shown)
+        self._write_status(peer, wanted, shown)
         revoke_s = self._revoke_bootstrap(peer, report)
         return min((wait for wait in (again_s, revoke_s) if wait is not None), default=None)
 
@@ -133,7 +133,7 @@ class MemberController:
             return self._heartbeats.see(cluster, live.spec.heartbeat), STALE_S
         return age_s, None
 
-    def _show_silence(self, peer: fleet.Peer) -> float | None:
+    def _write_stale(self, peer: fleet.Peer) -> float | None:
         age_s, again_s = self._age(peer.spec.cluster, "")
         shown = [one for one in peer.status.conditions if one.type in (admission.ADMITTED, admission.DEGRADED)]
         shown.append(admission.stale(STALE_S if age_s >= STALE_S else None))
@@ -144,10 +144,10 @@ class MemberController:
             "clusterCidrs": peer.status.cluster_cidrs,
             "clusterUid": peer.status.cluster_uid,
         }
-        self._write(peer, wanted, shown)
+        self._write_status(peer, wanted, shown)
         return again_s
 
-    def _removed(self, cluster: str) -> float | None:
+    def _release_blocks(self, cluster: str) -> float | None:
         # Asked of the API itself: a block given back by mistake would go to nobody else for 24 h, but an address
         # plan should not depend on a cache.
         if self._view.client.find(resource.PEERS, cluster, self._view.terms.namespace) is not None:
@@ -183,7 +183,7 @@ class MemberController:
             "mtu": mtu,
         }
 
-    def _write(self, peer: fleet.Peer, wanted: dict[str, Any], shown: Sequence[meta.Condition]) -> None:
+    def _write_status(self, peer: fleet.Peer, wanted: dict[str, Any], shown: Sequence[meta.Condition]) -> None:
         """Write our part of a Peer's status, when it changes."""
         status = peer.status
         now = precedence.stamp(self._view.now())
@@ -206,9 +206,9 @@ class MemberController:
             "status": wanted | {"conditions": after},
         }
         self._view.client.apply(resource.PEERS, body, manager=MANAGER, subresource="status")
-        self._tell(peer, before, after)
+        self._report_conditions(peer, before, after)
 
-    def _tell(self, peer: fleet.Peer, before: list[meta.Condition], after: list[meta.Condition]) -> None:
+    def _report_conditions(self, peer: fleet.Peer, before: list[meta.Condition], after: list[meta.Condition]) -> None:
         regarding = {
             "apiVersion": peer.api_version,
             "kind": peer.kind,

@@ -17,7 +17,7 @@ from fleetboard.model import fleet
 from syncer.rules import admission
 
 MERGE_VERSION = 1
-"""Raised when the rules change in a way that children must know of."""
+"""Raised when the rules change in a way that members must know of."""
 
 HEADLESS = "Headless"
 _SHOWN_LIMIT, _SHOWN_CLUSTERS = 500, 3

@@ -112,10 +112,10 @@ class ViewCollector(Collector):
             (allocation.VIP, sum(allocation.vip_room(plan.vips) for plan in plans)),
             (allocation.CLUSTER_BLOCK, sum(allocation.block_room(plan) for plan in plans)),
         ):
-            used, resting = self._view.claims.count(purpose)
+            used, quarantined = self._view.claims.count(purpose)
             family.add_metric([purpose, "used"], used)
-            family.add_metric([purpose, "resting"], resting)
-            family.add_metric([purpose, "free"], max(room - used - resting, 0))
+            family.add_metric([purpose, "resting"], quarantined)
+            family.add_metric([purpose, "free"], max(room - used - quarantined, 0))
         return family
 
 

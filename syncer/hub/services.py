@@ -35,7 +35,7 @@ class FleetServiceController:
         self._enqueue = enqueue
         self._lock = threading.Lock()
         self._exporters: dict[str, set[str]] = {}
-        self._said: dict[str, object] = {}
+        self._export_rights: dict[str, object] = {}
 
     def begin(self) -> list[str]:
         """Begin a term: return every service that is exported, merged, remembered or has an address."""
@@ -45,7 +45,7 @@ class FleetServiceController:
             exported = set(self._exporters)
         return sorted(merged | remembered | exported | self._view.claims.owners(allocation.VIP))
 
-    def notice_export(self, key: str) -> None:
+    def export_changed(self, key: str) -> None:
         """Learn that an ExportedService changed."""
         if self._view.cluster_of(namespace_of(key)) is None:
             return
@@ -59,17 +59,17 @@ class FleetServiceController:
                     del self._exporters[name]
         self._enqueue(name)
 
-    def notice_service(self, key: str) -> None:
+    def service_changed(self, key: str) -> None:
         """Learn that a FleetService changed, perhaps by another hand."""
         self._enqueue(name_of(key))
 
-    def notice_peer(self, cluster: str) -> None:
+    def peer_changed(self, cluster: str) -> None:
         """Learn that a Peer changed; its exports matter only if what it may export changed."""
         peer = self._view.peer(cluster)
-        may_export = None if peer is None else (admission.is_admitted(peer), tuple(peer.spec.export_namespaces))
-        if self._said.get(cluster) == may_export:
+        rights = None if peer is None else (admission.is_admitted(peer), tuple(peer.spec.export_namespaces))
+        if self._export_rights.get(cluster) == rights:
             return
-        self._said[cluster] = may_export
+        self._export_rights[cluster] = rights
         space = names.member_namespace(self._view.terms.clusterset, cluster)
         with self._lock:
             concerned = [name for name, keys in self._exporters.items() if f"{space}/{name}" in keys]
@@ -111,7 +111,7 @@ class FleetServiceController:
             if refused is None:
                 found[cluster] = exported
             else:
-                self._refused(cluster, exported, refused)
+                self._report_refusal(cluster, exported, refused)
         return found
 
     def _merge(
@@ -155,7 +155,7 @@ class FleetServiceController:
         else:
             self._view.client.delete(resource.CONFIG_MAPS, precedence.record_name(key), self._view.terms.namespace)
 
-    def _refused(self, cluster: str, exported: fleet.ExportedService, why: str) -> None:
+    def _report_refusal(self, cluster: str, exported: fleet.ExportedService, why: str) -> None:
         self._metrics.exports_refused.labels(cluster).inc()
         metadata = exported.metadata
         log.warning("export refused", extra={"cluster": cluster, "export": metadata.key, "why": why})

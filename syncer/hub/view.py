@@ -115,7 +115,7 @@ class View:
         return self.records.get(f"{self.terms.namespace}/{name}")
 
     def _claim(self, key: str) -> None:
-        self.claims.notice(name_of(key), self._claims.get(key))
+        self.claims.update(name_of(key), self._claims.get(key))
 
 
 def name_of(key: str) -> str:

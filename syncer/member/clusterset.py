@@ -28,7 +28,7 @@ class Clusterset:
 
     Args:
         hub: Client of the hub's API.
-        child: Client of this cluster's API.
+        local: Client of this cluster's API.
         clusterset: Name of the clusterset.
         cluster: Name of this cluster.
         namespace: Where the copies are.
@@ -40,7 +40,7 @@ class Clusterset:
     def __init__(
         self,
         hub: Client,
-        child: Client,
+        local: Client,
         *,
         clusterset: str,
         cluster: str,
@@ -69,8 +69,8 @@ class Clusterset:
             selector=slice_selector(cluster),
             retry=_retry(),
         )
-        self.peer_copies = Reflector(child, resource.PEERS, notify=self._peer_changed, namespace=namespace)
-        self.service_copies = Reflector(child, resource.FLEET_SERVICES, notify=self._copy_changed, namespace=namespace)
+        self.peer_copies = Reflector(local, resource.PEERS, notify=self._peer_changed, namespace=namespace)
+        self.service_copies = Reflector(local, resource.FLEET_SERVICES, notify=self._copy_changed, namespace=namespace)
         self._by_service = index.Index(lambda: self.slices.store, _service_of)
         self._blocks: dict[str, tuple[Network, ...]] = {}
 
@@ -85,7 +85,7 @@ class Clusterset:
         return [self.peer_copies, self.service_copies]  # type: ignore[list-item]
 
     @property
-    def heard(self) -> bool:
+    def is_synced(self) -> bool:
         """Whether the hub listed its members and its services at least once."""
         return self.peers.synced.is_set() and self.services.synced.is_set()
 
@@ -117,7 +117,7 @@ class Clusterset:
 
     def remote(self, key: str) -> list[core.EndpointSlice] | None:
         """Return other clusters' slices of ``namespace/name``; None while the hub was never heard of its namespace."""
-        if not (self.heard and self.slices.covers(key.partition("/")[0])):
+        if not (self.is_synced and self.slices.covers(key.partition("/")[0])):
             return None
         return self._by_service.find(key)
 

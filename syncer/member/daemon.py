@@ -1,4 +1,4 @@
-"""The child's syncer from its first moment: lead, join, then work as a member.
+"""A member's syncer from its first moment: lead, join, then work as a member.
 
 One invariant: a failure that only a person can mend ends the process with one sentence in the log and in the Joined
 condition; any other is retried. A cluster that joined once never ends because the hub is away.
@@ -41,11 +41,11 @@ class Daemon:
         member: The joined parts, None before joining.
     """
 
-    def __init__(self, settings: MemberSettings, *, child: Client) -> None:
-        self._settings, self._child = settings, child
-        self._elector = Elector(child, namespace=settings.namespace, name=LEASE, identity=settings.identity)
-        self._leading, self._over = threading.Event(), threading.Event()
-        self._why_over = ""
+    def __init__(self, settings: MemberSettings, *, local: Client) -> None:
+        self._settings, self._local = settings, local
+        self._elector = Elector(local, namespace=settings.namespace, name=LEASE, identity=settings.identity)
+        self._leading, self._ended = threading.Event(), threading.Event()
+        self._end_reason = ""
         self.exit_status = 0
         self.member: JoinedMember | None = None
 
@@ -78,18 +78,18 @@ class Daemon:
                 return False
         return True
 
-    def _end(self, why: str) -> None:
-        self._why_over = why
-        self._over.set()
+    def _end(self, reason: str) -> None:
+        self._end_reason = reason
+        self._ended.set()
 
     def _run(self, stop: threading.Event) -> None:
         if not self._lead(stop):
             return
         try:
-            self._patiently(stop, lambda: self._work(stop))
+            self._retrying(stop, lambda: self._work(stop))
         except JoinError as err:
             log.error(str(err), extra={"reason": err.reason})  # noqa: TRY400 - the sentence says all
-            record_refusal(self._child, namespace=self._settings.namespace, reason=err.reason, message=str(err))
+            record_refusal(self._local, namespace=self._settings.namespace, reason=err.reason, message=str(err))
             self.exit_status = 1
         except LeadershipLostError as err:
             log.error("starting anew", extra={"error": str(err)})  # noqa: TRY400 - the sentence says all
@@ -97,17 +97,17 @@ class Daemon:
         stop.set()
 
     def _work(self, stop: threading.Event) -> None:
-        cluster_uid = self._child.get(resource.NAMESPACES, "kube-system").metadata.uid
+        cluster_uid = self._local.get(resource.NAMESPACES, "kube-system").metadata.uid
         credential = Credential(
-            self._child,
+            self._local,
             namespace=self._settings.namespace,
             cluster_uid=cluster_uid,
             user_agent=USER_AGENT,
             on_change=lambda: self._end("the hub's address, its CA or this cluster's name changed"),
         )
         credential.ensure()
-        self._forget_others(credential.join.cluster)
-        member = JoinedMember(self._settings, child=self._child, credential=credential, cluster_uid=cluster_uid)
+        self._delete_other_reports(credential.join.cluster)
+        member = JoinedMember(self._settings, local=self._local, credential=credential, cluster_uid=cluster_uid)
         self.member = member
         try:
             crew.run({**member.threads(), "watchdog": self._watch}, stop)
@@ -117,10 +117,10 @@ class Daemon:
 
     def _watch(self, stop: threading.Event) -> None:
         while not stop.wait(0.1):
-            if self._over.is_set():
-                raise LeadershipLostError(self._why_over)
+            if self._ended.is_set():
+                raise LeadershipLostError(self._end_reason)
 
-    def _patiently(self, stop: threading.Event, step: Callable[[], None]) -> None:
+    def _retrying(self, stop: threading.Event, step: Callable[[], None]) -> None:
         """Do ``step`` until this cluster's own API lets it succeed, or until stopped."""
         wait = backoff.Backoff(cap_s=10)
         while not stop.is_set():
@@ -133,20 +133,20 @@ class Daemon:
             else:
                 return
 
-    def _forget_others(self, cluster: str) -> None:
+    def _delete_other_reports(self, cluster: str) -> None:
         """Delete reports of names that this cluster had before it got this one."""
-        for other in self._child.list(resource.PEER_REPORTS, self._settings.namespace)[0]:
+        for other in self._local.list(resource.PEER_REPORTS, self._settings.namespace)[0]:
             if other.metadata.name != cluster:
-                self._child.delete(resource.PEER_REPORTS, other.metadata.name, self._settings.namespace)
+                self._local.delete(resource.PEER_REPORTS, other.metadata.name, self._settings.namespace)
 
 
-def record_refusal(child: Client, *, namespace: str, reason: str, message: str) -> None:
+def record_refusal(local: Client, *, namespace: str, reason: str, message: str) -> None:
     """Write into this cluster's own PeerReport why it can't join, whatever of its settings can be read."""
     try:
-        secret = child.find(resource.SECRETS, join_settings.JOIN_SECRET, namespace)
+        secret = local.find(resource.SECRETS, join_settings.JOIN_SECRET, namespace)
         cluster = controller.reportable_name(_cluster_of(secret))
         condition = plan.refused(reason, message)
-        controller.record(child, condition, cluster=cluster, namespace=namespace, current=None)
+        controller.write_joined(local, condition, cluster=cluster, namespace=namespace, current=None)
     except errors.KubeError as err:
         log.warning("the Joined condition was not written", extra={"error": str(err)})
 

@@ -1,4 +1,4 @@
-"""Metrics of the child's syncer.
+"""Metrics of a member's syncer.
 
 One invariant: a gauge is computed from what is held at the moment it is asked for, so it can't drift from the truth.
 """

@@ -66,8 +66,8 @@ class MirrorController:
     Its controller waits until the hub was heard; before that an absent original means nothing.
     """
 
-    def __init__(self, child: Client, *, clusterset: Clusterset, namespace: str) -> None:
-        self._child, self._clusterset, self._namespace = child, clusterset, namespace
+    def __init__(self, local: Client, *, clusterset: Clusterset, namespace: str) -> None:
+        self._local, self._clusterset, self._namespace = local, clusterset, namespace
         self.stopwatch = Stopwatch("copy")
 
     def reconcile(self, key: str) -> float | None:
@@ -84,22 +84,22 @@ class MirrorController:
                 case MirrorStep.WRITE_STATUS:
                     self._write_status(target, planned.copy)
                 case MirrorStep.DELETE:
-                    self._child.delete(target, name, self._namespace)
+                    self._local.delete(target, name, self._namespace)
         self.stopwatch.stop(key, wrote=bool(planned.steps))
         return None
 
     def _write(self, target: resource.AnyResource, body: dict[str, Any], copy: Mirrored | None) -> None:
         if target is resource.FLEET_SERVICES:
-            self._clusterset.service_copies.remember(self._child.put(target, body, found=copy))
+            self._clusterset.service_copies.remember(self._local.put(target, body, found=copy))
         else:
             # Its status is written by itself, after which the version we know is not the last.
-            self._child.apply(target, body, manager=MANAGER)
+            self._local.apply(target, body, manager=MANAGER)
 
     def _write_status(self, target: resource.AnyResource, copy: dict[str, Any]) -> None:
         body = {"metadata": copy["metadata"], "status": copy.get("status", {})}
         try:
-            self._child.apply(target, body, manager=MANAGER, subresource="status")
+            self._local.apply(target, body, manager=MANAGER, subresource="status")
         except errors.NotFoundError:
             # Somebody deleted the copy: write it whole, status last.
-            self._child.apply(target, {part: copy[part] for part in ("metadata", "spec")}, manager=MANAGER)
-            self._child.apply(target, body, manager=MANAGER, subresource="status")
+            self._local.apply(target, {part: copy[part] for part in ("metadata", "spec")}, manager=MANAGER)
+            self._local.apply(target, body, manager=MANAGER, subresource="status")

@@ -1,4 +1,4 @@
-"""What the chart tells the child's syncer, read from the environment once.
+"""What the chart tells a member's syncer, read from the environment once.
 
 One invariant: a value that can't be used ends the start with a sentence naming the variable; nothing is guessed.
 """

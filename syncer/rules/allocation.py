@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from fleetboard.model import addresses, fleet
 from fleetboard.model.addresses import Network
 
-TOMBSTONE = datetime.timedelta(hours=24)
+QUARANTINE = datetime.timedelta(hours=24)
 
 CLUSTER_BLOCK = "cluster-block"
 VIP = "vip"
@@ -39,7 +39,7 @@ class Held:
 
     def free_for(self, owner: str) -> bool:
         """Whether ``owner`` may take the address over."""
-        return self.released is not None and (self.owner == owner or self.released >= TOMBSTONE)
+        return self.released is not None and (self.owner == owner or self.released >= QUARANTINE)
 
 
 Lookup = Callable[[Network], Held | None]
@@ -114,7 +114,7 @@ def units_of(blocks: int) -> int:
 def assemble(shown: Sequence[str], units: Iterable[Network]) -> list[Network]:
     """Return an owner's blocks: those shown before, in their order, then the rest of its units, collapsed.
 
-    The order is part of the value: the first address of the first block is the hub's own fleet address, and children
+    The order is part of the value: the first address of the first block is the hub's own fleet address, and members
     give out node blocks in this order. A block is dropped only when one of its units is no longer owned.
     """
     left = set(units)

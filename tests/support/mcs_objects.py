@@ -113,7 +113,7 @@ def situation(**fields: object) -> import_plan.Situation:
     given: dict[str, object] = {
         "cluster": "c1",
         "merged": None,
-        "local": plan.NOTHING,
+        "own": plan.NOTHING,
         "remote": [],
         "blocks": BLOCKS,
         "families": ("IPv4",),

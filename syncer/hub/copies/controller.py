@@ -38,18 +38,18 @@ class CopyController:
         self._clock = clock
         self._lock = threading.Lock()
         self._sources: dict[str, str] = {}
-        self._noticed: dict[str, float] = {}
-        self._said: dict[str, object] = {}
+        self._changed_at: dict[str, float] = {}
+        self._rights: dict[str, object] = {}
 
     def begin(self) -> list[str]:
         """Begin a term: return the name of every copy there is or should be."""
         space = self._view.terms.namespace
         there = {one.metadata.name for one in list(self._view.slices.store.values()) if one.metadata.namespace == space}
         with self._lock:
-            self._noticed.clear()
+            self._changed_at.clear()
             return sorted(there | self._sources.keys())
 
-    def notice(self, key: str) -> None:
+    def slice_changed(self, key: str) -> None:
         """Learn that a slice changed: a member's, or a copy."""
         space = namespace_of(key)
         cluster = self._view.cluster_of(space)
@@ -57,18 +57,18 @@ class CopyController:
             name = plan.copy_name(cluster, name_of(key))
             with self._lock:
                 self._sources[name] = key
-                self._noticed.setdefault(name, self._clock())
+                self._changed_at.setdefault(name, self._clock())
             self._enqueue(name)
         elif space == self._view.terms.namespace:
             self._enqueue(name_of(key))
 
-    def notice_peer(self, cluster: str) -> None:
+    def peer_changed(self, cluster: str) -> None:
         """Learn that a Peer changed; its slices matter only if what it may say changed."""
         peer = self._view.peer(cluster)
-        may_say = _may_say(peer)
-        if self._said.get(cluster) == may_say:
+        rights = _rights_of(peer)
+        if self._rights.get(cluster) == rights:
             return
-        self._said[cluster] = may_say
+        self._rights[cluster] = rights
         space = names.member_namespace(self._view.terms.clusterset, cluster)
         with self._lock:
             concerned = [name for name, key in self._sources.items() if namespace_of(key) == space]
@@ -79,20 +79,20 @@ class CopyController:
         """Make one copy what it should be."""
         with self._lock:
             key = self._sources.get(name, "")
-            noticed = self._noticed.pop(name, None)
+            changed_at = self._changed_at.pop(name, None)
         cluster = self._view.cluster_of(namespace_of(key)) if key else None
         source = self._view.slices.get(key) if key else None
         if source is None or cluster is None:
             self._remove(name)
             with self._lock:
                 # Unless it was made anew meanwhile, which is another notice with its own key.
-                if self._view.slices.get(key) is None and name not in self._noticed:
+                if self._view.slices.get(key) is None and name not in self._changed_at:
                     self._sources.pop(name, None)
             return
         peer = self._view.peer(cluster)
         planned = plan.plan(source, cluster=cluster, peer=peer, clusterset=self._view.terms.clusterset)
         if planned.slice is None:
-            self._refused(key, cluster, planned.refused)
+            self._report_refusal(key, cluster, planned.refused)
             self._remove(name)
             return
         if self._write(planned.slice):
@@ -103,8 +103,8 @@ class CopyController:
                     "addresses outside the cluster's blocks dropped",
                     extra={"cluster": cluster, "slice": key, "dropped": planned.dropped},
                 )
-            if noticed is not None:
-                self._metrics.copy_seconds.observe(self._clock() - noticed)
+            if changed_at is not None:
+                self._metrics.copy_seconds.observe(self._clock() - changed_at)
 
     def _write(self, wanted: core.EndpointSlice) -> bool:
         client = self._view.client
@@ -131,12 +131,12 @@ class CopyController:
             cluster = found.metadata.labels.get(names.LABEL_SOURCE_CLUSTER, "")
             self._metrics.slices_copied.labels(cluster).inc()
 
-    def _refused(self, key: str, cluster: str, why: str) -> None:
+    def _report_refusal(self, key: str, cluster: str, why: str) -> None:
         self._metrics.slices_refused.labels(cluster).inc()
         log.info("slice not copied", extra={"cluster": cluster, "slice": key, "why": why})
 
 
-def _may_say(peer: fleet.Peer | None) -> object:
+def _rights_of(peer: fleet.Peer | None) -> object:
     if peer is None or not admission.is_admitted(peer):
         return None
     return (tuple(peer.status.cluster_cidrs), tuple(peer.spec.export_namespaces))

@@ -112,7 +112,7 @@ class ForwardingController:
         self._client, self._namespace, self._zones = client, namespace, tuple(zones)
         self._recorder = recorder or events.Recorder(client, "syncer")
         self._rollout_s, self._outage_s, self._clock = rollout_s, outage_s, clock
-        self._said = ""
+        self._last_sentence = ""
 
     def run(self, stop: threading.Event) -> None:
         """Check once a minute until ``stop``: upgrades of CoreDNS bring their own Corefile back."""
@@ -120,7 +120,7 @@ class ForwardingController:
             wait_s = SOON_S
             try:
                 outcome = self.check(stop)
-                self._say(outcome)
+                self._report(outcome)
                 wait_s = SOON_S if outcome.state is ForwardingState.WAITING else CHECK_S
             except errors.KubeError as err:
                 log.warning("DNS forwarding not checked, trying again", extra={"error": str(err)})
@@ -148,7 +148,7 @@ class ForwardingController:
         if not wanted.block:
             self.remove()
             return ForwardingOutcome(ForwardingState.REFUSED, ". ".join(wanted.notes))
-        return self._settle(wanted, config, custom, address=address, stop=stop)
+        return self._set_up(wanted, config, custom, address=address, stop=stop)
 
     def remove(self) -> None:
         """Take everything of ours out of CoreDNS' configuration; repeating it does no harm.
@@ -161,7 +161,7 @@ class ForwardingController:
         self._restart(None)
         SETTLED.set(0)
 
-    def _settle(
+    def _set_up(
         self,
         wanted: corefile.CorefilePlan,
         config: core.ConfigMap,
@@ -178,7 +178,7 @@ class ForwardingController:
         if home.progress == f"refused {digest}":
             return ForwardingOutcome(ForwardingState.REFUSED, _refusal(home.name))
         if home.right and home.progress == f"done {digest}":
-            return self._done(wanted, address)
+            return self._settled(wanted, address)
         if not home.right:
             if not self._available():
                 return ForwardingOutcome(
@@ -188,16 +188,16 @@ class ForwardingController:
                 self._write(_Home(config, COREDNS, "Corefile", wanted.corefile), progress=None)
         self._write(home, progress=f"trying {digest}")
         self._restart(digest)
-        if not self._taken(stop):
+        if not self._await_rollout(stop):
             if stop.is_set():
                 return ForwardingOutcome(
                     ForwardingState.WAITING, "stopped while CoreDNS was restarting; goes on at the next start"
                 )
             return self._roll_back(home, digest)
         self._annotate(home.name, f"done {digest}")
-        return self._done(wanted, address)
+        return self._settled(wanted, address)
 
-    def _done(self, wanted: corefile.CorefilePlan, address: str) -> ForwardingOutcome:
+    def _settled(self, wanted: corefile.CorefilePlan, address: str) -> ForwardingOutcome:
         sentences = [f"CoreDNS forwards to crossdns at {address}", *wanted.notes]
         if self._client.find(resource.DAEMON_SETS, NODE_LOCAL, SYSTEM) is not None:
             sentences.append(advice.advise_nodelocal(address=address, zones=self._zones))
@@ -267,7 +267,7 @@ class ForwardingController:
             patch = {"spec": {"template": {"metadata": {"annotations": {RESTARTED_FOR: digest}}}}}
             self._client.merge_patch(resource.DEPLOYMENTS, COREDNS, SYSTEM, patch)
 
-    def _taken(self, stop: threading.Event) -> bool:
+    def _await_rollout(self, stop: threading.Event) -> bool:
         """Wait until every pod is one of the new configuration and available; False when that fails."""
         began = seen = self._clock()
         while not stop.is_set():
@@ -311,11 +311,11 @@ class ForwardingController:
                 continue
         return write()
 
-    def _say(self, outcome: ForwardingOutcome) -> None:
+    def _report(self, outcome: ForwardingOutcome) -> None:
         """Log what is new, and show whether it is settled."""
         SETTLED.set(1 if outcome.state is ForwardingState.SETTLED else 0)
-        if outcome.sentence != self._said:
-            self._said = outcome.sentence
+        if outcome.sentence != self._last_sentence:
+            self._last_sentence = outcome.sentence
             level = (
                 logging.INFO if outcome.state in (ForwardingState.SETTLED, ForwardingState.WAITING) else logging.WARNING
             )

@@ -40,7 +40,7 @@ _OLDER_HUB_RETRY_S = 600.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Noted:
+class _DatedDelivery:
     """How far an export got, whether there was one at all, and since when that is so."""
 
     delivery: conditions.Delivery
@@ -58,14 +58,14 @@ class _Pruned:
 
 
 class ExportController:
-    """Reconcile one service's export at a time; hand ``reconcile`` to a controller, and ``tell`` to another.
+    """Reconcile one service's export at a time; hand ``reconcile`` to one queue and ``write_status`` to another.
 
-    What is told to users waits for what carries their traffic: ``delivered`` gets the key that ``tell`` shall look at.
+    What users are told waits for what carries their traffic: ``delivered`` gets the key whose status is due.
     """
 
     def __init__(
         self,
-        child: Client,
+        local: Client,
         hub: Client,
         *,
         sources: Sources,
@@ -76,11 +76,11 @@ class ExportController:
         delivered: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._child, self._hub = child, hub
+        self._local, self._hub = local, hub
         self._sources, self._clusterset = sources, clusterset
         self._cluster, self._namespace = cluster, member_namespace
         self._changed, self._delivered, self._clock = changed, delivered, clock
-        self._deliveries: dict[str, _Noted] = {}
+        self._deliveries: dict[str, _DatedDelivery] = {}
         self.stopwatch = Stopwatch("export")
         self.exported = Reflector(
             hub,
@@ -116,7 +116,7 @@ class ExportController:
         """How many endpoints they have."""
         return sum(list(self._endpoints.values()))
 
-    def keys(self) -> list[str]:
+    def service_keys(self) -> list[str]:
         """Return every service of which the hub holds something."""
         there = [key.rpartition("/")[2].replace(".", "/", 1) for key in list(self.exported.store)]
         return [*there, *(key for slice_ in list(self.slices.store.values()) for key in _services_of(slice_))]
@@ -134,36 +134,36 @@ class ExportController:
         except errors.KubeError as err:
             failure, again_s = err, None
             delivery = conditions.Delivery(pending=f"The hub failed: {err}.")
-        self._note(key, planned, delivery)
+        self._record_delivery(key, planned, delivery)
         self._delivered(key)
         if failure is not None:
             # The controller tries again, after a pause that grows.
             raise failure
         return again_s
 
-    def tell(self, key: str) -> float | None:
+    def write_status(self, key: str) -> float | None:
         """Bring the status of the ServiceExport ``namespace/name`` to what became of it."""
         planned, export_ = self._sources.plan(key), self._sources.exports.get(key)
-        noted = self._deliveries.get(key)
-        if export_ is None or not planned.valid or noted is None:
+        dated = self._deliveries.get(key)
+        if export_ is None or not planned.valid or dated is None:
             return None
-        delivery = noted.delivery
+        delivery = dated.delivery
         merged = self._clusterset.service(key)
-        left_s = noted.since + MERGE_S - self._clock()
+        left_s = dated.since + MERGE_S - self._clock()
         if delivery.written and planned.exported and not conditions.is_member(merged, self._cluster) and left_s > 0:
             return left_s
         told = conditions.plan(export_, planned, delivery=delivery, merged=merged, cluster=self._cluster, now=rfc3339())
         if told == sorted(export_.status.conditions, key=lambda condition: condition.type):
             return None
         try:
-            written = self._child.patch_status(self._sources.kind, export_, {"conditions": told})
+            written = self._local.patch_status(self._sources.kind, export_, {"conditions": told})
         except errors.NotFoundError:
             # Deleted meanwhile; its event brings the key again.
             return None
         self._sources.exports.remember(written)
         return None
 
-    def _note(self, key: str, planned: plan.ExportPlan, delivery: conditions.Delivery) -> None:
+    def _record_delivery(self, key: str, planned: plan.ExportPlan, delivery: conditions.Delivery) -> None:
         if not planned.valid:
             self._deliveries.pop(key, None)
             return
@@ -172,7 +172,7 @@ class ExportController:
         # A Service that comes back is written anew, and waits anew for the hub to merge it.
         same = known is not None and (known.delivery, known.exported) == (delivery, exported)
         since = known.since if known is not None and same else self._clock()
-        self._deliveries[key] = _Noted(delivery, exported, since)
+        self._deliveries[key] = _DatedDelivery(delivery, exported, since)
 
     def _deliver(self, key: str, planned: plan.ExportPlan) -> tuple[conditions.Delivery, float | None]:
         if not all(reflector.synced.is_set() for reflector in self.reflectors):

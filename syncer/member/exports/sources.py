@@ -25,14 +25,14 @@ _PodAddresses = Mapping[str, tuple[Address, ...]]
 
 
 class Sources:
-    """Watch the child's API; ``notify`` gets ``namespace/name`` of each service whose export plan may differ.
+    """Watch this cluster's API; ``notify`` gets ``namespace/name`` of each service whose export plan may differ.
 
     ``kind`` is the ServiceExport in the version to speak.
     """
 
     def __init__(
         self,
-        child: Client,
+        local: Client,
         *,
         namespace: str,
         cluster: str,
@@ -40,11 +40,11 @@ class Sources:
         kind: resource.Resource[mcs.ServiceExport] = resource.SERVICE_EXPORTS,
     ) -> None:
         self._cluster, self._notify, self.kind = cluster, notify, kind
-        self.exports = Reflector(child, kind, notify=notify)
-        self.services = Reflector(child, resource.SERVICES, notify=self._exported_changed)
-        self.slices = Reflector(child, resource.ENDPOINT_SLICES, notify=self._slice_changed, selector=SLICE_SELECTOR)
+        self.exports = Reflector(local, kind, notify=notify)
+        self.services = Reflector(local, resource.SERVICES, notify=self._exported_changed)
+        self.slices = Reflector(local, resource.ENDPOINT_SLICES, notify=self._slice_changed, selector=SLICE_SELECTOR)
         self.attachments = Reflector(
-            child, resource.NODE_ATTACHMENTS, notify=self._attachments_changed, namespace=namespace
+            local, resource.NODE_ATTACHMENTS, notify=self._attachments_changed, namespace=namespace
         )
         self._by_service = index.Index(lambda: self.slices.store, _service_of)
         self._by_pod = index.Index(lambda: self.slices.store, _pods_of)

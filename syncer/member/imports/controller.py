@@ -28,16 +28,16 @@ log = logging.getLogger(__name__)
 
 
 class ImportController:
-    """Reconcile one imported service at a time; hand ``reconcile`` to a controller, and ``tell`` to another.
+    """Reconcile one imported service at a time; hand ``reconcile`` to one queue and ``write_status`` to another.
 
-    Names and clients wait for imports and their endpoints, and nobody for the status: ``carried_out`` gets the key that
-    ``tell`` shall look at. ``kind`` is the ServiceImport in the version to speak. ``slice_objects`` says whether
+    Names and clients wait for imports and their endpoints, and nobody for the status: ``carried_out`` gets the key
+    whose status is due. ``kind`` is the ServiceImport in the version to speak. ``slice_objects`` says whether
     ServiceImports here have ``status.endpointSliceObjects``, and ``fields`` which optional ones their spec has.
     """
 
     def __init__(
         self,
-        child: Client,
+        local: Client,
         *,
         sources: Sources,
         clusterset: Clusterset,
@@ -51,14 +51,14 @@ class ImportController:
     ) -> None:
         self._kind = kind
         self._carried_out, self._slice_objects, self._fields = carried_out, slice_objects, fields
-        self._untold: dict[str, plan.ImportPlan] = {}
-        self._child, self._sources, self._clusterset = child, sources, clusterset
+        self._unwritten: dict[str, plan.ImportPlan] = {}
+        self._local, self._sources, self._clusterset = local, sources, clusterset
         self._cluster, self._accepted, self._changed = cluster, accepted, changed
         self.stopwatch = Stopwatch("import")
-        self.imports = Reflector(child, self._kind, notify=changed)
-        self.namespaces = Reflector(child, resource.NAMESPACES, notify=self._namespace_changed)
+        self.imports = Reflector(local, self._kind, notify=changed)
+        self.namespaces = Reflector(local, resource.NAMESPACES, notify=self._namespace_changed)
         self.slices = Reflector(
-            child,
+            local,
             resource.ENDPOINT_SLICES,
             notify=self._slice_changed,
             selector=names.IMPORTED_SLICES,
@@ -84,7 +84,7 @@ class ImportController:
             total.update(by_cluster)
         return total
 
-    def known(self) -> list[str]:
+    def service_keys(self) -> list[str]:
         """Return every service that is, or was, imported."""
         there = [key for slice_ in list(self.slices.store.values()) for key in _service_of(slice_)]
         return list(dict.fromkeys([*list(self.imports.store), *there, *self._clusterset.service_keys()]))
@@ -92,18 +92,18 @@ class ImportController:
     def reconcile(self, key: str) -> float | None:
         """Bring this cluster to what the import plan of ``namespace/name`` says."""
         namespace = key.partition("/")[0]
-        place = self.namespaces.get(namespace)
-        if place is None or place.metadata.deletion_timestamp:
+        kube_namespace = self.namespaces.get(namespace)
+        if kube_namespace is None or kube_namespace.metadata.deletion_timestamp:
             # Without it there is nothing to write to, and what was there goes with it.
             self._forget(key)
             return None
         merged = self._clusterset.service(key)
-        if merged is None and not self._clusterset.heard:
+        if merged is None and not self._clusterset.is_synced:
             return None
         situation = plan.Situation(
             cluster=self._cluster,
             merged=merged,
-            local=self._sources.plan(key),
+            own=self._sources.plan(key),
             remote=self._clusterset.remote(key),
             blocks=self._clusterset.blocks(),
             families=self._clusterset.families(),
@@ -111,15 +111,15 @@ class ImportController:
             accepted=self._accepted.accept(namespace),
             fields=self._fields,
         )
-        self._carry_out(key, plan.plan(situation), situation.current, place)
+        self._apply(key, plan.plan(situation), situation.current, kube_namespace)
         return None
 
-    def _carry_out(
+    def _apply(
         self,
         key: str,
         planned: plan.ImportPlan,
         current: mcs.ServiceImport | None,
-        place: core.Namespace,
+        kube_namespace: core.Namespace,
     ) -> None:
         namespace, _, name = key.partition("/")
         self._dropped[key] = planned.dropped
@@ -129,7 +129,7 @@ class ImportController:
         if planned.fate is plan.Fate.REMOVE:
             self._forget(key)
             if current is not None:
-                wrote |= self._child.delete(self._kind, name, namespace, uid=current.metadata.uid)
+                wrote |= self._local.delete(self._kind, name, namespace, uid=current.metadata.uid)
         else:
             try:
                 current, wrote = self._write_import(key, planned, current)
@@ -139,27 +139,27 @@ class ImportController:
                 # Traffic follows the endpoints, whatever is wrong with what the import says.
                 failed = err
             if current is not None:
-                wrote |= self._write_slices(planned, there, owners=(current, place))
+                wrote |= self._write_slices(planned, there, owners=(current, kube_namespace))
         for left in plan.surplus(there, planned, cluster=self._cluster):
-            wrote |= self._child.delete(resource.ENDPOINT_SLICES, left.metadata.name, namespace, uid=left.metadata.uid)
+            wrote |= self._local.delete(resource.ENDPOINT_SLICES, left.metadata.name, namespace, uid=left.metadata.uid)
         if failed is not None:
             raise failed
         if planned.fate is not plan.Fate.REMOVE:
-            self._untold[key] = planned
+            self._unwritten[key] = planned
             self._carried_out(key)
         self.stopwatch.stop(key, wrote=wrote)
 
-    def tell(self, key: str) -> None:
+    def write_status(self, key: str) -> None:
         """Say in the ServiceImport's status what it was last brought to."""
-        planned, current = self._untold.pop(key, None), self.imports.get(key)
+        planned, current = self._unwritten.pop(key, None), self.imports.get(key)
         if planned is None or current is None:
             return
         try:
-            self._write_status(planned, current)
+            self._patch_status(planned, current)
         except errors.NotFoundError:
             return  # deleted meanwhile; its event brings the key again
         except errors.KubeError:
-            self._untold.setdefault(key, planned)
+            self._unwritten.setdefault(key, planned)
             raise
 
     def _write_import(
@@ -172,13 +172,13 @@ class ImportController:
             metadata |= {"name": name, "namespace": namespace}  # type: ignore[dict-item]
             spec = {field: value for field, value in msgspec.to_builtins(planned.spec).items() if value is not None}
             body = {"metadata": metadata, "spec": spec}
-            current = self._child.apply(self._kind, body, manager=MANAGER)
+            current = self._local.apply(self._kind, body, manager=MANAGER)
             self.imports.remember(current)
             self._written[key] = plan.marks_of(planned)
             wrote = True
         return current, wrote
 
-    def _write_status(self, planned: plan.ImportPlan, current: mcs.ServiceImport) -> None:
+    def _patch_status(self, planned: plan.ImportPlan, current: mcs.ServiceImport) -> None:
         assert planned.ready is not None, "a plan that writes says whether the import is ready"
         ready = msgspec.structs.replace(planned.ready, observed_generation=current.metadata.generation)
         told = meta.set_condition(current.status.conditions, ready, now=rfc3339())
@@ -195,7 +195,7 @@ class ImportController:
         said: dict[str, Any] = {"clusters": clusters, "conditions": told}
         if wanted.endpoint_slice_objects:
             said["endpointSliceObjects"] = wanted.endpoint_slice_objects
-        self.imports.remember(self._child.patch_status(self._kind, current, said))
+        self.imports.remember(self._local.patch_status(self._kind, current, said))
 
     def _write_slices(
         self,
@@ -210,12 +210,12 @@ class ImportController:
             placed = slices.place(wanted, namespace=owners[0].metadata.namespace, owners=owners)
             found = known.get(wanted.metadata.name)
             if found is None or not slices.is_same(found, placed):
-                self.slices.remember(self._child.put(resource.ENDPOINT_SLICES, placed, found=found))
+                self.slices.remember(self._local.put(resource.ENDPOINT_SLICES, placed, found=found))
                 wrote = True
         return wrote
 
     def _forget(self, key: str) -> None:
-        self._untold.pop(key, None)
+        self._unwritten.pop(key, None)
         self._dropped.pop(key, None)
         self._written.pop(key, None)
 
@@ -226,7 +226,7 @@ class ImportController:
     def _namespace_changed(self, key: str) -> None:
         there = list(self.namespaces.store)
         self._clusterset.follow(frozenset(name for name in there if self._accepted.accept(name)))
-        for service in self.known():
+        for service in self.service_keys():
             if service.startswith(f"{key}/"):
                 self._changed(service)
 

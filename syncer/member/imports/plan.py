@@ -42,7 +42,7 @@ class Situation:
     Attributes:
         cluster: This cluster.
         merged: The hub's merge of all exports.
-        local: What this cluster itself exports.
+        own: What this cluster itself exports.
         remote: Other clusters' slices as the hub holds them; None while the hub was never heard.
         blocks: Each cluster's address blocks.
         families: Address families that this cluster's pods have in the fleet.
@@ -53,7 +53,7 @@ class Situation:
 
     cluster: str
     merged: fleet.FleetService | None
-    local: ExportPlan
+    own: ExportPlan
     remote: Sequence[core.EndpointSlice] | None
     blocks: slices.Blocks
     families: tuple[str, ...]
@@ -121,11 +121,11 @@ def plan(situation: Situation) -> ImportPlan:
 
 def _own(situation: Situation, merged: fleet.FleetServiceSpec) -> list[core.EndpointSlice]:
     """Render this cluster's slices straight from its export plan, hub or no hub."""
-    local = situation.local
-    if local.exported is None:
+    exported = situation.own
+    if exported.exported is None:
         return []
-    spec = local.exported.spec
-    served = [slice_ for slice_ in local.slices if _is_served(slice_, merged)]
+    spec = exported.exported.spec
+    served = [slice_ for slice_ in exported.slices if _is_served(slice_, merged)]
     return [slices.render_own(slice_, spec, merged, cluster=situation.cluster) for slice_ in served]
 
 
@@ -206,7 +206,7 @@ def _known(spec: mcs.ServiceImportSpec, fields: frozenset[str]) -> mcs.ServiceIm
 def _clusters(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[str, ...]:
     """List the exporting clusters: of itself this cluster knows better than the hub."""
     others = {one.cluster for one in merged.constituents} - {situation.cluster}
-    own = {situation.cluster} if situation.local.exported is not None else set()
+    own = {situation.cluster} if situation.own.exported is not None else set()
     return tuple(sorted(others | own))
 
 

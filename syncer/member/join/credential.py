@@ -1,6 +1,6 @@
 """Joining the hub and staying joined: bootstrap token to member token, renewed daily, with the hub's CA followed.
 
-One invariant: a credential that works is never given up before a newer one is stored in the child, so a restart at
+One invariant: a credential that works is never given up before a newer one is stored in this cluster, so a restart at
 any moment, with or without the hub, finds one.
 
 The daemon calls ``ensure`` (again, until it returns), gives ``connect()`` to whatever talks to the hub, and runs
@@ -50,7 +50,7 @@ class Credential:
 
     def __init__(
         self,
-        child: Client,
+        local: Client,
         *,
         namespace: str,
         cluster_uid: str,
@@ -59,7 +59,7 @@ class Credential:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.problem: JoinError | None = None
-        self._child = child
+        self._local = local
         self._namespace = namespace
         self._cluster_uid = cluster_uid
         self._user_agent = user_agent
@@ -93,7 +93,7 @@ class Credential:
 
         Raises:
             JoinError: nothing usable is stored and the exchange failed.
-            KubeError: the child's own API failed.
+            KubeError: this cluster's own API failed.
         """
         self._read_join()
         if self._stored is None:
@@ -142,7 +142,7 @@ class Credential:
         self.problem = None
 
     def _read_join(self) -> None:
-        found = self._child.find(resource.SECRETS, settings.JOIN_SECRET, self._namespace)
+        found = self._local.find(resource.SECRETS, settings.JOIN_SECRET, self._namespace)
         before = self._join
         try:
             self._join = settings.parse_join(found)
@@ -152,7 +152,7 @@ class Credential:
         if before is not None and (before.server, before.member) != (self._join.server, self._join.member):
             self._on_change()
         if self._stored is None or not self._stored.is_for(self._join):
-            secret = self._child.find(resource.SECRETS, settings.CREDENTIAL_SECRET, self._namespace)
+            secret = self._local.find(resource.SECRETS, settings.CREDENTIAL_SECRET, self._namespace)
             stored = settings.parse_credential(secret)
             self._stored = stored if stored is not None and stored.is_for(self._join) else None
 
@@ -227,7 +227,7 @@ class Credential:
 
     def _keep(self, stored: StoredCredential) -> None:
         secret = settings.render_credential(stored, namespace=self._namespace)
-        self._child.apply(resource.SECRETS, secret, manager=MANAGER)
+        self._local.apply(resource.SECRETS, secret, manager=MANAGER)
         self._stored = stored
 
     def _client(self, ca_pem: bytes, token: Callable[[], str]) -> Client:

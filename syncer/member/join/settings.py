@@ -42,7 +42,7 @@ class HubJoin:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoredCredential:
-    """The member's token and the hub's CA as they are kept in the child. Times are seconds since the epoch."""
+    """The member's token and the hub's CA as they are kept in this cluster. Times are seconds since the epoch."""
 
     server: str
     namespace: str
@@ -120,7 +120,7 @@ def parse_credential(secret: core.Secret | None) -> StoredCredential | None:
 
 
 def render_credential(stored: StoredCredential, *, namespace: str) -> dict[str, Any]:
-    """Render our own Secret, which lives in the child's ``namespace``."""
+    """Render our own Secret, which lives in this cluster's ``namespace``."""
     fields = {
         "server": stored.server.encode(),
         "namespace": stored.namespace.encode(),

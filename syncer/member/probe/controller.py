@@ -35,7 +35,7 @@ LOST_S = 10.0
 ECHO_S = 2.0
 """How long an echo waits for this cluster's DNS: others wait behind it."""
 CLUSTERS_PER_INTERVAL = 8
-"""Every child writes what a probe changes: with more clusters than these each asks less often, so that none drowns."""
+"""Every member writes what a probe changes: with more clusters than these each asks less often, so that none drowns."""
 POLL_S = 0.01
 
 SECONDS = Histogram(
@@ -68,7 +68,7 @@ class ProbeController:
 
     def __init__(
         self,
-        child: Client,
+        local: Client,
         *,
         clusterset: MergedServices,
         cluster: str,
@@ -77,22 +77,22 @@ class ProbeController:
         ask: Callable[[str], Sequence[int]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._child, self._clusterset = child, clusterset
+        self._local, self._clusterset = local, clusterset
         self._cluster, self._namespace, self._interval_s = cluster, namespace, interval_s
         self._ask, self._clock = ask or self._ask_crossdns, clock
         self._lock = threading.Lock()
-        self._said = plan.ProbeService()
-        self._noticed = workqueue.WorkQueue[str]()
-        self._known: frozenset[str] = frozenset()
+        self._service = plan.ProbeService()
+        self._echo_queue = workqueue.WorkQueue[str]()
+        self._measured: frozenset[str] = frozenset()
         # Anywhere: an echo that a former process was given must not be taken for ours.
         self._number = random.randrange(*plan.NUMBERS)
         self._server = ""
 
-    def notice(self, key: str) -> None:
+    def enqueue(self, key: str) -> None:
         """Learn that the merge of ``namespace/name`` may have changed."""
         asker = self._prober(key)
         if asker is not None:
-            self._noticed.add(asker)
+            self._echo_queue.add(asker)
 
     def run(self, stop: threading.Event) -> None:
         """Ask one of the other clusters at a time, until ``stop``."""
@@ -101,7 +101,7 @@ class ProbeController:
             others = self._others()
             self._forget(others)
             if others:
-                self._guarded(functools.partial(self.ask, others[turn % len(others)], stop))
+                self._logging_errors(functools.partial(self.ask, others[turn % len(others)], stop))
                 turn += 1
 
     def pause_s(self, others: int) -> float:
@@ -112,15 +112,15 @@ class ProbeController:
         """Echo what others ask, until ``stop``."""
 
         def echo(asker: str) -> None:
-            self._guarded(functools.partial(self.echo, asker, stop))
+            self._logging_errors(functools.partial(self.echo, asker, stop))
 
-        Controller("probe echoes", echo, queue=self._noticed).run(stop)
+        Controller("probe echoes", echo, queue=self._echo_queue).run(stop)
 
     def ask(self, asked: str, stop: threading.Event) -> None:
         """Ask one cluster and note how long its echo took."""
         number = self._number = plan.following(self._number)
         began = self._clock()
-        self._say(lambda said: said.ask(asked, number))
+        self._write_service(lambda service: service.ask(asked, number))
         echoed = plan.pong_domain(self._cluster, asked, namespace=self._namespace)
         if self._await(echoed, number, stop, within_s=LOST_S):
             SECONDS.labels(asked).observe((self._clock() - began) / 2)
@@ -134,11 +134,11 @@ class ProbeController:
         key = f"{self._namespace}/{plan.service_name(asker)}"
         merged = self._clusterset.service(key) if self._prober(key) == asker else None
         number = plan.asked_number(merged.spec, self._cluster) if merged is not None else None
-        if number is None or self._said.echoes.get(asker) == number:
+        if number is None or self._service.echoes.get(asker) == number:
             return
         asked = plan.ping_domain(asker, self._cluster, namespace=self._namespace)
         if self._await(asked, number, stop, within_s=ECHO_S):
-            self._say(lambda said: said.echo(asker, number))
+            self._write_service(lambda service: service.echo(asker, number))
 
     def _prober(self, key: str) -> str | None:
         """Return the other member whose probe Service ``namespace/name`` is; None when it is none's."""
@@ -154,18 +154,18 @@ class ProbeController:
 
     def _forget(self, others: Sequence[str]) -> None:
         """Show nothing of clusters that are no longer there."""
-        for gone in self._known - set(others):
+        for gone in self._measured - set(others):
             for metric in (SECONDS, LOST):
                 with contextlib.suppress(KeyError):
                     metric.remove(gone)
-        self._known = frozenset(others)
+        self._measured = frozenset(others)
 
-    def _say(self, change: Callable[[plan.ProbeService], plan.ProbeService]) -> None:
+    def _write_service(self, change: Callable[[plan.ProbeService], plan.ProbeService]) -> None:
         with self._lock:
-            said = change(self._said)
-            body = said.render(self._cluster, namespace=self._namespace)
-            self._child.apply(resource.SERVICES, body, manager=MANAGER)
-            self._said = said
+            service = change(self._service)
+            body = service.render(self._cluster, namespace=self._namespace)
+            self._local.apply(resource.SERVICES, body, manager=MANAGER)
+            self._service = service
 
     def _await(self, name: str, number: int, stop: threading.Event, *, within_s: float) -> bool:
         until = self._clock() + within_s
@@ -177,10 +177,10 @@ class ProbeController:
 
     def _ask_crossdns(self, name: str) -> Sequence[int]:
         if not self._server:
-            self._server = self._child.get(resource.SERVICES, SERVER, self._namespace).spec.cluster_ip
+            self._server = self._local.get(resource.SERVICES, SERVER, self._namespace).spec.cluster_ip
         return asking.find_ports((self._server, DNS_PORT), name)
 
-    def _guarded(self, step: Callable[[], None]) -> None:
+    def _logging_errors(self, step: Callable[[], None]) -> None:
         try:
             step()
         except errors.KubeError as err:

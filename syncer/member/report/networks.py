@@ -36,14 +36,14 @@ class _ServiceCIDRs(msgspec.Struct, frozen=True):
     items: list[_ServiceCIDR] = []
 
 
-def discover(child: Client, configured: Sequence[Network]) -> list[Network]:
-    """Ask the child's API for its pod, service and node networks.
+def discover(local: Client, configured: Sequence[Network]) -> list[Network]:
+    """Ask this cluster's API for its pod, service and node networks.
 
     Raises:
         errors.KubeError: the API gave no answer.
     """
-    nodes, _ = child.list(resource.NODES)
-    return collect(configured=configured, service_cidrs=_service_cidrs(child), nodes=nodes)
+    nodes, _ = local.list(resource.NODES)
+    return collect(configured=configured, service_cidrs=_service_cidrs(local), nodes=nodes)
 
 
 def collect(
@@ -71,9 +71,9 @@ def collapse(networks: Iterable[Network]) -> list[Network]:
     return [*ipaddress.collapse_addresses(v4), *ipaddress.collapse_addresses(v6)]
 
 
-def _service_cidrs(child: Client) -> list[Network]:
+def _service_cidrs(local: Client) -> list[Network]:
     try:
-        body = child.read(_SERVICE_CIDRS)
+        body = local.read(_SERVICE_CIDRS)
     except (errors.NotFoundError, errors.ForbiddenError):
         # Served from Kubernetes 1.33 on; before, the user may name the network.
         log.debug("this cluster's API doesn't tell its service networks")

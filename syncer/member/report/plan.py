@@ -35,9 +35,9 @@ def plan(
     cluster_uid: str,
     networks: Sequence[Network],
     version: str,
-    resting: int = 0,
+    quarantined: int = 0,
 ) -> fleet.PeerReportSpec:
-    """Render the report, without a heartbeat; ``resting`` node blocks wait for owners that are gone."""
+    """Render the report, without a heartbeat; ``quarantined`` node blocks wait for owners that are gone."""
     known = [node for node in nodes if _is_well_formed(node)]
     leader = lease.spec.holder_identity if lease is not None else ""
     # Those that a cnf counts as nodes of the mesh: it chooses among the same.
@@ -52,14 +52,14 @@ def plan(
         cluster=cluster,
         cluster_uid=cluster_uid,
         network_cidrs=[str(network) for network in networks],
-        blocks_wanted=blocks_wanted(known, resting=resting),
+        blocks_wanted=blocks_wanted(known, quarantined=quarantined),
         nodes=reported,
         epoch=lease.spec.lease_transitions if lease is not None else 0,
         versions={"fleetboard": version},
     )
 
 
-def standing(before: core.Lease | None, found: core.Lease | None) -> core.Lease | None:
+def lease_to_report(before: core.Lease | None, found: core.Lease | None) -> core.Lease | None:
     """Return the Lease to report: of a leader that gave it back the hub hears once another has taken it.
 
     Until then the last leader's session carries, and the hub would drop it for one that nobody leads.
@@ -106,19 +106,19 @@ def node_addresses(blocks: Iterable[str]) -> list[str]:
     return [first[version] for version in sorted(first)]
 
 
-def resting_blocks(claims: Iterable[fleet.Claim], *, now: datetime.datetime) -> int:
+def quarantined_blocks(claims: Iterable[fleet.Claim], *, now: datetime.datetime) -> int:
     """Count the node blocks that nobody but their former owner may have yet; another may have those it returned."""
     held = (claim.spec for claim in claims if claim.spec.purpose == NODE_BLOCK and not claim.spec.returned)
     rested = (allocation.since(spec.released, now=now) for spec in held)
-    return sum(1 for since in rested if since is not None and since < allocation.TOMBSTONE)
+    return sum(1 for since in rested if since is not None and since < allocation.QUARANTINE)
 
 
-def blocks_wanted(nodes: Iterable[fleet.FleetNode], *, resting: int = 0) -> int:
+def blocks_wanted(nodes: Iterable[fleet.FleetNode], *, quarantined: int = 0) -> int:
     """Count the cluster blocks that hold all the node blocks wanted and ``SPARE``; each further one is double the last.
 
     Where nodes come and go all day the blocks of those that went fill a cluster block as well as used ones do.
     """
-    needed = SPARE + resting + sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
+    needed = SPARE + quarantined + sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
     size = 1 << (addresses.NODE_BLOCK_PREFIX[4] - addresses.CLUSTER_BLOCK_PREFIX[4])
     count, room = 1, size
     while room < needed:

@@ -1,4 +1,4 @@
-"""Takes Fleetboard out of a child cluster: the pre-delete hook of the agent's chart.
+"""Takes Fleetboard out of a member cluster: the pre-delete hook of the agent's chart.
 
 It runs while everything still works, says first which pods will lose their second interface, then undoes what a
 running part would do again, in the order that harms least: names, the hub's copy, the nodes.

@@ -24,7 +24,7 @@ def withdraw(client: kube_client.Client, namespace: str, *, forwards: bool) -> N
     """Take back the DNS forwarding, the imports, and at the hub the exports.
 
     Raises:
-        KubeError: the child's own API failed.
+        KubeError: this cluster's own API failed.
     """
     if forwards:
         forwarding.ForwardingController(client, namespace=namespace).remove()

@@ -18,11 +18,11 @@ HUB = names.clusterset_namespace("default")
 class Running:
     """A member's view of the hub, and the services that it said may have changed."""
 
-    def __init__(self, hub: fake_api.FakeApi, child: fake_api.FakeApi) -> None:
+    def __init__(self, hub: fake_api.FakeApi, local: fake_api.FakeApi) -> None:
         self.changed: list[str] = []
         self.view = clusterset.Clusterset(
             hub.client(),
-            child.client(),
+            local.client(),
             clusterset="default",
             cluster="c1",
             namespace=names.NAMESPACE,
@@ -49,9 +49,9 @@ def hub() -> Iterator[fake_api.FakeApi]:
 
 @pytest.fixture
 def running(hub: fake_api.FakeApi) -> Iterator[Running]:
-    with fake_api.FakeApi() as child:
-        begun = Running(hub, child)
-        wait_until(lambda: begun.view.heard)
+    with fake_api.FakeApi() as local:
+        begun = Running(hub, local)
+        wait_until(lambda: begun.view.is_synced)
         yield begun
         begun.stop.set()
         for thread in begun.threads:

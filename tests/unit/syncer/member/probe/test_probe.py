@@ -27,10 +27,10 @@ STEPS = st.lists(st.tuples(st.booleans(), CLUSTERS, NUMBERS), max_size=60)
 
 @hypothesis.given(STEPS)
 def test_a_service_takes_whatever_was_asked_and_echoed(steps: list[tuple[bool, str, int]]) -> None:
-    said = plan.ProbeService()
+    service = plan.ProbeService()
     for asks, cluster, number in steps:
-        said = said.ask(cluster, number) if asks else said.echo(cluster, number)
-        ports = said.render("c1", namespace="f")["spec"]["ports"]
+        service = service.ask(cluster, number) if asks else service.echo(cluster, number)
+        ports = service.render("c1", namespace="f")["spec"]["ports"]
         assert len({(port["protocol"], port["port"]) for port in ports}) == len(ports), "the API refuses one twice"
         assert len({port["name"] for port in ports}) == len(ports)
         assert len(ports) <= plan.ECHOES + 1
@@ -111,7 +111,7 @@ class World:
         while not stop.wait(0.01):
             for one in self.probes.values():
                 for key in self.service_keys():
-                    one.notice(key)
+                    one.enqueue(key)
 
 
 @contextlib.contextmanager
@@ -191,11 +191,11 @@ def test_a_cluster_waits_for_its_echo_once_however_often_it_is_noticed() -> None
         world = World({"c1": one})
         world.members |= {"c3", "c4"}
         world.forged = {"c3": ("c3",), "c4": ("c4",)}
-        probing_ = world.probes["c1"]
+        probe_controller = world.probes["c1"]
         for _ in range(1000):
-            probing_.notice(key_of("c3"))
-            probing_.notice(key_of("c4"))
-        assert len(probing_._noticed) == 2
+            probe_controller.enqueue(key_of("c3"))
+            probe_controller.enqueue(key_of("c4"))
+        assert len(probe_controller._echo_queue) == 2
 
 
 def test_a_cluster_that_left_is_no_longer_shown(

@@ -16,7 +16,8 @@ from fleetboard.runtime.environment import SettingRefusedError
 from syncer.hub import precedence
 from syncer.hub.claims import AddressesExhaustedError
 from syncer.hub.heartbeats import STALE_S, Heartbeats
-from syncer.hub.view import MANAGER, View
+from syncer.hub.settings import FIELD_MANAGER
+from syncer.hub.view import View
 from syncer.rules import admission, allocation
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class MemberController:
             spec = {"cluster": names.HUB, "exportNamespaces": []}
             labels = {names.LABEL_CLUSTERSET: terms.clusterset, names.LABEL_CLUSTER: names.HUB}
             metadata = {"name": names.HUB, "namespace": terms.namespace, "labels": labels}
-            peer = self._view.client.apply(resource.PEERS, {"metadata": metadata, "spec": spec}, manager=MANAGER)
+            peer = self._view.client.apply(resource.PEERS, {"metadata": metadata, "spec": spec}, manager=FIELD_MANAGER)
         wanted = self._network(fleet_mtu(terms.mtu, peer))
         wanted["clusterCidrs"] = self._blocks(names.HUB, peer.status.cluster_cidrs, units=1)
         self._write_status(peer, wanted, [])
@@ -101,8 +102,7 @@ class MemberController:
         blocks = peer.status.cluster_cidrs
         if report is None:
             return None, blocks
-        fleet_networks = tuple(plan.fleet for plan in self._view.terms.plans)
-        decision = admission.admit(peer, report, admission.HubTerms(fleet_networks, mtu))
+        decision = admission.admit(peer, report, dataclasses.replace(self._view.terms, mtu=mtu))
         if not decision.admitted:
             return decision, blocks
         try:
@@ -205,7 +205,7 @@ class MemberController:
             "metadata": {"name": peer.metadata.name, "namespace": peer.metadata.namespace},
             "status": wanted | {"conditions": after},
         }
-        self._view.client.apply(resource.PEERS, body, manager=MANAGER, subresource="status")
+        self._view.client.apply(resource.PEERS, body, manager=FIELD_MANAGER, subresource="status")
         self._report_conditions(peer, before, after)
 
     def _report_conditions(self, peer: fleet.Peer, before: list[meta.Condition], after: list[meta.Condition]) -> None:

@@ -17,7 +17,8 @@ from fleetboard.kube import encoding, events
 from fleetboard.model import fleet, names, resource
 from syncer.hub import merge, precedence
 from syncer.hub.metrics import HubMetrics
-from syncer.hub.view import MANAGER, View, name_of, namespace_of
+from syncer.hub.settings import FIELD_MANAGER
+from syncer.hub.view import View, name_of, namespace_of
 from syncer.rules import admission, allocation
 
 log = logging.getLogger(__name__)
@@ -58,10 +59,6 @@ class FleetServiceController:
                 if not self._exporters[name]:
                     del self._exporters[name]
         self._enqueue(name)
-
-    def service_changed(self, key: str) -> None:
-        """Learn that a FleetService changed, perhaps by another hand."""
-        self._enqueue(name_of(key))
 
     def peer_changed(self, cluster: str) -> None:
         """Learn that a Peer changed; its exports matter only if what it may export changed."""
@@ -151,7 +148,7 @@ class FleetServiceController:
         clusterset = self._view.terms.clusterset
         if withdrawn:
             rendered = precedence.render(key, withdrawn, clusterset=clusterset)
-            self._view.client.apply(resource.CONFIG_MAPS, rendered, manager=MANAGER)
+            self._view.client.apply(resource.CONFIG_MAPS, rendered, manager=FIELD_MANAGER)
         else:
             self._view.client.delete(resource.CONFIG_MAPS, precedence.record_name(key), self._view.terms.namespace)
 

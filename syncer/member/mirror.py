@@ -16,9 +16,8 @@ from fleetboard.kube import errors
 from fleetboard.kube.client import Client
 from fleetboard.model import fleet, meta, names, resource
 from syncer.member.clusterset import Clusterset
+from syncer.member.settings import FIELD_MANAGER
 from syncer.member.stopwatch import Stopwatch
-
-MANAGER = "syncer"
 
 Mirrored = fleet.Peer | fleet.FleetService
 
@@ -93,13 +92,13 @@ class MirrorController:
             self._clusterset.service_copies.remember(self._local.put(target, body, found=copy))
         else:
             # Its status is written by itself, after which the version we know is not the last.
-            self._local.apply(target, body, manager=MANAGER)
+            self._local.apply(target, body, manager=FIELD_MANAGER)
 
     def _write_status(self, target: resource.AnyResource, copy: dict[str, Any]) -> None:
         body = {"metadata": copy["metadata"], "status": copy.get("status", {})}
         try:
-            self._local.apply(target, body, manager=MANAGER, subresource="status")
+            self._local.apply(target, body, manager=FIELD_MANAGER, subresource="status")
         except errors.NotFoundError:
             # Somebody deleted the copy: write it whole, status last.
-            self._local.apply(target, {part: copy[part] for part in ("metadata", "spec")}, manager=MANAGER)
-            self._local.apply(target, body, manager=MANAGER, subresource="status")
+            self._local.apply(target, {part: copy[part] for part in ("metadata", "spec")}, manager=FIELD_MANAGER)
+            self._local.apply(target, body, manager=FIELD_MANAGER, subresource="status")

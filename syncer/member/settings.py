@@ -13,6 +13,9 @@ from fleetboard.model import names, namespaces
 from fleetboard.model.addresses import Network
 from fleetboard.runtime import environment
 
+FIELD_MANAGER = "syncer"
+"""As whom this process applies objects, here and on the hub."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MemberSettings:

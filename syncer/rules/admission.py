@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from fleetboard.model import addresses, fleet, marks, meta, names
+from syncer.rules.terms import HubTerms
 
 ADMITTED = "Admitted"
 DEGRADED = "Degraded"
@@ -36,14 +37,6 @@ _PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class HubTerms:
-    """What every member must fit: the fleet's networks and MTU."""
-
-    fleet: tuple[addresses.Network, ...]
-    mtu: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class AdmissionDecision:
     """What the hub says to one report.
 
@@ -64,10 +57,10 @@ class AdmissionDecision:
     blocks: int = 0
 
 
-def admit(peer: fleet.Peer, report: fleet.PeerReport, hub: HubTerms) -> AdmissionDecision:
+def admit(peer: fleet.Peer, report: fleet.PeerReport, terms: HubTerms) -> AdmissionDecision:
     """Decide on ``report``, which came from the member's own namespace, for ``peer`` as it is now."""
     pinned = peer.status.cluster_uid
-    complaint = _complain(peer, report.spec, hub)
+    complaint = _complain(peer, report.spec, terms)
     if complaint is None:
         uid = pinned or report.spec.cluster_uid
         message = f"cluster {peer.spec.cluster!r} takes part in the clusterset"
@@ -182,7 +175,7 @@ def refuse_service(peer: fleet.Peer, *, namespace: str, name: str) -> str | None
     return f"cluster {peer.spec.cluster!r} may not export from namespace {namespace!r}: the hub allows {allowed}"
 
 
-def _complain(peer: fleet.Peer, spec: fleet.PeerReportSpec, hub: HubTerms) -> tuple[str, str] | None:
+def _complain(peer: fleet.Peer, spec: fleet.PeerReportSpec, terms: HubTerms) -> tuple[str, str] | None:
     pinned = peer.status.cluster_uid
     if pinned and spec.cluster_uid and spec.cluster_uid != pinned:
         return "ClusterNameTaken", (
@@ -196,7 +189,7 @@ def _complain(peer: fleet.Peer, spec: fleet.PeerReportSpec, hub: HubTerms) -> tu
         networks = [addresses.parse_cidr(text, field="networkCidrs") for text in spec.network_cidrs]
     except addresses.AddressRefusedError as err:
         return "MalformedReport", str(err)
-    return _overlap(networks, hub.fleet) or _narrow_path(spec.nodes, hub.mtu)
+    return _overlap(networks, terms.networks) or _narrow_path(spec.nodes, terms.mtu)
 
 
 def _malformed(peer: fleet.Peer, spec: fleet.PeerReportSpec) -> str | None:

@@ -28,7 +28,6 @@ from syncer.rules import admission, slices
 
 log = logging.getLogger(__name__)
 
-MANAGER = "syncer"
 MERGE_S = 3.0
 """How long an export says nothing of itself while the hub merges it, which takes a thirtieth of that.
 

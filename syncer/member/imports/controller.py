@@ -18,9 +18,10 @@ from fleetboard.kube.client import Client
 from fleetboard.kube.reflector import Reflector
 from fleetboard.model import core, mcs, meta, names, namespaces, resource
 from syncer.member.clusterset import Clusterset
-from syncer.member.exports.controller import MANAGER, rfc3339
+from syncer.member.exports.controller import rfc3339
 from syncer.member.exports.sources import Sources
 from syncer.member.imports import plan
+from syncer.member.settings import FIELD_MANAGER
 from syncer.member.stopwatch import Stopwatch
 from syncer.rules import slices
 
@@ -172,7 +173,7 @@ class ImportController:
             metadata |= {"name": name, "namespace": namespace}  # type: ignore[dict-item]
             spec = {field: value for field, value in msgspec.to_builtins(planned.spec).items() if value is not None}
             body = {"metadata": metadata, "spec": spec}
-            current = self._local.apply(self._kind, body, manager=MANAGER)
+            current = self._local.apply(self._kind, body, manager=FIELD_MANAGER)
             self.imports.remember(current)
             self._written[key] = plan.marks_of(planned)
             wrote = True

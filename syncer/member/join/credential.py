@@ -33,10 +33,10 @@ from syncer.member.join.errors import (
     TokenRefusedError,
 )
 from syncer.member.join.settings import HubJoin, StoredCredential
+from syncer.member.settings import FIELD_MANAGER
 
 log = logging.getLogger(__name__)
 
-MANAGER = "syncer"
 CHECK_S = 60.0
 RENEW_S = 24 * 3600.0
 
@@ -227,7 +227,7 @@ class Credential:
 
     def _keep(self, stored: StoredCredential) -> None:
         secret = settings.render_credential(stored, namespace=self._namespace)
-        self._local.apply(resource.SECRETS, secret, manager=MANAGER)
+        self._local.apply(resource.SECRETS, secret, manager=FIELD_MANAGER)
         self._stored = stored
 
     def _client(self, ca_pem: bytes, token: Callable[[], str]) -> Client:

@@ -27,7 +27,8 @@ from syncer.member.probe import plan
 
 log = logging.getLogger(__name__)
 
-MANAGER = "syncer-probe"
+FIELD_MANAGER = "syncer-probe"
+"""Not the syncer's: the ports of the probe Service are the probe's alone."""
 SERVER = "crossdns"
 DNS_PORT = 53
 LOST_S = 10.0
@@ -164,7 +165,7 @@ class ProbeController:
         with self._lock:
             service = change(self._service)
             body = service.render(self._cluster, namespace=self._namespace)
-            self._local.apply(resource.SERVICES, body, manager=MANAGER)
+            self._local.apply(resource.SERVICES, body, manager=FIELD_MANAGER)
             self._service = service
 
     def _await(self, name: str, number: int, stop: threading.Event, *, within_s: float) -> bool:

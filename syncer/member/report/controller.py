@@ -20,11 +20,12 @@ from fleetboard.kube.reflector import Reflector
 from fleetboard.model import core, fleet, meta, names, resource
 from fleetboard.model.addresses import Network
 from syncer.member.clusterset import Clusterset
-from syncer.member.exports.controller import MANAGER, rfc3339
+from syncer.member.exports.controller import rfc3339
 from syncer.member.join import credential
 from syncer.member.join.errors import HubUnreachableError, JoinError
 from syncer.member.join.settings import HubJoin
 from syncer.member.report import plan
+from syncer.member.settings import FIELD_MANAGER
 
 log = logging.getLogger(__name__)
 
@@ -143,14 +144,16 @@ class ReportController:
         if spec == self._sent and not due:
             return
         stamped = plan.with_heartbeat(spec, rfc3339())
-        self._hub.apply(resource.PEER_REPORTS, self._object(stamped, self._join.member.namespace), manager=MANAGER)
+        self._hub.apply(
+            resource.PEER_REPORTS, self._object(stamped, self._join.member.namespace), manager=FIELD_MANAGER
+        )
         self._sent, self.last_sent = spec, time.monotonic()
         if self._unreachable:
             self._unreachable = False
             self._returned()
         current = self.own.get(f"{self._namespace}/{self._join.cluster}")
         if current is None or current.spec != spec:
-            self._local.apply(resource.PEER_REPORTS, self._object(spec, self._namespace), manager=MANAGER)
+            self._local.apply(resource.PEER_REPORTS, self._object(spec, self._namespace), manager=FIELD_MANAGER)
 
     def _plan(self) -> fleet.PeerReportSpec:
         self._lease = plan.lease_to_report(self._lease, self.lease.get(f"{self._namespace}/{LEADER_LEASE}"))
@@ -219,12 +222,12 @@ def write_joined(
         current = local.find(resource.PEER_REPORTS, cluster, namespace)
     if current is None:
         body: Mapping[str, Any] = {"metadata": name, "spec": {"cluster": cluster}}
-        current = local.apply(resource.PEER_REPORTS, dict(body), manager=MANAGER)
+        current = local.apply(resource.PEER_REPORTS, dict(body), manager=FIELD_MANAGER)
     old = current.status.conditions
     conditions = meta.set_condition(old, condition, now=rfc3339())
     if conditions != old:
         status = {"metadata": name, "status": {"conditions": msgspec.to_builtins(conditions)}}
-        local.apply(resource.PEER_REPORTS, status, manager=MANAGER, subresource="status")
+        local.apply(resource.PEER_REPORTS, status, manager=FIELD_MANAGER, subresource="status")
 
 
 def reportable_name(text: str) -> str:

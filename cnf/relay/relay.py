@@ -113,7 +113,7 @@ class Hub:
         self._namespace = names.clusterset_namespace(settings.clusterset)
         # Every member's heartbeat is an event: planned anew at each, 250 members would take a core.
         self.steer = controller.Controller("tunnel", self._reconcile, rest=REST)
-        self.health = controller.Controller(
+        self.health: controller.Controller[str] = controller.Controller(
             "health", self._reconcile_health, queue=workqueue.WorkQueue(cap_s=HEALTH_RETRY_S)
         )
         self.peers = reflector.Reflector(

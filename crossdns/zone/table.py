@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from crossdns.zone import encode, zone
+from fleetboard.model.keys import ServiceKey
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -66,7 +67,7 @@ class Table:
     """
 
     def __init__(self, *, server: str) -> None:
-        self._services: dict[zone.ServiceKey, bytes] = {}
+        self._services: dict[ServiceKey, bytes] = {}
         self._namespaces: dict[str, int] = {}
         self._names = 0
         self._server = server
@@ -74,11 +75,11 @@ class Table:
     def __len__(self) -> int:
         return self._names
 
-    def services(self) -> set[zone.ServiceKey]:
+    def services(self) -> set[ServiceKey]:
         """Return the services that have names."""
         return set(self._services)
 
-    def put(self, key: zone.ServiceKey, records: Mapping[str, zone.Records]) -> Change:
+    def put(self, key: ServiceKey, records: Mapping[str, zone.Records]) -> Change:
         """Replace the names of one service; without records it has none any more."""
         packed = self._services.get(key, b"")
         new = _read_service(key, records) if records else _NONE
@@ -115,7 +116,7 @@ class Table:
             yield Change(of_service.bare, of_service.entries)
 
 
-def _read_service(key: zone.ServiceKey, records: Mapping[str, zone.Records]) -> _Service:
+def _read_service(key: ServiceKey, records: Mapping[str, zone.Records]) -> _Service:
     """Encode the names of a service; those that are too long for any zone are left out."""
     entries: list[Entry] = []
     bare: set[bytes] = set()

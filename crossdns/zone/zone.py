@@ -13,8 +13,10 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from fleetboard.model import addresses, core, fleet, names
+from fleetboard.model import core, fleet, names, trust
 from fleetboard.model.addresses import Address
+from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 SERVICES = "svc"
 """The name that all services are below."""
@@ -29,19 +31,6 @@ _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 # "_" and the port's name share one label of 63.
 _PORT_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?")
 _PROTOCOLS = ("TCP", "UDP", "SCTP")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, order=True)
-class ServiceKey:
-    """A service of the clusterset."""
-
-    namespace: str
-    name: str
-
-    @property
-    def domain(self) -> str:
-        """The service's name relative to the zone."""
-        return f"{self.name}.{domain_of(self.namespace)}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -65,26 +54,6 @@ class Records:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Reach:
-    """Which clusters' endpoints may be answered with.
-
-    Attributes:
-        own: Names this cluster has; its own endpoints are never withdrawn.
-        unreachable: Clusters whose data path the hub's probe found dead.
-        isolated: Whether our own leader's probe of the hub gets no answer, which the hub can't tell us.
-    """
-
-    own: frozenset[str] = frozenset()
-    unreachable: frozenset[str] = frozenset()
-    isolated: bool = False
-
-    @property
-    def cut_off(self) -> bool:
-        """Whether it is we whom the hub can't reach: then the others are out of our reach, whatever it says of them."""
-        return self.isolated or bool(self.own & self.unreachable)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class _Backend:
     """A ready endpoint, under its host name relative to the zone."""
 
@@ -94,24 +63,6 @@ class _Backend:
     ports: tuple[core.EndpointPort, ...]
 
 
-def read_reach(
-    peers: Iterable[fleet.Peer], reports: Iterable[fleet.PeerReport], nodes: Iterable[fleet.FleetNode] = ()
-) -> Reach:
-    """Tell who is unreachable (the mirrored Peers), who we are (our PeerReport) and whether the hub answers us.
-
-    The last is what the leader's FleetNode says.
-    """
-    dead = frozenset(p.metadata.name for p in peers if p.status.health is not None and not p.status.health.reachable)
-    leading = [node.status.leading for node in nodes if node.status.leading is not None]
-    # A leader that died goes on saying what it saw last, under a lower epoch.
-    last = max(leading, key=lambda seen: seen.epoch, default=fleet.Leading())
-    return Reach(
-        own=frozenset(report.metadata.name for report in reports),
-        unreachable=dead - {names.HUB},
-        isolated=not last.hub_reachable,
-    )
-
-
 def service_records(
     key: ServiceKey, service: fleet.FleetService, slices: Iterable[core.EndpointSlice], reach: Reach
 ) -> dict[str, Records]:
@@ -119,17 +70,17 @@ def service_records(
     if not _LABEL.fullmatch(key.name) or not _LABEL.fullmatch(key.namespace):
         return {}
     if service.spec.type == "Headless":
-        return _headless(key.domain, _reachable(_backends(key.domain, slices), reach))
-    return _clusterset_ip(key.domain, service.spec)
+        return _headless(service_domain(key), _reachable(_backends(service_domain(key), slices), reach))
+    return _clusterset_ip(service_domain(key), service.spec)
 
 
 def _clusterset_ip(domain: str, spec: fleet.FleetServiceSpec) -> dict[str, Records]:
-    vips = tuple(address for address in map(addresses.parse_unicast, spec.vips) if address is not None)
-    targets = {Target(domain, port.port) for port in spec.ports if _valid_port(port.port)}
+    vips = tuple(address for address in map(trust.parse_unicast, spec.vips) if address is not None)
+    targets = {Target(domain, port.port) for port in spec.ports if trust.is_port(port.port)}
     records = {domain: Records(addresses=vips, targets=tuple(sorted(targets)))}
     for port in spec.ports:
         name = _port_domain(port.name, port.protocol, domain)
-        if name and _valid_port(port.port):
+        if name and trust.is_port(port.port):
             records[name] = Records(targets=(Target(domain, port.port),))
     return records
 
@@ -142,7 +93,7 @@ def _headless(domain: str, backends: list[_Backend]) -> dict[str, Records]:
     for backend in backends:
         hosts.setdefault(backend.host, set()).update(backend.addresses)
         for port in backend.ports:
-            if port.port is None or not _valid_port(port.port):
+            if port.port is None or not trust.is_port(port.port):
                 continue
             target = Target(backend.host, port.port)
             targets.setdefault(domain, set()).add(target)
@@ -172,14 +123,10 @@ def _common(hosts: Mapping[str, set[Address]]) -> set[Address]:
 
 
 def _reachable(backends: Iterable[_Backend], reach: Reach) -> list[_Backend]:
-    """Leave out clusters that are unreachable; cut off ourselves, prefer what is ours."""
+    """Leave out the clusters that names don't lead to now."""
     every = list(backends)
-    if reach.cut_off:
-        local = [backend for backend in every if backend.cluster in reach.own]
-        if local:
-            return local
-    withdrawn = reach.unreachable - reach.own
-    return [backend for backend in every if backend.cluster not in withdrawn]
+    clusters = reach.for_names({backend.cluster for backend in every})
+    return [backend for backend in every if backend.cluster in clusters]
 
 
 def _backends(domain: str, slices: Iterable[core.EndpointSlice]) -> Iterator[_Backend]:
@@ -189,7 +136,7 @@ def _backends(domain: str, slices: Iterable[core.EndpointSlice]) -> Iterator[_Ba
             continue
         ports = tuple(item.ports or ())
         for endpoint in item.endpoints or ():
-            usable = tuple(a for a in map(addresses.parse_unicast, endpoint.addresses) if a is not None)
+            usable = tuple(a for a in map(trust.parse_unicast, endpoint.addresses) if a is not None)
             if not usable or not endpoint.ready:
                 continue
             yield _Backend(f"{_host_label(endpoint.hostname, usable[0])}.{cluster}.{domain}", cluster, usable, ports)
@@ -209,10 +156,6 @@ def _port_domain(port_name: str, protocol: str, domain: str) -> str:
     return f"_{port_name.lower()}._{protocol.lower()}.{domain}"
 
 
-def _valid_port(port: int) -> bool:
-    return 0 < port < 65536
-
-
 def _address_order(address: Address) -> tuple[int, int]:
     return address.version, int(address)
 
@@ -222,15 +165,20 @@ def domain_of(namespace: str) -> str:
     return f"{namespace}.{SERVICES}"
 
 
+def service_domain(key: ServiceKey) -> str:
+    """Return the name of a service."""
+    return f"{key.name}.{domain_of(key.namespace)}"
+
+
 def names_of(key: ServiceKey, records: Mapping[str, Records]) -> set[str]:
     """Return the names that exist because of a service's records, from its own downwards.
 
     One above a name with records exists as soon as that does: it answers NODATA and not NXDOMAIN (RFC 8020).
     """
-    found = set()
+    found, domain = set(), service_domain(key)
     for name in records:
         above = name
         while above not in found:
             found.add(above)
-            above = above if above == key.domain else above.partition(".")[2]
+            above = above if above == domain else above.partition(".")[2]
     return found

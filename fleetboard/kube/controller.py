@@ -8,18 +8,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final, Generic, TypeVar
 
 from fleetboard.kube import errors, metrics, workqueue
 
 log = logging.getLogger(__name__)
+K = TypeVar("K", bound=Hashable)
+
+SINGLE: Final = "all"
+"""The key of work that is done as a whole."""
 
 # Longer than any one API call, so that a worker inside one ends by itself.
 _JOIN_S = 20.0
 REST_LIMIT_S = 2.0
 
 
-class Controller:
+class Controller(Generic[K]):
     """Call ``reconcile`` with keys, in worker threads.
 
     ``reconcile`` returns the seconds after which it wants the key again, or None. Level-triggered: it is told
@@ -29,12 +34,12 @@ class Controller:
     def __init__(
         self,
         name: str,
-        reconcile: Callable[[str], float | None],
+        reconcile: Callable[[K], float | None],
         *,
         workers: int = 1,
         wait_for: Sequence[threading.Event] = (),
         rest: float = 0.0,
-        queue: workqueue.WorkQueue[str] | None = None,
+        queue: workqueue.WorkQueue[K] | None = None,
     ) -> None:
         """``rest`` times as long as its work took a worker rests before the next, at most ``REST_LIMIT_S``.
 
@@ -44,9 +49,9 @@ class Controller:
         self._name, self._reconcile, self._workers, self._wait_for = name, reconcile, workers, wait_for
         self._rest, self._stopping = rest, threading.Event()
         # An empty queue is false.
-        self._queue = workqueue.WorkQueue[str]() if queue is None else queue
+        self._queue = workqueue.WorkQueue[K]() if queue is None else queue
 
-    def enqueue(self, key: str) -> None:
+    def enqueue(self, key: K) -> None:
         """Ask for ``key`` to be worked on; hand this to reflectors as ``notify``."""
         self._queue.add(key)
 
@@ -95,7 +100,7 @@ class Controller:
             if self._rest:
                 self._stopping.wait(min(REST_LIMIT_S, took_s * self._rest))
 
-    def _failed(self, key: str, err: Exception) -> None:
+    def _failed(self, key: K, err: Exception) -> None:
         metrics.RECONCILES.labels(self._name, "failed").inc()
         metrics.RECONCILE_ERRORS.labels(self._name).inc()
         delay_s = self._queue.retry(key)
@@ -105,5 +110,5 @@ class Controller:
             logging.WARNING if isinstance(err, errors.KubeError) else logging.ERROR,
             "reconcile failed, retrying",
             exc_info=None if isinstance(err, errors.KubeError) else err,
-            extra={"controller": self._name, "key": key, "retry_s": round(delay_s, 2), "error": str(err)},
+            extra={"controller": self._name, "key": str(key), "retry_s": round(delay_s, 2), "error": str(err)},
         )

@@ -16,9 +16,9 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Literal
 
-from fleetboard.kube import errors, lease, metrics
+from fleetboard.kube import errors, metrics
 from fleetboard.kube.client import Client
-from fleetboard.model import names, resource
+from fleetboard.model import meta, names, resource, times
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,17 @@ _NOTE_LIMIT = 1024
 _IDLE_S = 30.0
 
 EventType = Literal["Normal", "Warning"]
+
+
+def reference(kind: resource.AnyResource, metadata: meta.ObjectMeta) -> dict[str, str]:
+    """Refer to an object, for ``Recorder.emit``."""
+    return {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "name": metadata.name,
+        "namespace": metadata.namespace,
+        "uid": metadata.uid,
+    }
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,4 +163,4 @@ class Recorder:
 
 
 def _now() -> str:
-    return lease.micro_time(datetime.datetime.now(datetime.UTC))
+    return times.render_micro(datetime.datetime.now(datetime.UTC))

@@ -22,17 +22,12 @@ import msgspec
 
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
-from fleetboard.model import core, meta, resource
+from fleetboard.model import core, meta, resource, times
 
 log = logging.getLogger(__name__)
 
 HIGHEST_EPOCH = 2**31 - 1
 """``leaseTransitions`` is an int32."""
-
-
-def micro_time(now: datetime.datetime) -> str:
-    """Render a MicroTime: exactly six fractional digits, which plain ``isoformat`` drops when they are zero."""
-    return now.astimezone(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class Candidacy:
@@ -72,7 +67,7 @@ class Candidacy:
         self._looked = now
         if mark != self._seen[0] or blind:
             self._seen = (mark, now)
-        stamp = micro_time(wall)
+        stamp = times.render_micro(wall)
         if self._ours(spec):
             term = spec.lease_transitions
             # Two more than was asked for: one more is what a namesake that starts now would take.

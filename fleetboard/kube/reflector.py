@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from fleetboard.kube import backoff, errors, metrics, watch
 from fleetboard.kube.client import Client
@@ -28,6 +28,24 @@ _SHORT_S = 1.0
 
 def _ignore(_key: str) -> None:
     """Take no notice."""
+
+
+class Mirrors(Protocol):
+    """A reflector of whatever type, for those who run it and ask how it is."""
+
+    @property
+    def synced(self) -> threading.Event:
+        """Set once the store holds a complete list."""
+
+    @property
+    def last_contact(self) -> float:
+        """Monotonic time of the API's last answer to us."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Mirror until ``stop``."""
+
+    def renew(self) -> None:
+        """Ask for a new watch from where this one is."""
 
 
 class Reflector(Generic[T]):

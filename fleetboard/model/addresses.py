@@ -36,6 +36,15 @@ def parse_cidr(text: str, *, field: str) -> Network:
     return network
 
 
+def parse_networks(texts: Iterable[str], *, field: str) -> tuple[Network, ...]:
+    """Parse a list of CIDRs.
+
+    Raises:
+        AddressRefusedError: naming ``field`` and the first value that can't be used.
+    """
+    return tuple(parse_cidr(text, field=field) for text in texts)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class FleetPlan:
     """One family's fleet CIDR and what it is divided into."""
@@ -93,29 +102,3 @@ def claim_name(network: Network) -> str:
     """Name the Claim of a block: an object name holds no ``/`` and no ``:``."""
     text = str(network.network_address).replace(":", "-").strip("-")
     return f"{text}-{network.prefixlen}"
-
-
-def is_endpoint(text: str, blocks: Iterable[Network]) -> bool:
-    """Tell whether ``text`` may be an endpoint of the cluster that holds ``blocks``.
-
-    The classes are checked although a block never holds such addresses: a hub that was misled, or taken over, must
-    not make a cluster's clients talk to their own loopback or to a cloud's metadata service.
-    """
-    address = parse_unicast(text)
-    return address is not None and any(address.version == block.version and address in block for block in blocks)
-
-
-def parse_unicast(text: str) -> Address | None:
-    """Return the address unless it is malformed or one that no service may point clients at."""
-    try:
-        address: Address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
-        return None
-    if address.is_reserved:
-        return None  # broadcast among them
-    # IPv4 in IPv6's clothes, whose classes differ by Python's version; and a zone index, which may hold any text.
-    if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped is not None or address.scope_id is not None):
-        return None
-    return address

@@ -62,6 +62,11 @@ class Peer(_Wire, frozen=True, kw_only=True):
     spec: PeerSpec
     status: PeerStatus = PeerStatus()
 
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the hub's probe gets answers from it; one that was never probed counts as reachable."""
+        return self.status.health is None or self.status.health.reachable
+
 
 # --- PeerReport: in the member's namespace on the hub, named after the cluster; and, with conditions, in the child.
 

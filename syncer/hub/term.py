@@ -29,7 +29,7 @@ class LeadershipTerm:
     """The controllers of one term of leadership."""
 
     def __init__(
-        self, controllers: Mapping[HubQueue, Controller], *, on_death: Callable[[BaseException], None]
+        self, controllers: Mapping[HubQueue, Controller[str]], *, on_death: Callable[[BaseException], None]
     ) -> None:
         self._controllers = controllers
         self._on_death = on_death
@@ -48,7 +48,7 @@ class LeadershipTerm:
         """Give a key to one of the controllers."""
         self._controllers[queue].enqueue(key)
 
-    def _run(self, controller: Controller) -> None:
+    def _run(self, controller: Controller[str]) -> None:
         try:
             controller.run(self._stop)
         except Exception as err:
@@ -69,7 +69,7 @@ class Leadership:
 
     def begin(
         self,
-        controllers: Mapping[HubQueue, Controller],
+        controllers: Mapping[HubQueue, Controller[str]],
         list_keys: Mapping[HubQueue, Callable[[], Iterable[str]]],
     ) -> None:
         """Begin a term with every key that ``list_keys`` return."""

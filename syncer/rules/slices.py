@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from fleetboard.model import core, fleet, mcs, meta, names
-from fleetboard.model.addresses import Network, is_endpoint
+from fleetboard.model.addresses import Network
+from fleetboard.model.trust import is_endpoint
 
 Blocks = Mapping[str, tuple[Network, ...]]
 """Cluster name to the address blocks that the hub gave it."""

@@ -22,7 +22,7 @@ def main(server: str) -> None:
     sys.setswitchinterval(0.0005)  # as cnf does
     stop = threading.Event()
     api = client.Client.from_token(server, ca_pem=b"", token=lambda: "any", user_agent="bench")
-    spread: controller.Controller
+    spread: controller.Controller[str]
 
     def noting(note: Callable[[str], None]) -> Callable[[str], None]:
         def noted(key: str) -> None:

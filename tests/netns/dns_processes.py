@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from crossdns.server import feed, workers
 from crossdns.zone import encode, table, zone
 from fleetboard.model import fleet, names
+from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 PORT = 5353
 OBSERVE_PORT = 9464
@@ -52,10 +54,10 @@ def make_table() -> table.Table:
     """Make a zone of one virtual address, ``web``, and one name of 600 endpoints, ``large``."""
     made = table.Table(server=SERVER)
     spec = fleet.FleetServiceSpec(namespace="shop", name="web", vips=["10.112.0.9"])
-    key = zone.ServiceKey("shop", "web")
-    made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], zone.Reach()))
+    key = ServiceKey("shop", "web")
+    made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], Reach()))
     found = tuple(ipaddress.ip_address(f"10.112.{4 + n // 250}.{n % 250 + 1}") for n in range(600))
-    made.put(zone.ServiceKey("shop", "large"), {"large.shop.svc": zone.Records(addresses=found)})
+    made.put(ServiceKey("shop", "large"), {"large.shop.svc": zone.Records(addresses=found)})
     return made
 
 

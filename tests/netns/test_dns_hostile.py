@@ -22,6 +22,8 @@ from dns_objects import make_endpoint, make_service, make_slice
 
 from crossdns.server import counters, wire, workers
 from crossdns.zone import table, zone
+from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 pytestmark = pytest.mark.netns
 
@@ -73,11 +75,11 @@ def chance() -> random.Random:
 def make_table() -> table.Table:
     """Add a headless service of both families, host names and ports."""
     made = dns_processes.make_table()
-    key = zone.ServiceKey("shop", "both")
+    key = ServiceKey("shop", "both")
     four = [make_endpoint(f"10.112.8.{n}", hostname=f"h{n}") for n in range(1, 41)]
     six = [make_endpoint(f"fd00::{n}", hostname=f"h{n}") for n in range(1, 41)]
     slices = [make_slice("c1", four, key=key), make_slice("c1", six, key=key)]
-    made.put(key, zone.service_records(key, make_service(key, type_="Headless"), slices, zone.Reach()))
+    made.put(key, zone.service_records(key, make_service(key, type_="Headless"), slices, Reach()))
     return made
 
 

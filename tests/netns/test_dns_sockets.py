@@ -15,6 +15,8 @@ from crossdns import errors
 from crossdns.server import counters, workers
 from crossdns.zone import table, zone
 from fleetboard.model import fleet
+from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 pytestmark = pytest.mark.netns
 
@@ -104,9 +106,9 @@ def test_an_update_loses_no_query(answering: workers.Workers) -> None:
 def publish_fifty(answering: workers.Workers, made: table.Table) -> None:
     """Publish fifty changes, and the whole zone now and then, until the last one is served."""
     for n in range(50):
-        key = zone.ServiceKey("shop", f"new-{n}")
+        key = ServiceKey("shop", f"new-{n}")
         spec = fleet.FleetServiceSpec(namespace="shop", name=key.name, vips=["10.112.0.7"])
-        change = made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], zone.Reach()))
+        change = made.put(key, zone.service_records(key, fleet.FleetService(spec=spec), [], Reach()))
         dns_processes.publish(answering, [change], snapshot=False)
         if n % 10 == 0:
             dns_processes.publish(answering, made.snapshot())

@@ -12,20 +12,22 @@ from fake_api import FakeApi
 from crossdns.server import feed, odd, wire
 from crossdns.zone import encode, table, zone
 from fleetboard.model import core, fleet, meta, names
+from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 SERVER = "crossdns.fleetboard-system.svc.cluster.local"
-KEY = zone.ServiceKey("shop", "web")
+KEY = ServiceKey("shop", "web")
 
 
 def make_service(
-    key: zone.ServiceKey = KEY,
+    key: ServiceKey = KEY,
     *,
     vips: Iterable[str] = ("10.112.0.9",),
     ports: Iterable[tuple[str, str, int]] = (("http", "TCP", 80),),
     type_: str = "ClusterSetIP",
 ) -> fleet.FleetService:
     return fleet.FleetService(
-        metadata=meta.ObjectMeta(name=names.service_key(key.namespace, key.name), namespace=names.NAMESPACE),
+        metadata=meta.ObjectMeta(name=key.dotted, namespace=names.NAMESPACE),
         spec=fleet.FleetServiceSpec(
             namespace=key.namespace,
             name=key.name,
@@ -45,7 +47,7 @@ def make_slice(
     endpoints: Iterable[core.Endpoint],
     *,
     ports: Iterable[tuple[str, str, int]] = (("http", "TCP", 8080),),
-    key: zone.ServiceKey = KEY,
+    key: ServiceKey = KEY,
     name: str = "",
 ) -> core.EndpointSlice:
     labels = {
@@ -100,10 +102,10 @@ class Resolver:
         self,
         service: fleet.FleetService,
         *slices: core.EndpointSlice,
-        reach: zone.Reach | None = None,
+        reach: Reach | None = None,
     ) -> None:
-        key = zone.ServiceKey(service.spec.namespace, service.spec.name)
-        self.table.put(key, zone.service_records(key, service, slices, reach or zone.Reach()))
+        key = ServiceKey(service.spec.namespace, service.spec.name)
+        self.table.put(key, zone.service_records(key, service, slices, reach or Reach()))
         self.load()
 
     def send(self, data: bytes, *, udp: bool = True) -> bytes | None:

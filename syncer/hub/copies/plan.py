@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import msgspec
 
 from fleetboard.model import core, fleet, meta, names
-from fleetboard.model.addresses import Network, is_endpoint
+from fleetboard.model.addresses import Network
+from fleetboard.model.trust import is_endpoint
 from syncer.rules import admission
 
 _NAME_LIMIT = 253

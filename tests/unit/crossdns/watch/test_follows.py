@@ -25,8 +25,8 @@ from fake_api import FakeApi
 
 from crossdns.server import feed
 from crossdns.watch import saved, watch
-from crossdns.zone import zone
 from fleetboard.model import fleet, meta, names, namespaces
+from fleetboard.model.keys import ServiceKey
 
 WEB = "web.shop.svc.hyperos.local"
 SYSTEM = names.NAMESPACE
@@ -144,7 +144,7 @@ def test_without_the_hub_local_endpoints_come_alone_and_names_stay(api: FakeApi,
     put_service(api, make_service(type_="Headless"))
     put_slice(api, make_slice("c1", [make_endpoint("10.112.4.2")]))
     put_slice(api, make_slice("c2", [make_endpoint("10.112.8.2")]))
-    remote = zone.ServiceKey("shop", "remote")
+    remote = ServiceKey("shop", "remote")
     put_service(api, make_service(remote, type_="Headless"))
     put_slice(api, make_slice("c2", [make_endpoint("10.112.8.3")], key=remote))
     eventually(crossdns, ["10.112.4.2", "10.112.8.2"])
@@ -167,7 +167,7 @@ def test_names_live_where_their_namespace_does(api: FakeApi, crossdns: Answering
 
 def test_a_refused_namespace_has_no_names(api: FakeApi, crossdns: Answering) -> None:
     api.put("namespaces", "kube-system", "")
-    put_service(api, make_service(zone.ServiceKey("kube-system", "web")))
+    put_service(api, make_service(ServiceKey("kube-system", "web")))
     put_service(api, make_service())
     eventually(crossdns, ["10.112.0.9"])
     assert rcode(crossdns.ask("web.kube-system.svc.hyperos.local")) == "NXDOMAIN"

@@ -9,11 +9,13 @@ from dns_objects import KEY, Resolver, contents, make_endpoint, make_service, ma
 
 from crossdns.zone import zone
 from fleetboard.model import core, meta, names
+from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 BOTH_ZONES = pytest.mark.parametrize("apex", names.ZONES)
 
 
-def make_headless(*slices: core.EndpointSlice, reach: zone.Reach | None = None) -> Resolver:
+def make_headless(*slices: core.EndpointSlice, reach: Reach | None = None) -> Resolver:
     resolver = Resolver()
     resolver.put(make_service(type_="Headless", ports=()), *slices, reach=reach)
     return resolver
@@ -182,7 +184,7 @@ def test_mcs38_matching_ignores_case_and_the_answer_keeps_the_clients_spelling()
 
 
 def test_mcs40_the_longest_names_the_rules_allow_fit_both_zones() -> None:
-    key = zone.ServiceKey("n" * 63, "s" * 63)
+    key = ServiceKey("n" * 63, "s" * 63)
     resolver = Resolver()
     slices = [make_slice("c" * 40, [make_endpoint("10.112.4.2", hostname="h" * 63)], key=key)]
     resolver.put(make_service(key, type_="Headless"), *slices)
@@ -194,17 +196,17 @@ def test_mcs40_the_longest_names_the_rules_allow_fit_both_zones() -> None:
 
 @pytest.mark.parametrize("length", range(38, 64))
 def test_mcs40_names_that_are_too_long_are_in_neither_zone_or_in_the_shorter_one(length: int) -> None:
-    key = zone.ServiceKey("n" * 63, "s" * 63)
+    key = ServiceKey("n" * 63, "s" * 63)
     cluster, host = "c" * length, "h" * 63
     resolver = Resolver()
     resolver.put(
         make_service(key, type_="Headless"), make_slice(cluster, [make_endpoint("10.112.4.2", hostname=host)], key=key)
     )
     for apex in names.ZONES:
-        full = f"{host}.{cluster}.{key.domain}.{apex}"
-        srv = contents(resolver.ask(f"{key.domain}.{apex}", "SRV", udp=False))
+        full = f"{host}.{cluster}.{zone.service_domain(key)}.{apex}"
+        srv = contents(resolver.ask(f"{zone.service_domain(key)}.{apex}", "SRV", udp=False))
         assert srv == ([f"0 100 8080 {full}."] if len(full) <= 253 else [])
-        assert contents(resolver.ask(f"{key.domain}.{apex}")) == ["10.112.4.2"]
+        assert contents(resolver.ask(f"{zone.service_domain(key)}.{apex}")) == ["10.112.4.2"]
 
 
 def test_mcs40_what_is_no_label_has_no_name() -> None:
@@ -213,7 +215,7 @@ def test_mcs40_what_is_no_label_has_no_name() -> None:
         endpoints=[make_endpoint("10.112.4.2")],
     )
     assert rcode(make_headless(bad).ask("web.shop.svc.hyperos.local")) == "NXDOMAIN"
-    assert zone.service_records(zone.ServiceKey("shop", "we b"), make_service(), [], zone.Reach()) == {}
+    assert zone.service_records(ServiceKey("shop", "we b"), make_service(), [], Reach()) == {}
 
 
 def test_mcs41_and_trap_3m_srv_on_the_bare_name_answers_each_port_number_once() -> None:
@@ -252,7 +254,7 @@ def test_trap_3j_a_slice_of_no_cluster_is_not_read() -> None:
         assert rcode(resolver.ask(f"{name}.shop.svc.hyperos.local")) == "NXDOMAIN"
 
 
-def both_clusters(reach: zone.Reach) -> list[str]:
+def both_clusters(reach: Reach) -> list[str]:
     resolver = make_headless(
         make_slice("c1", [make_endpoint("10.112.4.2")]), make_slice("c2", [make_endpoint("10.112.8.2")]), reach=reach
     )
@@ -260,9 +262,9 @@ def both_clusters(reach: zone.Reach) -> list[str]:
 
 
 def test_an_unreachable_clusters_endpoints_are_withdrawn() -> None:
-    assert both_clusters(zone.Reach(frozenset({"c1"}), frozenset({"c2"}))) == ["10.112.4.2"]
+    assert both_clusters(Reach(frozenset({"c1"}), frozenset({"c2"}))) == ["10.112.4.2"]
 
 
 def test_our_own_endpoints_are_never_withdrawn_and_come_alone_when_we_are_cut_off() -> None:
-    assert both_clusters(zone.Reach(frozenset({"c1"}), frozenset({"c1"}))) == ["10.112.4.2"]
-    assert both_clusters(zone.Reach(frozenset({"c3"}), frozenset({"c3"}))) == ["10.112.4.2", "10.112.8.2"]
+    assert both_clusters(Reach(frozenset({"c1"}), frozenset({"c1"}))) == ["10.112.4.2"]
+    assert both_clusters(Reach(frozenset({"c3"}), frozenset({"c3"}))) == ["10.112.4.2", "10.112.8.2"]

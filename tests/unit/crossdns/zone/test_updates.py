@@ -13,21 +13,23 @@ from crossdns import errors
 from crossdns.server import feed
 from crossdns.watch import saved
 from crossdns.zone import table, zone
+from fleetboard.model.keys import ServiceKey
+from fleetboard.model.reach import Reach
 
 LAST = 5
-KEYS = [zone.ServiceKey(namespace, name) for namespace in ("a", "b") for name in ("x", "y")]
+KEYS = [ServiceKey(namespace, name) for namespace in ("a", "b") for name in ("x", "y")]
 
 
-def make_records(key: zone.ServiceKey, variant: int) -> dict[str, zone.Records]:
+def make_records(key: ServiceKey, variant: int) -> dict[str, zone.Records]:
     """Return one of several states of a service; 0 is none, and the last has its name and nothing else."""
     if variant == 0:
         return {}
     if variant == 1:
-        return zone.service_records(key, make_service(key), [], zone.Reach())
+        return zone.service_records(key, make_service(key), [], Reach())
     if variant == LAST:
-        return zone.service_records(key, make_service(key, vips=(), ports=()), [], zone.Reach())
+        return zone.service_records(key, make_service(key, vips=(), ports=()), [], Reach())
     slices = [make_slice("c1", [make_endpoint(f"10.112.4.{n}") for n in range(1, variant)], key=key)]
-    return zone.service_records(key, make_service(key, type_="Headless"), slices, zone.Reach())
+    return zone.service_records(key, make_service(key, type_="Headless"), slices, Reach())
 
 
 STEPS = strategies.lists(strategies.tuples(strategies.sampled_from(KEYS), strategies.integers(0, LAST)), max_size=25)
@@ -40,10 +42,10 @@ def state(resolver: Resolver) -> tuple[dict[bytes, tuple[bytes, bytes, int]], se
 
 
 @hypothesis.given(STEPS, strategies.integers(1, 7))
-def test_changes_lead_where_a_snapshot_leads(steps: list[tuple[zone.ServiceKey, int]], batch: int) -> None:
+def test_changes_lead_where_a_snapshot_leads(steps: list[tuple[ServiceKey, int]], batch: int) -> None:
     changed, fresh = Resolver(), Resolver()
     changed.load()
-    last: dict[zone.ServiceKey, int] = {}
+    last: dict[ServiceKey, int] = {}
     for start in range(0, len(steps), batch):
         changes = []
         for key, variant in steps[start : start + batch]:

@@ -16,14 +16,14 @@ from fleetboard.kube import errors, metrics
 from fleetboard.kube.controller import REST_LIMIT_S, Controller
 from fleetboard.kube.workqueue import WorkQueue
 
-Start = Callable[[Controller], threading.Event]
+Start = Callable[[Controller[str]], threading.Event]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
     running: list[tuple[threading.Event, threading.Thread]] = []
 
-    def begin(controller: Controller) -> threading.Event:
+    def begin(controller: Controller[str]) -> threading.Event:
         stop = threading.Event()
         thread = threading.Thread(target=controller.run, args=(stop,), daemon=True)
         running.append((stop, thread))
@@ -50,7 +50,7 @@ def test_it_works_on_keys_only_once_what_it_waits_for_is_there(start: Start) -> 
 
 
 def test_it_stops_while_it_waits(start: Start) -> None:
-    controller = Controller("c", lambda key: None, wait_for=[threading.Event()])
+    controller: Controller[str] = Controller("c", lambda key: None, wait_for=[threading.Event()])
     start(controller).set()
 
 
@@ -66,7 +66,7 @@ def test_a_failed_key_is_tried_until_it_succeeds(start: Start, caplog: pytest.Lo
 
     registry = prometheus_client.CollectorRegistry()
     metrics.register(registry)
-    controller = Controller("retrying", reconcile, queue=WorkQueue(base_s=0.01))
+    controller = Controller("retrying", reconcile, queue=WorkQueue[str](base_s=0.01))
     controller.enqueue("a")
     with caplog.at_level(logging.WARNING):
         start(controller)

@@ -10,8 +10,23 @@ import pytest
 from polling import wait_until
 
 from fleetboard.kube import events
+from fleetboard.model import meta, resource
 
 REGARDING = {"apiVersion": "v1", "kind": "Service", "name": "web", "namespace": "shop", "uid": "u1"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "namespace", "expected"),
+    [
+        (resource.SERVICES, "shop", {"apiVersion": "v1", "kind": "Service"}),
+        (resource.PEERS, "shop", {"apiVersion": "fleetboard.io/v1alpha1", "kind": "Peer"}),
+        (resource.DEPLOYMENTS, "shop", {"apiVersion": "apps/v1", "kind": "Deployment"}),
+        (resource.NODES, "", {"apiVersion": "v1", "kind": "Node"}),
+    ],
+)
+def test_a_reference_names_an_object(kind: resource.AnyResource, namespace: str, expected: dict[str, str]) -> None:
+    metadata = meta.ObjectMeta(name="web", namespace=namespace, uid="u1")
+    assert events.reference(kind, metadata) == {**expected, "name": "web", "namespace": namespace, "uid": "u1"}
 
 
 class Clock:

@@ -198,10 +198,6 @@ def test_an_absent_lease_is_waited_for_anew_by_who_could_not_look() -> None:
     assert claim(rules, None, 215) is not None
 
 
-def test_micro_time_has_six_digits_always() -> None:
-    assert lease.micro_time(WALL) == "2026-01-01T00:00:00.000000Z"
-
-
 def test_impossible_times_are_refused() -> None:
     with fake_api.FakeApi() as api, pytest.raises(ValueError, match="period < deadline < duration"):
         lease.Elector(api.client(), namespace="n", name="l", identity="a", duration_s=5, deadline_s=5, period_s=1)

@@ -21,7 +21,7 @@ from mcs_objects import (
 )
 
 from fleetboard.model import core, fleet, meta, names
-from fleetboard.model.addresses import is_endpoint
+from fleetboard.model.trust import is_endpoint
 from syncer.member.exports import plan as export_plan
 from syncer.member.imports import plan as import_plan
 from syncer.rules import slices

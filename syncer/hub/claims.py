@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
-from fleetboard.model import addresses, fleet, meta, names, resource
+from fleetboard.model import addresses, fleet, meta, names, resource, times
 from fleetboard.model.addresses import Network
 from syncer.rules import allocation
 
@@ -156,7 +156,7 @@ class Claims:
 
     def _release(self, unit: Network) -> None:
         claim = self._known[addresses.claim_name(unit)]
-        moment = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        moment = times.render(self._now())
         spec = fleet.ClaimSpec(
             cidr=claim.spec.cidr, purpose=claim.spec.purpose, owner=claim.spec.owner, released=moment
         )

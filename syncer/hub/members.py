@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fleetboard.kube import events
-from fleetboard.model import fleet, membership, meta, names, resource
+from fleetboard.model import fleet, membership, meta, names, resource, times
 from fleetboard.runtime.environment import SettingRefusedError
-from syncer.hub import precedence
 from syncer.hub.claims import AddressesExhaustedError
 from syncer.hub.heartbeats import STALE_S, Heartbeats
 from syncer.hub.settings import FIELD_MANAGER
@@ -165,7 +164,7 @@ class MemberController:
         if bootstrap is None:
             return None
         used = report is not None and report.metadata.creation_timestamp >= bootstrap.created
-        left_s = -precedence.passed(bootstrap.expires, self._view.now()).total_seconds()
+        left_s = -times.age(bootstrap.expires, now=self._view.now()).total_seconds()
         if not used and left_s > 0:
             return left_s + 1
         space = names.member_namespace(self._view.terms.clusterset, peer.spec.cluster)
@@ -186,7 +185,7 @@ class MemberController:
     def _write_status(self, peer: fleet.Peer, wanted: dict[str, Any], shown: Sequence[meta.Condition]) -> None:
         """Write our part of a Peer's status, when it changes."""
         status = peer.status
-        now = precedence.stamp(self._view.now())
+        now = times.render(self._view.now())
         before = [one for one in status.conditions if one.type in admission.TYPES]
         after: list[meta.Condition] = []
         for condition in shown:
@@ -209,13 +208,7 @@ class MemberController:
         self._report_conditions(peer, before, after)
 
     def _report_conditions(self, peer: fleet.Peer, before: list[meta.Condition], after: list[meta.Condition]) -> None:
-        regarding = {
-            "apiVersion": peer.api_version,
-            "kind": peer.kind,
-            "name": peer.metadata.name,
-            "namespace": peer.metadata.namespace,
-            "uid": peer.metadata.uid,
-        }
+        regarding = events.reference(resource.PEERS, peer.metadata)
         for condition in after:
             old = meta.find_condition(before, condition.type)
             if old is not None and (old.status, old.reason) == (condition.status, condition.reason):

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from fleetboard.model import core, fleet, names
+from fleetboard.model import core, fleet, names, times
 
 REMEMBER = datetime.timedelta(hours=24)
 PREFIX = "ledger."
@@ -62,7 +62,9 @@ def update(known: Precedence, present: Mapping[str, str], *, now: datetime.datet
     for cluster, first_seen in [*known.live.items(), *((entry.cluster, entry.first_seen) for entry in remembered)]:
         seen.setdefault(cluster, []).append(first_seen)
     live = {cluster: min([created, *seen.get(cluster, [])]) for cluster, created in present.items()}
-    ended = [Withdrawn(cluster, min(seen[cluster]), stamp(now)) for cluster in known.live if cluster not in present]
+    ended = [
+        Withdrawn(cluster, min(seen[cluster]), times.render(now)) for cluster in known.live if cluster not in present
+    ]
     gone = {entry.cluster for entry in ended} | set(present)
     kept = [entry for entry in remembered if entry.cluster not in gone]
     return Precedence(live, tuple(sorted([*kept, *ended], key=lambda entry: entry.cluster)))
@@ -98,25 +100,11 @@ def record_name(key: str) -> str:
     return f"{PREFIX}{key}"
 
 
-def stamp(moment: datetime.datetime) -> str:
-    """Write a time as the API server does: UTC, whole seconds."""
-    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def passed(text: str, now: datetime.datetime) -> datetime.timedelta:
-    """Return how long ago ``text`` was; a time that can't be read was just now, which forgets nothing too early."""
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        return datetime.timedelta()
-    return now - (moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC))
-
-
 def next_expiry_s(withdrawn: Iterable[Withdrawn], *, now: datetime.datetime) -> float | None:
     """Return in how many seconds the first entry is forgotten, or None when there is none."""
-    left = [(REMEMBER - passed(entry.withdrawn, now)).total_seconds() for entry in withdrawn]
+    left = [(REMEMBER - times.age(entry.withdrawn, now=now)).total_seconds() for entry in withdrawn]
     return max(min(left), 0.0) + 1.0 if left else None
 
 
 def _expired(entry: Withdrawn, now: datetime.datetime) -> bool:
-    return passed(entry.withdrawn, now) >= REMEMBER
+    return times.age(entry.withdrawn, now=now) >= REMEMBER

@@ -156,13 +156,7 @@ class FleetServiceController:
         self._metrics.exports_refused.labels(cluster).inc()
         metadata = exported.metadata
         log.warning("export refused", extra={"cluster": cluster, "export": metadata.key, "why": why})
-        regarding = {
-            "apiVersion": exported.api_version,
-            "kind": exported.kind,
-            "name": metadata.name,
-            "namespace": metadata.namespace,
-            "uid": metadata.uid,
-        }
+        regarding = events.reference(resource.EXPORTED_SERVICES, metadata)
         self._recorder.emit(regarding, reason="ExportRefused", message=why, type_="Warning")
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from fleetboard.model import addresses, fleet, marks, meta, names
+from fleetboard.model import addresses, fleet, marks, meta, trust
+from fleetboard.model.keys import ServiceKey
 from syncer.rules.terms import HubTerms
 
 ADMITTED = "Admitted"
@@ -31,9 +32,8 @@ MAX_EXPORT_BYTES = 64 * 1024
 _ESCAPED = ("<", ">", "&", "\u2028", "\u2029")
 """What Go's JSON, which API servers store, writes in six bytes each."""
 
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _WORD = re.compile(r"[A-Za-z0-9]{0,63}")
-_PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def stale(stale_s: float | None) -> meta.Condition:
 def refuse_export(peer: fleet.Peer, exported: fleet.ExportedService) -> str | None:
     """Return why this export takes no part in its service, or None when it does."""
     spec = exported.spec
-    if exported.metadata.name != names.service_key(spec.namespace, spec.name):
+    if exported.metadata.name != ServiceKey(spec.namespace, spec.name).dotted:
         return f"object name {exported.metadata.name!r} is not {spec.namespace}.{spec.name}"
     problem = refuse_service(peer, namespace=spec.namespace, name=spec.name)
     if problem is not None:
@@ -167,7 +167,7 @@ def _stored_bytes(spec: fleet.ExportedServiceSpec) -> int:
 def refuse_service(peer: fleet.Peer, *, namespace: str, name: str) -> str | None:
     """Return why this member may not export ``namespace``/``name``, or None when it may."""
     for field, value in (("namespace", namespace), ("service name", name)):
-        if not _LABEL.fullmatch(value):
+        if not _DNS_LABEL.fullmatch(value):
             return f"{field} {value!r} is not a DNS label"
     allowed = peer.spec.export_namespaces
     if "*" in allowed or namespace in allowed:
@@ -231,11 +231,11 @@ def _narrow_path(nodes: Iterable[fleet.ReportedNode], mtu: int) -> tuple[str, st
 def refuse_ports(ports: Sequence[fleet.ServicePort]) -> str | None:
     """Return what is wrong with a port, or None when nothing is."""
     for port in ports:
-        if not 1 <= port.port <= 65535:
+        if not trust.is_port(port.port):
             return f"port {port.port} is not between 1 and 65535"
         if port.protocol not in ("TCP", "UDP", "SCTP"):
             return f"protocol {port.protocol!r} of port {port.port} is not TCP, UDP or SCTP"
-        if port.name and not _PORT_NAME.fullmatch(port.name):
+        if port.name and not _DNS_LABEL.fullmatch(port.name):
             return f"name {port.name[:64]!r} of port {port.port} is not a DNS label"
         # As Kubernetes demands of Services and EndpointSlices: what a port takes in a merge is counted without escapes.
         if port.app_protocol and not marks.is_qualified_name(port.app_protocol):

@@ -14,7 +14,7 @@ import ipaddress
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from fleetboard.model import addresses, fleet
+from fleetboard.model import addresses, fleet, times
 from fleetboard.model.addresses import Network
 
 QUARANTINE = datetime.timedelta(hours=24)
@@ -135,12 +135,7 @@ def next_size(owned: int, *, wanted: int) -> int:
 
 def since(released: str, *, now: datetime.datetime) -> datetime.timedelta | None:
     """Return how long ago a Claim was given back; one that can't be read was just now, so that nobody gets it early."""
-    if not released:
-        return None
-    try:
-        return now - datetime.datetime.fromisoformat(released)
-    except (ValueError, TypeError):
-        return datetime.timedelta()
+    return times.age(released, now=now) if released else None
 
 
 def _takeable(unit: Network, held: Lookup, owner: str) -> bool:

@@ -132,15 +132,30 @@ def derived_service(namespace: str, name: str) -> str:
     return "derived-" + base64.b32hexencode(digest).decode().lower()[:10]
 
 
-def is_same(current: core.EndpointSlice, wanted: core.EndpointSlice) -> bool:
-    """Tell whether ``current`` needs no write to become ``wanted``."""
-    labels = current.metadata.labels
+def is_same(current: core.EndpointSlice, wanted: core.EndpointSlice, *, exact: bool = False) -> bool:
+    """Tell whether ``current`` needs no write to become ``wanted``; the API server shows no endpoints as null.
+
+    Labels, annotations and finalizers that others put on it make no difference, unless it must be ``exact``.
+    """
     return (
         _owner_uids(current) == _owner_uids(wanted)
-        and all(labels.get(key) == value for key, value in wanted.metadata.labels.items())
+        and (_has_metadata_of(current, wanted) if exact else _has_labels_of(current, wanted))
         and current.address_type == wanted.address_type
         and (current.endpoints or []) == (wanted.endpoints or [])
         and (current.ports or []) == (wanted.ports or [])
+    )
+
+
+def _has_labels_of(current: core.EndpointSlice, wanted: core.EndpointSlice) -> bool:
+    labels = current.metadata.labels
+    return all(labels.get(key) == value for key, value in wanted.metadata.labels.items())
+
+
+def _has_metadata_of(current: core.EndpointSlice, wanted: core.EndpointSlice) -> bool:
+    return (
+        current.metadata.labels == wanted.metadata.labels
+        and current.metadata.annotations == wanted.metadata.annotations
+        and not current.metadata.finalizers
     )
 
 

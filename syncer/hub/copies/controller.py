@@ -11,12 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from fleetboard.kube import errors
 from fleetboard.model import core, fleet, names, resource
 from syncer.hub.copies import plan
 from syncer.hub.metrics import HubMetrics
 from syncer.hub.view import View, name_of, namespace_of
-from syncer.rules import admission
+from syncer.rules import admission, slices
 
 log = logging.getLogger(__name__)
 
@@ -108,18 +107,13 @@ class CopyController:
 
     def _write(self, wanted: core.EndpointSlice) -> bool:
         client = self._view.client
-        found = self._view.slices.get(wanted.metadata.key)
-        if found is not None and plan.same(wanted, found):
+        current = self._view.slices.get(wanted.metadata.key)
+        if current is not None and slices.is_same(current, wanted, exact=True):
             return False
-        if found is not None and found.address_type != wanted.address_type:
-            client.delete(resource.ENDPOINT_SLICES, found.metadata.name, found.metadata.namespace)
-            found = None
-        # Nobody else writes copies, so the last write is right without asking what it replaces.
-        steps = (client.create, client.replace) if found is None else (client.replace, client.create)
-        try:
-            steps[0](resource.ENDPOINT_SLICES, wanted)
-        except (errors.AlreadyExistsError, errors.NotFoundError):
-            steps[1](resource.ENDPOINT_SLICES, wanted)
+        if current is not None and current.address_type != wanted.address_type:
+            client.delete(resource.ENDPOINT_SLICES, current.metadata.name, current.metadata.namespace)
+            current = None
+        self._view.slices.remember(client.put(resource.ENDPOINT_SLICES, wanted, found=current))
         return True
 
     def _remove(self, name: str) -> None:

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fleetboard.model import core, fleet, meta, names
+from fleetboard.model import core, fleet, meta, names, trust
 from fleetboard.model.addresses import Network
-from fleetboard.model.trust import is_endpoint
 from syncer.rules import admission
 
 _NAME_LIMIT = 253
@@ -57,7 +56,7 @@ def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, c
     version = {"IPv4": 4, "IPv6": 6}.get(source.address_type)
     if version is None:
         return SliceCopy(None, refused=f"addressType {source.address_type!r} is not IPv4 or IPv6")
-    wrong = [port.port for port in source.ports or [] if port.port is not None and not 0 < port.port < 65536]
+    wrong = [port.port for port in source.ports or [] if port.port is not None and not trust.is_port(port.port)]
     if wrong:
         # The API server takes any number here.
         return SliceCopy(None, refused=f"port {wrong[0]} is not between 1 and 65535")
@@ -85,24 +84,11 @@ def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, c
     return SliceCopy(copied, dropped)
 
 
-def same(wanted: core.EndpointSlice, found: core.EndpointSlice) -> bool:
-    """Whether ``found`` needs no write; the API server shows no endpoints as null."""
-    return (
-        wanted.metadata.labels == found.metadata.labels
-        and wanted.metadata.annotations == found.metadata.annotations
-        and wanted.address_type == found.address_type
-        and (wanted.endpoints or []) == (found.endpoints or [])
-        and (wanted.ports or []) == (found.ports or [])
-        and not found.metadata.owner_references
-        and not found.metadata.finalizers
-    )
-
-
 def _keep(endpoints: Sequence[core.Endpoint], own: Sequence[Network]) -> tuple[list[core.Endpoint], int]:
     kept: list[core.Endpoint] = []
     dropped = 0
     for endpoint in endpoints:
-        usable = [text for text in endpoint.addresses if is_endpoint(text, own)]
+        usable = [text for text in endpoint.addresses if trust.is_endpoint(text, own)]
         dropped += len(endpoint.addresses) - len(usable)
         if usable:
             # Another cluster may have a node or a pod of the same name.

@@ -7,7 +7,7 @@ import datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetboard.model import core, fleet, meta
+from fleetboard.model import core, fleet, meta, times
 from syncer.hub import precedence
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -50,7 +50,7 @@ def test_no_export_grows_younger_within_a_day(rounds: list[frozenset[str]]) -> N
     first: dict[str, str] = {}
     for number, exporting in enumerate(rounds):
         now = at(number / 60)
-        created = precedence.stamp(now)
+        created = times.render(now)
         known = precedence.update(known, dict.fromkeys(exporting, created), now=now)
         for cluster in exporting:
             assert known.live[cluster] == first.setdefault(cluster, created)
@@ -81,8 +81,8 @@ def test_a_record_that_cannot_be_read_counts_as_none() -> None:
 
 def test_the_next_look_is_when_the_first_entry_expires() -> None:
     entries = [
-        precedence.Withdrawn("c1", "x", precedence.stamp(at(0))),
-        precedence.Withdrawn("c2", "x", precedence.stamp(at(3))),
+        precedence.Withdrawn("c1", "x", times.render(at(0))),
+        precedence.Withdrawn("c2", "x", times.render(at(3))),
     ]
     assert precedence.next_expiry_s(entries, now=at(4)) == 20 * 3600 + 1
     assert precedence.next_expiry_s([], now=at(4)) is None

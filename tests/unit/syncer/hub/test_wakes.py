@@ -26,5 +26,5 @@ def test_a_change_asks_for_its_work_in_order(source: HubSource, expected: list[H
 
 
 def test_every_source_and_every_work_is_in_the_table() -> None:
-    assert [source for source, _ in TABLE] == list(HubSource)
+    assert [source for source, _ in TABLE] == list(HubSource) == list(WAKES)
     assert {work for wakes in WAKES.values() for work in wakes} == set(HubWork)

@@ -9,28 +9,31 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-Source = TypeVar("Source", bound=enum.Enum)
-Work = TypeVar("Work", bound=enum.Enum)
+SourceT = TypeVar("SourceT", bound=enum.Enum)
+WorkT = TypeVar("WorkT", bound=enum.Enum)
 
 
-class Bus(Generic[Source, Work]):
-    """Pass keys from sources to the handlers of their work, in the order of the table, in the caller's thread."""
+class Bus(Generic[SourceT, WorkT]):
+    """Pass keys from sources to the handlers of their work, in the order of the table, in the caller's thread.
 
-    def __init__(self, wakes: Mapping[Source, Sequence[Work]]) -> None:
+    What a key is depends on the source: the source's own words say it, and the handlers of its work expect it.
+    """
+
+    def __init__(self, wakes: Mapping[SourceT, Sequence[WorkT]]) -> None:
         self._wakes = wakes
-        self._handlers: dict[Work, Callable[[str], None]] = {}
+        self._handlers: dict[WorkT, Callable[[Any], None]] = {}
 
-    def connect(self, work: Work, handler: Callable[[str], None]) -> None:
+    def connect(self, work: WorkT, handler: Callable[[Any], None]) -> None:
         """Let ``handler`` do ``work``; connect every work before the first wake."""
         self._handlers[work] = handler
 
-    def wake(self, source: Source, key: str = "") -> None:
+    def wake(self, source: SourceT, key: object = None) -> None:
         """Ask for all work that a change of ``key`` at ``source`` entails."""
         for work in self._wakes[source]:
             self._handlers[work](key)
 
-    def waker(self, source: Source) -> Callable[[str], None]:
+    def waker(self, source: SourceT) -> Callable[[object], None]:
         """Return ``wake`` for one source, as a reflector's ``notify``."""
         return functools.partial(self.wake, source)

@@ -15,7 +15,7 @@ import msgspec
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
 from fleetboard.model import fleet, meta, names, resource
-from syncer.member.clusterset import Clusterset
+from syncer.member.clusterset import PEERS, Clusterset, CopyKey
 from syncer.member.settings import FIELD_MANAGER
 from syncer.member.stopwatch import Stopwatch
 
@@ -60,7 +60,7 @@ def _labelled(copy: Mirrored, original: Mirrored) -> bool:
 
 
 class MirrorController:
-    """Reconcile one copy at a time: keys are ``peers/<name>`` and ``fleetservices/<name>``.
+    """Reconcile one copy at a time: keys are ``CopyKey``.
 
     Its controller waits until the hub was heard; before that an absent original means nothing.
     """
@@ -69,12 +69,11 @@ class MirrorController:
         self._local, self._clusterset, self._namespace = local, clusterset, namespace
         self.stopwatch = Stopwatch("copy")
 
-    def reconcile(self, key: str) -> float | None:
-        """Make the copy ``key`` equal to its original."""
-        kind, _, name = key.partition("/")
-        target: resource.AnyResource = resource.PEERS if kind == "peers" else resource.FLEET_SERVICES
-        copy = self._clusterset.copy(kind, name)
-        planned = plan(self._clusterset.original(kind, name), copy, namespace=self._namespace)
+    def reconcile(self, key: CopyKey) -> float | None:
+        """Make a copy equal to its original."""
+        target: resource.AnyResource = resource.PEERS if key.collection == PEERS else resource.FLEET_SERVICES
+        copy = self._clusterset.copy(key)
+        planned = plan(self._clusterset.original(key), copy, namespace=self._namespace)
         for step in planned.steps:
             match step:
                 case MirrorStep.WRITE:
@@ -83,7 +82,7 @@ class MirrorController:
                 case MirrorStep.WRITE_STATUS:
                     self._write_status(target, planned.copy)
                 case MirrorStep.DELETE:
-                    self._local.delete(target, name, self._namespace)
+                    self._local.delete(target, key.name, self._namespace)
         self.stopwatch.stop(key, wrote=bool(planned.steps))
         return None
 

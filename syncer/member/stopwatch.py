@@ -6,7 +6,7 @@ One invariant: of several changes to one key that one write settles, the oldest 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from syncer.member import metrics
 
@@ -17,13 +17,13 @@ class Stopwatch:
     def __init__(self, direction: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._histogram = metrics.SYNC_SECONDS.labels(direction)
-        self._began: dict[str, float] = {}
+        self._began: dict[Hashable, float] = {}
 
-    def start(self, key: str) -> None:
+    def start(self, key: Hashable) -> None:
         """Take note of news about ``key``."""
         self._began.setdefault(key, self._clock())
 
-    def stop(self, key: str, *, wrote: bool) -> None:
+    def stop(self, key: Hashable, *, wrote: bool) -> None:
         """End the key's time; count it when there was something to write."""
         began = self._began.pop(key, None)
         if began is not None and wrote:

@@ -210,8 +210,7 @@ class ForwardingController:
         sentence = _refusal(home.name)
         deployment = self._client.find(resource.DEPLOYMENTS, COREDNS, SYSTEM)
         if deployment is not None:
-            regarding = {"apiVersion": "apps/v1", "kind": "Deployment", "name": COREDNS, "namespace": SYSTEM}
-            regarding["uid"] = deployment.metadata.uid
+            regarding = events.reference(resource.DEPLOYMENTS, deployment.metadata)
             self._recorder.emit(regarding, reason="ForwardingRolledBack", message=sentence, type_="Warning")
         return ForwardingOutcome(ForwardingState.REFUSED, sentence)
 

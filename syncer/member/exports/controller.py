@@ -7,7 +7,6 @@ wants is deleted there, but never before this cluster's own objects were all rea
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import logging
 import random
 import time
@@ -17,13 +16,15 @@ import msgspec
 
 from fleetboard.kube import backoff, errors, index
 from fleetboard.kube.client import Client
-from fleetboard.kube.reflector import Reflector
-from fleetboard.model import core, fleet, names, resource
+from fleetboard.kube.reflector import Mirrors, Reflector
+from fleetboard.model import core, fleet, keys, names, resource, times
+from fleetboard.model.keys import ServiceKey
 from syncer.member.clusterset import RETRY_CAP_S, Clusterset
 from syncer.member.exports import conditions, plan
 from syncer.member.exports.sources import Sources
 from syncer.member.report import plan as report_plan
 from syncer.member.stopwatch import Stopwatch
+from syncer.member.wakes import MemberBus, MemberSource
 from syncer.rules import admission, slices
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class _Pruned:
 class ExportController:
     """Reconcile one service's export at a time; hand ``reconcile`` to one queue and ``write_status`` to another.
 
-    What users are told waits for what carries their traffic: ``delivered`` gets the key whose status is due.
+    What users are told waits for what carries their traffic: a delivery wakes the status.
     """
 
     def __init__(
@@ -67,19 +68,18 @@ class ExportController:
         local: Client,
         hub: Client,
         *,
+        bus: MemberBus,
         sources: Sources,
         clusterset: Clusterset,
         cluster: str,
         member_namespace: str,
-        changed: Callable[[str], None],
-        delivered: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._local, self._hub = local, hub
         self._sources, self._clusterset = sources, clusterset
         self._cluster, self._namespace = cluster, member_namespace
-        self._changed, self._delivered, self._clock = changed, delivered, clock
-        self._deliveries: dict[str, _DatedDelivery] = {}
+        self._bus, self._clock = bus, clock
+        self._deliveries: dict[ServiceKey, _DatedDelivery] = {}
         self.stopwatch = Stopwatch("export")
         self.exported = Reflector(
             hub,
@@ -97,13 +97,13 @@ class ExportController:
             retry=backoff.Backoff(base_s=0.25, cap_s=RETRY_CAP_S),
         )
         self._by_service = index.Index(lambda: self.slices.store, _services_of)
-        self._pruned: dict[str, _Pruned] = {}
-        self._endpoints: dict[str, int] = {}
+        self._pruned: dict[ServiceKey, _Pruned] = {}
+        self._endpoints: dict[ServiceKey, int] = {}
 
     @property
-    def reflectors(self) -> list[Reflector[object]]:
+    def reflectors(self) -> list[Mirrors]:
         """Those of the hub, to be run."""
-        return [self.exported, self.slices]  # type: ignore[list-item]
+        return [self.exported, self.slices]
 
     @property
     def services(self) -> int:
@@ -115,13 +115,13 @@ class ExportController:
         """How many endpoints they have."""
         return sum(list(self._endpoints.values()))
 
-    def service_keys(self) -> list[str]:
+    def service_keys(self) -> list[ServiceKey]:
         """Return every service of which the hub holds something."""
-        there = [key.rpartition("/")[2].replace(".", "/", 1) for key in list(self.exported.store)]
-        return [*there, *(key for slice_ in list(self.slices.store.values()) for key in _services_of(slice_))]
+        exported = [service for key in list(self.exported.store) if (service := keys.parse_dotted(key)) is not None]
+        return [*exported, *(key for slice_ in list(self.slices.store.values()) for key in _services_of(slice_))]
 
-    def reconcile(self, key: str) -> float | None:
-        """Bring the hub to what the export plan of ``namespace/name`` says."""
+    def reconcile(self, key: ServiceKey) -> float | None:
+        """Bring the hub to what the service's export plan says."""
         planned = self._sources.plan(key)
         if planned.exported is not None:
             self._endpoints[key] = planned.endpoints
@@ -134,35 +134,37 @@ class ExportController:
             failure, again_s = err, None
             delivery = conditions.Delivery(pending=f"The hub failed: {err}.")
         self._record_delivery(key, planned, delivery)
-        self._delivered(key)
+        self._bus.wake(MemberSource.DELIVERY, key)
         if failure is not None:
             # The controller tries again, after a pause that grows.
             raise failure
         return again_s
 
-    def write_status(self, key: str) -> float | None:
-        """Bring the status of the ServiceExport ``namespace/name`` to what became of it."""
-        planned, export_ = self._sources.plan(key), self._sources.exports.get(key)
+    def write_status(self, key: ServiceKey) -> float | None:
+        """Write into the service's ServiceExport what became of it."""
+        planned, service_export = self._sources.plan(key), self._sources.exports.get(key.slash)
         dated = self._deliveries.get(key)
-        if export_ is None or not planned.valid or dated is None:
+        if service_export is None or not planned.valid or dated is None:
             return None
         delivery = dated.delivery
         merged = self._clusterset.service(key)
         left_s = dated.since + MERGE_S - self._clock()
         if delivery.written and planned.exported and not conditions.is_member(merged, self._cluster) and left_s > 0:
             return left_s
-        told = conditions.plan(export_, planned, delivery=delivery, merged=merged, cluster=self._cluster, now=rfc3339())
-        if told == sorted(export_.status.conditions, key=lambda condition: condition.type):
+        wanted = conditions.plan(
+            service_export, planned, delivery=delivery, merged=merged, cluster=self._cluster, now=times.now()
+        )
+        if wanted == sorted(service_export.status.conditions, key=lambda condition: condition.type):
             return None
         try:
-            written = self._local.patch_status(self._sources.kind, export_, {"conditions": told})
+            written = self._local.patch_status(self._sources.kind, service_export, {"conditions": wanted})
         except errors.NotFoundError:
             # Deleted meanwhile; its event brings the key again.
             return None
         self._sources.exports.remember(written)
         return None
 
-    def _record_delivery(self, key: str, planned: plan.ExportPlan, delivery: conditions.Delivery) -> None:
+    def _record_delivery(self, key: ServiceKey, planned: plan.ExportPlan, delivery: conditions.Delivery) -> None:
         if not planned.valid:
             self._deliveries.pop(key, None)
             return
@@ -173,7 +175,7 @@ class ExportController:
         since = known.since if known is not None and same else self._clock()
         self._deliveries[key] = _DatedDelivery(delivery, exported, since)
 
-    def _deliver(self, key: str, planned: plan.ExportPlan) -> tuple[conditions.Delivery, float | None]:
+    def _deliver(self, key: ServiceKey, planned: plan.ExportPlan) -> tuple[conditions.Delivery, float | None]:
         if not all(reflector.synced.is_set() for reflector in self.reflectors):
             # The daemon gives every key again once the hub was heard.
             return conditions.Delivery(pending="The hub has not been reached yet."), None
@@ -192,19 +194,18 @@ class ExportController:
         except errors.UnreachableError as err:
             return conditions.Delivery(pending=f"The hub can't be reached: {err}."), random.uniform(*_AWAY_RETRY_S)
         except (errors.ForbiddenError, errors.InvalidError) as err:
-            log.warning("the hub refuses an export", extra={"key": key, "error": str(err)})
+            log.warning("the hub refuses an export", extra={"key": str(key), "error": str(err)})
             return conditions.Delivery(refused=f"The hub refuses the export: {err}."), _REFUSED_RETRY_S
         if refused:
             return conditions.Delivery(refused=f"The hub refuses the export: {refused}."), None
         return conditions.Delivery(written=True), None if whole else _OLDER_HUB_RETRY_S
 
-    def _write(self, key: str, planned: plan.ExportPlan) -> bool:
+    def _write(self, key: ServiceKey, planned: plan.ExportPlan) -> bool:
         """Bring the hub to the plan; tell whether it took all of it."""
-        name = key.replace("/", ".", 1)
-        current = self.exported.get(f"{self._namespace}/{name}")
+        current = self.exported.get(f"{self._namespace}/{key.dotted}")
         wrote, whole = False, True
         if planned.exported is None and current is not None:
-            self._hub.delete(resource.EXPORTED_SERVICES, name, self._namespace)
+            self._hub.delete(resource.EXPORTED_SERVICES, key.dotted, self._namespace)
             wrote = True
             self._pruned.pop(key, None)
         elif planned.exported is not None:
@@ -216,7 +217,7 @@ class ExportController:
         self.stopwatch.stop(key, wrote=wrote)
         return whole
 
-    def _write_slices(self, key: str, planned: Sequence[core.EndpointSlice]) -> bool:
+    def _write_slices(self, key: ServiceKey, planned: Sequence[core.EndpointSlice]) -> bool:
         """Bring the hub's slices to the plan, new ones before old ones go; tell whether any was written."""
         there = {slice_.metadata.name: slice_ for slice_ in self._by_service.find(key)}
         surplus = list(there.keys() - {wanted.metadata.name for wanted in planned})
@@ -244,7 +245,9 @@ class ExportController:
             self._hub.delete(resource.ENDPOINT_SLICES, name, self._namespace)
         return bool(surplus)
 
-    def _is_taken(self, key: str, wanted: fleet.ExportedServiceSpec, current: fleet.ExportedService | None) -> bool:
+    def _is_taken(
+        self, key: ServiceKey, wanted: fleet.ExportedServiceSpec, current: fleet.ExportedService | None
+    ) -> bool:
         """Tell whether the hub holds ``wanted``, or what it made of that not long ago."""
         if current is None or current.spec == wanted:
             return current is not None
@@ -254,7 +257,7 @@ class ExportController:
         return (pruned.sent, pruned.kept) == (wanted, current.spec)
 
     def _send(
-        self, key: str, exported: fleet.ExportedService, current: fleet.ExportedService | None
+        self, key: ServiceKey, exported: fleet.ExportedService, current: fleet.ExportedService | None
     ) -> fleet.ExportedService:
         """Write one export and return what became of it: a hub whose schema lacks fields drops them."""
         written = self._hub.put(resource.EXPORTED_SERVICES, exported, found=current)
@@ -268,19 +271,15 @@ class ExportController:
         return written
 
     def _exported_changed(self, key: str) -> None:
-        try:
-            self._changed("/".join(names.parse_service_key(key.rpartition("/")[2])))
-        except names.NameRefusedError:
+        service = keys.parse_dotted(key)
+        if service is None:
             log.warning("an object that is not ours is in this cluster's namespace on the hub", extra={"key": key})
+            return
+        self._bus.wake(MemberSource.HUB_EXPORT, service)
 
     def _slice_changed(self, key: str) -> None:
         for service in self._by_service.update(key):
-            self._changed(service)
-
-
-def rfc3339() -> str:
-    """Return the time now as the API writes it, in whole seconds."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            self._bus.wake(MemberSource.HUB_EXPORT, service)
 
 
 def _placed(exported: fleet.ExportedService, namespace: str) -> fleet.ExportedService:
@@ -288,7 +287,7 @@ def _placed(exported: fleet.ExportedService, namespace: str) -> fleet.ExportedSe
     return msgspec.structs.replace(exported, metadata=metadata)
 
 
-def _services_of(slice_: core.EndpointSlice) -> index.Terms:
+def _services_of(slice_: core.EndpointSlice) -> frozenset[ServiceKey]:
     """Name the service of a slice by the slice's own name, which is all that a deletion needs."""
     parts = slice_.metadata.name.split(".")
-    return frozenset({f"{parts[0]}/{parts[1]}"}) if len(parts) > 1 else frozenset()
+    return frozenset({ServiceKey(parts[0], parts[1])}) if len(parts) > 1 else frozenset()

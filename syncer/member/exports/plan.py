@@ -17,6 +17,7 @@ import msgspec
 
 from fleetboard.model import core, fleet, mcs, meta, names
 from fleetboard.model.addresses import Address
+from fleetboard.model.keys import ServiceKey
 
 ENDPOINTS_PER_SLICE = 1000
 """What the API server accepts in one EndpointSlice."""
@@ -34,23 +35,16 @@ class ExportSource:
     """What this cluster holds under one name.
 
     Attributes:
-        namespace: Namespace of the Service and its ServiceExport.
-        name: Name of both.
+        key: Namespace and name of the Service and its ServiceExport.
         export: The user's wish, if it is there.
         service: The Service, if it is there.
         slices: The Service's own EndpointSlices (never imported ones).
     """
 
-    namespace: str
-    name: str
+    key: ServiceKey
     export: mcs.ServiceExport | None = None
     service: core.Service | None = None
     slices: Sequence[core.EndpointSlice] = ()
-
-    @property
-    def key(self) -> str:
-        """Name of the hub's objects for this service."""
-        return names.service_key(self.namespace, self.name)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +106,8 @@ def _exported(source: ExportSource, export: mcs.ServiceExport, service: core.Ser
         for port in service.spec.ports
     ]
     spec = fleet.ExportedServiceSpec(
-        namespace=source.namespace,
-        name=source.name,
+        namespace=source.key.namespace,
+        name=source.key.name,
         type="Headless" if is_headless(service) else "ClusterSetIP",
         ports=ports,
         session_affinity=affinity,
@@ -126,7 +120,7 @@ def _exported(source: ExportSource, export: mcs.ServiceExport, service: core.Ser
         export_uid=export.metadata.uid,
         export_created=export.metadata.creation_timestamp,
     )
-    return fleet.ExportedService(metadata=_metadata(source, name=source.key), spec=spec)
+    return fleet.ExportedService(metadata=_metadata(source, name=source.key.dotted), spec=spec)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -233,12 +227,12 @@ def _slice(
     labels = {
         names.LABEL_MANAGED_BY: names.MANAGER,
         names.LABEL_PROXY_NAME: names.PROXY_NAME,
-        names.LABEL_SERVICE_NAME: source.name,
-        names.LABEL_SERVICE_NAMESPACE: source.namespace,
+        names.LABEL_SERVICE_NAME: source.key.name,
+        names.LABEL_SERVICE_NAMESPACE: source.key.namespace,
         names.LABEL_SOURCE_CLUSTER: cluster,
     }
     # By what is in it and not by its place: another port set's coming renames nothing.
-    name = f"{source.key}.ipv{family}.{_digest(ports)}" + (f".{part}" if part else "")
+    name = f"{source.key.dotted}.ipv{family}.{_digest(ports)}" + (f".{part}" if part else "")
     metadata = _metadata(source, name=name)
     return core.EndpointSlice(
         metadata=msgspec.structs.replace(metadata, labels=labels),
@@ -254,7 +248,7 @@ def _digest(ports: Ports) -> str:
 
 
 def _metadata(source: ExportSource, *, name: str) -> meta.ObjectMeta:
-    labels = {names.LABEL_SERVICE_NAME: source.name, names.LABEL_SERVICE_NAMESPACE: source.namespace}
+    labels = {names.LABEL_SERVICE_NAME: source.key.name, names.LABEL_SERVICE_NAMESPACE: source.key.namespace}
     return meta.ObjectMeta(name=name, labels=labels)
 
 

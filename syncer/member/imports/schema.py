@@ -5,6 +5,7 @@ One invariant: asked of what the API server serves, so that a CRD which somebody
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -12,9 +13,25 @@ import msgspec
 
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
-from fleetboard.model import resource
+from fleetboard.model import mcs, resource
+from syncer.member.imports import plan
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImportSchema:
+    """What ServiceImports are in this cluster.
+
+    Attributes:
+        kind: The version to speak.
+        slice_objects: Whether they have ``status.endpointSliceObjects``.
+        fields: The optional fields that their spec has (``plan.OPTIONAL_FIELDS``).
+    """
+
+    kind: resource.Resource[mcs.ServiceImport] = resource.SERVICE_IMPORTS
+    slice_objects: bool = True
+    fields: frozenset[str] = plan.OPTIONAL_FIELDS
 
 
 class _Named(msgspec.Struct):
@@ -23,6 +40,21 @@ class _Named(msgspec.Struct):
 
 class _Served(msgspec.Struct):
     resources: list[_Named]
+
+
+def read_import(client: Client) -> ImportSchema:
+    """Read which ServiceImports this cluster has.
+
+    Raises:
+        errors.KubeError: it can't be read.
+    """
+    kind = newest(client, resource.SERVICE_IMPORTS, known=mcs.VERSIONS)
+    document = read(client, kind)
+    return ImportSchema(
+        kind=kind,
+        slice_objects=find_field(document, kind.kind, ("status", "endpointSliceObjects")),
+        fields=frozenset(name for name in plan.OPTIONAL_FIELDS if find_field(document, kind.kind, ("spec", name))),
+    )
 
 
 def read(client: Client, kind: resource.AnyResource) -> Any:

@@ -22,6 +22,7 @@ from fleetboard.kube import errors, workqueue
 from fleetboard.kube.client import Client
 from fleetboard.kube.controller import Controller
 from fleetboard.model import fleet, resource
+from fleetboard.model.keys import ServiceKey
 from syncer.member.dns import asking
 from syncer.member.probe import plan
 
@@ -54,14 +55,14 @@ LOST = Counter(
 class MergedServices(Protocol):
     """The hub's merges, as ``clusterset.Clusterset`` has them."""
 
-    def service(self, key: str) -> fleet.FleetService | None:
-        """Return the merge of ``namespace/name``."""
+    def service(self, key: ServiceKey) -> fleet.FleetService | None:
+        """Return the merge of all exports of a service."""
 
     def peer(self, name: str) -> fleet.Peer | None:
         """Return a member."""
 
-    def service_keys(self) -> list[str]:
-        """Return ``namespace/name`` of every service."""
+    def service_keys(self) -> list[ServiceKey]:
+        """Return every service."""
 
 
 class ProbeController:
@@ -83,17 +84,17 @@ class ProbeController:
         self._ask, self._clock = ask or self._ask_crossdns, clock
         self._lock = threading.Lock()
         self._service = plan.ProbeService()
-        self._echo_queue = workqueue.WorkQueue[str]()
+        self.echoes_due = workqueue.WorkQueue[str]()
         self._measured: frozenset[str] = frozenset()
         # Anywhere: an echo that a former process was given must not be taken for ours.
         self._number = random.randrange(*plan.NUMBERS)
         self._server = ""
 
-    def enqueue(self, key: str) -> None:
-        """Learn that the merge of ``namespace/name`` may have changed."""
+    def enqueue(self, key: ServiceKey) -> None:
+        """Look for a question once the merge of a service may have changed."""
         asker = self._prober(key)
         if asker is not None:
-            self._echo_queue.add(asker)
+            self.echoes_due.add(asker)
 
     def run(self, stop: threading.Event) -> None:
         """Ask one of the other clusters at a time, until ``stop``."""
@@ -115,7 +116,7 @@ class ProbeController:
         def echo(asker: str) -> None:
             self._logging_errors(functools.partial(self.echo, asker, stop))
 
-        Controller("probe echoes", echo, queue=self._echo_queue).run(stop)
+        Controller("probe echoes", echo, queue=self.echoes_due).run(stop)
 
     def ask(self, asked: str, stop: threading.Event) -> None:
         """Ask one cluster and note how long its echo took."""
@@ -132,7 +133,7 @@ class ProbeController:
 
     def echo(self, asker: str, stop: threading.Event) -> None:
         """Echo what ``asker`` asks, once this cluster's DNS answers it."""
-        key = f"{self._namespace}/{plan.service_name(asker)}"
+        key = ServiceKey(self._namespace, plan.service_name(asker))
         merged = self._clusterset.service(key) if self._prober(key) == asker else None
         number = plan.asked_number(merged.spec, self._cluster) if merged is not None else None
         if number is None or self._service.echoes.get(asker) == number:
@@ -141,8 +142,8 @@ class ProbeController:
         if self._await(asked, number, stop, within_s=ECHO_S):
             self._write_service(lambda service: service.echo(asker, number))
 
-    def _prober(self, key: str) -> str | None:
-        """Return the other member whose probe Service ``namespace/name`` is; None when it is none's."""
+    def _prober(self, key: ServiceKey) -> str | None:
+        """Return the other member whose probe Service this is, or None."""
         name = plan.cluster_of(key, namespace=self._namespace)
         if name is None or name == self._cluster or self._clusterset.peer(name) is None:
             return None

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fleetboard.model import fleet, names
+from fleetboard.model.keys import ServiceKey
 
 PREFIX = "fleet-probe-"
 NUMBERS = (1024, 65535)
@@ -23,10 +24,10 @@ def service_name(cluster: str) -> str:
     return f"{PREFIX}{cluster}"
 
 
-def cluster_of(key: str, *, namespace: str) -> str | None:
-    """Return whose probe Service ``namespace/name`` is; None when it is none."""
-    space, _, name = key.partition("/")
-    return name.removeprefix(PREFIX) if space == namespace and name.startswith(PREFIX) else None
+def cluster_of(key: ServiceKey, *, namespace: str) -> str | None:
+    """Return the cluster whose probe Service this is; None for other Services."""
+    is_probe = key.namespace == namespace and key.name.startswith(PREFIX)
+    return key.name.removeprefix(PREFIX) if is_probe else None
 
 
 def ping_domain(asker: str, asked: str, *, namespace: str) -> str:

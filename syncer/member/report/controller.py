@@ -16,16 +16,15 @@ import msgspec
 
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
-from fleetboard.kube.reflector import Reflector
-from fleetboard.model import core, fleet, meta, names, resource
+from fleetboard.kube.reflector import Mirrors, Reflector
+from fleetboard.model import core, fleet, meta, names, resource, times
 from fleetboard.model.addresses import Network
 from syncer.member.clusterset import Clusterset
-from syncer.member.exports.controller import rfc3339
-from syncer.member.join import credential
+from syncer.member.join.credential import Credential, check_peer
 from syncer.member.join.errors import HubUnreachableError, JoinError
-from syncer.member.join.settings import HubJoin
 from syncer.member.report import plan
 from syncer.member.settings import FIELD_MANAGER
+from syncer.member.wakes import MemberBus, MemberSource
 
 log = logging.getLogger(__name__)
 
@@ -51,20 +50,19 @@ class ReportController:
         local: Client,
         hub: Client,
         *,
-        settings: HubJoin,
+        bus: MemberBus,
+        credential: Credential,
         clusterset: Clusterset,
         namespace: str,
         cluster_uid: str,
         networks: Callable[[], Sequence[Network]],
         version: str,
-        problem: Callable[[], JoinError | None],
-        returned: Callable[[], None],
     ) -> None:
-        """``returned`` is called once the hub takes a report again after it could not be reached."""
-        self._local, self._hub, self._join = local, hub, settings
+        self._local, self._hub, self._bus = local, hub, bus
+        self._credential, self._join = credential, credential.join
         self._clusterset, self._namespace = clusterset, namespace
         self._cluster_uid, self._networks, self._version = cluster_uid, networks, version
-        self._problem, self._returned, self._unreachable = problem, returned, False
+        self._unreachable = False
         self._changed = threading.Event()
         self.nodes = Reflector(local, resource.FLEET_NODES, notify=self.wake, namespace=namespace)
         self.lease = Reflector(
@@ -83,11 +81,11 @@ class ReportController:
         self._read_networks: tuple[float, Sequence[Network]] | None = None
 
     @property
-    def reflectors(self) -> list[Reflector[object]]:
+    def reflectors(self) -> list[Mirrors]:
         """Those of this cluster, to be run."""
-        return [self.nodes, self.lease, self.own, self.claims]  # type: ignore[list-item]
+        return [self.nodes, self.lease, self.own, self.claims]
 
-    def wake(self, _key: str = "") -> None:
+    def wake(self, _key: object = None) -> None:
         """Say that something the report depends on may have changed."""
         self._changed.set()
 
@@ -138,19 +136,19 @@ class ReportController:
         peer = self._clusterset.peer(self._join.cluster)
         if not self._clusterset.is_synced:
             return
-        credential.check_peer(peer, join=self._join, cluster_uid=self._cluster_uid)
+        check_peer(peer, join=self._join, cluster_uid=self._cluster_uid)
         spec = self._plan()
         due = time.monotonic() - self.last_sent >= HEARTBEAT_S - SETTLE_S
         if spec == self._sent and not due:
             return
-        stamped = plan.with_heartbeat(spec, rfc3339())
+        stamped = plan.with_heartbeat(spec, times.now())
         self._hub.apply(
             resource.PEER_REPORTS, self._object(stamped, self._join.member.namespace), manager=FIELD_MANAGER
         )
         self._sent, self.last_sent = spec, time.monotonic()
         if self._unreachable:
             self._unreachable = False
-            self._returned()
+            self._bus.wake(MemberSource.HUB_RETURNED)
         current = self.own.get(f"{self._namespace}/{self._join.cluster}")
         if current is None or current.spec != spec:
             self._local.apply(resource.PEER_REPORTS, self._object(spec, self._namespace), manager=FIELD_MANAGER)
@@ -179,7 +177,7 @@ class ReportController:
     def _write_decision(self) -> meta.Condition | None:
         """Copy the hub's decision to this cluster's own PeerReport and return it."""
         decision = plan.admission(self._clusterset.peer(self._join.cluster))
-        problem = self._problem()
+        problem = self._credential.problem
         if problem is not None and not isinstance(problem, HubUnreachableError):
             condition = plan.refused(problem.reason, str(problem))
         elif decision is None and not self._clusterset.is_synced:
@@ -224,7 +222,7 @@ def write_joined(
         body: Mapping[str, Any] = {"metadata": name, "spec": {"cluster": cluster}}
         current = local.apply(resource.PEER_REPORTS, dict(body), manager=FIELD_MANAGER)
     old = current.status.conditions
-    conditions = meta.set_condition(old, condition, now=rfc3339())
+    conditions = meta.set_condition(old, condition, now=times.now())
     if conditions != old:
         status = {"metadata": name, "status": {"conditions": msgspec.to_builtins(conditions)}}
         local.apply(resource.PEER_REPORTS, status, manager=FIELD_MANAGER, subresource="status")

@@ -11,15 +11,18 @@ from typing import Any
 import fake_api
 import pytest
 from polling import wait_until
+from recorded_bus import RecordedBus
 
 from fleetboard.kube import errors
-from fleetboard.kube.reflector import Reflector
+from fleetboard.kube.reflector import Mirrors
 from fleetboard.model import names
+from fleetboard.model.keys import ServiceKey
 from syncer.member import clusterset
 from syncer.member.exports import controller, sources
+from syncer.member.wakes import MemberSource
 
 HUB, MEMBER = names.clusterset_namespace("default"), names.member_namespace("default", "c1")
-KEY = "shop/web"
+KEY = ServiceKey("shop", "web")
 
 
 @dataclasses.dataclass
@@ -29,7 +32,7 @@ class World:
     local: fake_api.FakeApi
     hub: fake_api.FakeApi
     export_controller: controller.ExportController
-    delivered: list[str]
+    bus: RecordedBus
     now: list[float]
 
     def told(self) -> dict[str, str]:
@@ -53,33 +56,30 @@ def world() -> Iterator[World]:
         local.put("services", "web", "shop", spec={"clusterIP": "None", "ports": [{"port": 80}]})
         condition = {"type": "Admitted", "status": "True", "reason": "Admitted", "message": "welcome"}
         hub.put("peers", "c1", HUB, spec={"cluster": "c1"}, status={"conditions": [condition]})
-        source = sources.Sources(local.client(), namespace=names.NAMESPACE, cluster="c1", notify=lambda _: None)
+        bus = RecordedBus()
+        source = sources.Sources(local.client(), bus=bus, namespace=names.NAMESPACE, cluster="c1")
         view = clusterset.Clusterset(
             hub.client(),
             local.client(),
+            bus=bus,
             clusterset="default",
             cluster="c1",
             namespace=names.NAMESPACE,
-            service_changed=lambda _: None,
-            original_changed=lambda _: None,
-            peer_changed=lambda _: None,
         )
-        delivered: list[str] = []
         now = [1000.0]
         made = controller.ExportController(
             local.client(),
             hub.client(),
+            bus=bus,
             sources=source,
             clusterset=view,
             cluster="c1",
             member_namespace=MEMBER,
-            changed=lambda _: None,
-            delivered=delivered.append,
             clock=lambda: now[0],
         )
-        built = World(local, hub, made, delivered, now)
+        built = World(local, hub, made, bus, now)
         stop = threading.Event()
-        reflectors: list[Reflector[Any]] = [*source.reflectors, view.peers, view.services, *made.reflectors]
+        reflectors: list[Mirrors] = [*source.reflectors, view.peers, view.services, *made.reflectors]
         threads = [threading.Thread(target=one.run, args=(stop,), daemon=True) for one in reflectors]
         for thread in threads:
             thread.start()
@@ -92,7 +92,7 @@ def world() -> Iterator[World]:
 
 def test_the_hub_is_written_before_anything_is_told(world: World) -> None:
     world.export_controller.reconcile(KEY)
-    assert world.delivered == [KEY]
+    assert world.bus.services(MemberSource.DELIVERY) == [KEY]
     assert ("exportedservices", MEMBER, "shop.web") in world.hub.objects
     assert world.writes(world.local) == []
 

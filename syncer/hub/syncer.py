@@ -23,7 +23,7 @@ from syncer.hub.members import MemberController
 from syncer.hub.metrics import HubMetrics, ViewCollector
 from syncer.hub.services import FleetServiceController
 from syncer.hub.settings import HubSettings
-from syncer.hub.term import HubQueue, Leadership
+from syncer.hub.term import CurrentTerm, HubQueue
 from syncer.hub.view import View
 from syncer.hub.wakes import WAKES, HubBus, HubWork
 
@@ -43,14 +43,14 @@ class HubSyncer:
     def __init__(self, client: Client, settings: HubSettings, registry: CollectorRegistry) -> None:
         bus, recorder, metrics = HubBus(WAKES), events.Recorder(client, LEASE), HubMetrics(registry)
         self.exit_status = 0
-        self._leadership = Leadership()
+        self._current_term = CurrentTerm()
         self._view = View(client, settings.terms, bus, now=_now)
         self._member_controller = MemberController(self._view, recorder=recorder)
         self._copy_controller = CopyController(
-            self._view, metrics=metrics, enqueue=self._leadership.to(HubQueue.COPIES)
+            self._view, metrics=metrics, enqueue=self._current_term.to(HubQueue.COPIES)
         )
         self._fleet_service_controller = FleetServiceController(
-            self._view, metrics=metrics, recorder=recorder, enqueue=self._leadership.to(HubQueue.SERVICES)
+            self._view, metrics=metrics, recorder=recorder, enqueue=self._current_term.to(HubQueue.SERVICES)
         )
         self._elector = Elector(
             client, namespace=settings.namespace, name=LEASE, identity=settings.identity, duration_s=15
@@ -59,12 +59,12 @@ class HubSyncer:
         registry.register(ViewCollector(self._view, leading=lambda: self._elector.leading))
 
     def _connect(self, bus: HubBus) -> None:
-        bus.connect(HubWork.MEMBER, self._leadership.to(HubQueue.MEMBERS))
+        bus.connect(HubWork.MEMBER, self._current_term.to(HubQueue.MEMBERS))
         bus.connect(HubWork.MEMBER_COPIES, self._copy_controller.peer_changed)
         bus.connect(HubWork.MEMBER_SERVICES, self._fleet_service_controller.peer_changed)
         bus.connect(HubWork.COPY, self._copy_controller.slice_changed)
         bus.connect(HubWork.EXPORT, self._fleet_service_controller.export_changed)
-        bus.connect(HubWork.SERVICE, self._leadership.to(HubQueue.SERVICES))
+        bus.connect(HubWork.SERVICE, self._current_term.to(HubQueue.SERVICES))
 
     @property
     def threads(self) -> dict[str, Callable[[threading.Event], None]]:
@@ -74,8 +74,8 @@ class HubSyncer:
 
     def ready(self) -> str | None:
         """Say why this process isn't ready."""
-        if self._leadership.fault is not None:
-            return str(self._leadership.fault)
+        if self._current_term.fault is not None:
+            return str(self._current_term.fault)
         missing = [name for name, reflector in self._view.reflectors.items() if not reflector.synced.is_set()]
         return f"not listed yet: {', '.join(missing)}" if missing else None
 
@@ -92,7 +92,7 @@ class HubSyncer:
             self.exit_status = 1
             stop.set()
             return
-        self._elector.run(stop, on_start=self._begin, on_stop=self._leadership.end)
+        self._elector.run(stop, on_start=self._begin, on_stop=self._current_term.end)
 
     def _begin(self) -> None:
         controllers = {
@@ -108,7 +108,7 @@ class HubSyncer:
             HubQueue.SERVICES: self._fleet_service_controller.begin,
             HubQueue.CLAIMS: lambda: ["sweep"],
         }
-        self._leadership.begin(controllers, list_keys)
+        self._current_term.begin(controllers, list_keys)
 
     def _sweep(self, _key: str) -> float:
         self._view.claims.sweep()
@@ -117,8 +117,8 @@ class HubSyncer:
     def _supervise(self, stop: threading.Event) -> None:
         """End the process when a controller died."""
         while not stop.wait(0.5):
-            if self._leadership.fault is not None:
-                raise self._leadership.fault
+            if self._current_term.fault is not None:
+                raise self._current_term.fault
 
 
 def _now() -> datetime.datetime:

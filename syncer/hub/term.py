@@ -56,7 +56,7 @@ class LeadershipTerm:
             self._on_death(err)
 
 
-class Leadership:
+class CurrentTerm:
     """The current term, if this replica leads.
 
     Attributes:

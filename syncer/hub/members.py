@@ -1,6 +1,6 @@
-"""Admits members, gives them their blocks, and writes what the hub says of each into its Peer.
+"""Admits members, allocates their blocks, and writes the hub's decision about each into its Peer.
 
-One invariant: what is wrong with one member is written into that member's Peer and changes nothing for another.
+Invariant: what is wrong with one member is written into that member's Peer and changes nothing for another.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SOON_S = 0.2
 
 
 class MemberController:
-    """Reconciles one Peer at a time; keys are cluster names, the hub's own among them."""
+    """Reconciles one Peer at a time; keys are cluster names, the hub's own included."""
 
     def __init__(self, view: View, *, recorder: events.Recorder, heartbeats: Heartbeats | None = None) -> None:
         self._view = view
@@ -33,24 +33,24 @@ class MemberController:
         self._heartbeats = heartbeats or Heartbeats()
 
     def check_fleet(self) -> None:
-        """Check that our fleet CIDR is the one the clusterset was made with.
+        """Check that the fleet CIDR is the one that the clusterset was created with.
 
         Raises:
-            SettingRefusedError: another, or fewer.
+            SettingRefusedError: it differs, or a family is missing.
         """
         hub = self._view.peer(names.HUB)
-        mine = [str(plan.fleet) for plan in self._view.terms.plans]
-        if hub is not None and not set(hub.status.fleet_cidrs) <= set(mine):
+        configured = [str(plan.fleet) for plan in self._view.terms.plans]
+        if hub is not None and not set(hub.status.fleet_cidrs) <= set(configured):
             raise SettingRefusedError(
-                f"FLEET_CIDR {','.join(mine)!r} is not what this clusterset was made with, "
+                f"FLEET_CIDR {','.join(configured)!r} is not what this clusterset was created with, "
                 f"{','.join(hub.status.fleet_cidrs)!r}: addresses in use can't move, so set it back"
             )
 
     def begin(self) -> list[str]:
-        """Begin a term: count heartbeats anew, and return every key there is."""
+        """Begin a term: restart the heartbeats' count, and return every key there is."""
         self._heartbeats.restart()
         peers = [peer.metadata.name for peer in list(self._view.peers.store.values())]
-        # Owners without a Peer were removed while nobody was here to see it.
+        # Owners without a Peer were removed while no replica led.
         return [names.HUB, *sorted({*peers, *self._view.claims.owners(allocation.CLUSTER_BLOCK)} - {names.HUB})]
 
     def reconcile(self, cluster: str) -> float | None:
@@ -81,7 +81,7 @@ class MemberController:
         report = self._view.report(peer.spec.cluster)
         mtu = fleet_mtu(self._view.terms.mtu, hub)
         if report is None and peer.status.cluster_uid:
-            # It was there: what we know of it stays as it is, and goes stale.
+            # It has reported before: what is known of it stays, and goes stale.
             return self._write_stale(peer)
         decision, blocks = self._decide(peer, report, mtu)
         age_s, again_s = 0.0, None
@@ -107,7 +107,7 @@ class MemberController:
         try:
             return decision, self._blocks(peer.spec.cluster, blocks, units=allocation.units_of(decision.blocks))
         except AddressesExhaustedError as err:
-            # With a block it goes on with what it has; without one it can't take part.
+            # With a block it continues with what it has; without one it can't take part.
             uid = decision.cluster_uid if blocks else peer.status.cluster_uid
             refused = dataclasses.replace(
                 decision, admitted=bool(blocks), reason="NoAddressesLeft", message=str(err), cluster_uid=uid
@@ -121,11 +121,11 @@ class MemberController:
         return [str(block) for block in allocation.assemble(shown, owned)]
 
     def _age(self, cluster: str, heartbeat: str) -> tuple[float, float | None]:
-        """Return for how long the heartbeat is unchanged, and when to look again."""
+        """Return for how long the heartbeat has been unchanged, and when to check again."""
         age_s = self._heartbeats.see(cluster, heartbeat)
         if age_s < STALE_S:
             return age_s, STALE_S - age_s + 1
-        # Before we call it late: is it us who are behind?
+        # Before the member is called stale: perhaps the watch is behind.
         space = names.member_namespace(self._view.terms.clusterset, cluster)
         live = self._view.client.find(resource.PEER_REPORTS, cluster, space)
         if live is not None and live.spec.heartbeat != heartbeat:
@@ -147,18 +147,18 @@ class MemberController:
         return again_s
 
     def _release_blocks(self, cluster: str) -> float | None:
-        # Asked of the API itself: a block given back by mistake would go to nobody else for 24 h, but an address
-        # plan should not depend on a cache.
+        # Read from the API: nobody else would get a block released by mistake for 24 h, but an address plan
+        # should not depend on a cache.
         if self._view.client.find(resource.PEERS, cluster, self._view.terms.namespace) is not None:
             return _SOON_S
         if self._view.claims.owned(allocation.CLUSTER_BLOCK, cluster):
             self._view.claims.release(allocation.CLUSTER_BLOCK, cluster)
-            log.info("member left: its blocks rest for 24 h", extra={"cluster": cluster})
+            log.info("member left: its blocks are quarantined for 24 h", extra={"cluster": cluster})
         self._heartbeats.forget(cluster)
         return None
 
     def _revoke_bootstrap(self, peer: fleet.Peer, report: fleet.PeerReport | None) -> float | None:
-        """End the bootstrap token once it was used or is over; return when to look again."""
+        """Revoke the bootstrap token once it was used or has expired; return when to check again."""
         annotation = peer.metadata.annotations.get(membership.ANNOTATION_BOOTSTRAP, "")
         bootstrap = membership.Bootstrap.parse(annotation)
         if bootstrap is None:
@@ -183,7 +183,7 @@ class MemberController:
         }
 
     def _write_status(self, peer: fleet.Peer, wanted: dict[str, Any], shown: Sequence[meta.Condition]) -> None:
-        """Write our part of a Peer's status, when it changes."""
+        """Write the hub's part of a Peer's status, when it changes."""
         status = peer.status
         now = times.render(self._view.now())
         before = [one for one in status.conditions if one.type in admission.TYPES]
@@ -230,5 +230,5 @@ class MemberController:
 
 
 def fleet_mtu(setting: int, hub: fleet.Peer) -> int:
-    """Return the fleet's MTU: it may only fall, because what carries a larger one was never asked again."""
+    """Return the fleet's MTU. It may only fall: nobody checks again whether every path carries a larger one."""
     return min(setting, hub.status.mtu) if hub.status.mtu else setting

@@ -1,7 +1,7 @@
-"""Merges all exports of a name into one FleetService, with the addresses it keeps for life.
+"""Merges all exports of a name into one FleetService, whose virtual addresses stay for its life.
 
-One invariant: one export that can't be used is left out of its own service and touches no other; the precedence of
-those that are left doesn't change by it.
+Invariant: an export that can't be used is left out of its own service and affects no other. The precedence of the
+remaining exports does not change.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class FleetServiceController:
         self._export_rights: dict[str, object] = {}
 
     def begin(self) -> list[str]:
-        """Begin a term: return every service that is exported, merged, remembered or has an address."""
+        """Begin a term: return every service that is exported, merged or remembered, or has an address."""
         merged = {service.metadata.name for service in list(self._view.services.store.values())}
         remembered = {name_of(key).removeprefix(precedence.PREFIX) for key in list(self._view.records.store)}
         with self._lock:
@@ -47,7 +47,7 @@ class FleetServiceController:
         return sorted(merged | remembered | exported | self._view.claims.owners(allocation.VIP))
 
     def export_changed(self, key: str) -> None:
-        """Learn that an ExportedService changed."""
+        """Record that an ExportedService changed, and enqueue its service."""
         if self._view.cluster_of(namespace_of(key)) is None:
             return
         name = name_of(key)
@@ -61,7 +61,7 @@ class FleetServiceController:
         self._enqueue(name)
 
     def peer_changed(self, cluster: str) -> None:
-        """Learn that a Peer changed; its exports matter only if what it may export changed."""
+        """Enqueue the member's services if the change of its Peer changes what it may export."""
         peer = self._view.peer(cluster)
         rights = None if peer is None else (admission.is_admitted(peer), tuple(peer.spec.export_namespaces))
         if self._export_rights.get(cluster) == rights:
@@ -74,23 +74,23 @@ class FleetServiceController:
             self._enqueue(name)
 
     def reconcile(self, key: str) -> float | None:
-        """Make one FleetService what its exports say."""
+        """Bring one FleetService to the merge of its exports."""
         now = self._view.now()
         exported = self._exports(key)
         service = self._view.service(key)
         record = self._view.record(precedence.record_name(key))
-        known = precedence.read(service, record)
+        before = precedence.read(service, record)
         present = {cluster: one.metadata.creation_timestamp for cluster, one in exported.items()}
-        updated = precedence.update(known, present, now=now)
-        if set(updated.withdrawn) - set(known.withdrawn):
-            # Before the FleetService forgets them. What is present again leaves the record only after it.
-            again = [entry for entry in known.withdrawn if entry.cluster in present]
+        updated = precedence.update(before, present, now=now)
+        if set(updated.withdrawn) - set(before.withdrawn):
+            # Written before the FleetService drops them. Exports that returned leave the record after it.
+            again = [entry for entry in before.withdrawn if entry.cluster in present]
             self._remember(key, (*updated.withdrawn, *again))
         if exported:
             self._merge(key, exported, updated.live, service)
         else:
             self._end(key, service)
-        if updated.withdrawn != known.withdrawn:
+        if updated.withdrawn != before.withdrawn:
             self._remember(key, updated.withdrawn)
         return precedence.next_expiry_s(updated.withdrawn, now=now)
 
@@ -131,7 +131,7 @@ class FleetServiceController:
             return
         labels = {names.LABEL_CLUSTERSET: self._view.terms.clusterset}
         metadata = {"name": key, "namespace": self._view.terms.namespace, "labels": labels}
-        body = {"metadata": metadata, "spec": spelled(spec)}
+        body = {"metadata": metadata, "spec": render_spec(spec)}
         self._view.services.remember(self._view.client.put(resource.FLEET_SERVICES, body, found=service))
         log.info(
             "service merged",
@@ -141,7 +141,7 @@ class FleetServiceController:
     def _end(self, key: str, service: fleet.FleetService | None) -> None:
         if service is not None:
             self._view.client.delete(resource.FLEET_SERVICES, key, self._view.terms.namespace, uid=service.metadata.uid)
-            log.info("service ended: no export is left", extra={"service": key})
+            log.info("service deleted: no export is left", extra={"service": key})
         self._view.claims.release(allocation.VIP, key)
 
     def _remember(self, key: str, withdrawn: tuple[precedence.Withdrawn, ...]) -> None:
@@ -152,14 +152,14 @@ class FleetServiceController:
         else:
             self._view.client.delete(resource.CONFIG_MAPS, precedence.record_name(key), self._view.terms.namespace)
 
-    def _report_refusal(self, cluster: str, exported: fleet.ExportedService, why: str) -> None:
+    def _report_refusal(self, cluster: str, exported: fleet.ExportedService, reason: str) -> None:
         self._metrics.exports_refused.labels(cluster).inc()
         metadata = exported.metadata
-        log.warning("export refused", extra={"cluster": cluster, "export": metadata.key, "why": why})
+        log.warning("export refused", extra={"cluster": cluster, "export": metadata.key, "reason": reason})
         regarding = events.reference(resource.EXPORTED_SERVICES, metadata)
-        self._recorder.emit(regarding, reason="ExportRefused", message=why, type_="Warning")
+        self._recorder.emit(regarding, reason="ExportRefused", message=reason, type_="Warning")
 
 
-def spelled(spec: fleet.FleetServiceSpec) -> dict[str, Any]:
-    """Render a spec with its defaults spelled out, for readers that don't know ours."""
+def render_spec(spec: fleet.FleetServiceSpec) -> dict[str, Any]:
+    """Render a spec with its defaults written out, for readers that have other defaults."""
     return {encoded: msgspec.to_builtins(getattr(spec, name)) for name, encoded in encoding.field_names(type(spec))}

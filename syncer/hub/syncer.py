@@ -1,7 +1,7 @@
 """syncer-hub, whole but its process: the view, the controllers, and the Lease that lets one replica decide.
 
 Invariant: of all replicas at most one decides (Lease ``syncer-hub``). The others keep their view warm, so that a
-successor begins with what it already knows.
+successor starts with what it already knows.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class HubSyncer:
         controllers = {
             HubQueue.MEMBERS: Controller("members", self._member_controller.reconcile),
             HubQueue.COPIES: Controller("slices", self._copy_controller.reconcile, workers=4),
-            # Two writes each, one after the other: with four, a busy API alone would hold it at 20 a second.
+            # Two writes each, one after the other: with four workers, a busy API would limit them to 20 a second.
             HubQueue.SERVICES: Controller("services", self._fleet_service_controller.reconcile, workers=8),
             HubQueue.CLAIMS: Controller("claims", self._sweep),
         }

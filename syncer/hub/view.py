@@ -1,6 +1,6 @@
 """What syncer-hub knows of one clusterset: its reflectors, and which cluster an object belongs to.
 
-One invariant: the cluster of an object is that of the namespace it was found in, never what the object says.
+Invariant: an object belongs to the cluster whose namespace it is in, whatever the object itself says.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class View:
         self.terms = terms
         self.now = now
         space = terms.namespace
-        ours = f"{names.LABEL_CLUSTERSET}={terms.clusterset}"
+        of_clusterset = f"{names.LABEL_CLUSTERSET}={terms.clusterset}"
         self.peers = Reflector(client, resource.PEERS, namespace=space, notify=self._peer_changed)
         self.services = Reflector(client, resource.FLEET_SERVICES, namespace=space, notify=self._service_changed)
-        self.records = Reflector(client, resource.CONFIG_MAPS, namespace=space, selector=ours)
-        # Of all namespaces, because members come and go; ``cluster_of`` sorts out what is no member's of ours.
+        self.records = Reflector(client, resource.CONFIG_MAPS, namespace=space, selector=of_clusterset)
+        # Of all namespaces, because members come and go; ``cluster_of`` drops those of other clustersets.
         self.reports = Reflector(client, resource.PEER_REPORTS, notify=self._report_changed)
         self.exports = Reflector(client, resource.EXPORTED_SERVICES, notify=bus.waker(HubSource.EXPORTED_SERVICE))
         self.slices = Reflector(
@@ -45,7 +45,7 @@ class View:
 
     @property
     def reflectors(self) -> dict[str, Reflector[Any]]:
-        """All reflectors, each to be run in a thread."""
+        """All reflectors; each runs in a thread."""
         return {
             "peers": self.peers,
             "reports": self.reports,
@@ -58,11 +58,11 @@ class View:
 
     @property
     def synced(self) -> list[threading.Event]:
-        """One event a reflector; nothing may be decided before all are set."""
+        """One event for each reflector; decide nothing before all are set."""
         return [reflector.synced for reflector in self.reflectors.values()]
 
     def cluster_of(self, namespace: str) -> str | None:
-        """Return the member whose namespace that is."""
+        """Return the member that the namespace belongs to, if any."""
         return membership.cluster_of(self.terms.clusterset, namespace)
 
     def peer(self, cluster: str) -> fleet.Peer | None:
@@ -70,7 +70,7 @@ class View:
         return self.peers.get(f"{self.terms.namespace}/{cluster}")
 
     def report(self, cluster: str) -> fleet.PeerReport | None:
-        """Return the member's report; others that it may have made don't count."""
+        """Return the member's report: the one that has the member's name."""
         return self.reports.get(f"{names.member_namespace(self.terms.clusterset, cluster)}/{cluster}")
 
     def service(self, key: str) -> fleet.FleetService | None:
@@ -78,7 +78,7 @@ class View:
         return self.services.get(f"{self.terms.namespace}/{key}")
 
     def record(self, name: str) -> core.ConfigMap | None:
-        """Return a ConfigMap of ours."""
+        """Return a ConfigMap of the clusterset's namespace that this process wrote."""
         return self.records.get(f"{self.terms.namespace}/{name}")
 
     def _peer_changed(self, key: str) -> None:

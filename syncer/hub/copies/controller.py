@@ -1,7 +1,7 @@
 """Copies members' EndpointSlices into the clusterset's namespace, where all members read them.
 
-One invariant: a copy exists exactly while its source does and its cluster is admitted; the merge of the service has
-no say in it, so that an endpoint's change reaches others by one write.
+Invariant: a copy exists exactly while its source does and the source's cluster is admitted. The merge of the service
+plays no part, so that a changed endpoint reaches the other members by one write.
 """
 
 from __future__ import annotations
@@ -43,13 +43,15 @@ class CopyController:
     def begin(self) -> list[str]:
         """Begin a term: return the name of every copy there is or should be."""
         space = self._view.terms.namespace
-        there = {one.metadata.name for one in list(self._view.slices.store.values()) if one.metadata.namespace == space}
+        existing = {
+            one.metadata.name for one in list(self._view.slices.store.values()) if one.metadata.namespace == space
+        }
         with self._lock:
             self._changed_at.clear()
-            return sorted(there | self._sources.keys())
+            return sorted(existing | self._sources.keys())
 
     def slice_changed(self, key: str) -> None:
-        """Learn that a slice changed: a member's, or a copy."""
+        """Record that a slice changed, a member's or a copy, and enqueue the copy."""
         space = namespace_of(key)
         cluster = self._view.cluster_of(space)
         if cluster is not None:
@@ -62,7 +64,7 @@ class CopyController:
             self._enqueue(name_of(key))
 
     def peer_changed(self, cluster: str) -> None:
-        """Learn that a Peer changed; its slices matter only if what it may say changed."""
+        """Enqueue the member's copies if the change of its Peer changes what may be copied."""
         peer = self._view.peer(cluster)
         rights = _rights_of(peer)
         if self._rights.get(cluster) == rights:
@@ -75,7 +77,7 @@ class CopyController:
             self._enqueue(name)
 
     def reconcile(self, name: str) -> None:
-        """Make one copy what it should be."""
+        """Bring one copy to its plan."""
         with self._lock:
             key = self._sources.get(name, "")
             changed_at = self._changed_at.pop(name, None)
@@ -84,7 +86,7 @@ class CopyController:
         if source is None or cluster is None:
             self._remove(name)
             with self._lock:
-                # Unless it was made anew meanwhile, which is another notice with its own key.
+                # Unless it was created again meanwhile, which is another event with its own key.
                 if self._view.slices.get(key) is None and name not in self._changed_at:
                     self._sources.pop(name, None)
             return
@@ -125,9 +127,9 @@ class CopyController:
             cluster = found.metadata.labels.get(names.LABEL_SOURCE_CLUSTER, "")
             self._metrics.slices_copied.labels(cluster).inc()
 
-    def _report_refusal(self, key: str, cluster: str, why: str) -> None:
+    def _report_refusal(self, key: str, cluster: str, reason: str) -> None:
         self._metrics.slices_refused.labels(cluster).inc()
-        log.info("slice not copied", extra={"cluster": cluster, "slice": key, "why": why})
+        log.info("slice not copied", extra={"cluster": cluster, "slice": key, "reason": reason})
 
 
 def _rights_of(peer: fleet.Peer | None) -> object:

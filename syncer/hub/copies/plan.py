@@ -1,7 +1,7 @@
-"""What of a member's EndpointSlice the whole clusterset gets to see.
+"""Decides what of a member's EndpointSlice the clusterset gets to see.
 
-One invariant: a copy says nothing that the member may not say. Its source cluster is the namespace it was found in,
-its addresses are in blocks that the hub gave to that cluster, and only labels and fields we know are in it.
+Invariant: a copy holds nothing that the member may not publish. Its source cluster is that of the namespace the slice
+is in, its addresses lie in blocks that the hub allocated to that cluster, and it has known labels and fields only.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class SliceCopy:
     """What becomes of one slice.
 
     Attributes:
-        slice: The copy; None when there is to be none.
-        dropped: Addresses left out, because they are not the cluster's.
-        refused: Why there is no copy; empty when there is one.
+        slice: The copy; None when the slice must not be copied.
+        dropped: How many addresses are left out because they are not the cluster's.
+        refused: Why the slice is not copied; empty when it is.
     """
 
     slice: core.EndpointSlice | None
@@ -36,7 +36,7 @@ class SliceCopy:
 
 
 def copy_name(cluster: str, name: str) -> str:
-    """Name the copy of a slice; no cluster's name holds a dot, so two clusters' copies never share one."""
+    """Name the copy of a slice. No cluster's name holds a dot, so the copies of two clusters never share a name."""
     whole = f"{cluster}.{name}"
     if len(whole) <= _NAME_LIMIT:
         return whole
@@ -67,7 +67,7 @@ def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, c
         metadata=meta.ObjectMeta(
             name=copy_name(cluster, source.metadata.name),
             namespace=names.clusterset_namespace(clusterset),
-            # Importers see what is left, and would not know that anything was refused.
+            # Importers see only the remaining addresses: this tells them that some were refused.
             annotations={names.ANNOTATION_REFUSED: str(dropped)} if dropped else {},
             labels={
                 names.LABEL_SERVICE_NAME: service,
@@ -91,7 +91,7 @@ def _keep(endpoints: Sequence[core.Endpoint], own: Sequence[Network]) -> tuple[l
         usable = [text for text in endpoint.addresses if trust.is_endpoint(text, own)]
         dropped += len(endpoint.addresses) - len(usable)
         if usable:
-            # Another cluster may have a node or a pod of the same name.
+            # Another cluster may have a node or a pod with the same name.
             kept.append(
                 msgspec.structs.replace(endpoint, addresses=usable, node_name=None, target_ref=None, hints=None)
             )

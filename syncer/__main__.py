@@ -27,17 +27,17 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Run until a signal or a failure that only a person can mend; return the exit status."""
+    """Run until a signal, or a failure that only a person can fix; return the exit status."""
     logs.configure("syncer")
     try:
         local = Client.in_cluster(user_agent=member_daemon.USER_AGENT)
         settings = member_settings.read()
         logs.configure("syncer", settings.log_level)
     except errors.ConfigurationRefusedError as err:
-        log.error(str(err))  # noqa: TRY400 - the sentence says all
+        log.error(str(err))  # noqa: TRY400 - the message says all
         return 1
     except ValueError as err:
-        log.error(str(err))  # noqa: TRY400 - the sentence says all
+        log.error(str(err))  # noqa: TRY400 - the message says all
         namespace = os.environ.get("NAMESPACE", names.NAMESPACE)
         member_daemon.record_refusal(local, namespace=namespace, reason="SettingsRefused", message=str(err))
         return 1
@@ -64,7 +64,7 @@ def run(settings: member_settings.MemberSettings, local: Client) -> int:
 
 
 def _register(registry: CollectorRegistry, daemon: member_daemon.Daemon) -> None:
-    """Show the metrics; a process that has not joined exports and imports nothing."""
+    """Register the metrics; a process that has not joined exports and imports nothing."""
 
     def of(value: Callable[[JoinedMember], float], otherwise: float = 0) -> Callable[[], float]:
         return lambda: value(daemon.member) if daemon.member is not None else otherwise

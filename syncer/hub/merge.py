@@ -6,12 +6,12 @@ Theory of operation: exports are sorted by precedence, oldest first. Precedence 
 1. The oldest export decides every field that a service has once: type, session affinity, policies, labels and
    annotations, address families. An export that wants another value stays, and the field is a conflict (``_FIELDS``).
 2. Ports are united (``unite_ports``): the oldest export that has a port name, or a number of a protocol, defines it.
-3. The union is bounded (``Room``). Ports that no longer fit are left out, youngest exports first, and are a conflict.
+3. The union is bounded (``Room``). Ports that do not fit are left out of the youngest exports, and are a conflict.
 4. Each export becomes a constituent with the ports that fit. Importers send a cluster only traffic of ports that it
    exports exactly as the union has them.
 
-Invariant: the result is a function of the set of exports and their precedence, never of the order of arrival. What one
-export gets depends on older exports alone, so a new export changes nothing for those that exist.
+Invariant: the result is a function of the set of exports and their precedence, never of the order of arrival. Which of
+an export's ports fit depends on older exports alone, so a new export takes no port from those that exist.
 """
 
 from __future__ import annotations

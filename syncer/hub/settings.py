@@ -12,7 +12,7 @@ from fleetboard.runtime import environment
 from syncer.rules.terms import HubTerms
 
 FIELD_MANAGER = "syncer-hub"
-"""As whom syncer-hub applies objects."""
+"""The field manager of everything that syncer-hub applies."""
 MTU_RANGE = (1280, 8920)
 
 

@@ -88,7 +88,7 @@ class HubSyncer:
         try:
             self._member_controller.check_fleet()
         except environment.SettingRefusedError as err:
-            log.error("can't start: %s", err)  # noqa: TRY400 - the sentence says all
+            log.error("can't start: %s", err)  # noqa: TRY400 - the message says all
             self.exit_status = 1
             stop.set()
             return

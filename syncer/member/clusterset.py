@@ -1,7 +1,7 @@
-"""What the hub says of the clusterset: members, merged services, other clusters' endpoints.
+"""The clusterset as the hub describes it: members, merged services, other clusters' endpoints.
 
-One invariant: it answers from the hub once the hub was heard and from this cluster's copies until then, and says which
-questions it can't answer yet; absence is only ever the hub's own word.
+Invariant: answers come from the hub once it has been listed, and from this cluster's copies until then. An object
+counts as absent only if a list from the hub does not have it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from syncer.rules import slices
 log = logging.getLogger(__name__)
 
 RETRY_CAP_S = 2.0
-"""A hub that is back is noticed within this time; 250 clusters' tries are spread over it."""
+"""Longest pause between two attempts to reach the hub; the attempts of 250 clusters are spread over it."""
 
 
 PEERS, FLEET_SERVICES = resource.PEERS.plural, resource.FLEET_SERVICES.plural
@@ -86,17 +86,17 @@ class Clusterset:
 
     @property
     def hub_reflectors(self) -> list[Mirrors]:
-        """Those of the hub."""
+        """The reflectors of the hub's API."""
         return [self.peers, self.services, self.slices]
 
     @property
     def local_reflectors(self) -> list[Mirrors]:
-        """Those of this cluster."""
+        """The reflectors of this cluster's API."""
         return [self.peer_copies, self.service_copies]
 
     @property
     def is_synced(self) -> bool:
-        """Whether the hub listed its members and its services at least once."""
+        """Whether the members and services were listed from the hub at least once."""
         return self.peers.synced.is_set() and self.services.synced.is_set()
 
     @property
@@ -106,14 +106,14 @@ class Clusterset:
         return max((one.last_contact for one in reflectors), default=-float("inf"))
 
     def peer(self, name: str) -> fleet.Peer | None:
-        """Return a member as the hub last said."""
+        """Return a member's Peer as last read from the hub."""
         found = self.peers.get(f"{self._hub_namespace}/{name}")
         if found is not None or self.peers.synced.is_set():
             return found
         return self.peer_copies.get(f"{self._namespace}/{name}")
 
     def service(self, key: ServiceKey) -> fleet.FleetService | None:
-        """Return the merge of all exports of a service, as the hub last said."""
+        """Return the merge of all exports of a service, as last read from the hub."""
         found = self.services.get(f"{self._hub_namespace}/{key.dotted}")
         if found is not None or self.services.synced.is_set():
             return found
@@ -131,7 +131,7 @@ class Clusterset:
         return self._by_service.find(key)
 
     def follow(self, namespaces: frozenset[str]) -> None:
-        """Watch other clusters' slices of these namespaces: one member of many then costs the hub what it needs."""
+        """Watch other clusters' slices of these namespaces only, so that the hub sends each member what it needs."""
         self.slices.select(namespaces)
 
     def blocks(self) -> slices.Blocks:
@@ -139,7 +139,7 @@ class Clusterset:
         return self._blocks
 
     def families(self) -> tuple[str, ...]:
-        """Return the address families that this cluster's pods have in the fleet, or else those of the fleet."""
+        """Return the families of this cluster's fleet addresses; those of the fleet while it has no block."""
         own = self.peer(self._cluster)
         cidrs = own.status.cluster_cidrs if own is not None else []
         if not cidrs:
@@ -166,7 +166,7 @@ class Clusterset:
         peer = self.peer(name)
         blocks = tuple(_parse(peer.status.cluster_cidrs)) if peer is not None else ()
         if self._blocks.get(name, ()) != blocks:
-            # Replaced whole: readers are in other threads.
+            # Replaced as a whole: other threads read it.
             self._blocks = {**self._blocks, name: blocks}
             for service in self.service_keys():
                 self._bus.wake(MemberSource.MERGE, service)
@@ -181,7 +181,7 @@ class Clusterset:
         if not self.services.synced.is_set():
             self._merge_changed(key)
         else:
-            # The hub's own word counts, and was heard.
+            # The hub has been listed: the merge itself counts, not its copy.
             self._bus.wake(MemberSource.ORIGINAL, CopyKey(FLEET_SERVICES, key.rpartition("/")[2]))
 
     def _covered(self, namespaces: frozenset[str] | None) -> None:
@@ -214,5 +214,5 @@ def _parse(cidrs: list[str]) -> list[Network]:
         try:
             parsed.append(ipaddress.ip_network(text))
         except ValueError:
-            log.warning("the hub names a block that is no network", extra={"cidr": text})
+            log.warning("invalid CIDR in the hub's Peer", extra={"cidr": text})
     return parsed

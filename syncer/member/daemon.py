@@ -1,7 +1,7 @@
 """A member's syncer from its first moment: lead, join, then work as a member.
 
-One invariant: a failure that only a person can mend ends the process with one sentence in the log and in the Joined
-condition; any other is retried. A cluster that joined once never ends because the hub is away.
+Invariant: a failure that only a person can fix ends the process, with one message in the log and in the Joined
+condition. Any other failure is retried. Once a cluster has joined, an unreachable hub never ends the process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Daemon:
     """Everything of one process.
 
     Attributes:
-        exit_status: What the process shall end with.
+        exit_status: What the process ends with.
         member: The joined parts, None before joining.
     """
 
@@ -54,7 +54,7 @@ class Daemon:
         return {"lease": self._campaign, "member": self._run}
 
     def when_leading(self, function: Callable[[threading.Event], None]) -> Callable[[threading.Event], None]:
-        """Return ``function`` so that it begins once this process leads."""
+        """Return ``function``, delayed until this process leads."""
 
         def run(stop: threading.Event) -> None:
             if self._lead(stop):
@@ -63,7 +63,7 @@ class Daemon:
         return run
 
     def ready(self) -> str | None:
-        """Say why this process isn't ready; one that waits for its turn is, so that a rolling update goes on."""
+        """Say why this process isn't ready. A standby is ready, so that a rolling update continues."""
         if not self._leading.is_set():
             return None
         return self.member.unready() if self.member is not None else "this cluster has not joined the hub"
@@ -72,7 +72,7 @@ class Daemon:
         self._elector.run(stop, on_start=self._leading.set, on_stop=lambda: self._end("the lease was lost"))
 
     def _lead(self, stop: threading.Event) -> bool:
-        """Wait until this process leads; False when stopped before."""
+        """Wait until this process leads; return False when stopped before."""
         while not self._leading.wait(0.1):
             if stop.is_set():
                 return False
@@ -86,13 +86,13 @@ class Daemon:
         if not self._lead(stop):
             return
         try:
-            self._retrying(stop, lambda: self._work(stop))
+            self._retry(stop, lambda: self._work(stop))
         except JoinError as err:
-            log.error(str(err), extra={"reason": err.reason})  # noqa: TRY400 - the sentence says all
+            log.error(str(err), extra={"reason": err.reason})  # noqa: TRY400 - the message says all
             record_refusal(self._local, namespace=self._settings.namespace, reason=err.reason, message=str(err))
             self.exit_status = 1
         except LeadershipLostError as err:
-            log.error("starting anew", extra={"error": str(err)})  # noqa: TRY400 - the sentence says all
+            log.error("restarting", extra={"error": str(err)})  # noqa: TRY400 - the message says all
             self.exit_status = 1
         stop.set()
 
@@ -112,7 +112,7 @@ class Daemon:
         try:
             crew.run({**member.threads(), "watchdog": self._watch}, stop)
         except errors.KubeError as err:
-            # Each part tries its own API calls again; one that gave up is a fault of ours.
+            # Each part retries its own API calls: one that gave up has a bug.
             raise RuntimeError("a thread ended by an API error") from err
 
     def _watch(self, stop: threading.Event) -> None:
@@ -120,8 +120,8 @@ class Daemon:
             if self._ended.is_set():
                 raise LeadershipLostError(self._end_reason)
 
-    def _retrying(self, stop: threading.Event, step: Callable[[], None]) -> None:
-        """Do ``step`` until this cluster's own API lets it succeed, or until stopped."""
+    def _retry(self, stop: threading.Event, step: Callable[[], None]) -> None:
+        """Repeat ``step`` until this cluster's own API lets it succeed, or until stopped."""
         wait = backoff.Backoff(cap_s=10)
         while not stop.is_set():
             try:
@@ -134,25 +134,25 @@ class Daemon:
                 return
 
     def _delete_other_reports(self, cluster: str) -> None:
-        """Delete reports of names that this cluster had before it got this one."""
+        """Delete the reports under former names of this cluster."""
         for other in self._local.list(resource.PEER_REPORTS, self._settings.namespace)[0]:
             if other.metadata.name != cluster:
                 self._local.delete(resource.PEER_REPORTS, other.metadata.name, self._settings.namespace)
 
 
 def record_refusal(local: Client, *, namespace: str, reason: str, message: str) -> None:
-    """Write into this cluster's own PeerReport why it can't join, whatever of its settings can be read."""
+    """Write into this cluster's own PeerReport why it can't join, even if its settings can't be read."""
     try:
         secret = local.find(resource.SECRETS, join_settings.JOIN_SECRET, namespace)
         cluster = controller.reportable_name(_cluster_of(secret))
         condition = plan.refused(reason, message)
         controller.write_joined(local, condition, cluster=cluster, namespace=namespace, current=None)
     except errors.KubeError as err:
-        log.warning("the Joined condition was not written", extra={"error": str(err)})
+        log.warning("could not write the Joined condition", extra={"error": str(err)})
 
 
 def _cluster_of(secret: core.Secret | None) -> str:
-    """Return the cluster name that the chart was given, however little else of the Secret can be used."""
+    """Return the cluster name from the chart's Secret, even if the rest of it is invalid."""
     try:
         return base64.b64decode(secret.data["cluster"]).decode() if secret is not None else ""
     except (KeyError, ValueError):

@@ -42,7 +42,7 @@ class JoinedMember:
         settings: The process' settings.
         local: Client of this cluster's API.
         credential: How to reach the hub; a token is stored.
-        cluster_uid: What tells this cluster from others of its name.
+        cluster_uid: UID that distinguishes this cluster from others with its name.
 
     Raises:
         errors.KubeError: this cluster's API doesn't say which fields a ServiceImport has here.

@@ -1,7 +1,7 @@
-"""Keep copies of the hub's Peers and FleetServices in this cluster, where cnf and crossdns read them.
+"""Keeps copies of the hub's Peers and FleetServices in this cluster, where cnf and crossdns read them.
 
-One invariant: a copy is deleted only after a list from the hub succeeded and did not hold the original; a hub that is
-away, or refuses us, changes nothing here.
+Invariant: a copy is deleted only after a list from the hub succeeded and did not have the original. A hub that is
+unreachable, or refuses this cluster, changes nothing here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class MirrorStep(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MirrorPlan:
-    """What to do with one copy, and what it shall be."""
+    """Which steps bring one copy to its original, and the object they write."""
 
     steps: tuple[MirrorStep, ...] = ()
     copy: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -62,7 +62,7 @@ def _labelled(copy: Mirrored, original: Mirrored) -> bool:
 class MirrorController:
     """Reconcile one copy at a time: keys are ``CopyKey``.
 
-    Its controller waits until the hub was heard; before that an absent original means nothing.
+    Its queue waits until the hub has been listed: before that, an absent original means nothing.
     """
 
     def __init__(self, local: Client, *, clusterset: Clusterset, namespace: str) -> None:
@@ -90,7 +90,7 @@ class MirrorController:
         if target is resource.FLEET_SERVICES:
             self._clusterset.service_copies.remember(self._local.put(target, body, found=copy))
         else:
-            # Its status is written by itself, after which the version we know is not the last.
+            # Its status is written separately, after which the known version is no longer the last.
             self._local.apply(target, body, manager=FIELD_MANAGER)
 
     def _write_status(self, target: resource.AnyResource, copy: dict[str, Any]) -> None:
@@ -98,6 +98,6 @@ class MirrorController:
         try:
             self._local.apply(target, body, manager=FIELD_MANAGER, subresource="status")
         except errors.NotFoundError:
-            # Somebody deleted the copy: write it whole, status last.
+            # Somebody deleted the copy: write all of it, the status last.
             self._local.apply(target, {part: copy[part] for part in ("metadata", "spec")}, manager=FIELD_MANAGER)
             self._local.apply(target, body, manager=FIELD_MANAGER, subresource="status")

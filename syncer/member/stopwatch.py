@@ -1,6 +1,6 @@
-"""How long a change takes from its news to its write.
+"""Measures how long a change takes from its event to its write.
 
-One invariant: of several changes to one key that one write settles, the oldest counts.
+Invariant: when one write covers several changes of a key, the oldest change counts.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Stopwatch:
         self._began: dict[Hashable, float] = {}
 
     def start(self, key: Hashable) -> None:
-        """Take note of news about ``key``."""
+        """Start the key's time, unless it runs already."""
         self._began.setdefault(key, self._clock())
 
     def stop(self, key: Hashable, *, wrote: bool) -> None:
-        """End the key's time; count it when there was something to write."""
+        """End the key's time; record it when there was something to write."""
         began = self._began.pop(key, None)
         if began is not None and wrote:
             self._histogram.observe(self._clock() - began)

@@ -1,7 +1,7 @@
-"""Carry this cluster's exports to its own namespace on the hub, and say on each ServiceExport what became of it.
+"""Writes this cluster's exports to its namespace on the hub, and the result into each ServiceExport.
 
-One invariant: the hub's namespace of this cluster is brought to what the export plans say, both ways: what no plan
-wants is deleted there, but never before this cluster's own objects were all read.
+Invariant: this cluster's namespace on the hub is brought to the export plans. What no plan wants is deleted there, but
+never before all of this cluster's own objects have been listed.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from syncer.rules import admission, slices
 log = logging.getLogger(__name__)
 
 MERGE_S = 3.0
-"""How long an export says nothing of itself while the hub merges it, which takes a thirtieth of that.
+"""Grace period before an unmerged export is reported as pending; a merge usually takes 0.1 s.
 
-A hub that has too much to do takes longer, and would be told of each twice."""
+A busy hub takes longer; without the grace period each export would then cost a second status write."""
 _AWAY_RETRY_S = (0.5, 1.5)
 _REFUSED_RETRY_S = 30.0
 _OLDER_HUB_RETRY_S = 600.0
-"""How often a hub whose schema lacks fields of ours is tried with them again."""
+"""Pause before fields that an older hub's schema lacks are sent again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _DatedDelivery:
-    """How far an export got, whether there was one at all, and since when that is so."""
+    """How far an export got, whether there was one at all, and since when."""
 
     delivery: conditions.Delivery
     exported: bool
@@ -50,7 +50,7 @@ class _DatedDelivery:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Pruned:
-    """What an older hub kept of an export, and when it was sent."""
+    """What was sent of an export, what an older hub stored of it, and when."""
 
     sent: fleet.ExportedServiceSpec
     kept: fleet.ExportedServiceSpec
@@ -102,21 +102,21 @@ class ExportController:
 
     @property
     def reflectors(self) -> list[Mirrors]:
-        """Those of the hub, to be run."""
+        """The reflectors of the hub's API."""
         return [self.exported, self.slices]
 
     @property
     def services(self) -> int:
-        """How many services this cluster exports."""
+        """The number of services that this cluster exports."""
         return len(self._endpoints)
 
     @property
     def endpoints(self) -> int:
-        """How many endpoints they have."""
+        """The number of their endpoints."""
         return sum(list(self._endpoints.values()))
 
     def service_keys(self) -> list[ServiceKey]:
-        """Return every service of which the hub holds something."""
+        """Return every service that has an object in this cluster's namespace on the hub."""
         exported = [service for key in list(self.exported.store) if (service := keys.parse_dotted(key)) is not None]
         return [*exported, *(key for slice_ in list(self.slices.store.values()) for key in _services_of(slice_))]
 
@@ -136,7 +136,7 @@ class ExportController:
         self._record_delivery(key, planned, delivery)
         self._bus.wake(MemberSource.DELIVERY, key)
         if failure is not None:
-            # The controller tries again, after a pause that grows.
+            # The queue retries, after a growing pause.
             raise failure
         return again_s
 
@@ -159,7 +159,7 @@ class ExportController:
         try:
             written = self._local.patch_status(self._sources.kind, service_export, {"conditions": wanted})
         except errors.NotFoundError:
-            # Deleted meanwhile; its event brings the key again.
+            # Deleted meanwhile: its event enqueues the key again.
             return None
         self._sources.exports.remember(written)
         return None
@@ -169,21 +169,21 @@ class ExportController:
             self._deliveries.pop(key, None)
             return
         exported = planned.exported is not None
-        known = self._deliveries.get(key)
-        # A Service that comes back is written anew, and waits anew for the hub to merge it.
-        same = known is not None and (known.delivery, known.exported) == (delivery, exported)
-        since = known.since if known is not None and same else self._clock()
+        last = self._deliveries.get(key)
+        # A Service that returns is written again, and waits again for the hub to merge it.
+        same = last is not None and (last.delivery, last.exported) == (delivery, exported)
+        since = last.since if last is not None and same else self._clock()
         self._deliveries[key] = _DatedDelivery(delivery, exported, since)
 
     def _deliver(self, key: ServiceKey, planned: plan.ExportPlan) -> tuple[conditions.Delivery, float | None]:
         if not all(reflector.synced.is_set() for reflector in self.reflectors):
-            # The daemon gives every key again once the hub was heard.
+            # First contact enqueues every key again.
             return conditions.Delivery(pending="The hub has not been reached yet."), None
         peer = self._clusterset.peer(self._cluster)
         decision = report_plan.admission(peer)
         if peer is None or decision is None or decision.status != "True":
-            why = decision.message if decision is not None else "it has not decided yet"
-            return conditions.Delivery(pending=f"The hub has not admitted this cluster: {why}"), None
+            reason = decision.message if decision is not None else "it has not decided yet"
+            return conditions.Delivery(pending=f"The hub has not admitted this cluster: {reason}"), None
         refused = ""
         if planned.exported is not None:
             spec = planned.exported.spec
@@ -194,14 +194,14 @@ class ExportController:
         except errors.UnreachableError as err:
             return conditions.Delivery(pending=f"The hub can't be reached: {err}."), random.uniform(*_AWAY_RETRY_S)
         except (errors.ForbiddenError, errors.InvalidError) as err:
-            log.warning("the hub refuses an export", extra={"key": str(key), "error": str(err)})
+            log.warning("the hub refused an export", extra={"key": str(key), "error": str(err)})
             return conditions.Delivery(refused=f"The hub refuses the export: {err}."), _REFUSED_RETRY_S
         if refused:
             return conditions.Delivery(refused=f"The hub refuses the export: {refused}."), None
         return conditions.Delivery(written=True), None if whole else _OLDER_HUB_RETRY_S
 
     def _write(self, key: ServiceKey, planned: plan.ExportPlan) -> bool:
-        """Bring the hub to the plan; tell whether it took all of it."""
+        """Bring the hub to the plan; tell whether it stored all of it."""
         current = self.exported.get(f"{self._namespace}/{key.dotted}")
         wrote, whole = False, True
         if planned.exported is None and current is not None:
@@ -218,12 +218,12 @@ class ExportController:
         return whole
 
     def _write_slices(self, key: ServiceKey, planned: Sequence[core.EndpointSlice]) -> bool:
-        """Bring the hub's slices to the plan, new ones before old ones go; tell whether any was written."""
-        there = {slice_.metadata.name: slice_ for slice_ in self._by_service.find(key)}
-        surplus = list(there.keys() - {wanted.metadata.name for wanted in planned})
+        """Bring the hub's slices to the plan, new ones before the old ones go; tell whether any was written."""
+        current = {slice_.metadata.name: slice_ for slice_ in self._by_service.find(key)}
+        surplus = list(current.keys() - {wanted.metadata.name for wanted in planned})
         wrote = False
         for wanted in planned:
-            found = there.get(wanted.metadata.name)
+            found = current.get(wanted.metadata.name)
             if found is not None and slices.is_same(found, wanted):
                 continue
             placed = slices.place(wanted, namespace=self._namespace)
@@ -232,7 +232,7 @@ class ExportController:
             except errors.ForbiddenError:
                 if not surplus:
                     raise
-                # At a full quota the new ones fit only once the old ones are gone.
+                # At a full quota, new slices fit only once old ones are deleted.
                 self._delete_slices(surplus)
                 surplus = []
                 written = self._hub.put(resource.ENDPOINT_SLICES, placed, found=found)
@@ -248,7 +248,7 @@ class ExportController:
     def _is_taken(
         self, key: ServiceKey, wanted: fleet.ExportedServiceSpec, current: fleet.ExportedService | None
     ) -> bool:
-        """Tell whether the hub holds ``wanted``, or what it made of that not long ago."""
+        """Tell whether the hub has ``wanted``, or what an older hub recently made of it."""
         if current is None or current.spec == wanted:
             return current is not None
         pruned = self._pruned.get(key)
@@ -259,13 +259,13 @@ class ExportController:
     def _send(
         self, key: ServiceKey, exported: fleet.ExportedService, current: fleet.ExportedService | None
     ) -> fleet.ExportedService:
-        """Write one export and return what became of it: a hub whose schema lacks fields drops them."""
+        """Write one export and return what was stored: a hub whose schema lacks fields drops them."""
         written = self._hub.put(resource.EXPORTED_SERVICES, exported, found=current)
         if written.spec == exported.spec:
             self._pruned.pop(key, None)
         else:
             if not self._pruned:
-                log.warning("the hub is of an older version and doesn't take all that is said of an export")
+                log.warning("the hub is older than this cluster and drops fields of exports")
             self._pruned[key] = _Pruned(exported.spec, written.spec, self._clock())
         self.exported.remember(written)
         return written
@@ -273,7 +273,7 @@ class ExportController:
     def _exported_changed(self, key: str) -> None:
         service = keys.parse_dotted(key)
         if service is None:
-            log.warning("an object that is not ours is in this cluster's namespace on the hub", extra={"key": key})
+            log.warning("unexpected object in this cluster's namespace on the hub", extra={"key": key})
             return
         self._bus.wake(MemberSource.HUB_EXPORT, service)
 
@@ -288,6 +288,6 @@ def _placed(exported: fleet.ExportedService, namespace: str) -> fleet.ExportedSe
 
 
 def _services_of(slice_: core.EndpointSlice) -> frozenset[ServiceKey]:
-    """Name the service of a slice by the slice's own name, which is all that a deletion needs."""
+    """Name the service of a slice by the slice's own name."""
     parts = slice_.metadata.name.split(".")
     return frozenset({ServiceKey(parts[0], parts[1])}) if len(parts) > 1 else frozenset()

@@ -1,7 +1,6 @@
 """What this cluster has to export: ServiceExports, Services, EndpointSlices and the pods' fleet addresses.
 
-One invariant: every change that may alter a service's export plan is reported under that service's key, whichever
-object it happened to.
+Invariant: every change that may alter a service's export plan wakes that service, whichever object changed.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _PodAddresses = Mapping[str, tuple[Address, ...]]
 class Sources:
     """Watch this cluster's API, and wake each service whose export plan may differ.
 
-    ``kind`` is the ServiceExport in the version to speak.
+    ``kind`` is the ServiceExport in the version to use.
     """
 
     def __init__(
@@ -50,13 +49,13 @@ class Sources:
         )
         self._by_service = index.Index(lambda: self.slices.store, _service_of)
         self._by_pod = index.Index(lambda: self.slices.store, _pods_of)
-        # One writer, the attachments' reflector; readers see whole replacements of a node's pods.
+        # One writer, the attachments' reflector; readers see a node's pods replaced as a whole.
         self._nodes: dict[str, _PodAddresses] = {}
         self._addresses: dict[str, tuple[Address, ...]] = {}
 
     @property
     def reflectors(self) -> list[Mirrors]:
-        """All the reflectors, to be run."""
+        """The reflectors of this cluster's API."""
         return [self.exports, self.services, self.slices, self.attachments]
 
     def service_keys(self) -> list[ServiceKey]:
@@ -77,7 +76,7 @@ class Sources:
         return export_plan.plan(source, cluster=self._cluster, addresses_of=self.addresses_of)
 
     def addresses_of(self, uid: str) -> tuple[Address, ...]:
-        """Return the fleet addresses that cnf gave to the pod ``uid``."""
+        """Return the fleet addresses that cnf attached to the pod ``uid``."""
         return self._addresses.get(uid, ())
 
     def _export_changed(self, key: str) -> None:
@@ -87,7 +86,7 @@ class Sources:
         self._wake_exported(keys.parse_slash(key))
 
     def _wake_exported(self, key: ServiceKey) -> None:
-        # A service without an export concerns nobody; when an export comes it brings its own event.
+        # Nobody needs a service without an export; a new export has an event of its own.
         if self.exports.get(key.slash) is not None:
             self._bus.wake(MemberSource.EXPORT, key)
 
@@ -120,8 +119,8 @@ def addresses_by_pod(node: fleet.NodeAttachments) -> _PodAddresses:
         try:
             parsed = tuple(ipaddress.ip_address(text.partition("/")[0]) for text in attachment.addresses)
         except ValueError as err:
-            # One bad entry must not end the process at every start.
-            log.warning("an attachment is left out", extra={"node": node.metadata.name, "error": str(err)})
+            # One invalid entry must not end the process at every start.
+            log.warning("invalid attachment left out", extra={"node": node.metadata.name, "error": str(err)})
             continue
         found[attachment.pod_uid] = found.get(attachment.pod_uid, ()) + parsed
     return found

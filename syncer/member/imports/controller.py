@@ -1,7 +1,7 @@
-"""Write ServiceImports and EndpointSlices of the clusterset's services into this cluster.
+"""Writes ServiceImports and EndpointSlices of the clusterset's services into this cluster.
 
-One invariant: what is there and ours is brought to what the import plan says; while the hub was never heard, what came
-from other clusters stays as it is.
+Invariant: the objects that syncer wrote are brought to the import plan. Until the hub has been listed, those that came
+from other clusters stay as they are.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ class ImportController:
 
     @property
     def reflectors(self) -> list[Mirrors]:
-        """Those of this cluster, to be run."""
+        """The reflectors of this cluster's API."""
         return [self.imports, self.namespaces, self.slices]
 
     @property
     def services(self) -> int:
-        """How many services are imported."""
+        """The number of imported services."""
         return len(self.imports.store)
 
     def dropped(self) -> Mapping[str, int]:
@@ -90,7 +90,7 @@ class ImportController:
         """Bring this cluster to what the service's import plan says."""
         kube_namespace = self.namespaces.get(key.namespace)
         if kube_namespace is None or kube_namespace.metadata.deletion_timestamp:
-            # Without it there is nothing to write to, and what was there goes with it.
+            # Nothing can be written without its namespace, and everything in it is deleted with it.
             self._forget(key)
             return None
         merged = self._clusterset.service(key)
@@ -131,7 +131,7 @@ class ImportController:
             except errors.ApiError as err:
                 if current is None:
                     raise
-                # Traffic follows the endpoints, whatever is wrong with what the import says.
+                # Traffic follows the endpoints, whatever is wrong with the ServiceImport.
                 failed = err
             if current is not None:
                 wrote |= self._write_slices(planned, slices_before, owners=(current, kube_namespace))
@@ -146,14 +146,14 @@ class ImportController:
         self.stopwatch.stop(key, wrote=wrote)
 
     def write_status(self, key: ServiceKey) -> None:
-        """Say in the ServiceImport's status what it was last brought to."""
+        """Write into the ServiceImport's status what was last applied."""
         planned, current = self._unwritten.pop(key, None), self.imports.get(key.slash)
         if planned is None or current is None:
             return
         try:
             self._patch_status(planned, current)
         except errors.NotFoundError:
-            return  # deleted meanwhile; its event brings the key again
+            return  # deleted meanwhile: its event enqueues the key again
         except errors.KubeError:
             self._unwritten.setdefault(key, planned)
             raise
@@ -174,7 +174,7 @@ class ImportController:
         return current, wrote
 
     def _patch_status(self, planned: plan.ImportPlan, current: mcs.ServiceImport) -> None:
-        assert planned.ready is not None, "a plan that writes says whether the import is ready"
+        assert planned.ready is not None, "a plan that writes has a Ready condition"
         ready = msgspec.structs.replace(planned.ready, observed_generation=current.metadata.generation)
         conditions = meta.set_condition(current.status.conditions, ready, now=times.now())
         clusters = [mcs.ImportCluster(cluster=cluster) for cluster in planned.clusters]

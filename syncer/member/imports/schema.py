@@ -1,6 +1,6 @@
-"""What this cluster's own CRDs can hold, where installed ones may be older than ours.
+"""Reads which fields this cluster's MCS CRDs have: installed ones may be older than ours.
 
-One invariant: asked of what the API server serves, so that a CRD which somebody else manages counts as it is.
+It asks what the API server serves, so that a CRD which somebody else manages counts as it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ImportSchema:
     """What ServiceImports are in this cluster.
 
     Attributes:
-        kind: The version to speak.
+        kind: ServiceImport in the version to use.
         slice_objects: Whether they have ``status.endpointSliceObjects``.
         fields: The optional fields that their spec has (``plan.OPTIONAL_FIELDS``).
     """
@@ -61,7 +61,7 @@ def read(client: Client, kind: resource.AnyResource) -> Any:
     """Return the OpenAPI v3 document that describes ``kind``.
 
     Raises:
-        errors.KubeError: it can't be read, which says nothing of what it holds.
+        errors.KubeError: it can't be read.
     """
     path = f"/openapi/v3/apis/{kind.group}/{kind.version}"
     try:
@@ -71,13 +71,13 @@ def read(client: Client, kind: resource.AnyResource) -> Any:
 
 
 def newest(client: Client, kind: resource.Resource[T], *, known: Iterable[str]) -> resource.Resource[T]:
-    """Return ``kind`` in the first version of ``known`` that is served, as it is when none is.
+    """Return ``kind`` in the first version of ``known`` that is served, or unchanged when none is.
 
-    The newest is the one that Kubernetes' own controllers watch. Watches of another cost the API server a cache of
-    their own, and its garbage collector asks three times about each object whose owner is named in another version.
+    Kubernetes' own controllers watch the newest version. Watches of another version cost the API server a second cache,
+    and its garbage collector asks three times about each object whose owner is named in another version.
 
     Raises:
-        errors.KubeError: it can't be read what is served.
+        errors.KubeError: the served resources can't be read.
     """
     for version in known:
         path = f"/apis/{kind.group}/{version}"

@@ -1,8 +1,7 @@
-"""Run the latency probe: ask one cluster after the other, and echo what others ask.
+"""Runs the latency probe: asks one cluster after the other, and echoes what others ask.
 
-Only this process' monotonic clock is read, so clusters' clocks may differ as they like. A round trip goes the same road
-twice, and half of it is what is shown. One invariant: a probe Service is believed only where a member of that name, and
-nobody else, exports it.
+Only this process' monotonic clock is read, so the clusters' clocks may differ. A round trip takes the same path twice;
+half of it is reported. Invariant: a probe Service is believed only if the member of its name, and no other, exports it.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ DNS_PORT = 53
 LOST_S = 10.0
 """An echo that takes longer is lost."""
 ECHO_S = 2.0
-"""How long an echo waits for this cluster's DNS: others wait behind it."""
+"""How long an echo waits for this cluster's DNS: other echoes wait for it."""
 CLUSTERS_PER_INTERVAL = 8
-"""Every member writes what a probe changes: with more clusters than these each asks less often, so that none drowns."""
+"""Every member writes what a probe changes: with more clusters, each asks less often to limit the writes."""
 POLL_S = 0.01
 
 SECONDS = Histogram(
@@ -48,25 +47,29 @@ SECONDS = Histogram(
     registry=None,
 )
 LOST = Counter(
-    "fleetboard_export_probe_lost", "Echoes of another cluster that did not come.", ["cluster"], registry=None
+    "fleetboard_export_probe_lost", "Echoes of another cluster that did not arrive.", ["cluster"], registry=None
 )
 
 
 class MergedServices(Protocol):
-    """The hub's merges, as ``clusterset.Clusterset`` has them."""
+    """The part of ``clusterset.Clusterset`` that the probe reads."""
 
     def service(self, key: ServiceKey) -> fleet.FleetService | None:
         """Return the merge of all exports of a service."""
 
     def peer(self, name: str) -> fleet.Peer | None:
-        """Return a member."""
+        """Return a member's Peer."""
 
     def service_keys(self) -> list[ServiceKey]:
         """Return every service."""
 
 
 class ProbeController:
-    """Probe from one cluster; ``ask`` stands in for DNS where there is none."""
+    """Probe from one cluster; ``ask`` replaces DNS in tests.
+
+    Attributes:
+        echoes_due: Clusters whose question may wait for an echo.
+    """
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class ProbeController:
         self._service = plan.ProbeService()
         self.echoes_due = workqueue.WorkQueue[str]()
         self._measured: frozenset[str] = frozenset()
-        # Anywhere: an echo that a former process was given must not be taken for ours.
+        # A random start: an echo for a former process must not be mistaken for one of this process.
         self._number = random.randrange(*plan.NUMBERS)
         self._server = ""
 
@@ -107,7 +110,7 @@ class ProbeController:
                 turn += 1
 
     def pause_s(self, others: int) -> float:
-        """Return the pause before the next question; clusters that were started together don't ask together."""
+        """Return the pause before the next question; jitter separates clusters that were started together."""
         return self._interval_s * max(1.0, others / CLUSTERS_PER_INTERVAL) * random.uniform(0.8, 1.2)
 
     def answer(self, stop: threading.Event) -> None:
@@ -119,7 +122,7 @@ class ProbeController:
         Controller("probe echoes", echo, queue=self.echoes_due).run(stop)
 
     def ask(self, asked: str, stop: threading.Event) -> None:
-        """Ask one cluster and note how long its echo took."""
+        """Ask one cluster and record how long its echo took."""
         number = self._number = plan.following(self._number)
         began = self._clock()
         self._write_service(lambda service: service.ask(asked, number))
@@ -128,8 +131,8 @@ class ProbeController:
             SECONDS.labels(asked).observe((self._clock() - began) / 2)
         elif not stop.is_set():
             LOST.labels(asked).inc()
-            self._server = ""  # it may have another address by now
-            log.warning("no echo of the latency probe", extra={"cluster": asked, "waited_s": LOST_S})
+            self._server = ""  # its address may have changed
+            log.warning("latency probe got no echo", extra={"cluster": asked, "waited_s": LOST_S})
 
     def echo(self, asker: str, stop: threading.Event) -> None:
         """Echo what ``asker`` asks, once this cluster's DNS answers it."""
@@ -155,7 +158,7 @@ class ProbeController:
         return sorted(name for name in found if name is not None)
 
     def _forget(self, others: Sequence[str]) -> None:
-        """Show nothing of clusters that are no longer there."""
+        """Remove the metrics of clusters that left."""
         for gone in self._measured - set(others):
             for metric in (SECONDS, LOST):
                 with contextlib.suppress(KeyError):
@@ -186,10 +189,10 @@ class ProbeController:
         try:
             step()
         except errors.KubeError as err:
-            log.warning("the latency probe could not be sent", extra={"error": str(err)})
+            log.warning("could not send the latency probe", extra={"error": str(err)})
 
 
 def register(registry: CollectorRegistry) -> None:
-    """Show the probe's metrics in ``registry``; call once."""
+    """Register the probe's metrics; call once."""
     registry.register(SECONDS)
     registry.register(LOST)

@@ -1,6 +1,6 @@
-"""Tell the hub what this cluster is, every ten seconds and at each change, and show here what the hub decided.
+"""Reports this cluster to the hub, every ten seconds and at each change, and writes the hub's decision here.
 
-One invariant: nothing is written on the hub while its Peer of our name belongs to another cluster.
+Invariant: nothing is written to the hub while its Peer with this cluster's name belongs to another cluster.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ log = logging.getLogger(__name__)
 LEADER_LEASE = "cnf-leader"
 HEARTBEAT_S = 10.0
 DECISION_S = 5.0
-"""How long a hub that refused us before has to see our new report."""
+"""How long a hub that refused this cluster before may take to see its new report."""
 SETTLE_S = 0.05
 NETWORKS_S = 300.0
 RETRY_S = 1.0
 
 
 class ReportController:
-    """Write the PeerReport, there and here.
+    """Writes the PeerReport, on the hub and here.
 
     Attributes:
-        joined: Whether the hub admits this cluster, as far as it was heard.
-        last_sent: Monotonic time of the last report that the hub took.
+        joined: Whether the hub admits this cluster, as last received.
+        last_sent: Monotonic time of the last report that the hub accepted.
     """
 
     def __init__(
@@ -82,18 +82,18 @@ class ReportController:
 
     @property
     def reflectors(self) -> list[Mirrors]:
-        """Those of this cluster, to be run."""
+        """The reflectors of this cluster's API."""
         return [self.nodes, self.lease, self.own, self.claims]
 
     def wake(self, _key: object = None) -> None:
-        """Say that something the report depends on may have changed."""
+        """Report soon: something that the report depends on may have changed."""
         self._changed.set()
 
     def run(self, stop: threading.Event) -> None:
         """Report until ``stop``.
 
         Raises:
-            join_errors.JoinError: the hub refuses this cluster, which never took part before.
+            JoinError: the hub refuses this cluster, which never took part before.
         """
         for event in [reflector.synced for reflector in self.reflectors]:
             while not event.wait(0.1):
@@ -108,7 +108,7 @@ class ReportController:
                 first_sent = first_sent or (time.monotonic() if self._sent is not None else 0.0)
                 decision = self._write_decision()
             except errors.KubeError as err:
-                log.warning("report not sent", extra={"error": str(err)})
+                log.warning("could not send the report", extra={"error": str(err)})
                 self._unreachable = self._unreachable or isinstance(err, errors.UnreachableError)
                 stop.wait(RETRY_S)
                 continue
@@ -128,7 +128,7 @@ class ReportController:
         deadline = time.monotonic() + seconds
         while not stop.is_set() and time.monotonic() < deadline:
             if self._changed.wait(0.2):
-                # Several nodes change at once when a leader does; one report tells it all.
+                # When the leader changes, several nodes change at once; one report covers them all.
                 stop.wait(SETTLE_S)
                 return
 
@@ -190,8 +190,8 @@ class ReportController:
         return decision
 
     def _write_refusal(self, err: JoinError) -> None:
-        """A cluster that took part and was removed goes on with what it has: its traffic is not ours to end."""
-        log.warning("the hub takes no report of this cluster", extra={"reason": err.reason, "error": str(err)})
+        """Record that the hub refuses a cluster that took part: its traffic continues with what it has."""
+        log.warning("the hub refused this cluster's report", extra={"reason": err.reason, "error": str(err)})
         self.joined = False
         current = self.own.get(f"{self._namespace}/{self._join.cluster}")
         condition = plan.refused(err.reason, str(err))
@@ -214,7 +214,7 @@ class HubDecisionError(JoinError):
 def write_joined(
     local: Client, condition: meta.Condition, *, cluster: str, namespace: str, current: fleet.PeerReport | None
 ) -> None:
-    """Write how joining went into this cluster's own PeerReport, creating it where there is none."""
+    """Write the Joined condition into this cluster's own PeerReport, and create that if it is missing."""
     name: dict[str, Any] = {"name": cluster, "namespace": namespace}
     if current is None:
         current = local.find(resource.PEER_REPORTS, cluster, namespace)
@@ -229,7 +229,7 @@ def write_joined(
 
 
 def reportable_name(text: str) -> str:
-    """Return a name under which a refused cluster can be recorded, whatever the user called it."""
+    """Return a valid name to record a refused cluster under, whatever name the user gave it."""
     try:
         return names.parse_cluster_name(text)
     except names.NameRefusedError:

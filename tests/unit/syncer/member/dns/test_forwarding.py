@@ -84,7 +84,7 @@ def test_the_block_is_written_and_the_pods_start_with_it(
 ) -> None:
     outcome = check(controller)
     assert outcome.state is ForwardingState.SETTLED
-    assert "10.96.0.11" in outcome.sentence
+    assert "10.96.0.11" in outcome.message
     assert text(api).startswith(COREFILE)
     assert "forward . 10.96.0.11" in text(api)
     assert progress(api) == f"done {restarted_for(api)}"
@@ -119,7 +119,7 @@ def test_a_coredns_that_does_not_come_up_gets_its_text_back(
     patch_status(api, STUCK)
     outcome = check(controller)
     assert outcome.state is ForwardingState.REFUSED
-    assert "put back" in outcome.sentence
+    assert "put back" in outcome.message
     assert text(api) == COREFILE
     assert restarted_for(api) is None
     wait_for_event(api, "ForwardingRolledBack")
@@ -178,7 +178,7 @@ def test_zones_that_are_taken_are_reported(api: FakeApi, controller: forwarding.
     api.put("configmaps", "coredns", SYSTEM, data={"Corefile": taken})
     outcome = check(controller)
     assert outcome.state is ForwardingState.REFUSED
-    assert "already served" in outcome.sentence
+    assert "already served" in outcome.message
     assert text(api) == taken
 
 
@@ -225,19 +225,19 @@ def test_a_foreign_dns_gets_advice_and_no_write(
     api.remove(missing, "coredns", SYSTEM)
     outcome = check(controller)
     assert outcome.state is ForwardingState.UNMANAGED
-    assert "forward . 10.96.0.11" in outcome.sentence
+    assert "forward . 10.96.0.11" in outcome.message
     assert writes(api) == []
 
 
 def test_kube_dns_gets_its_own_advice(api: FakeApi, controller: forwarding.ForwardingController) -> None:
     api.remove("configmaps", "coredns", SYSTEM)
     api.put("deployments", "kube-dns", SYSTEM)
-    assert 'stubDomains: {"hyperos.local": ["10.96.0.11"]' in check(controller).sentence
+    assert 'stubDomains: {"hyperos.local": ["10.96.0.11"]' in check(controller).message
 
 
 def test_nodelocal_dns_cache_is_spoken_of(api: FakeApi, controller: forwarding.ForwardingController) -> None:
     api.put("daemonsets", "node-local-dns", SYSTEM)
-    assert "kube-system/node-local-dns" in check(controller).sentence
+    assert "kube-system/node-local-dns" in check(controller).message
 
 
 def patch_status(api: FakeApi, status: dict[str, int]) -> None:

@@ -1,1 +1,1 @@
-"""Moves the MCS objects between a child cluster and the hub."""
+"""Moves exports, imports and reports between the member clusters and the hub."""

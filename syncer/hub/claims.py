@@ -1,7 +1,7 @@
-"""Taking and giving back addresses by Claim objects on the hub.
+"""Allocates and releases addresses by Claim objects on the hub.
 
-One invariant: an address is ours to use only after the API server accepted our create, or our replace of the very
-version we read, of the Claim named after it. What is remembered here only saves questions.
+Invariant: an address is allocated only after the API server accepted the create of the Claim named after it, or its
+replacement at the version that was read. What is remembered here only saves requests.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterable
 
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
-from fleetboard.model import addresses, fleet, meta, names, resource
+from fleetboard.model import addresses, fleet, meta, names, resource, times
 from fleetboard.model.addresses import Network
 from syncer.rules import allocation
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class AddressesExhaustedError(Exception):
-    """No address or block of that kind is left."""
+    """No address or block of this kind is left."""
 
 
 class Claims:
@@ -37,8 +37,8 @@ class Claims:
         self._known: dict[str, fleet.Claim] = {}
         self._of_owner: dict[tuple[str, str], set[str]] = {}
 
-    def notice(self, name: str, claim: fleet.Claim | None) -> None:
-        """Learn what the API holds under ``name``; an older version than one we wrote ourselves is no news."""
+    def update(self, name: str, claim: fleet.Claim | None) -> None:
+        """Take over what the API holds under ``name``, unless this process wrote a newer version."""
         with self._lock:
             known = self._known.get(name)
             if known is not None and claim is not None and _version(claim) < _version(known):
@@ -51,30 +51,30 @@ class Claims:
                 self._of_owner.setdefault(_holder(claim), set()).add(name)
 
     def owned(self, purpose: str, owner: str) -> list[Network]:
-        """Return the units that ``owner`` has now, by address."""
+        """Return the units that are allocated to ``owner``, by address."""
         return self._units(purpose, owner, released=False)
 
     def owners(self, purpose: str) -> set[str]:
-        """Return all who have, or had, something of that purpose."""
+        """Return every owner, current or former, of a unit with this purpose."""
         with self._lock:
             return {owner for (its_purpose, owner), found in self._of_owner.items() if its_purpose == purpose and found}
 
     def count(self, purpose: str) -> tuple[int, int]:
-        """Return how many units are in use, and how many rest."""
+        """Return how many units are allocated, and how many are quarantined."""
         with self._lock:
             states = [bool(claim.spec.released) for claim in self._known.values() if claim.spec.purpose == purpose]
         return len(states) - sum(states), sum(states)
 
     def vip(self, plan: addresses.FleetPlan, owner: str) -> Network:
-        """Return the service's address in the plan's family, allocated now if it has none.
+        """Return the service's address in the plan's family; allocate one if it has none.
 
         Raises:
             AddressesExhaustedError: the range is full.
         """
-        # Without the lock: services that come at once must not wait for each other's writes. The create decides.
-        mine = [unit for unit in self.owned(allocation.VIP, owner) if unit.version == plan.fleet.version]
-        if mine:
-            return mine[0]
+        # Without the lock: services that arrive together must not wait for each other's writes. The create decides.
+        owned = [unit for unit in self.owned(allocation.VIP, owner) if unit.version == plan.fleet.version]
+        if owned:
+            return owned[0]
         old = self._units(allocation.VIP, owner, released=True)
         candidates = allocation.choose_vip(plan.vips, owner, self._lookup, old=old)
         return self._take(candidates, purpose=allocation.VIP, owner=owner)[0]
@@ -88,28 +88,28 @@ class Claims:
         version = plan.fleet.version
         with self._lock:
             while True:
-                mine = [unit for unit in self.owned(allocation.CLUSTER_BLOCK, owner) if unit.version == version]
-                if len(mine) >= wanted:
-                    return mine
+                owned = [unit for unit in self.owned(allocation.CLUSTER_BLOCK, owner) if unit.version == version]
+                if len(owned) >= wanted:
+                    return owned
                 old = self._units(allocation.CLUSTER_BLOCK, owner, released=True)
-                size = allocation.next_size(len(mine), wanted=wanted)
+                size = allocation.next_size(len(owned), wanted=wanted)
                 candidates = allocation.choose_block(plan, owner, self._lookup, units=size, old=old)
                 self._take(candidates, purpose=allocation.CLUSTER_BLOCK, owner=owner)
 
     def release(self, purpose: str, owner: str) -> None:
-        """Give back all that ``owner`` has; for 24 h nobody else gets it."""
+        """Release all units of ``owner``; nobody else gets them for 24 h."""
         with self._lock:
             for unit in self.owned(purpose, owner):
                 self._release(unit)
 
     def sweep(self) -> None:
-        """Delete Claims that have rested for long enough."""
+        """Delete the Claims whose quarantine is over."""
         with self._lock:
             for name, claim in list(self._known.items()):
-                rested = allocation.since(claim.spec.released, now=self._now())
-                if rested is not None and rested >= allocation.TOMBSTONE:
+                released_for = allocation.since(claim.spec.released, now=self._now())
+                if released_for is not None and released_for >= allocation.QUARANTINE:
                     self._client.delete(resource.CLAIMS, name, self._namespace, uid=claim.metadata.uid)
-                    self.notice(name, None)
+                    self.update(name, None)
 
     def _units(self, purpose: str, owner: str, *, released: bool) -> list[Network]:
         with self._lock:
@@ -130,7 +130,7 @@ class Claims:
                 taken.append(unit)
             if len(taken) == len(group):
                 units = [str(unit) for unit in group]
-                LOG.info("allocated", extra={"purpose": purpose, "owner": owner, "units": units})
+                log.info("allocated", extra={"purpose": purpose, "owner": owner, "units": units})
                 return group
             for unit in taken:
                 self._release(unit)
@@ -142,7 +142,7 @@ class Claims:
         known = self._known.get(name)
         if known is None:
             try:
-                self.notice(name, self._client.create(resource.CLAIMS, self._render(name, spec)))
+                self.update(name, self._client.create(resource.CLAIMS, self._render(name, spec)))
             except errors.AlreadyExistsError:
                 known = self._refresh(name)
             else:
@@ -156,26 +156,26 @@ class Claims:
 
     def _release(self, unit: Network) -> None:
         claim = self._known[addresses.claim_name(unit)]
-        moment = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        moment = times.render(self._now())
         spec = fleet.ClaimSpec(
             cidr=claim.spec.cidr, purpose=claim.spec.purpose, owner=claim.spec.owner, released=moment
         )
         if not self._replace(claim, spec):
-            # Someone changed it by hand: the controller comes back for what is still ours.
-            raise errors.ConflictError(409, "Conflict", f"Claim {claim.metadata.name} changed while it was given back")
+            # Someone changed it by hand: the controller retries what the owner still has.
+            raise errors.ConflictError(409, "Conflict", f"Claim {claim.metadata.name} changed while it was released")
 
     def _replace(self, known: fleet.Claim, spec: fleet.ClaimSpec) -> bool:
         name = known.metadata.name
         claim = self._render(name, spec, version=known.metadata.resource_version)
         try:
-            self.notice(name, self._client.replace(resource.CLAIMS, claim))
+            self.update(name, self._client.replace(resource.CLAIMS, claim))
         except (errors.ConflictError, errors.NotFoundError):
             self._refresh(name)
             return False
         return True
 
     def _refresh(self, name: str) -> fleet.Claim | None:
-        self.notice(name, self._client.find(resource.CLAIMS, name, self._namespace))
+        self.update(name, self._client.find(resource.CLAIMS, name, self._namespace))
         return self._known.get(name)
 
     def _render(self, name: str, spec: fleet.ClaimSpec, *, version: str = "") -> fleet.Claim:
@@ -189,7 +189,7 @@ def _holder(claim: fleet.Claim) -> tuple[str, str]:
 
 
 def _unit(claim: fleet.Claim) -> Network | None:
-    """Return what a Claim stands for; None for one whose name and CIDR disagree, which serves nobody."""
+    """Return the unit that a Claim stands for; None when its name and CIDR disagree."""
     try:
         unit: Network = ipaddress.ip_network(claim.spec.cidr)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Whether a member still reports, by our own clock alone.
+"""Whether a member still reports, by this process' clock alone.
 
-One invariant: a member is late only if we watched it say nothing for that long; what we didn't see, because we were
-away or have just begun, counts as in time.
+Invariant: a member is stale only after this process watched its heartbeat stand still for that long. Time that nobody
+watched, before this process led, counts as in time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Heartbeats:
         self._seen: dict[str, tuple[str, float]] = {}
 
     def see(self, cluster: str, heartbeat: str) -> float:
-        """Take notice of a heartbeat's value and return for how long it has been the same."""
+        """Record a heartbeat's value; return for how long it has been the same."""
         now = self._clock()
         last = self._seen.get(cluster)
         if last is None or last[0] != heartbeat:
@@ -33,5 +33,5 @@ class Heartbeats:
         self._seen.pop(cluster, None)
 
     def restart(self) -> None:
-        """Begin to count anew for all, as at the start of a term."""
+        """Start counting again for every member, as at the start of a term."""
         self._seen.clear()

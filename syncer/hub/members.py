@@ -1,6 +1,6 @@
-"""Admits members, gives them their blocks, and writes what the hub says of each into its Peer.
+"""Admits members, allocates their blocks, and writes the hub's decision about each into its Peer.
 
-One invariant: what is wrong with one member is written into that member's Peer and changes nothing for another.
+Invariant: what is wrong with one member is written into that member's Peer and changes nothing for another.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from fleetboard.kube import events
-from fleetboard.model import fleet, membership, meta, names, resource
+from fleetboard.model import fleet, membership, meta, names, resource, times
 from fleetboard.runtime.environment import SettingRefusedError
-from syncer.hub import precedence
 from syncer.hub.claims import AddressesExhaustedError
 from syncer.hub.heartbeats import STALE_S, Heartbeats
-from syncer.hub.view import MANAGER, View
+from syncer.hub.settings import FIELD_MANAGER
+from syncer.hub.view import View
 from syncer.rules import admission, allocation
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _SOON_S = 0.2
 
 
-class Members:
-    """Reconciles one Peer at a time; keys are cluster names, the hub's own among them."""
+class MemberController:
+    """Reconciles one Peer at a time; keys are cluster names, the hub's own included."""
 
     def __init__(self, view: View, *, recorder: events.Recorder, heartbeats: Heartbeats | None = None) -> None:
         self._view = view
@@ -33,24 +33,24 @@ class Members:
         self._heartbeats = heartbeats or Heartbeats()
 
     def check_fleet(self) -> None:
-        """Check that our fleet CIDR is the one the clusterset was made with.
+        """Check that the fleet CIDR is the one that the clusterset was created with.
 
         Raises:
-            SettingRefusedError: another, or fewer.
+            SettingRefusedError: it differs, or a family is missing.
         """
         hub = self._view.peer(names.HUB)
-        mine = [str(plan.fleet) for plan in self._view.terms.plans]
-        if hub is not None and not set(hub.status.fleet_cidrs) <= set(mine):
+        configured = [str(plan.fleet) for plan in self._view.terms.plans]
+        if hub is not None and not set(hub.status.fleet_cidrs) <= set(configured):
             raise SettingRefusedError(
-                f"FLEET_CIDR {','.join(mine)!r} is not what this clusterset was made with, "
+                f"FLEET_CIDR {','.join(configured)!r} is not what this clusterset was created with, "
                 f"{','.join(hub.status.fleet_cidrs)!r}: addresses in use can't move, so set it back"
             )
 
     def begin(self) -> list[str]:
-        """Begin a term: count heartbeats anew, and return every key there is."""
+        """Begin a term: restart the heartbeats' count, and return every key there is."""
         self._heartbeats.restart()
         peers = [peer.metadata.name for peer in list(self._view.peers.store.values())]
-        # Owners without a Peer were removed while nobody was here to see it.
+        # Owners without a Peer were removed while no replica led.
         return [names.HUB, *sorted({*peers, *self._view.claims.owners(allocation.CLUSTER_BLOCK)} - {names.HUB})]
 
     def reconcile(self, cluster: str) -> float | None:
@@ -60,7 +60,7 @@ class Members:
             return self._reconcile_hub(hub)
         peer = self._view.peer(cluster)
         if peer is None:
-            return self._removed(cluster)
+            return self._release_blocks(cluster)
         if hub is None or not hub.status.cluster_cidrs:
             return _SOON_S
         return self._reconcile_member(peer, hub)
@@ -71,18 +71,18 @@ class Members:
             spec = {"cluster": names.HUB, "exportNamespaces": []}
             labels = {names.LABEL_CLUSTERSET: terms.clusterset, names.LABEL_CLUSTER: names.HUB}
             metadata = {"name": names.HUB, "namespace": terms.namespace, "labels": labels}
-            peer = self._view.client.apply(resource.PEERS, {"metadata": metadata, "spec": spec}, manager=MANAGER)
+            peer = self._view.client.apply(resource.PEERS, {"metadata": metadata, "spec": spec}, manager=FIELD_MANAGER)
         wanted = self._network(fleet_mtu(terms.mtu, peer))
         wanted["clusterCidrs"] = self._blocks(names.HUB, peer.status.cluster_cidrs, units=1)
-        self._write(peer, wanted, [])
+        self._write_status(peer, wanted, [])
         return None
 
     def _reconcile_member(self, peer: fleet.Peer, hub: fleet.Peer) -> float | None:
         report = self._view.report(peer.spec.cluster)
         mtu = fleet_mtu(self._view.terms.mtu, hub)
         if report is None and peer.status.cluster_uid:
-            # It was there: what we know of it stays as it is, and goes stale.
-            return self._show_silence(peer)
+            # It has reported before: what is known of it stays, and goes stale.
+            return self._write_stale(peer)
         decision, blocks = self._decide(peer, report, mtu)
         age_s, again_s = 0.0, None
         if decision is not None and decision.accepted and report is not None:
@@ -91,24 +91,23 @@ class Members:
         wanted = self._network(mtu)
         wanted["clusterCidrs"] = blocks
         wanted["clusterUid"] = decision.cluster_uid if decision is not None else ""
-        self._write(peer, wanted, shown)
+        self._write_status(peer, wanted, shown)
         revoke_s = self._revoke_bootstrap(peer, report)
         return min((wait for wait in (again_s, revoke_s) if wait is not None), default=None)
 
     def _decide(
         self, peer: fleet.Peer, report: fleet.PeerReport | None, mtu: int
-    ) -> tuple[admission.Decision | None, list[str]]:
+    ) -> tuple[admission.AdmissionDecision | None, list[str]]:
         blocks = peer.status.cluster_cidrs
         if report is None:
             return None, blocks
-        fleet_networks = tuple(plan.fleet for plan in self._view.terms.plans)
-        decision = admission.admit(peer, report, admission.HubTerms(fleet_networks, mtu))
+        decision = admission.admit(peer, report, dataclasses.replace(self._view.terms, mtu=mtu))
         if not decision.admitted:
             return decision, blocks
         try:
             return decision, self._blocks(peer.spec.cluster, blocks, units=allocation.units_of(decision.blocks))
         except AddressesExhaustedError as err:
-            # With a block it goes on with what it has; without one it can't take part.
+            # With a block it continues with what it has; without one it can't take part.
             uid = decision.cluster_uid if blocks else peer.status.cluster_uid
             refused = dataclasses.replace(
                 decision, admitted=bool(blocks), reason="NoAddressesLeft", message=str(err), cluster_uid=uid
@@ -122,18 +121,18 @@ class Members:
         return [str(block) for block in allocation.assemble(shown, owned)]
 
     def _age(self, cluster: str, heartbeat: str) -> tuple[float, float | None]:
-        """Return for how long the heartbeat is unchanged, and when to look again."""
+        """Return for how long the heartbeat has been unchanged, and when to check again."""
         age_s = self._heartbeats.see(cluster, heartbeat)
         if age_s < STALE_S:
             return age_s, STALE_S - age_s + 1
-        # Before we call it late: is it us who are behind?
+        # Before the member is called stale: perhaps the watch is behind.
         space = names.member_namespace(self._view.terms.clusterset, cluster)
         live = self._view.client.find(resource.PEER_REPORTS, cluster, space)
         if live is not None and live.spec.heartbeat != heartbeat:
             return self._heartbeats.see(cluster, live.spec.heartbeat), STALE_S
         return age_s, None
 
-    def _show_silence(self, peer: fleet.Peer) -> float | None:
+    def _write_stale(self, peer: fleet.Peer) -> float | None:
         age_s, again_s = self._age(peer.spec.cluster, "")
         shown = [one for one in peer.status.conditions if one.type in (admission.ADMITTED, admission.DEGRADED)]
         shown.append(admission.stale(STALE_S if age_s >= STALE_S else None))
@@ -144,35 +143,35 @@ class Members:
             "clusterCidrs": peer.status.cluster_cidrs,
             "clusterUid": peer.status.cluster_uid,
         }
-        self._write(peer, wanted, shown)
+        self._write_status(peer, wanted, shown)
         return again_s
 
-    def _removed(self, cluster: str) -> float | None:
-        # Asked of the API itself: a block given back by mistake would go to nobody else for 24 h, but an address
-        # plan should not depend on a cache.
+    def _release_blocks(self, cluster: str) -> float | None:
+        # Read from the API: nobody else would get a block released by mistake for 24 h, but an address plan
+        # should not depend on a cache.
         if self._view.client.find(resource.PEERS, cluster, self._view.terms.namespace) is not None:
             return _SOON_S
         if self._view.claims.owned(allocation.CLUSTER_BLOCK, cluster):
             self._view.claims.release(allocation.CLUSTER_BLOCK, cluster)
-            LOG.info("member left: its blocks rest for 24 h", extra={"cluster": cluster})
+            log.info("member left: its blocks are quarantined for 24 h", extra={"cluster": cluster})
         self._heartbeats.forget(cluster)
         return None
 
     def _revoke_bootstrap(self, peer: fleet.Peer, report: fleet.PeerReport | None) -> float | None:
-        """End the bootstrap token once it was used or is over; return when to look again."""
+        """Revoke the bootstrap token once it was used or has expired; return when to check again."""
         annotation = peer.metadata.annotations.get(membership.ANNOTATION_BOOTSTRAP, "")
         bootstrap = membership.Bootstrap.parse(annotation)
         if bootstrap is None:
             return None
         used = report is not None and report.metadata.creation_timestamp >= bootstrap.created
-        left_s = -precedence.passed(bootstrap.expires, self._view.now()).total_seconds()
+        left_s = -times.age(bootstrap.expires, now=self._view.now()).total_seconds()
         if not used and left_s > 0:
             return left_s + 1
         space = names.member_namespace(self._view.terms.clusterset, peer.spec.cluster)
         self._view.client.delete(resource.SECRETS, membership.BOOTSTRAP, space, uid=bootstrap.uid)
         patch = {"metadata": {"annotations": {membership.ANNOTATION_BOOTSTRAP: None}}}
         self._view.client.merge_patch(resource.PEERS, peer.metadata.name, self._view.terms.namespace, patch)
-        LOG.info("bootstrap token revoked", extra={"cluster": peer.spec.cluster, "used": used})
+        log.info("bootstrap token revoked", extra={"cluster": peer.spec.cluster, "used": used})
         return None
 
     def _network(self, mtu: int) -> dict[str, Any]:
@@ -183,10 +182,10 @@ class Members:
             "mtu": mtu,
         }
 
-    def _write(self, peer: fleet.Peer, wanted: dict[str, Any], shown: Sequence[meta.Condition]) -> None:
-        """Write our part of a Peer's status, when it changes."""
+    def _write_status(self, peer: fleet.Peer, wanted: dict[str, Any], shown: Sequence[meta.Condition]) -> None:
+        """Write the hub's part of a Peer's status, when it changes."""
         status = peer.status
-        now = precedence.stamp(self._view.now())
+        now = times.render(self._view.now())
         before = [one for one in status.conditions if one.type in admission.TYPES]
         after: list[meta.Condition] = []
         for condition in shown:
@@ -205,24 +204,18 @@ class Members:
             "metadata": {"name": peer.metadata.name, "namespace": peer.metadata.namespace},
             "status": wanted | {"conditions": after},
         }
-        self._view.client.apply(resource.PEERS, body, manager=MANAGER, subresource="status")
-        self._tell(peer, before, after)
+        self._view.client.apply(resource.PEERS, body, manager=FIELD_MANAGER, subresource="status")
+        self._report_conditions(peer, before, after)
 
-    def _tell(self, peer: fleet.Peer, before: list[meta.Condition], after: list[meta.Condition]) -> None:
-        regarding = {
-            "apiVersion": peer.api_version,
-            "kind": peer.kind,
-            "name": peer.metadata.name,
-            "namespace": peer.metadata.namespace,
-            "uid": peer.metadata.uid,
-        }
+    def _report_conditions(self, peer: fleet.Peer, before: list[meta.Condition], after: list[meta.Condition]) -> None:
+        regarding = events.reference(resource.PEERS, peer.metadata)
         for condition in after:
             old = meta.find_condition(before, condition.type)
             if old is not None and (old.status, old.reason) == (condition.status, condition.reason):
                 continue
             good = "True" if condition.type == admission.ADMITTED else "False"
             wrong = condition.status not in (good, "Unknown")
-            LOG.log(
+            log.log(
                 logging.WARNING if wrong else logging.INFO,
                 condition.message,
                 extra={"cluster": peer.spec.cluster, "condition": condition.type, "reason": condition.reason},
@@ -237,5 +230,5 @@ class Members:
 
 
 def fleet_mtu(setting: int, hub: fleet.Peer) -> int:
-    """Return the fleet's MTU: it may only fall, because what carries a larger one was never asked again."""
+    """Return the fleet's MTU. It may only fall: nobody checks again whether every path carries a larger one."""
     return min(setting, hub.status.mtu) if hub.status.mtu else setting

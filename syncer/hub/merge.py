@@ -1,8 +1,17 @@
-"""All exports of one name make one service (KEP-1645's conflict rules).
+"""Merges all exports of one name into one service (KEP-1645's conflict rules).
 
-One invariant: the result is a function of the set of exports and their precedence, never of the order in which they
-arrived. Precedence is the hub's own record of when it first saw each export (``ledger``), oldest first, then the
-cluster's name; what a member says of its own age plays no part.
+Theory of operation: exports are sorted by precedence, oldest first. Precedence is when the hub first saw each export
+(``precedence``), then the cluster's name; what a member says about its export's age plays no part.
+
+1. The oldest export decides every field that a service has once: type, session affinity, policies, labels and
+   annotations, address families. An export that wants another value stays, and the field is a conflict (``_FIELDS``).
+2. Ports are united (``unite_ports``): the oldest export that has a port name, or a number of a protocol, defines it.
+3. The union is bounded (``Room``). Ports that do not fit are left out of the youngest exports, and are a conflict.
+4. Each export becomes a constituent with the ports that fit. Importers send a cluster only traffic of ports that it
+   exports exactly as the union has them.
+
+Invariant: the result is a function of the set of exports and their precedence, never of the order of arrival. Which of
+an export's ports fit depends on older exports alone, so a new export takes no port from those that exist.
 """
 
 from __future__ import annotations
@@ -17,24 +26,24 @@ from fleetboard.model import fleet
 from syncer.rules import admission
 
 MERGE_VERSION = 1
-"""Raised when the rules change in a way that children must know of."""
+"""Raised when the rules change in a way that members must know of."""
 
 HEADLESS = "Headless"
 _SHOWN_LIMIT, _SHOWN_CLUSTERS = 500, 3
-"""Characters of a value in a message, which stays below 1 KiB: a condition of 32 KiB holds all of them."""
+"""Limits of a value in a message, so that a message stays below 1 KiB and a condition (32 KiB) holds all of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Room:
-    """How much the ports of all exports of a service may take, oldest first.
+    """How much room the ports of all exports of a service have; older exports come first.
 
-    Labels and annotations need no such room: they are the oldest's alone.
+    Labels and annotations need no such limit: only the oldest export's are used.
 
     Attributes:
-        ports: Different ones: as many as one export may have, so that the oldest always has room. They are one DNS
-            message where somebody asks for all SRV records of a name: 64 KiB are 390 of the longest ones.
-        port_bytes: Of every export's list in JSON: nodes have to know who serves what. With all the rest a FleetService
-            stays below 1.2 MB; etcd takes 1.5.
+        ports: How many different ports: as many as one export may have, so that the oldest always fits. All SRV records
+            of a name must fit one DNS message: 64 KiB hold 390 of the longest ones.
+        port_bytes: How many bytes all constituents' lists take in JSON: nodes have to know which cluster serves what.
+            With the rest, a FleetService stays below 1.2 MB; etcd takes 1.5.
     """
 
     ports: int = admission.MAX_PORTS
@@ -46,7 +55,7 @@ ROOM = Room()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Export:
-    """One cluster's export, with the hub's word on its age (RFC 3339, fixed width, so that text order is time's)."""
+    """One cluster's export, and when the hub first saw it (RFC 3339 of fixed width, so that texts sort by time)."""
 
     cluster: str
     first_seen: str
@@ -95,11 +104,11 @@ def merge(
 def unite_ports(
     port_lists: Iterable[Sequence[fleet.ServicePort]], room: Room = ROOM
 ) -> tuple[list[fleet.ServicePort], list[list[fleet.ServicePort]]]:
-    """Unite lists of ports, oldest first: a name, or a number of a protocol, goes to whoever had it first.
+    """Unite lists of ports, oldest first; a name, or a number of a protocol, belongs to the first list that has it.
 
-    No name at all counts as a name, as Kubernetes allows one nameless port alone. Return the union, and of each list
-    what there was room for. Once the bytes are used up nothing comes after, be it ever so small: what a port gets
-    depends on older ones alone.
+    An empty name counts as a name, since Kubernetes allows one port without a name. Return the union, and of each list
+    the ports that fit. When the byte budget is exhausted, all remaining ports are dropped, however small: whether a
+    port fits depends on older ports alone.
     """
     united: list[fleet.ServicePort] = []
     kept: list[list[fleet.ServicePort]] = []
@@ -124,25 +133,25 @@ def unite_ports(
 
 
 def _left_out(given: Sequence[fleet.ServicePort], kept: Sequence[fleet.ServicePort], room: Room) -> str:
-    """Say which ports of an export the service has no room for; nothing when it has room for all."""
+    """Say which ports of an export do not fit into the service; nothing when all do."""
     if len(kept) == len(given):
         return ""
-    first = next(port for port, there in zip(given, [*kept, None], strict=False) if port is not there)
+    first = next(port for port, kept_port in zip(given, [*kept, None], strict=False) if port is not kept_port)
     return (
-        f"spec.ports: {len(given) - len(kept)} of {len(given)} ports are left out, {_show_port(first)} first: expected "
-        f"at most {_show_room(room)} from all exports of the service, of which older ones come first."
+        f"spec.ports: {len(given) - len(kept)} of {len(given)} ports are left out, beginning with {_show_port(first)}: "
+        f"expected at most {_show_room(room)} from all exports of the service; older exports come first."
     )
 
 
 def _show_room(room: Room) -> str:
-    return f"{room.ports} different ports and {room.port_bytes} bytes of them"
+    return f"{room.ports} different ports and {room.port_bytes} bytes of ports"
 
 
 def served_families(spec: fleet.ExportedServiceSpec, families: Sequence[str]) -> tuple[str, ...]:
     """Name the fleet's families that an export serves, in its Service's order.
 
-    A Service that has none of them (its cluster's own network is of another family), or whose exporter doesn't know
-    the field, serves all: in the fleet its pods have an address of each.
+    A Service that has none of them (its cluster's own network has another family), or whose exporter does not know the
+    field, serves all of them: its pods have a fleet address of each.
     """
     shared = tuple(family for family in dict.fromkeys(spec.ip_families) if family in families)
     return shared or tuple(families)
@@ -161,12 +170,12 @@ def find_conflicts(
 ) -> dict[str, str]:
     """Say which fields the exports disagree on, whose value is used, and how many clusters want another.
 
-    ``kept`` are the ports of each that there is room for.
+    ``kept`` are the ports of each export that fit.
     """
     served: _Field = (
         "IPFamilyConflict",
         "address families",
-        # Their order is a wish about the addresses' order, and takes nobody's endpoints away.
+        # Their order only asks for an order of the addresses; no endpoint is lost by it.
         lambda spec: frozenset(served_families(spec, families)),
         lambda spec: ", ".join(served_families(spec, families)),
     )
@@ -189,7 +198,7 @@ def find_conflicts(
         listed = [f'{count} of "{cluster}"' for cluster, count in crowded[:_SHOWN_CLUSTERS]]
         more = len(crowded) - len(listed)
         listed += [f"those of {more} younger exports"] if more else []
-        sentence = f"The service has room for {_show_room(room)}: left out are {', '.join(listed)}."
+        sentence = f"The service has room for {_show_room(room)}. Left out: {', '.join(listed)}."
         found["PortConflict"] = " ".join(filter(None, [found.get("PortConflict"), sentence]))
     return found
 
@@ -203,7 +212,7 @@ def _port_set(spec: fleet.ExportedServiceSpec) -> object:
 
 
 def _affinity_config(spec: fleet.ExportedServiceSpec) -> object:
-    # Without affinity a time-out says nothing.
+    # Without affinity the timeout has no effect.
     return spec.session_affinity_timeout_s if spec.session_affinity == "ClientIP" else 0
 
 
@@ -217,7 +226,7 @@ def _show_port(port: fleet.ServicePort) -> str:
 
 
 _DEFAULT_POLICY = "Cluster"
-"""What an exporter of the version before, which sends none, means."""
+"""What an exporter of an older version, which sends none, means."""
 
 _Spec = fleet.ExportedServiceSpec
 _Field = tuple[str, str, Callable[[_Spec], object], Callable[[_Spec], str]]

@@ -1,7 +1,6 @@
 """Metrics of syncer-hub.
 
-One invariant: what can be counted from the view is counted when asked for, so that a metric never disagrees with the
-objects.
+What can be counted from the view is counted at each scrape, so that a metric never disagrees with the objects.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class HubMetrics:
         )
         self.slices_refused = Counter(
             "fleetboard_hub_slices_refused",
-            "EndpointSlices of members that were not copied because the member may not say so.",
+            "EndpointSlices of members that were not copied because the hub refuses them.",
             ["cluster"],
             registry=registry,
         )
@@ -44,13 +43,13 @@ class HubMetrics:
         )
         self.exports_refused = Counter(
             "fleetboard_hub_exports_refused",
-            "Times an export of a member was found to be refused.",
+            "Times that the hub refused an export of a member.",
             ["cluster"],
             registry=registry,
         )
         self.copy_seconds = Histogram(
             "fleetboard_hub_copy_seconds",
-            "Time from the hub's notice of a changed EndpointSlice to its copy being written.",
+            "Time from the event of a changed EndpointSlice until its copy was written.",
             buckets=_COPY_BUCKETS,
             registry=registry,
         )
@@ -64,7 +63,7 @@ class ViewCollector(Collector):
         self._leading = leading
 
     def describe(self) -> list[Metric]:
-        """Name nothing in advance: the registry need not collect to know us."""
+        """Name nothing in advance, so that registering does not collect."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -104,7 +103,7 @@ class ViewCollector(Collector):
     def _addresses(self) -> GaugeMetricFamily:
         family = GaugeMetricFamily(
             "fleetboard_hub_claims",
-            "Virtual addresses and smallest cluster blocks, by state: used, resting or free.",
+            "Virtual addresses and smallest cluster blocks, by state: used, resting (quarantined) or free.",
             labels=["purpose", "state"],
         )
         plans = self._view.terms.plans
@@ -112,10 +111,10 @@ class ViewCollector(Collector):
             (allocation.VIP, sum(allocation.vip_room(plan.vips) for plan in plans)),
             (allocation.CLUSTER_BLOCK, sum(allocation.block_room(plan) for plan in plans)),
         ):
-            used, resting = self._view.claims.count(purpose)
+            used, quarantined = self._view.claims.count(purpose)
             family.add_metric([purpose, "used"], used)
-            family.add_metric([purpose, "resting"], resting)
-            family.add_metric([purpose, "free"], max(room - used - resting, 0))
+            family.add_metric([purpose, "resting"], quarantined)
+            family.add_metric([purpose, "free"], max(room - used - quarantined, 0))
         return family
 
 

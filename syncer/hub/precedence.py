@@ -1,12 +1,14 @@
-"""The hub's memory of who exported a service first.
+"""The precedence of exports: which cluster exported a service first.
 
-One invariant: a cluster's first-seen time never moves later while it exports a service, nor within 24 h of having
-stopped, so that an export that is deleted and made again, or restored from a backup, flips no service. The times are
-those of the hub's API server (creationTimestamp of the ExportedService), which no member can choose.
+Theory of operation: an export's first-seen time is the creationTimestamp of its ExportedService, set by the hub's API
+server, so no member can choose it. For live exports it is kept in ``FleetService.spec.constituents``. When an export is
+withdrawn, its time moves to the ConfigMap ``ledger.<namespace>.<service>`` in the clusterset's namespace, and stays for
+24 h. An export that returns in that time gets its old first-seen time back. The ConfigMap is written before the
+FleetService drops the export, so that no crash between the two writes loses a time. Both survive a restart; members can
+write neither, and can't read the ConfigMap.
 
-Where it lives: of exports that are there, in FleetService.spec.constituents; of withdrawn ones, in one ConfigMap
-``ledger.<ns>.<svc>`` of the clusterset's namespace, written before the FleetService forgets them. Both survive a
-restart, and members can read neither the ConfigMap nor write any of it.
+Invariant: a cluster's first-seen time never moves later while it exports a service, nor within 24 h after. So an export
+that is deleted and created again, or restored from a backup, changes no merged service.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from typing import Any
 
 import msgspec
 
-from fleetboard.model import core, fleet, names
+from fleetboard.model import core, fleet, names, times
 
 REMEMBER = datetime.timedelta(hours=24)
 PREFIX = "ledger."
+"""Of the ConfigMaps' names, which are stored on hubs: it stays."""
 _KEY = "withdrawn"
 
 
@@ -40,11 +43,11 @@ _decode = msgspec.json.Decoder(list[Withdrawn]).decode
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Ledger:
-    """All that is remembered of one service.
+class Precedence:
+    """What is remembered of one service's exports.
 
     Attributes:
-        live: Cluster to first-seen time, of the exports that are there.
+        live: Cluster to first-seen time of the exports that exist.
         withdrawn: Those that ended less than 24 h ago.
     """
 
@@ -52,31 +55,33 @@ class Ledger:
     withdrawn: tuple[Withdrawn, ...]
 
 
-def update(known: Ledger, present: Mapping[str, str], *, now: datetime.datetime) -> Ledger:
-    """Bring the ledger to what is exported now.
+def update(before: Precedence, present: Mapping[str, str], *, now: datetime.datetime) -> Precedence:
+    """Bring the precedence up to date with what is exported now.
 
     ``present`` maps each exporting cluster to its ExportedService's creationTimestamp.
     """
-    remembered = [entry for entry in known.withdrawn if not _expired(entry, now)]
+    remembered = [entry for entry in before.withdrawn if not _expired(entry, now)]
     seen: dict[str, list[str]] = {}
-    for cluster, first_seen in [*known.live.items(), *((entry.cluster, entry.first_seen) for entry in remembered)]:
+    for cluster, first_seen in [*before.live.items(), *((entry.cluster, entry.first_seen) for entry in remembered)]:
         seen.setdefault(cluster, []).append(first_seen)
     live = {cluster: min([created, *seen.get(cluster, [])]) for cluster, created in present.items()}
-    ended = [Withdrawn(cluster, min(seen[cluster]), stamp(now)) for cluster in known.live if cluster not in present]
+    ended = [
+        Withdrawn(cluster, min(seen[cluster]), times.render(now)) for cluster in before.live if cluster not in present
+    ]
     gone = {entry.cluster for entry in ended} | set(present)
     kept = [entry for entry in remembered if entry.cluster not in gone]
-    return Ledger(live, tuple(sorted([*kept, *ended], key=lambda entry: entry.cluster)))
+    return Precedence(live, tuple(sorted([*kept, *ended], key=lambda entry: entry.cluster)))
 
 
-def read(service: fleet.FleetService | None, record: core.ConfigMap | None) -> Ledger:
-    """Read what was kept; a record that can't be read counts as none."""
+def read(service: fleet.FleetService | None, record: core.ConfigMap | None) -> Precedence:
+    """Read what was stored; a record that can't be read counts as missing."""
     live = {} if service is None else {c.cluster: c.first_seen for c in service.spec.constituents if c.first_seen}
     text = "" if record is None else record.data.get(_KEY, "")
     try:
         withdrawn = tuple(_decode(text)) if text else ()
     except (msgspec.DecodeError, msgspec.ValidationError):
         withdrawn = ()
-    return Ledger(live, withdrawn)
+    return Precedence(live, withdrawn)
 
 
 def render(key: str, withdrawn: Iterable[Withdrawn], *, clusterset: str) -> dict[str, Any]:
@@ -98,25 +103,11 @@ def record_name(key: str) -> str:
     return f"{PREFIX}{key}"
 
 
-def stamp(moment: datetime.datetime) -> str:
-    """Write a time as the API server does: UTC, whole seconds."""
-    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def passed(text: str, now: datetime.datetime) -> datetime.timedelta:
-    """Return how long ago ``text`` was; a time that can't be read was just now, which forgets nothing too early."""
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        return datetime.timedelta()
-    return now - (moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC))
-
-
 def next_expiry_s(withdrawn: Iterable[Withdrawn], *, now: datetime.datetime) -> float | None:
-    """Return in how many seconds the first entry is forgotten, or None when there is none."""
-    left = [(REMEMBER - passed(entry.withdrawn, now)).total_seconds() for entry in withdrawn]
+    """Return the seconds until the first entry expires; None when there is no entry."""
+    left = [(REMEMBER - times.age(entry.withdrawn, now=now)).total_seconds() for entry in withdrawn]
     return max(min(left), 0.0) + 1.0 if left else None
 
 
 def _expired(entry: Withdrawn, now: datetime.datetime) -> bool:
-    return passed(entry.withdrawn, now) >= REMEMBER
+    return times.age(entry.withdrawn, now=now) >= REMEMBER

@@ -1,7 +1,7 @@
-"""Merges all exports of a name into one FleetService, with the addresses it keeps for life.
+"""Merges all exports of a name into one FleetService, whose virtual addresses stay for its life.
 
-One invariant: one export that can't be used is left out of its own service and touches no other; the precedence of
-those that are left doesn't change by it.
+Invariant: an export that can't be used is left out of its own service and affects no other. The precedence of the
+remaining exports does not change.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from fleetboard.kube import encoding, events
 from fleetboard.model import fleet, names, resource
 from syncer.hub import merge, precedence
 from syncer.hub.metrics import HubMetrics
-from syncer.hub.view import MANAGER, View, name_of, namespace_of
+from syncer.hub.settings import FIELD_MANAGER
+from syncer.hub.view import View, name_of, namespace_of
 from syncer.rules import admission, allocation
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
-class Services:
+class FleetServiceController:
     """Reconciles one service at a time; keys are ``<namespace>.<service>``."""
 
     def __init__(
@@ -35,18 +36,18 @@ class Services:
         self._enqueue = enqueue
         self._lock = threading.Lock()
         self._exporters: dict[str, set[str]] = {}
-        self._said: dict[str, object] = {}
+        self._export_rights: dict[str, object] = {}
 
     def begin(self) -> list[str]:
-        """Begin a term: return every service that is exported, merged, remembered or has an address."""
+        """Begin a term: return every service that is exported, merged or remembered, or has an address."""
         merged = {service.metadata.name for service in list(self._view.services.store.values())}
         remembered = {name_of(key).removeprefix(precedence.PREFIX) for key in list(self._view.records.store)}
         with self._lock:
             exported = set(self._exporters)
         return sorted(merged | remembered | exported | self._view.claims.owners(allocation.VIP))
 
-    def notice_export(self, key: str) -> None:
-        """Learn that an ExportedService changed."""
+    def export_changed(self, key: str) -> None:
+        """Record that an ExportedService changed, and enqueue its service."""
         if self._view.cluster_of(namespace_of(key)) is None:
             return
         name = name_of(key)
@@ -59,17 +60,13 @@ class Services:
                     del self._exporters[name]
         self._enqueue(name)
 
-    def notice_service(self, key: str) -> None:
-        """Learn that a FleetService changed, perhaps by another hand."""
-        self._enqueue(name_of(key))
-
-    def notice_peer(self, cluster: str) -> None:
-        """Learn that a Peer changed; its exports matter only if what it may export changed."""
+    def peer_changed(self, cluster: str) -> None:
+        """Enqueue the member's services if the change of its Peer changes what it may export."""
         peer = self._view.peer(cluster)
-        may_export = None if peer is None else (admission.is_admitted(peer), tuple(peer.spec.export_namespaces))
-        if self._said.get(cluster) == may_export:
+        rights = None if peer is None else (admission.is_admitted(peer), tuple(peer.spec.export_namespaces))
+        if self._export_rights.get(cluster) == rights:
             return
-        self._said[cluster] = may_export
+        self._export_rights[cluster] = rights
         space = names.member_namespace(self._view.terms.clusterset, cluster)
         with self._lock:
             concerned = [name for name, keys in self._exporters.items() if f"{space}/{name}" in keys]
@@ -77,23 +74,23 @@ class Services:
             self._enqueue(name)
 
     def reconcile(self, key: str) -> float | None:
-        """Make one FleetService what its exports say."""
+        """Bring one FleetService to the merge of its exports."""
         now = self._view.now()
         exported = self._exports(key)
         service = self._view.service(key)
         record = self._view.record(precedence.record_name(key))
-        known = precedence.read(service, record)
+        before = precedence.read(service, record)
         present = {cluster: one.metadata.creation_timestamp for cluster, one in exported.items()}
-        updated = precedence.update(known, present, now=now)
-        if set(updated.withdrawn) - set(known.withdrawn):
-            # Before the FleetService forgets them. What is present again leaves the record only after it.
-            again = [entry for entry in known.withdrawn if entry.cluster in present]
+        updated = precedence.update(before, present, now=now)
+        if set(updated.withdrawn) - set(before.withdrawn):
+            # Written before the FleetService drops them. Exports that returned leave the record after it.
+            again = [entry for entry in before.withdrawn if entry.cluster in present]
             self._remember(key, (*updated.withdrawn, *again))
         if exported:
             self._merge(key, exported, updated.live, service)
         else:
             self._end(key, service)
-        if updated.withdrawn != known.withdrawn:
+        if updated.withdrawn != before.withdrawn:
             self._remember(key, updated.withdrawn)
         return precedence.next_expiry_s(updated.withdrawn, now=now)
 
@@ -111,7 +108,7 @@ class Services:
             if refused is None:
                 found[cluster] = exported
             else:
-                self._refused(cluster, exported, refused)
+                self._report_refusal(cluster, exported, refused)
         return found
 
     def _merge(
@@ -134,9 +131,9 @@ class Services:
             return
         labels = {names.LABEL_CLUSTERSET: self._view.terms.clusterset}
         metadata = {"name": key, "namespace": self._view.terms.namespace, "labels": labels}
-        body = {"metadata": metadata, "spec": spelled(spec)}
+        body = {"metadata": metadata, "spec": render_spec(spec)}
         self._view.services.remember(self._view.client.put(resource.FLEET_SERVICES, body, found=service))
-        LOG.info(
+        log.info(
             "service merged",
             extra={"service": key, "clusters": [one.cluster for one in spec.constituents], "vips": spec.vips},
         )
@@ -144,31 +141,25 @@ class Services:
     def _end(self, key: str, service: fleet.FleetService | None) -> None:
         if service is not None:
             self._view.client.delete(resource.FLEET_SERVICES, key, self._view.terms.namespace, uid=service.metadata.uid)
-            LOG.info("service ended: no export is left", extra={"service": key})
+            log.info("service deleted: no export is left", extra={"service": key})
         self._view.claims.release(allocation.VIP, key)
 
     def _remember(self, key: str, withdrawn: tuple[precedence.Withdrawn, ...]) -> None:
         clusterset = self._view.terms.clusterset
         if withdrawn:
             rendered = precedence.render(key, withdrawn, clusterset=clusterset)
-            self._view.client.apply(resource.CONFIG_MAPS, rendered, manager=MANAGER)
+            self._view.client.apply(resource.CONFIG_MAPS, rendered, manager=FIELD_MANAGER)
         else:
             self._view.client.delete(resource.CONFIG_MAPS, precedence.record_name(key), self._view.terms.namespace)
 
-    def _refused(self, cluster: str, exported: fleet.ExportedService, why: str) -> None:
+    def _report_refusal(self, cluster: str, exported: fleet.ExportedService, reason: str) -> None:
         self._metrics.exports_refused.labels(cluster).inc()
         metadata = exported.metadata
-        LOG.warning("export refused", extra={"cluster": cluster, "export": metadata.key, "why": why})
-        regarding = {
-            "apiVersion": exported.api_version,
-            "kind": exported.kind,
-            "name": metadata.name,
-            "namespace": metadata.namespace,
-            "uid": metadata.uid,
-        }
-        self._recorder.emit(regarding, reason="ExportRefused", message=why, type_="Warning")
+        log.warning("export refused", extra={"cluster": cluster, "export": metadata.key, "reason": reason})
+        regarding = events.reference(resource.EXPORTED_SERVICES, metadata)
+        self._recorder.emit(regarding, reason="ExportRefused", message=reason, type_="Warning")
 
 
-def spelled(spec: fleet.FleetServiceSpec) -> dict[str, Any]:
-    """Render a spec with its defaults spelled out, for readers that don't know ours."""
+def render_spec(spec: fleet.FleetServiceSpec) -> dict[str, Any]:
+    """Render a spec with its defaults written out, for readers that have other defaults."""
     return {encoded: msgspec.to_builtins(getattr(spec, name)) for name, encoded in encoding.field_names(type(spec))}

@@ -1,11 +1,10 @@
 """What syncer-hub knows of one clusterset: its reflectors, and which cluster an object belongs to.
 
-One invariant: the cluster of an object is that of the namespace it was found in, never what the object says.
+Invariant: an object belongs to the cluster whose namespace it is in, whatever the object itself says.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import threading
 from collections.abc import Callable
@@ -13,72 +12,40 @@ from typing import Any
 
 from fleetboard.kube.client import Client
 from fleetboard.kube.reflector import Reflector
-from fleetboard.model import addresses, core, fleet, membership, names, resource
+from fleetboard.model import core, fleet, membership, names, resource
 from syncer.hub.claims import Claims
-
-MANAGER = "syncer-hub"
-
-Notify = Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Notices:
-    """Who is told of a changed key, by kind."""
-
-    peer: Notify
-    report: Notify
-    export: Notify
-    slice: Notify
-    service: Notify
-    record: Notify
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Terms:
-    """The settings every member must fit."""
-
-    clusterset: str
-    plans: tuple[addresses.FleetPlan, ...]
-    mtu: int
-
-    @property
-    def families(self) -> tuple[str, ...]:
-        """The fleet's address families, ``IPv4`` and ``IPv6``, in the order they were given."""
-        return tuple(f"IPv{plan.fleet.version}" for plan in self.plans)
-
-    @property
-    def namespace(self) -> str:
-        """The clusterset's namespace."""
-        return names.clusterset_namespace(self.clusterset)
+from syncer.hub.wakes import HubBus, HubSource
+from syncer.rules.terms import HubTerms
 
 
 class View:
     """One clusterset as the hub's API holds it."""
 
-    def __init__(self, client: Client, terms: Terms, notices: Notices, *, now: Callable[[], datetime.datetime]) -> None:
+    def __init__(self, client: Client, terms: HubTerms, bus: HubBus, *, now: Callable[[], datetime.datetime]) -> None:
         self.client = client
+        self._bus = bus
         self.terms = terms
         self.now = now
         space = terms.namespace
-        ours = f"{names.LABEL_CLUSTERSET}={terms.clusterset}"
-        self.peers = Reflector(client, resource.PEERS, namespace=space, notify=notices.peer)
-        self.services = Reflector(client, resource.FLEET_SERVICES, namespace=space, notify=notices.service)
-        self.records = Reflector(client, resource.CONFIG_MAPS, namespace=space, selector=ours, notify=notices.record)
-        # Of all namespaces, because members come and go; ``cluster_of`` sorts out what is no member's of ours.
-        self.reports = Reflector(client, resource.PEER_REPORTS, notify=notices.report)
-        self.exports = Reflector(client, resource.EXPORTED_SERVICES, notify=notices.export)
+        of_clusterset = f"{names.LABEL_CLUSTERSET}={terms.clusterset}"
+        self.peers = Reflector(client, resource.PEERS, namespace=space, notify=self._peer_changed)
+        self.services = Reflector(client, resource.FLEET_SERVICES, namespace=space, notify=self._service_changed)
+        self.records = Reflector(client, resource.CONFIG_MAPS, namespace=space, selector=of_clusterset)
+        # Of all namespaces, because members come and go; ``cluster_of`` drops those of other clustersets.
+        self.reports = Reflector(client, resource.PEER_REPORTS, notify=self._report_changed)
+        self.exports = Reflector(client, resource.EXPORTED_SERVICES, notify=bus.waker(HubSource.EXPORTED_SERVICE))
         self.slices = Reflector(
             client,
             resource.ENDPOINT_SLICES,
             selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}",
-            notify=notices.slice,
+            notify=bus.waker(HubSource.SLICE),
         )
         self.claims = Claims(client, clusterset=terms.clusterset, now=now)
-        self._claims = Reflector(client, resource.CLAIMS, namespace=space, notify=self._claim)
+        self._claims = Reflector(client, resource.CLAIMS, namespace=space, notify=self._claim_changed)
 
     @property
     def reflectors(self) -> dict[str, Reflector[Any]]:
-        """All reflectors, each to be run in a thread."""
+        """All reflectors; each runs in a thread."""
         return {
             "peers": self.peers,
             "reports": self.reports,
@@ -91,11 +58,11 @@ class View:
 
     @property
     def synced(self) -> list[threading.Event]:
-        """One event a reflector; nothing may be decided before all are set."""
+        """One event for each reflector; decide nothing before all are set."""
         return [reflector.synced for reflector in self.reflectors.values()]
 
     def cluster_of(self, namespace: str) -> str | None:
-        """Return the member whose namespace that is."""
+        """Return the member that the namespace belongs to, if any."""
         return membership.cluster_of(self.terms.clusterset, namespace)
 
     def peer(self, cluster: str) -> fleet.Peer | None:
@@ -103,7 +70,7 @@ class View:
         return self.peers.get(f"{self.terms.namespace}/{cluster}")
 
     def report(self, cluster: str) -> fleet.PeerReport | None:
-        """Return the member's report; others that it may have made don't count."""
+        """Return the member's report: the one that has the member's name."""
         return self.reports.get(f"{names.member_namespace(self.terms.clusterset, cluster)}/{cluster}")
 
     def service(self, key: str) -> fleet.FleetService | None:
@@ -111,11 +78,22 @@ class View:
         return self.services.get(f"{self.terms.namespace}/{key}")
 
     def record(self, name: str) -> core.ConfigMap | None:
-        """Return a ConfigMap of ours."""
+        """Return a ConfigMap of the clusterset's namespace that this process wrote."""
         return self.records.get(f"{self.terms.namespace}/{name}")
 
-    def _claim(self, key: str) -> None:
-        self.claims.notice(name_of(key), self._claims.get(key))
+    def _peer_changed(self, key: str) -> None:
+        self._bus.wake(HubSource.PEER, name_of(key))
+
+    def _report_changed(self, key: str) -> None:
+        cluster = self.cluster_of(namespace_of(key))
+        if cluster is not None:
+            self._bus.wake(HubSource.REPORT, cluster)
+
+    def _service_changed(self, key: str) -> None:
+        self._bus.wake(HubSource.FLEET_SERVICE, name_of(key))
+
+    def _claim_changed(self, key: str) -> None:
+        self.claims.update(name_of(key), self._claims.get(key))
 
 
 def name_of(key: str) -> str:

@@ -1,26 +1,41 @@
-"""What the hub says of the clusterset: members, merged services, other clusters' endpoints.
+"""The clusterset as the hub describes it: members, merged services, other clusters' endpoints.
 
-One invariant: it answers from the hub once the hub was heard and from this cluster's copies until then, and says which
-questions it can't answer yet; absence is only ever the hub's own word.
+Invariant: answers come from the hub once it has been listed, and from this cluster's copies until then. An object
+counts as absent only if a list from the hub does not have it.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable
+from typing import NamedTuple
 
 from fleetboard.kube import backoff, index, selective
 from fleetboard.kube.client import Client
-from fleetboard.kube.reflector import Reflector
-from fleetboard.model import core, fleet, names, resource
+from fleetboard.kube.reflector import Mirrors, Reflector
+from fleetboard.model import core, fleet, keys, names, resource
 from fleetboard.model.addresses import Network
+from fleetboard.model.keys import ServiceKey
+from syncer.member.wakes import MemberBus, MemberSource
 from syncer.rules import slices
 
 log = logging.getLogger(__name__)
 
 RETRY_CAP_S = 2.0
-"""A hub that is back is noticed within this time; 250 clusters' tries are spread over it."""
+"""Longest pause between two attempts to reach the hub; the attempts of 250 clusters are spread over it."""
+
+
+PEERS, FLEET_SERVICES = resource.PEERS.plural, resource.FLEET_SERVICES.plural
+
+
+class CopyKey(NamedTuple):
+    """A copy of one of the hub's objects: its collection (``PEERS`` or ``FLEET_SERVICES``) and its name."""
+
+    collection: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.collection}/{self.name}"
 
 
 class Clusterset:
@@ -28,31 +43,26 @@ class Clusterset:
 
     Args:
         hub: Client of the hub's API.
-        child: Client of this cluster's API.
+        local: Client of this cluster's API.
+        bus: What a change wakes.
         clusterset: Name of the clusterset.
         cluster: Name of this cluster.
         namespace: Where the copies are.
-        service_changed: Gets ``namespace/name`` of a service whose merge or remote endpoints may differ.
-        original_changed: Gets ``peers/<name>`` or ``fleetservices/<name>`` when an original or its copy changed.
-        peer_changed: Gets the name of a member whose Peer changed.
     """
 
     def __init__(
         self,
         hub: Client,
-        child: Client,
+        local: Client,
         *,
+        bus: MemberBus,
         clusterset: str,
         cluster: str,
         namespace: str,
-        service_changed: Callable[[str], None],
-        original_changed: Callable[[str], None],
-        peer_changed: Callable[[str], None],
     ) -> None:
         self._cluster, self._namespace = cluster, namespace
         self._hub_namespace = names.clusterset_namespace(clusterset)
-        self._service_changed, self._original_changed = service_changed, original_changed
-        self._peer_changed_listener = peer_changed
+        self._bus = bus
         self.peers = Reflector(
             hub, resource.PEERS, notify=self._peer_changed, namespace=self._hub_namespace, retry=_retry()
         )
@@ -69,60 +79,59 @@ class Clusterset:
             selector=slice_selector(cluster),
             retry=_retry(),
         )
-        self.peer_copies = Reflector(child, resource.PEERS, notify=self._peer_changed, namespace=namespace)
-        self.service_copies = Reflector(child, resource.FLEET_SERVICES, notify=self._copy_changed, namespace=namespace)
-        self._by_service = index.Index(lambda: self.slices.store, _service_of)
+        self.peer_copies = Reflector(local, resource.PEERS, notify=self._peer_changed, namespace=namespace)
+        self.service_copies = Reflector(local, resource.FLEET_SERVICES, notify=self._copy_changed, namespace=namespace)
+        self._by_service = index.Index(lambda: self.slices.store, _services_of)
         self._blocks: dict[str, tuple[Network, ...]] = {}
 
     @property
-    def remote_reflectors(self) -> list[Reflector[object]]:
-        """Those of the hub."""
-        return [self.peers, self.services, self.slices]  # type: ignore[list-item]
+    def hub_reflectors(self) -> list[Mirrors]:
+        """The reflectors of the hub's API."""
+        return [self.peers, self.services, self.slices]
 
     @property
-    def local_reflectors(self) -> list[Reflector[object]]:
-        """Those of this cluster."""
-        return [self.peer_copies, self.service_copies]  # type: ignore[list-item]
+    def local_reflectors(self) -> list[Mirrors]:
+        """The reflectors of this cluster's API."""
+        return [self.peer_copies, self.service_copies]
 
     @property
-    def heard(self) -> bool:
-        """Whether the hub listed its members and its services at least once."""
+    def is_synced(self) -> bool:
+        """Whether the members and services were listed from the hub at least once."""
         return self.peers.synced.is_set() and self.services.synced.is_set()
 
     @property
     def last_contact(self) -> float:
         """Monotonic time of the hub's last answer; minus infinity before the first."""
-        reflectors = [one for one in self.remote_reflectors if one.synced.is_set()]
+        reflectors = [one for one in self.hub_reflectors if one.synced.is_set()]
         return max((one.last_contact for one in reflectors), default=-float("inf"))
 
     def peer(self, name: str) -> fleet.Peer | None:
-        """Return a member as the hub last said."""
+        """Return a member's Peer as last read from the hub."""
         found = self.peers.get(f"{self._hub_namespace}/{name}")
         if found is not None or self.peers.synced.is_set():
             return found
         return self.peer_copies.get(f"{self._namespace}/{name}")
 
-    def service(self, key: str) -> fleet.FleetService | None:
-        """Return the merge of all exports of ``namespace/name`` as the hub last said."""
-        name = key.replace("/", ".", 1)
-        found = self.services.get(f"{self._hub_namespace}/{name}")
+    def service(self, key: ServiceKey) -> fleet.FleetService | None:
+        """Return the merge of all exports of a service, as last read from the hub."""
+        found = self.services.get(f"{self._hub_namespace}/{key.dotted}")
         if found is not None or self.services.synced.is_set():
             return found
-        return self.service_copies.get(f"{self._namespace}/{name}")
+        return self.service_copies.get(f"{self._namespace}/{key.dotted}")
 
-    def service_keys(self) -> list[str]:
-        """Return ``namespace/name`` of every service of the clusterset."""
-        found = [_service_key(name) for name in [*list(self.services.store), *list(self.service_copies.store)]]
+    def service_keys(self) -> list[ServiceKey]:
+        """Return every service of the clusterset."""
+        found = [keys.parse_dotted(name) for name in [*list(self.services.store), *list(self.service_copies.store)]]
         return list(dict.fromkeys(key for key in found if key is not None))
 
-    def remote(self, key: str) -> list[core.EndpointSlice] | None:
-        """Return other clusters' slices of ``namespace/name``; None while the hub was never heard of its namespace."""
-        if not (self.heard and self.slices.covers(key.partition("/")[0])):
+    def remote(self, key: ServiceKey) -> list[core.EndpointSlice] | None:
+        """Return other clusters' slices of a service; None while the hub has not listed those of its namespace."""
+        if not (self.is_synced and self.slices.covers(key.namespace)):
             return None
         return self._by_service.find(key)
 
     def follow(self, namespaces: frozenset[str]) -> None:
-        """Watch other clusters' slices of these namespaces: one member of many then costs the hub what it needs."""
+        """Watch other clusters' slices of these namespaces only, so that the hub sends each member what it needs."""
         self.slices.select(namespaces)
 
     def blocks(self) -> slices.Blocks:
@@ -130,7 +139,7 @@ class Clusterset:
         return self._blocks
 
     def families(self) -> tuple[str, ...]:
-        """Return the address families that this cluster's pods have in the fleet, or else those of the fleet."""
+        """Return the families of this cluster's fleet addresses; those of the fleet while it has no block."""
         own = self.peer(self._cluster)
         cidrs = own.status.cluster_cidrs if own is not None else []
         if not cidrs:
@@ -139,47 +148,50 @@ class Clusterset:
         versions = [network.version for network in _parse(cidrs)]
         return tuple(f"IPv{version}" for version in dict.fromkeys(versions))
 
-    def original(self, kind: str, name: str) -> fleet.Peer | fleet.FleetService | None:
+    def original(self, key: CopyKey) -> fleet.Peer | fleet.FleetService | None:
         """Return the hub's object that a copy is made of."""
-        return (self.peers if kind == "peers" else self.services).get(f"{self._hub_namespace}/{name}")
+        originals = self.peers if key.collection == PEERS else self.services
+        return originals.get(f"{self._hub_namespace}/{key.name}")
 
-    def copy(self, kind: str, name: str) -> fleet.Peer | fleet.FleetService | None:
+    def copy(self, key: CopyKey) -> fleet.Peer | fleet.FleetService | None:
         """Return this cluster's copy."""
-        return (self.peer_copies if kind == "peers" else self.service_copies).get(f"{self._namespace}/{name}")
+        copies = self.peer_copies if key.collection == PEERS else self.service_copies
+        return copies.get(f"{self._namespace}/{key.name}")
 
     def _peer_changed(self, key: str) -> None:
         name = key.rpartition("/")[2]
-        self._original_changed(f"peers/{name}")
-        self._peer_changed_listener(name)
+        self._bus.wake(MemberSource.ORIGINAL, CopyKey(PEERS, name))
+        if name == self._cluster:
+            self._bus.wake(MemberSource.OWN_PEER)
         peer = self.peer(name)
         blocks = tuple(_parse(peer.status.cluster_cidrs)) if peer is not None else ()
         if self._blocks.get(name, ()) != blocks:
-            # Replaced whole: readers are in other threads.
+            # Replaced as a whole: other threads read it.
             self._blocks = {**self._blocks, name: blocks}
             for service in self.service_keys():
-                self._service_changed(service)
+                self._bus.wake(MemberSource.MERGE, service)
 
     def _merge_changed(self, key: str) -> None:
-        self._original_changed(f"fleetservices/{key.rpartition('/')[2]}")
-        service = _service_key(key)
+        self._bus.wake(MemberSource.ORIGINAL, CopyKey(FLEET_SERVICES, key.rpartition("/")[2]))
+        service = keys.parse_dotted(key)
         if service is not None:
-            self._service_changed(service)
+            self._bus.wake(MemberSource.MERGE, service)
 
     def _copy_changed(self, key: str) -> None:
         if not self.services.synced.is_set():
             self._merge_changed(key)
         else:
-            # The hub's own word counts, and was heard.
-            self._original_changed(f"fleetservices/{key.rpartition('/')[2]}")
+            # The hub has been listed: the merge itself counts, not its copy.
+            self._bus.wake(MemberSource.ORIGINAL, CopyKey(FLEET_SERVICES, key.rpartition("/")[2]))
 
     def _covered(self, namespaces: frozenset[str] | None) -> None:
         for service in self.service_keys():
-            if namespaces is None or service.partition("/")[0] in namespaces:
-                self._service_changed(service)
+            if namespaces is None or service.namespace in namespaces:
+                self._bus.wake(MemberSource.MERGE, service)
 
     def _slice_changed(self, key: str) -> None:
         for service in self._by_service.update(key):
-            self._service_changed(service)
+            self._bus.wake(MemberSource.MERGE, service)
 
 
 def slice_selector(cluster: str) -> str:
@@ -191,18 +203,9 @@ def _retry() -> backoff.Backoff:
     return backoff.Backoff(base_s=0.25, cap_s=RETRY_CAP_S)
 
 
-def _service_key(object_key: str) -> str | None:
-    """Turn ``<namespace>/<ns>.<svc>`` into ``ns/svc``; None for an object that has no such name."""
-    try:
-        return "/".join(names.parse_service_key(object_key.rpartition("/")[2]))
-    except names.NameRefusedError:
-        return None
-
-
-def _service_of(slice_: core.EndpointSlice) -> index.Terms:
-    labels = slice_.metadata.labels
-    namespace, name = labels.get(names.LABEL_SERVICE_NAMESPACE, ""), labels.get(names.LABEL_SERVICE_NAME, "")
-    return frozenset({f"{namespace}/{name}"}) if namespace and name else frozenset()
+def _services_of(slice_: core.EndpointSlice) -> frozenset[ServiceKey]:
+    key = keys.of_exchanged(slice_)
+    return frozenset() if key is None else frozenset({key})
 
 
 def _parse(cidrs: list[str]) -> list[Network]:
@@ -211,5 +214,5 @@ def _parse(cidrs: list[str]) -> list[Network]:
         try:
             parsed.append(ipaddress.ip_network(text))
         except ValueError:
-            log.warning("the hub names a block that is no network", extra={"cidr": text})
+            log.warning("invalid CIDR in the hub's Peer", extra={"cidr": text})
     return parsed

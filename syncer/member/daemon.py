@@ -1,7 +1,7 @@
-"""The child's syncer from its first moment: lead, join, then work as a member.
+"""A member's syncer from its first moment: lead, join, then work as a member.
 
-One invariant: a failure that only a person can mend ends the process with one sentence in the log and in the Joined
-condition; any other is retried. A cluster that joined once never ends because the hub is away.
+Invariant: a failure that only a person can fix ends the process, with one message in the log and in the Joined
+condition. Any other failure is retried. Once a cluster has joined, an unreachable hub never ends the process.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from fleetboard.runtime import threads
 from syncer.member.join import settings as join_settings
 from syncer.member.join.credential import Credential
 from syncer.member.join.errors import JoinError
-from syncer.member.member import Member
+from syncer.member.member import JoinedMember
 from syncer.member.report import controller, plan
-from syncer.member.settings import Settings
+from syncer.member.settings import MemberSettings
 
 log = logging.getLogger(__name__)
 
@@ -37,24 +37,24 @@ class Daemon:
     """Everything of one process.
 
     Attributes:
-        exit_status: What the process shall end with.
+        exit_status: What the process ends with.
         member: The joined parts, None before joining.
     """
 
-    def __init__(self, settings: Settings, *, child: Client) -> None:
-        self._settings, self._child = settings, child
-        self._elector = Elector(child, namespace=settings.namespace, name=LEASE, identity=settings.identity)
-        self._leading, self._over = threading.Event(), threading.Event()
-        self._why_over = ""
+    def __init__(self, settings: MemberSettings, *, local: Client) -> None:
+        self._settings, self._local = settings, local
+        self._elector = Elector(local, namespace=settings.namespace, name=LEASE, identity=settings.identity)
+        self._leading, self._ended = threading.Event(), threading.Event()
+        self._end_reason = ""
         self.exit_status = 0
-        self.member: Member | None = None
+        self.member: JoinedMember | None = None
 
     def threads(self) -> dict[str, Callable[[threading.Event], None]]:
         """Name what has to run."""
         return {"lease": self._campaign, "member": self._run}
 
     def when_leading(self, function: Callable[[threading.Event], None]) -> Callable[[threading.Event], None]:
-        """Return ``function`` so that it begins once this process leads."""
+        """Return ``function``, delayed until this process leads."""
 
         def run(stop: threading.Event) -> None:
             if self._lead(stop):
@@ -63,7 +63,7 @@ class Daemon:
         return run
 
     def ready(self) -> str | None:
-        """Say why this process isn't ready; one that waits for its turn is, so that a rolling update goes on."""
+        """Say why this process isn't ready. A standby is ready, so that a rolling update continues."""
         if not self._leading.is_set():
             return None
         return self.member.unready() if self.member is not None else "this cluster has not joined the hub"
@@ -72,56 +72,56 @@ class Daemon:
         self._elector.run(stop, on_start=self._leading.set, on_stop=lambda: self._end("the lease was lost"))
 
     def _lead(self, stop: threading.Event) -> bool:
-        """Wait until this process leads; False when stopped before."""
+        """Wait until this process leads; return False when stopped before."""
         while not self._leading.wait(0.1):
             if stop.is_set():
                 return False
         return True
 
-    def _end(self, why: str) -> None:
-        self._why_over = why
-        self._over.set()
+    def _end(self, reason: str) -> None:
+        self._end_reason = reason
+        self._ended.set()
 
     def _run(self, stop: threading.Event) -> None:
         if not self._lead(stop):
             return
         try:
-            self._patiently(stop, lambda: self._work(stop))
+            self._retry(stop, lambda: self._work(stop))
         except JoinError as err:
-            log.error(str(err), extra={"reason": err.reason})  # noqa: TRY400 - the sentence says all
-            record_refusal(self._child, namespace=self._settings.namespace, reason=err.reason, message=str(err))
+            log.error(str(err), extra={"reason": err.reason})  # noqa: TRY400 - the message says all
+            record_refusal(self._local, namespace=self._settings.namespace, reason=err.reason, message=str(err))
             self.exit_status = 1
         except LeadershipLostError as err:
-            log.error("starting anew", extra={"error": str(err)})  # noqa: TRY400 - the sentence says all
+            log.error("restarting", extra={"error": str(err)})  # noqa: TRY400 - the message says all
             self.exit_status = 1
         stop.set()
 
     def _work(self, stop: threading.Event) -> None:
-        cluster_uid = self._child.get(resource.NAMESPACES, "kube-system").metadata.uid
+        cluster_uid = self._local.get(resource.NAMESPACES, "kube-system").metadata.uid
         credential = Credential(
-            self._child,
+            self._local,
             namespace=self._settings.namespace,
             cluster_uid=cluster_uid,
             user_agent=USER_AGENT,
             on_change=lambda: self._end("the hub's address, its CA or this cluster's name changed"),
         )
         credential.ensure()
-        self._forget_others(credential.join.cluster)
-        member = Member(self._settings, child=self._child, credential=credential, cluster_uid=cluster_uid)
+        self._delete_other_reports(credential.join.cluster)
+        member = JoinedMember(self._settings, local=self._local, credential=credential, cluster_uid=cluster_uid)
         self.member = member
         try:
             threads.run({**member.threads(), "watchdog": self._watch}, stop)
         except errors.KubeError as err:
-            # Each part tries its own API calls again; one that gave up is a fault of ours.
+            # Each part retries its own API calls: one that gave up has a bug.
             raise RuntimeError("a thread ended by an API error") from err
 
     def _watch(self, stop: threading.Event) -> None:
         while not stop.wait(0.1):
-            if self._over.is_set():
-                raise LeadershipLostError(self._why_over)
+            if self._ended.is_set():
+                raise LeadershipLostError(self._end_reason)
 
-    def _patiently(self, stop: threading.Event, step: Callable[[], None]) -> None:
-        """Do ``step`` until this cluster's own API lets it succeed, or until stopped."""
+    def _retry(self, stop: threading.Event, step: Callable[[], None]) -> None:
+        """Repeat ``step`` until this cluster's own API lets it succeed, or until stopped."""
         wait = backoff.Backoff(cap_s=10)
         while not stop.is_set():
             try:
@@ -133,26 +133,26 @@ class Daemon:
             else:
                 return
 
-    def _forget_others(self, cluster: str) -> None:
-        """Delete reports of names that this cluster had before it got this one."""
-        for other in self._child.list(resource.PEER_REPORTS, self._settings.namespace)[0]:
+    def _delete_other_reports(self, cluster: str) -> None:
+        """Delete the reports under former names of this cluster."""
+        for other in self._local.list(resource.PEER_REPORTS, self._settings.namespace)[0]:
             if other.metadata.name != cluster:
-                self._child.delete(resource.PEER_REPORTS, other.metadata.name, self._settings.namespace)
+                self._local.delete(resource.PEER_REPORTS, other.metadata.name, self._settings.namespace)
 
 
-def record_refusal(child: Client, *, namespace: str, reason: str, message: str) -> None:
-    """Write into this cluster's own PeerReport why it can't join, whatever of its settings can be read."""
+def record_refusal(local: Client, *, namespace: str, reason: str, message: str) -> None:
+    """Write into this cluster's own PeerReport why it can't join, even if its settings can't be read."""
     try:
-        secret = child.find(resource.SECRETS, join_settings.JOIN_SECRET, namespace)
+        secret = local.find(resource.SECRETS, join_settings.JOIN_SECRET, namespace)
         cluster = controller.reportable_name(_cluster_of(secret))
         condition = plan.refused(reason, message)
-        controller.record(child, condition, cluster=cluster, namespace=namespace, current=None)
+        controller.write_joined(local, condition, cluster=cluster, namespace=namespace, current=None)
     except errors.KubeError as err:
-        log.warning("the Joined condition was not written", extra={"error": str(err)})
+        log.warning("could not write the Joined condition", extra={"error": str(err)})
 
 
 def _cluster_of(secret: core.Secret | None) -> str:
-    """Return the cluster name that the chart was given, however little else of the Secret can be used."""
+    """Return the cluster name from the chart's Secret, even if the rest of it is invalid."""
     try:
         return base64.b64decode(secret.data["cluster"]).decode() if secret is not None else ""
     except (KeyError, ValueError):

@@ -1,169 +1,192 @@
 """A member that has joined: everything that watches, reconciles and writes, wired together.
 
-One invariant: each key is reconciled only once what its decision reads was read from this cluster's API; what needs
-the hub waits for the hub alone.
+Invariant: each key is reconciled only once everything its decision reads has been listed from this cluster's API. Only
+what needs the hub waits for the hub.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from fleetboard.kube.client import Client
 from fleetboard.kube.controller import Controller
-from fleetboard.kube.reflector import Reflector
+from fleetboard.kube.reflector import Mirrors
 from fleetboard.model import mcs, resource
-from syncer.member import clusterset as clusterset_
-from syncer.member import mirror
-from syncer.member.exports import sources
-from syncer.member.exports.controller import Exports
-from syncer.member.imports import plan, schema
-from syncer.member.imports.controller import Imports
+from syncer.member.clusterset import Clusterset
+from syncer.member.exports.controller import ExportController
+from syncer.member.exports.sources import Sources
+from syncer.member.imports import schema
+from syncer.member.imports.controller import ImportController
 from syncer.member.join.credential import Credential
-from syncer.member.probe.controller import Probing
+from syncer.member.mirror import MirrorController
+from syncer.member.probe.controller import ProbeController
 from syncer.member.report import networks
-from syncer.member.report.controller import Reporter
-from syncer.member.settings import Settings
+from syncer.member.report.controller import ReportController
+from syncer.member.settings import MemberSettings
+from syncer.member.wakes import WAKES, MemberBus, MemberSource, MemberWork
 
 WORKERS = 4
 HUB_WORKERS = 8
 """Exports that are written to the hub at once: each needs two round trips, and the hub may be far away."""
 
 
-class Member:
-    """The parts of a joined child.
+class JoinedMember:
+    """The parts of a joined member.
 
     Args:
         settings: The process' settings.
-        child: Client of this cluster's API.
+        local: Client of this cluster's API.
         credential: How to reach the hub; a token is stored.
-        cluster_uid: What tells this cluster from others of its name.
+        cluster_uid: UID that distinguishes this cluster from others with its name.
 
     Raises:
         errors.KubeError: this cluster's API doesn't say which fields a ServiceImport has here.
     """
 
-    def __init__(self, settings: Settings, *, child: Client, credential: Credential, cluster_uid: str) -> None:
-        joined, hub = credential.join, credential.connect()
-        cluster, namespace = joined.cluster, settings.namespace
-        imports_kind = schema.newest(child, resource.SERVICE_IMPORTS, known=mcs.VERSIONS)
-        exports_kind = schema.newest(child, resource.SERVICE_EXPORTS, known=mcs.VERSIONS)
-        described = schema.read(child, imports_kind)
-
-        def has(*path: str) -> bool:
-            return schema.find_field(described, imports_kind.kind, path)
-
-        self._cluster, self._credential = cluster, credential
-        self.sources = sources.Sources(
-            child, namespace=namespace, cluster=cluster, notify=self._source_changed, kind=exports_kind
+    def __init__(self, settings: MemberSettings, *, local: Client, credential: Credential, cluster_uid: str) -> None:
+        self._settings, self._local, self._credential = settings, local, credential
+        self._hub, self._join = credential.connect(), credential.join
+        self._bus = MemberBus(WAKES)
+        cluster, namespace = self._join.cluster, settings.namespace
+        self.sources = Sources(
+            local,
+            bus=self._bus,
+            namespace=namespace,
+            cluster=cluster,
+            kind=schema.newest(local, resource.SERVICE_EXPORTS, known=mcs.VERSIONS),
         )
-        self.clusterset = clusterset_.Clusterset(
-            hub,
-            child,
-            clusterset=joined.clusterset,
+        self.clusterset = Clusterset(
+            self._hub,
+            local,
+            bus=self._bus,
+            clusterset=self._join.clusterset,
             cluster=cluster,
             namespace=namespace,
-            service_changed=self._service_changed,
-            original_changed=self._original_changed,
-            peer_changed=self._peer_changed,
         )
-        self.exports = Exports(
-            child,
-            hub,
+        self.export_controller = self._make_export_controller()
+        self.import_controller = self._make_import_controller()
+        self.mirror_controller = MirrorController(local, clusterset=self.clusterset, namespace=namespace)
+        self.report_controller = self._make_report_controller(cluster_uid)
+        self._probe_controller = self._make_probe_controller()
+        self._queues = self._make_queues()
+        self._connect()
+
+    def _make_export_controller(self) -> ExportController:
+        return ExportController(
+            self._local,
+            self._hub,
+            bus=self._bus,
             sources=self.sources,
             clusterset=self.clusterset,
-            cluster=cluster,
-            member_namespace=joined.member.namespace,
-            changed=lambda key: self._export_controller.enqueue(key),
-            delivered=lambda key: self._condition_controller.enqueue(key),
+            cluster=self._join.cluster,
+            member_namespace=self._join.member.namespace,
         )
-        self.imports = Imports(
-            child,
+
+    def _make_import_controller(self) -> ImportController:
+        return ImportController(
+            self._local,
+            bus=self._bus,
             sources=self.sources,
             clusterset=self.clusterset,
-            cluster=cluster,
-            accepted=settings.imports,
-            changed=self._import_changed,
-            carried_out=lambda key: self._status_controller.enqueue(key),
-            slice_objects=has("status", "endpointSliceObjects"),
-            kind=imports_kind,
-            fields=frozenset(name for name in plan.OPTIONAL_FIELDS if has("spec", name)),
+            cluster=self._join.cluster,
+            accepted=self._settings.imports,
+            import_schema=schema.read_import(self._local),
         )
-        self.mirror = mirror.Mirror(child, clusterset=self.clusterset, namespace=namespace)
-        self.reporter = Reporter(
-            child,
-            hub,
-            settings=joined,
+
+    def _make_report_controller(self, cluster_uid: str) -> ReportController:
+        return ReportController(
+            self._local,
+            self._hub,
+            bus=self._bus,
+            credential=self._credential,
             clusterset=self.clusterset,
-            namespace=namespace,
+            namespace=self._settings.namespace,
             cluster_uid=cluster_uid,
-            networks=lambda: networks.discover(child, settings.networks),
+            networks=functools.partial(networks.discover, self._local, self._settings.networks),
             version=importlib.metadata.version("fleetboard"),
-            problem=lambda: credential.problem,
-            returned=self._hub_returned,
         )
-        self._probing: Probing | None = None
-        if settings.probe_interval_s:
-            self._probing = Probing(
-                child,
-                clusterset=self.clusterset,
-                cluster=cluster,
-                namespace=namespace,
-                interval_s=settings.probe_interval_s,
-            )
-        self._controllers()
 
-    def _controllers(self) -> None:
-        own = [one.synced for one in self.sources.reflectors]
+    def _make_probe_controller(self) -> ProbeController | None:
+        if not self._settings.probe_interval_s:
+            return None
+        return ProbeController(
+            self._local,
+            clusterset=self.clusterset,
+            cluster=self._join.cluster,
+            namespace=self._settings.namespace,
+            interval_s=self._settings.probe_interval_s,
+        )
+
+    def _make_queues(self) -> dict[MemberWork, Controller[Any]]:
+        exported = [one.synced for one in self.sources.reflectors]
         copies = [one.synced for one in self.clusterset.local_reflectors]
-        there = [one.synced for one in self.imports.reflectors]
-        heard = [self.clusterset.peers.synced, self.clusterset.services.synced]
-        self._export_controller = Controller(
-            "exports", self.exports.reconcile, workers=HUB_WORKERS, wait_for=[*own, *copies]
-        )
-        # One worker each, which rests: what is said of a service waits for whatever carries traffic. A quick API
-        # takes 40 a second of these; in one that is slow, because it has too much to do, they are the ones that wait.
-        self._condition_controller = Controller("conditions", self.exports.tell, wait_for=[*own, *copies], rest=2)
-        self._status_controller = Controller("import status", self.imports.tell, wait_for=there, rest=2)
-        self._import_controller = Controller(
-            "imports", self.imports.reconcile, workers=WORKERS, wait_for=[*own, *copies, *there]
-        )
-        self._mirror_controller = Controller(
-            "copies", self.mirror.reconcile, workers=WORKERS, wait_for=[*copies, *heard]
-        )
+        imported = [one.synced for one in self.import_controller.reflectors]
+        hub = [self.clusterset.peers.synced, self.clusterset.services.synced]
+        export_controller, import_controller = self.export_controller, self.import_controller
+        return {
+            MemberWork.EXPORT: Controller(
+                "exports", export_controller.reconcile, workers=HUB_WORKERS, wait_for=[*exported, *copies]
+            ),
+            # One worker each, which rests: a status waits for whatever carries traffic. A quick API takes 40 a second
+            # of these. In one that is slow, because it has too much to do, they are the ones that wait.
+            MemberWork.EXPORT_STATUS: Controller(
+                "conditions", export_controller.write_status, wait_for=[*exported, *copies], rest=2
+            ),
+            MemberWork.IMPORT_STATUS: Controller(
+                "import status", import_controller.write_status, wait_for=imported, rest=2
+            ),
+            MemberWork.IMPORT: Controller(
+                "imports", import_controller.reconcile, workers=WORKERS, wait_for=[*exported, *copies, *imported]
+            ),
+            MemberWork.COPY: Controller(
+                "copies", self.mirror_controller.reconcile, workers=WORKERS, wait_for=[*copies, *hub]
+            ),
+        }
+
+    def _connect(self) -> None:
+        for work, queue in self._queues.items():
+            self._bus.connect(work, queue.enqueue)
+        self._bus.connect(MemberWork.TIME_EXPORT, self.export_controller.stopwatch.start)
+        self._bus.connect(MemberWork.TIME_IMPORT, self.import_controller.stopwatch.start)
+        self._bus.connect(MemberWork.TIME_COPY, self.mirror_controller.stopwatch.start)
+        self._bus.connect(MemberWork.PROBE, self._probe_controller.enqueue if self._probe_controller else _ignore)
+        self._bus.connect(MemberWork.REPORT, self.report_controller.wake)
+        self._bus.connect(MemberWork.ALL_EXPORTS, self._wake_exports)
+        self._bus.connect(MemberWork.ALL_IMPORTS, self._wake_imports)
+        self._bus.connect(MemberWork.HUB_WATCHES, self._renew_hub_watches)
 
     @property
-    def local_reflectors(self) -> list[Reflector[object]]:
+    def local_reflectors(self) -> list[Mirrors]:
         """Those of this cluster's API."""
         return [
             *self.sources.reflectors,
             *self.clusterset.local_reflectors,
-            *self.imports.reflectors,
-            *self.reporter.reflectors,
+            *self.import_controller.reflectors,
+            *self.report_controller.reflectors,
         ]
 
     @property
-    def remote_reflectors(self) -> list[Reflector[object]]:
+    def hub_reflectors(self) -> list[Mirrors]:
         """Those of the hub's API."""
-        return [*self.clusterset.remote_reflectors, *self.exports.reflectors]
+        return [*self.clusterset.hub_reflectors, *self.export_controller.reflectors]
 
     def threads(self) -> dict[str, Callable[[threading.Event], None]]:
         """Name everything that has to run."""
         local = {f"reflector {number}": one.run for number, one in enumerate(self.local_reflectors)}
-        remote = {f"hub reflector {number}": one.run for number, one in enumerate(self.remote_reflectors)}
-        probes = {"probe": self._probing.run, "probe echoes": self._probing.answer} if self._probing else {}
+        hub = {f"hub reflector {number}": one.run for number, one in enumerate(self.hub_reflectors)}
+        queues = {f"queue {work.name}": queue.run for work, queue in self._queues.items()}
+        probe = self._probe_controller
         return {
             **local,
-            **remote,
-            **probes,
-            "exports": self._export_controller.run,
-            "conditions": self._condition_controller.run,
-            "import status": self._status_controller.run,
-            "imports": self._import_controller.run,
-            "copies": self._mirror_controller.run,
-            "report": self.reporter.run,
+            **hub,
+            **queues,
+            **({"probe": probe.run, "probe echoes": probe.answer} if probe is not None else {}),
+            "report": self.report_controller.run,
             "credential": self._credential.run,
             "first contact": self._first_contact,
         }
@@ -175,47 +198,29 @@ class Member:
         return None
 
     def hub_age_s(self) -> float:
-        """Return the seconds since the hub answered last."""
-        return time.monotonic() - max(self.clusterset.last_contact, self.reporter.last_sent)
-
-    def _hub_returned(self) -> None:
-        for reflector in self.remote_reflectors:
-            reflector.renew()
+        """Return the seconds since the hub's last answer."""
+        return time.monotonic() - max(self.clusterset.last_contact, self.report_controller.last_sent)
 
     def _first_contact(self, stop: threading.Event) -> None:
-        """Give every key to its controller once the hub was heard: until then absence meant nothing."""
-        for reflector in self.remote_reflectors:
+        """Wake everything once the hub was listed: until then, absence there meant nothing."""
+        for reflector in self.hub_reflectors:
             while not reflector.synced.wait(0.1):
                 if stop.is_set():
                     return
-        self._all_exports()
-        for key in self.imports.known():
-            self._import_changed(key)
+        self._bus.wake(MemberSource.HUB_SYNCED)
 
-    def _source_changed(self, key: str) -> None:
-        self.exports.stopwatch.start(key)
-        self._export_controller.enqueue(key)
-        self._import_changed(key)
+    def _wake_exports(self, _key: None) -> None:
+        for key in [*self.sources.service_keys(), *self.export_controller.service_keys()]:
+            self._queues[MemberWork.EXPORT].enqueue(key)
 
-    def _import_changed(self, key: str) -> None:
-        self.imports.stopwatch.start(key)
-        self._import_controller.enqueue(key)
+    def _wake_imports(self, _key: None) -> None:
+        for key in self.import_controller.service_keys():
+            self._bus.wake(MemberSource.IMPORT, key)
 
-    def _service_changed(self, key: str) -> None:
-        self._condition_controller.enqueue(key)
-        self._import_changed(key)
-        if self._probing is not None:
-            self._probing.notice(key)
+    def _renew_hub_watches(self, _key: None) -> None:
+        for reflector in self.hub_reflectors:
+            reflector.renew()
 
-    def _original_changed(self, key: str) -> None:
-        self.mirror.stopwatch.start(key)
-        self._mirror_controller.enqueue(key)
 
-    def _peer_changed(self, name: str) -> None:
-        if name == self._cluster:
-            self.reporter.wake()
-            self._all_exports()
-
-    def _all_exports(self) -> None:
-        for key in [*list(self.sources.exports.store), *self.exports.keys()]:
-            self._export_controller.enqueue(key)
+def _ignore(_key: object) -> None:
+    """Take no notice."""

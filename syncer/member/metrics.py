@@ -1,6 +1,6 @@
-"""Metrics of the child's syncer.
+"""Metrics of a member's syncer.
 
-One invariant: a gauge is computed from what is held at the moment it is asked for, so it can't drift from the truth.
+Gauges are computed from the current objects at each scrape, so that they can't drift.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 SYNC_SECONDS = Histogram(
     "fleetboard_sync_seconds",
-    "Time from the news of a change until it was written: exports to the hub, imports and copies in this cluster.",
+    "Time from the event of a change until it was written: exports to the hub, imports and copies in this cluster.",
     ["direction"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60),
     registry=None,
@@ -31,12 +31,12 @@ class Gauges(Collector):
         return [GaugeMetricFamily(name, text) for name, text, _ in self._gauges]
 
     def collect(self) -> Iterable[Metric]:
-        """Ask for the values."""
+        """Read the values."""
         return [GaugeMetricFamily(name, text, value=value()) for name, text, value in self._gauges]
 
 
 class Dropped(Collector):
-    """Addresses that other clusters published and that were refused, by source cluster."""
+    """Addresses that other clusters published and that this cluster refused, by source cluster."""
 
     def __init__(self, dropped: Callable[[], Mapping[str, int]]) -> None:
         self._dropped = dropped
@@ -46,7 +46,7 @@ class Dropped(Collector):
         return [self._family()]
 
     def collect(self) -> Iterable[Metric]:
-        """Ask for the values."""
+        """Read the values."""
         family = self._family()
         for cluster, count in sorted(self._dropped().items()):
             family.add_metric([cluster], count)
@@ -66,7 +66,7 @@ def register(
     gauges: Iterable[tuple[str, str, Callable[[], float]]],
     dropped: Callable[[], Mapping[str, int]],
 ) -> None:
-    """Show these metrics in ``registry``; call once."""
+    """Register these metrics; call once."""
     registry.register(SYNC_SECONDS)
     registry.register(Gauges(gauges))
     registry.register(Dropped(dropped))

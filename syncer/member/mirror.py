@@ -1,7 +1,7 @@
-"""Keep copies of the hub's Peers and FleetServices in this cluster, where cnf and crossdns read them.
+"""Keeps copies of the hub's Peers and FleetServices in this cluster, where cnf and crossdns read them.
 
-One invariant: a copy is deleted only after a list from the hub succeeded and did not hold the original; a hub that is
-away, or refuses us, changes nothing here.
+Invariant: a copy is deleted only after a list from the hub succeeded and did not have the original. A hub that is
+unreachable, or refuses this cluster, changes nothing here.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ import msgspec
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
 from fleetboard.model import fleet, meta, names, resource
-from syncer.member.clusterset import Clusterset
+from syncer.member.clusterset import PEERS, Clusterset, CopyKey
+from syncer.member.settings import FIELD_MANAGER
 from syncer.member.stopwatch import Stopwatch
-
-MANAGER = "syncer"
 
 Mirrored = fleet.Peer | fleet.FleetService
 
 
-class Step(enum.Enum):
+class MirrorStep(enum.Enum):
     """One write that makes a copy equal to its original."""
 
     WRITE = "write"
@@ -33,26 +32,26 @@ class Step(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MirrorPlan:
-    """What to do with one copy, and what it shall be."""
+    """Which steps bring one copy to its original, and the object they write."""
 
-    steps: tuple[Step, ...] = ()
+    steps: tuple[MirrorStep, ...] = ()
     copy: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def plan(original: Mirrored | None, copy: Mirrored | None, *, namespace: str = names.NAMESPACE) -> MirrorPlan:
     """Decide what makes ``copy`` equal to ``original``."""
     if original is None:
-        return MirrorPlan((Step.DELETE,)) if copy is not None else MirrorPlan()
+        return MirrorPlan((MirrorStep.DELETE,)) if copy is not None else MirrorPlan()
     metadata = meta.ObjectMeta(name=original.metadata.name, namespace=namespace, labels=dict(original.metadata.labels))
     wanted = msgspec.to_builtins(msgspec.structs.replace(original, metadata=metadata))
     steps = []
     if copy is None or copy.spec != original.spec or not _labelled(copy, original):
-        steps.append(Step.WRITE)
+        steps.append(MirrorStep.WRITE)
     if isinstance(original, fleet.Peer):
         # A new object's status is empty until it is written through its own subresource.
         status = copy.status if isinstance(copy, fleet.Peer) else fleet.PeerStatus()
         if status != original.status:
-            steps.append(Step.WRITE_STATUS)
+            steps.append(MirrorStep.WRITE_STATUS)
     return MirrorPlan(tuple(steps), wanted)
 
 
@@ -60,46 +59,45 @@ def _labelled(copy: Mirrored, original: Mirrored) -> bool:
     return all(copy.metadata.labels.get(key) == value for key, value in original.metadata.labels.items())
 
 
-class Mirror:
-    """Reconcile one copy at a time: keys are ``peers/<name>`` and ``fleetservices/<name>``.
+class MirrorController:
+    """Reconcile one copy at a time: keys are ``CopyKey``.
 
-    Its controller waits until the hub was heard; before that an absent original means nothing.
+    Its queue waits until the hub has been listed: before that, an absent original means nothing.
     """
 
-    def __init__(self, child: Client, *, clusterset: Clusterset, namespace: str) -> None:
-        self._child, self._clusterset, self._namespace = child, clusterset, namespace
+    def __init__(self, local: Client, *, clusterset: Clusterset, namespace: str) -> None:
+        self._local, self._clusterset, self._namespace = local, clusterset, namespace
         self.stopwatch = Stopwatch("copy")
 
-    def reconcile(self, key: str) -> float | None:
-        """Make the copy ``key`` equal to its original."""
-        kind, _, name = key.partition("/")
-        target: resource.AnyResource = resource.PEERS if kind == "peers" else resource.FLEET_SERVICES
-        copy = self._clusterset.copy(kind, name)
-        planned = plan(self._clusterset.original(kind, name), copy, namespace=self._namespace)
+    def reconcile(self, key: CopyKey) -> float | None:
+        """Make a copy equal to its original."""
+        target: resource.AnyResource = resource.PEERS if key.collection == PEERS else resource.FLEET_SERVICES
+        copy = self._clusterset.copy(key)
+        planned = plan(self._clusterset.original(key), copy, namespace=self._namespace)
         for step in planned.steps:
             match step:
-                case Step.WRITE:
+                case MirrorStep.WRITE:
                     body = {part: content for part, content in planned.copy.items() if part != "status"}
                     self._write(target, body, copy)
-                case Step.WRITE_STATUS:
+                case MirrorStep.WRITE_STATUS:
                     self._write_status(target, planned.copy)
-                case Step.DELETE:
-                    self._child.delete(target, name, self._namespace)
+                case MirrorStep.DELETE:
+                    self._local.delete(target, key.name, self._namespace)
         self.stopwatch.stop(key, wrote=bool(planned.steps))
         return None
 
     def _write(self, target: resource.AnyResource, body: dict[str, Any], copy: Mirrored | None) -> None:
         if target is resource.FLEET_SERVICES:
-            self._clusterset.service_copies.remember(self._child.put(target, body, found=copy))
+            self._clusterset.service_copies.remember(self._local.put(target, body, found=copy))
         else:
-            # Its status is written by itself, after which the version we know is not the last.
-            self._child.apply(target, body, manager=MANAGER)
+            # Its status is written separately, after which the known version is no longer the last.
+            self._local.apply(target, body, manager=FIELD_MANAGER)
 
     def _write_status(self, target: resource.AnyResource, copy: dict[str, Any]) -> None:
         body = {"metadata": copy["metadata"], "status": copy.get("status", {})}
         try:
-            self._child.apply(target, body, manager=MANAGER, subresource="status")
+            self._local.apply(target, body, manager=FIELD_MANAGER, subresource="status")
         except errors.NotFoundError:
-            # Somebody deleted the copy: write it whole, status last.
-            self._child.apply(target, {part: copy[part] for part in ("metadata", "spec")}, manager=MANAGER)
-            self._child.apply(target, body, manager=MANAGER, subresource="status")
+            # Somebody deleted the copy: write all of it, the status last.
+            self._local.apply(target, {part: copy[part] for part in ("metadata", "spec")}, manager=FIELD_MANAGER)
+            self._local.apply(target, body, manager=FIELD_MANAGER, subresource="status")

@@ -1,6 +1,6 @@
-"""What the chart tells the child's syncer, read from the environment once.
+"""What the chart tells a member's syncer, read from the environment once.
 
-One invariant: a value that can't be used ends the start with a sentence naming the variable; nothing is guessed.
+Invariant: an invalid value ends the start with a message that names the variable. No value is guessed.
 """
 
 from __future__ import annotations
@@ -13,20 +13,23 @@ from fleetboard.model import names, namespaces
 from fleetboard.model.addresses import Network
 from fleetboard.runtime import environment
 
+FIELD_MANAGER = "syncer"
+"""The field manager of everything that this process applies, here and on the hub."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class MemberSettings:
     """Settings of one syncer.
 
     Attributes:
         namespace: Where Fleetboard runs in this cluster.
         identity: Name of this pod, for the Lease.
         observe_port: Port of /metrics, /healthz and /readyz.
-        log_level: Least level that is logged.
-        dns_configure: Whether CoreDNS' forwarding is ours to set up.
-        networks: This cluster's pod, service and node networks, as far as the user named them.
+        log_level: Lowest level that is logged.
+        dns_configure: Whether to set up forwarding in CoreDNS.
+        networks: The pod, service and node networks of this cluster that the user named.
         imports: Namespaces that accept imports.
-        probe_interval_s: Seconds from one latency probe to the next; 0 is none.
+        probe_interval_s: Seconds between two latency probes; 0 turns the probe off.
     """
 
     namespace: str
@@ -39,7 +42,7 @@ class Settings:
     probe_interval_s: float = 0.0
 
 
-def read(environ: Mapping[str, str] = os.environ) -> Settings:
+def read(environ: Mapping[str, str] = os.environ) -> MemberSettings:
     """Read the settings.
 
     Raises:
@@ -50,7 +53,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
     refused: tuple[str, ...] = ("kube-system",)
     accepted = environment.read("IMPORT_NAMESPACES", accepted, parse=environment.words, environ=environ)
     refused = environment.read("IMPORT_NAMESPACES_REFUSED", refused, parse=environment.words, environ=environ)
-    return Settings(
+    return MemberSettings(
         namespace=environment.read("NAMESPACE", names.NAMESPACE, environ=environ),
         identity=environment.read("POD_NAME", os.uname().nodename, environ=environ),
         observe_port=environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port, environ=environ),

@@ -1,1 +1,1 @@
-"""Rules that syncer and syncer-hub share: what the hub admits, how it allocates, which slices are believed."""
+"""Rules that syncer and syncer-hub share: what is admitted, what is allocated, and which slices are believed."""

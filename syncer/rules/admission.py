@@ -1,7 +1,7 @@
-"""Whether the hub admits a member, one of its exports, and with what sentence it refuses.
+"""Decides whether the hub admits a member or one of its exports, and with which message it refuses.
 
-One invariant: a member that was admitted stays admitted. What is wrong later is shown as ``Degraded``, because only
-a dead data path may take a cluster's traffic away (DESIGN.md section 6).
+Invariant: a member that was admitted stays admitted. A later problem is reported as ``Degraded``, because only a dead
+data path may take a cluster's traffic away (docs/design.md section 6).
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from fleetboard.model import addresses, fleet, marks, meta, names
+from fleetboard.model import addresses, fleet, marks, meta, trust
+from fleetboard.model.keys import ServiceKey
+from syncer.rules.terms import HubTerms
 
 ADMITTED = "Admitted"
 DEGRADED = "Degraded"
@@ -21,39 +23,30 @@ TYPES = (ADMITTED, DEGRADED, STALE)
 """Condition types that syncer-hub writes on a Peer."""
 
 MAX_BLOCKS = 6
-"""Most blocks a member may have in a family: 1 + 2 + 4 + ... /22, a /16 in all, so that none can eat the fleet."""
+"""Most blocks of a member in a family: 1 + 2 + 4 + ... /22, a /16 in all, so that no member uses up the fleet."""
 MAX_REPORTED_CIDRS = 64
 MAX_PORTS = 256
-"""Most ports of an export. Kubernetes knows no limit; a merge holds every exporter's, and etcd 1.5 MiB of an object."""
+"""Most ports of an export. Kubernetes has no limit; a merge holds every exporter's ports, in at most 1.5 MiB."""
 MAX_EXPORT_BYTES = 64 * 1024
-"""Most bytes of an export's spec as stored, nearly all of them annotations': the merge and each copy hold them."""
+"""Most bytes of an export's spec as stored, nearly all of them annotations: the merge and each copy hold them."""
 _ESCAPED = ("<", ">", "&", "\u2028", "\u2029")
-"""What Go's JSON, which API servers store, writes in six bytes each."""
+"""Characters that Go's JSON, which API servers store, writes in six bytes each."""
 
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _WORD = re.compile(r"[A-Za-z0-9]{0,63}")
-_PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class HubTerms:
-    """What every member must fit: the fleet's networks and MTU."""
-
-    fleet: tuple[addresses.Network, ...]
-    mtu: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Decision:
-    """What the hub says to one report.
+class AdmissionDecision:
+    """The hub's decision about one report.
 
     Attributes:
         admitted: Whether the member takes part.
-        reason: CamelCase reason of what is wrong, or "Admitted".
-        message: The sentence for it.
+        reason: CamelCase reason of the problem, or "Admitted".
+        message: The message for it.
         accepted: Whether the report is the member's own and well-formed, so that its heartbeat counts.
-        cluster_uid: UID to pin; empty while nothing was admitted.
-        blocks: Blocks the member is to have in each family.
+        cluster_uid: UID to pin; empty until the member is admitted.
+        blocks: How many blocks the member gets in each family.
     """
 
     admitted: bool
@@ -64,19 +57,21 @@ class Decision:
     blocks: int = 0
 
 
-def admit(peer: fleet.Peer, report: fleet.PeerReport, hub: HubTerms) -> Decision:
-    """Decide on ``report``, which came from the member's own namespace, for ``peer`` as it is now."""
+def admit(peer: fleet.Peer, report: fleet.PeerReport, terms: HubTerms) -> AdmissionDecision:
+    """Decide on a report, which is in the member's own namespace, given the member's Peer."""
     pinned = peer.status.cluster_uid
-    complaint = _complain(peer, report.spec, hub)
-    if complaint is None:
+    problem = _find_problem(peer, report.spec, terms)
+    if problem is None:
         uid = pinned or report.spec.cluster_uid
         message = f"cluster {peer.spec.cluster!r} takes part in the clusterset"
         blocks = min(report.spec.blocks_wanted, MAX_BLOCKS)
-        return Decision(True, ADMITTED, message, accepted=True, cluster_uid=uid, blocks=blocks)
-    reason, message = complaint
+        return AdmissionDecision(True, ADMITTED, message, accepted=True, cluster_uid=uid, blocks=blocks)
+    reason, message = problem
     was_admitted = bool(pinned) and is_admitted(peer)
     own = reason in ("CIDROverlap", "PathTooSmall")
-    return Decision(was_admitted, reason, message, accepted=own, cluster_uid=pinned, blocks=1 if was_admitted else 0)
+    return AdmissionDecision(
+        was_admitted, reason, message, accepted=own, cluster_uid=pinned, blocks=1 if was_admitted else 0
+    )
 
 
 def is_admitted(peer: fleet.Peer) -> bool:
@@ -85,45 +80,45 @@ def is_admitted(peer: fleet.Peer) -> bool:
     return condition is not None and condition.status == "True"
 
 
-def conditions(decision: Decision | None, *, stale_s: float | None) -> list[meta.Condition]:
-    """Return the conditions for a member; None as decision means that it has not reported yet."""
+def conditions(decision: AdmissionDecision | None, *, stale_s: float | None) -> list[meta.Condition]:
+    """Return a member's conditions; without a decision it has not reported yet."""
     if decision is None:
         message = "the cluster has not reported to the hub yet"
         return [meta.Condition(type=ADMITTED, status="Unknown", reason="NotJoined", message=message)]
-    problem = decision.reason != ADMITTED
+    is_problem = decision.reason != ADMITTED
     shown = [
         meta.Condition(
             type=ADMITTED,
             status="True" if decision.admitted else "False",
             reason=ADMITTED if decision.admitted else decision.reason,
-            message=ADMITTED if decision.admitted and problem else decision.message,
+            message=ADMITTED if decision.admitted and is_problem else decision.message,
         )
     ]
     if decision.admitted:
         shown.append(
             meta.Condition(
                 type=DEGRADED,
-                status="True" if problem else "False",
-                reason=decision.reason if problem else "AsExpected",
-                message=decision.message if problem else "the cluster's reports are in order",
+                status="True" if is_problem else "False",
+                reason=decision.reason if is_problem else "AsExpected",
+                message=decision.message if is_problem else "the cluster's reports are in order",
             )
         )
     return [*shown, stale(stale_s)]
 
 
 def stale(stale_s: float | None) -> meta.Condition:
-    """Return the condition of a member that has not reported for ``stale_s``, or is in time."""
+    """Return the Stale condition of a member; ``stale_s`` is None while it reports in time."""
     if stale_s is None:
         return meta.Condition(type=STALE, status="False", reason="Reporting", message="the cluster reports in time")
-    # No number that grows: an unchanged state must make an unchanged condition.
+    # No growing number: an unchanged state must give an unchanged condition.
     message = f"no report for {stale_s:.0f} s or longer: its endpoints stay as they are"
     return meta.Condition(type=STALE, status="True", reason="NoHeartbeat", message=message)
 
 
 def refuse_export(peer: fleet.Peer, exported: fleet.ExportedService) -> str | None:
-    """Return why this export takes no part in its service, or None when it does."""
+    """Return why this export is left out of its service, or None when it is not."""
     spec = exported.spec
-    if exported.metadata.name != names.service_key(spec.namespace, spec.name):
+    if exported.metadata.name != ServiceKey(spec.namespace, spec.name).dotted:
         return f"object name {exported.metadata.name!r} is not {spec.namespace}.{spec.name}"
     problem = refuse_service(peer, namespace=spec.namespace, name=spec.name)
     if problem is not None:
@@ -137,7 +132,7 @@ def refuse_export(peer: fleet.Peer, exported: fleet.ExportedService) -> str | No
         return f"spec.sessionAffinity {spec.session_affinity!r} is not None or ClientIP"
     if not 0 <= spec.session_affinity_timeout_s <= 86400:
         return f"spec.sessionAffinityTimeoutS {spec.session_affinity_timeout_s} is not between 0 and 86400"
-    # Any word: a newer Kubernetes may know more of them than we do, and who doesn't know one does as without it.
+    # Any word: a newer Kubernetes may know more values, and a reader that does not know one ignores it.
     for field, value in (
         ("internalTrafficPolicy", spec.internal_traffic_policy),
         ("trafficDistribution", spec.traffic_distribution),
@@ -151,13 +146,13 @@ def refuse_export(peer: fleet.Peer, exported: fleet.ExportedService) -> str | No
 
 
 def refuse_size(spec: fleet.ExportedServiceSpec) -> str | None:
-    """Return why an export is too large, or None when it isn't."""
+    """Return why an export is too large, or None when it is not."""
     if len(spec.ports) > MAX_PORTS:
         return f"spec.ports has {len(spec.ports)} entries: expected at most {MAX_PORTS}"
     size = _stored_bytes(spec)
     if size > MAX_EXPORT_BYTES:
         return (
-            f"the export has {size} bytes with its exported labels and annotations, of which each <, > and & takes 6: "
+            f"the export has {size} bytes with its exported labels and annotations (each <, > and & takes 6): "
             f"expected at most {MAX_EXPORT_BYTES}"
         )
     return None
@@ -165,14 +160,14 @@ def refuse_size(spec: fleet.ExportedServiceSpec) -> str | None:
 
 def _stored_bytes(spec: fleet.ExportedServiceSpec) -> int:
     content = msgspec.json.encode(spec)
-    escaped = ((one.encode(), 6 - len(one.encode())) for one in _ESCAPED)
-    return len(content) + sum(content.count(one) * more for one, more in escaped)
+    escaped = ((character.encode(), 6 - len(character.encode())) for character in _ESCAPED)
+    return len(content) + sum(content.count(encoded) * extra for encoded, extra in escaped)
 
 
 def refuse_service(peer: fleet.Peer, *, namespace: str, name: str) -> str | None:
     """Return why this member may not export ``namespace``/``name``, or None when it may."""
     for field, value in (("namespace", namespace), ("service name", name)):
-        if not _LABEL.fullmatch(value):
+        if not _DNS_LABEL.fullmatch(value):
             return f"{field} {value!r} is not a DNS label"
     allowed = peer.spec.export_namespaces
     if "*" in allowed or namespace in allowed:
@@ -180,7 +175,7 @@ def refuse_service(peer: fleet.Peer, *, namespace: str, name: str) -> str | None
     return f"cluster {peer.spec.cluster!r} may not export from namespace {namespace!r}: the hub allows {allowed}"
 
 
-def _complain(peer: fleet.Peer, spec: fleet.PeerReportSpec, hub: HubTerms) -> tuple[str, str] | None:
+def _find_problem(peer: fleet.Peer, spec: fleet.PeerReportSpec, terms: HubTerms) -> tuple[str, str] | None:
     pinned = peer.status.cluster_uid
     if pinned and spec.cluster_uid and spec.cluster_uid != pinned:
         return "ClusterNameTaken", (
@@ -194,7 +189,7 @@ def _complain(peer: fleet.Peer, spec: fleet.PeerReportSpec, hub: HubTerms) -> tu
         networks = [addresses.parse_cidr(text, field="networkCidrs") for text in spec.network_cidrs]
     except addresses.AddressRefusedError as err:
         return "MalformedReport", str(err)
-    return _overlap(networks, hub.fleet) or _narrow_path(spec.nodes, hub.mtu)
+    return _overlap(networks, terms.networks) or _narrow_path(spec.nodes, terms.mtu)
 
 
 def _malformed(peer: fleet.Peer, spec: fleet.PeerReportSpec) -> str | None:
@@ -234,15 +229,15 @@ def _narrow_path(nodes: Iterable[fleet.ReportedNode], mtu: int) -> tuple[str, st
 
 
 def refuse_ports(ports: Sequence[fleet.ServicePort]) -> str | None:
-    """Return what is wrong with a port, or None when nothing is."""
+    """Return what is wrong with the first invalid port, or None."""
     for port in ports:
-        if not 1 <= port.port <= 65535:
+        if not trust.is_port(port.port):
             return f"port {port.port} is not between 1 and 65535"
         if port.protocol not in ("TCP", "UDP", "SCTP"):
             return f"protocol {port.protocol!r} of port {port.port} is not TCP, UDP or SCTP"
-        if port.name and not _PORT_NAME.fullmatch(port.name):
+        if port.name and not _DNS_LABEL.fullmatch(port.name):
             return f"name {port.name[:64]!r} of port {port.port} is not a DNS label"
-        # As Kubernetes demands of Services and EndpointSlices: what a port takes in a merge is counted without escapes.
+        # As Kubernetes demands in Services and EndpointSlices; the merge counts a port's bytes without escapes.
         if port.app_protocol and not marks.is_qualified_name(port.app_protocol):
             return (
                 f"appProtocol {port.app_protocol[:64]!r} of port {port.port} is not a qualified name: "

@@ -1,8 +1,8 @@
 """Which address or block an owner gets: the order of candidates, and what the Claims that exist say about each.
 
-One invariant: every Claim covers exactly one unit (a VIP, or a block of the smallest size), so that two owners of
+Invariant: every Claim covers exactly one unit (a virtual address, or a block of the smallest size). Two owners of
 overlapping addresses would need two objects of one name, which the API server refuses. A larger block is several
-units side by side.
+adjacent units.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import ipaddress
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from fleetboard.model import addresses, fleet
+from fleetboard.model import addresses, fleet, times
 from fleetboard.model.addresses import Network
 
-TOMBSTONE = datetime.timedelta(hours=24)
+QUARANTINE = datetime.timedelta(hours=24)
 
 CLUSTER_BLOCK = "cluster-block"
 VIP = "vip"
@@ -30,20 +30,20 @@ class Held:
     """What one Claim says.
 
     Attributes:
-        owner: Who has the address, or had it.
-        released: How long ago it was given back; None while it is in use.
+        owner: Who has the address, or had it before its release.
+        released: How long ago it was released; None while it is allocated.
     """
 
     owner: str
     released: datetime.timedelta | None = None
 
     def free_for(self, owner: str) -> bool:
-        """Whether ``owner`` may take the address over."""
-        return self.released is not None and (self.owner == owner or self.released >= TOMBSTONE)
+        """Whether the address may be allocated to ``owner``: it is released, and theirs before or out of quarantine."""
+        return self.released is not None and (self.owner == owner or self.released >= QUARANTINE)
 
 
 Lookup = Callable[[Network], Held | None]
-"""What the Claim of one unit says; None when there is none."""
+"""Return what the Claim of a unit says; None without a Claim."""
 
 
 def read_held(claim: fleet.Claim, *, now: datetime.datetime) -> Held:
@@ -54,8 +54,8 @@ def read_held(claim: fleet.Claim, *, now: datetime.datetime) -> Held:
 def vip_candidates(vips: Network, owner: str) -> Iterator[Network]:
     """Iterate over single addresses for a service: a few by hash of its name, then all in order.
 
-    The hash makes a name's address predictable in an empty fleet, and keeps two hubs' allocations of one moment
-    apart. The network's first address and an IPv4 network's last are left out.
+    The hash makes a name's address predictable in an empty fleet, and keeps simultaneous allocations of two hubs
+    apart. The network's first address, and an IPv4 network's last one, are left out.
     """
     usable = vip_room(vips)
     for attempt in range(_HASHED_TRIES):
@@ -71,7 +71,7 @@ def vip_room(vips: Network) -> int:
 
 
 def block_room(plan: addresses.FleetPlan) -> int:
-    """Count the smallest blocks that clusters may get."""
+    """Count the blocks of the smallest size that clusters may get."""
     units: int = 1 << (addresses.CLUSTER_BLOCK_PREFIX[plan.fleet.version] - plan.fleet.prefixlen)
     lost = plan.vips.num_addresses >> (plan.fleet.max_prefixlen - addresses.CLUSTER_BLOCK_PREFIX[plan.fleet.version])
     return units - max(lost, 1)
@@ -89,8 +89,8 @@ def choose_block(
 ) -> Iterator[tuple[Network, ...]]:
     """Iterate over the groups of adjacent units that ``owner`` may try to claim, best first.
 
-    Its ``old`` ones come first, one by one. Other groups have ``units`` members (a power of two); where no such group
-    is left, half as many, and so on.
+    Its ``old`` units come first, one by one. Then come groups of ``units`` units (a power of two), then groups of half
+    as many, and so on.
     """
     unit_prefix = addresses.CLUSTER_BLOCK_PREFIX[plan.fleet.version]
     for unit in _of_family(old, plan.fleet.version):
@@ -107,15 +107,15 @@ def choose_block(
 
 
 def units_of(blocks: int) -> int:
-    """Return how many units ``blocks`` blocks are, each double the one before."""
+    """Return how many units ``blocks`` blocks have, each twice as large as the one before."""
     return (1 << blocks) - 1
 
 
 def assemble(shown: Sequence[str], units: Iterable[Network]) -> list[Network]:
-    """Return an owner's blocks: those shown before, in their order, then the rest of its units, collapsed.
+    """Return an owner's blocks: those published before, in their order, then the rest of its units, collapsed.
 
-    The order is part of the value: the first address of the first block is the hub's own fleet address, and children
-    give out node blocks in this order. A block is dropped only when one of its units is no longer owned.
+    The order is part of the value: the first address of the first block is the hub's own fleet address, and members
+    allocate node blocks in this order. A block is dropped only when one of its units is no longer owned.
     """
     left = set(units)
     blocks: list[Network] = []
@@ -134,13 +134,8 @@ def next_size(owned: int, *, wanted: int) -> int:
 
 
 def since(released: str, *, now: datetime.datetime) -> datetime.timedelta | None:
-    """Return how long ago a Claim was given back; one that can't be read was just now, so that nobody gets it early."""
-    if not released:
-        return None
-    try:
-        return now - datetime.datetime.fromisoformat(released)
-    except (ValueError, TypeError):
-        return datetime.timedelta()
+    """Return how long ago a Claim was released, None while it is allocated; a time that can't be read is now."""
+    return times.age(released, now=now) if released else None
 
 
 def _takeable(unit: Network, held: Lookup, owner: str) -> bool:

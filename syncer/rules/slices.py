@@ -1,7 +1,7 @@
-"""Render the EndpointSlices of an imported service, and check what other clusters put into theirs.
+"""Renders the EndpointSlices of an imported service, and checks what other clusters put into theirs.
 
-Pure. One invariant: an address is imported only when it lies in a block that the hub gave to the cluster which
-published it, and only ports that won the merge unchanged get traffic.
+Pure. Invariant: an address is imported only if it lies in a block that the hub allocated to the cluster which published
+it. A port gets traffic only if the merge has it unchanged.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from fleetboard.model.addresses import Network
 from fleetboard.model.trust import is_endpoint
 
 Blocks = Mapping[str, tuple[Network, ...]]
-"""Cluster name to the address blocks that the hub gave it."""
+"""Cluster name to the address blocks that the hub allocated to it."""
 
 
-# What the API server takes as a zone's name; a zone may be any text.
+# What the API server accepts as the name of a zone in a hint; a zone itself may be any text.
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Checked:
-    """A slice fit to be imported, and how many addresses were refused for it."""
+    """A slice that may be imported, and how many addresses were left out of it."""
 
     slice: core.EndpointSlice
     dropped: int = 0
@@ -37,7 +37,7 @@ class Checked:
 def render_own(
     source: core.EndpointSlice, exported: fleet.ExportedServiceSpec, merged: fleet.FleetServiceSpec, *, cluster: str
 ) -> core.EndpointSlice:
-    """Render a slice of this cluster's own export plan: cnf's word needs no check."""
+    """Render a slice of this cluster's own export plan; its addresses come from cnf and need no check."""
     own = next((one for one in merged.constituents if one.cluster == cluster and one.ports_left_out), None)
     ports = served_ports(exported.ports if own is None else own.ports, merged)
     return _render(source, merged, cluster=cluster, ports=ports, endpoints=source.endpoints or [])
@@ -66,13 +66,13 @@ def _refused_by_hub(slice_: core.EndpointSlice) -> int:
 
 
 def _check(endpoint: core.Endpoint, blocks: Iterable[Network]) -> core.Endpoint:
-    """Keep of a foreign endpoint what may be believed: addresses in its cluster's blocks, no node, no pod."""
+    """Keep what may be believed of a foreign endpoint: addresses in its cluster's blocks, no node, no pod."""
     kept = [text for text in endpoint.addresses if is_endpoint(text, blocks)]
     return core.Endpoint(addresses=kept, conditions=endpoint.conditions, hostname=endpoint.hostname, zone=endpoint.zone)
 
 
 def served_ports(ports: Iterable[fleet.ServicePort], merged: fleet.FleetServiceSpec) -> frozenset[tuple[str, str]]:
-    """Name the ports whose traffic may go to a constituent: those that it exposes as the merge does.
+    """Name the ports whose traffic may go to a constituent: those that it exports exactly as the merge has them.
 
     Slices join a service by port name, so a port that lost under the same name would get the winner's traffic.
     """
@@ -108,9 +108,9 @@ def _render(
 
 
 def _hint(endpoint: core.Endpoint) -> core.Endpoint:
-    """Offer an endpoint to clients of its own zone, as Kubernetes' own controller does for all three wishes.
+    """Hint that clients of its own zone use an endpoint, as Kubernetes' controller does for every distribution.
 
-    A zone of one name is taken for one zone in all clusters. Nodes are never hinted: their names may repeat.
+    Zones with equal names are treated as one zone across clusters. No node is hinted: their names may repeat.
     """
     if endpoint.zone is None or not _LABEL_VALUE.fullmatch(endpoint.zone):
         return endpoint
@@ -118,29 +118,44 @@ def _hint(endpoint: core.Endpoint) -> core.Endpoint:
 
 
 def slice_name(service: str, *, cluster: str, source: str) -> str:
-    """Name the local copy of the slice ``source``: the same at each start, and another for each source."""
+    """Name the imported slice of ``source``: always the same, and different for each source."""
     return f"{service}-{cluster}-{hashlib.sha256(f'{cluster}/{source}'.encode()).hexdigest()[:10]}"
 
 
 def derived_service(namespace: str, name: str) -> str:
     """Name the Service that imported slices claim to belong to.
 
-    The real name would mix other clusters' pods into the local Service; no name at all crashes software that expects
-    one (reference implementation's rule).
+    The real name would mix other clusters' pods into the local Service. Without any name, software that expects one
+    crashes. The reference implementation of the MCS API derives it in the same way.
     """
     digest = hashlib.sha256(f"{namespace}/{name}".encode()).digest()
     return "derived-" + base64.b32hexencode(digest).decode().lower()[:10]
 
 
-def is_same(current: core.EndpointSlice, wanted: core.EndpointSlice) -> bool:
-    """Tell whether ``current`` needs no write to become ``wanted``."""
-    labels = current.metadata.labels
+def is_same(current: core.EndpointSlice, wanted: core.EndpointSlice, *, exact: bool = False) -> bool:
+    """Tell whether ``current`` needs no write to become ``wanted``; the API server shows no endpoints as null.
+
+    Labels, annotations and finalizers that others put on it make no difference, unless it must be ``exact``.
+    """
     return (
         _owner_uids(current) == _owner_uids(wanted)
-        and all(labels.get(key) == value for key, value in wanted.metadata.labels.items())
+        and (_has_metadata_of(current, wanted) if exact else _has_labels_of(current, wanted))
         and current.address_type == wanted.address_type
         and (current.endpoints or []) == (wanted.endpoints or [])
         and (current.ports or []) == (wanted.ports or [])
+    )
+
+
+def _has_labels_of(current: core.EndpointSlice, wanted: core.EndpointSlice) -> bool:
+    labels = current.metadata.labels
+    return all(labels.get(key) == value for key, value in wanted.metadata.labels.items())
+
+
+def _has_metadata_of(current: core.EndpointSlice, wanted: core.EndpointSlice) -> bool:
+    return (
+        current.metadata.labels == wanted.metadata.labels
+        and current.metadata.annotations == wanted.metadata.annotations
+        and not current.metadata.finalizers
     )
 
 
@@ -149,9 +164,9 @@ def place(
 ) -> core.EndpointSlice:
     """Put a planned slice into a namespace.
 
-    MCS wants the ServiceImport as its owner. The namespace is a second one: with the import alone, a user who deletes
-    that starts a race between the garbage collector, which takes the endpoints away, and us, who bring the import
-    back; connections that begin meanwhile are refused. A slice that still has an owner isn't collected.
+    MCS wants the ServiceImport as its owner. The namespace is a second owner: a slice that still has an owner is not
+    collected. With the import alone, a user who deletes it starts a race: the garbage collector deletes the endpoints
+    while syncer creates the import again, and connections that begin in between are refused.
     """
     references = [
         meta.OwnerReference(

@@ -22,8 +22,8 @@ from fleetboard.model import core, fleet, mcs, membership, meta, names, namespac
 from fleetboard.runtime import threads
 from syncer.member.join import settings as join_settings
 from syncer.member.join.credential import Credential
-from syncer.member.member import Member
-from syncer.member.settings import Settings
+from syncer.member.member import JoinedMember
+from syncer.member.settings import MemberSettings
 
 Object = dict[str, Any]
 EXPORTS, IMPORTS, SLICES, SERVICES = "serviceexports", "serviceimports", "endpointslices", "services"
@@ -51,10 +51,10 @@ class _Credential:
 class Cluster:
     """Both API servers, and the syncer between them while ``running``."""
 
-    def __init__(self, child: fake_api.FakeApi, hub: fake_api.FakeApi) -> None:
-        self.child, self.hub = child, hub
-        child.openapi[MCS_GROUP_VERSION] = import_schema()
-        child.put("namespaces", "shop", "")
+    def __init__(self, local: fake_api.FakeApi, hub: fake_api.FakeApi) -> None:
+        self.local, self.hub = local, hub
+        local.openapi[MCS_GROUP_VERSION] = import_schema()
+        local.put("namespaces", "shop", "")
         for cluster, block in BLOCKS.items():
             condition = {"type": "Admitted", "status": "True", "reason": "Admitted", "message": "m"}
             condition["lastTransitionTime"] = "2026-01-01T00:00:00Z"
@@ -62,9 +62,9 @@ class Cluster:
             hub.put("peers", cluster, SET, spec={"cluster": cluster}, status=status)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[Member]:
+    def running(self) -> Iterator[JoinedMember]:
         """Run a new process of syncer."""
-        settings = Settings(
+        settings = MemberSettings(
             namespace=names.NAMESPACE,
             identity="syncer",
             observe_port=0,
@@ -74,7 +74,7 @@ class Cluster:
             imports=namespaces.Namespaces(),
         )
         credential = cast("Credential", _Credential(self.hub))
-        member = Member(settings, child=self.child.client(), credential=credential, cluster_uid="uid-c1")
+        member = JoinedMember(settings, local=self.local.client(), credential=credential, cluster_uid="uid-c1")
         stop = threading.Event()
         thread = threading.Thread(target=threads.run, args=(member.threads(), stop), daemon=True)
         thread.start()
@@ -90,13 +90,13 @@ class Cluster:
     def export(self, *pods: str, name: str = "web") -> None:
         """Make Service, its EndpointSlice, the pods' fleet addresses and the ServiceExport."""
         self.serve(*pods, name=name)
-        self.child.put(EXPORTS, name, "shop")
+        self.local.put(EXPORTS, name, "shop")
 
     def serve(self, *pods: str, name: str = "web") -> None:
         """Make a Service and what is behind it; pods are ``uid=fleet address``."""
         port = {"name": "http", "port": 80, "protocol": "TCP"}
         spec = {"type": "ClusterIP", "clusterIP": "10.96.0.9", "ports": [port]}
-        self.child.put(
+        self.local.put(
             SERVICES, name, "shop", spec={**spec, "internalTrafficPolicy": "Cluster", "ipFamilies": ["IPv4"]}
         )
         self.endpoints(*pods, name=name)
@@ -108,7 +108,7 @@ class Cluster:
             {"podUid": uid, "podNamespace": "shop", "podName": uid, "interface": "net1", "addresses": [address]}
             for uid, address in known.items()
         ]
-        self.child.put("nodeattachments", "n1", names.NAMESPACE, attachments=held)
+        self.local.put("nodeattachments", "n1", names.NAMESPACE, attachments=held)
         listed = [
             {
                 "addresses": [f"10.244.0.{number}"],
@@ -118,11 +118,11 @@ class Cluster:
             }
             for number, uid in enumerate(known, 1)
         ]
-        with self.child.changed:
+        with self.local.changed:
             metadata = {"name": f"{name}-x1", "namespace": "shop", "labels": {"kubernetes.io/service-name": name}}
             ports = [{"name": "http", "port": 8080, "protocol": "TCP"}]
             body = {"metadata": metadata, "addressType": "IPv4", "endpoints": listed, "ports": ports}
-            self.child.store((SLICES, "shop", f"{name}-x1"), body)
+            self.local.store((SLICES, "shop", f"{name}-x1"), body)
 
     # What the hub does.
 
@@ -161,20 +161,20 @@ class Cluster:
 
     def received(self, namespace: str = "shop") -> list[str]:
         """Return the addresses that are imported here."""
-        return self._addresses(self.child, namespace)
+        return self._addresses(self.local, namespace)
 
     def imported(self, name: str = "web", namespace: str = "shop") -> mcs.ServiceImport | None:
         """Return the ServiceImport."""
-        found = self.child.objects.get((IMPORTS, namespace, name))
+        found = self.local.objects.get((IMPORTS, namespace, name))
         return msgspec.convert(found, mcs.ServiceImport) if found is not None else None
 
-    def told(self, name: str = "web") -> dict[str, tuple[str, str]]:
+    def reported(self, name: str = "web") -> dict[str, tuple[str, str]]:
         """Return status and reason of the ServiceExport's conditions."""
         return {one.type: (one.status, one.reason) for one in self.conditions(name)}
 
     def conditions(self, name: str = "web") -> list[meta.Condition]:
         """Return the ServiceExport's conditions."""
-        found = msgspec.convert(self.child.objects[EXPORTS, "shop", name], mcs.ServiceExport)
+        found = msgspec.convert(self.local.objects[EXPORTS, "shop", name], mcs.ServiceExport)
         return found.status.conditions
 
     def _addresses(self, api: fake_api.FakeApi, namespace: str) -> list[str]:
@@ -191,8 +191,8 @@ class Cluster:
 @contextlib.contextmanager
 def make() -> Iterator[Cluster]:
     """Make a cluster that has joined, and stop its API servers afterwards."""
-    with fake_api.FakeApi() as child, fake_api.FakeApi() as hub:
-        yield Cluster(child, hub)
+    with fake_api.FakeApi() as local, fake_api.FakeApi() as hub:
+        yield Cluster(local, hub)
 
 
 eventually = polling.wait_until

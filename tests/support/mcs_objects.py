@@ -11,6 +11,7 @@ import yaml
 
 from fleetboard.model import core, fleet, mcs, meta, names
 from fleetboard.model.addresses import Address
+from fleetboard.model.keys import ServiceKey
 from syncer.member.exports import plan
 from syncer.member.imports import plan as import_plan
 
@@ -64,9 +65,9 @@ def make_slice(
     )
 
 
-def make_source(*slices: core.EndpointSlice, **fields: object) -> plan.Source:
+def make_source(*slices: core.EndpointSlice, **fields: object) -> plan.ExportSource:
     given: dict[str, object] = {"export": make_export(), "service": make_service(), **fields}
-    return plan.Source(namespace="shop", name="web", slices=slices, **given)  # type: ignore[arg-type]
+    return plan.ExportSource(key=ServiceKey("shop", "web"), slices=slices, **given)  # type: ignore[arg-type]
 
 
 def addresses(**pods: str) -> plan.AddressesOf:
@@ -113,7 +114,7 @@ def situation(**fields: object) -> import_plan.Situation:
     given: dict[str, object] = {
         "cluster": "c1",
         "merged": None,
-        "local": plan.NOTHING,
+        "own": plan.NOTHING,
         "remote": [],
         "blocks": BLOCKS,
         "families": ("IPv4",),

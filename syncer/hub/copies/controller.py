@@ -1,7 +1,7 @@
 """Copies members' EndpointSlices into the clusterset's namespace, where all members read them.
 
-One invariant: a copy exists exactly while its source does and its cluster is admitted; the merge of the service has
-no say in it, so that an endpoint's change reaches others by one write.
+Invariant: a copy exists exactly while its source does and the source's cluster is admitted. The merge of the service
+plays no part, so that a changed endpoint reaches the other members by one write.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ import threading
 import time
 from collections.abc import Callable
 
-from fleetboard.kube import errors
 from fleetboard.model import core, fleet, names, resource
 from syncer.hub.copies import plan
 from syncer.hub.metrics import HubMetrics
 from syncer.hub.view import View, name_of, namespace_of
-from syncer.rules import admission
+from syncer.rules import admission, slices
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
-class Slices:
+class CopyController:
     """Reconciles one copy at a time; keys are the copies' names."""
 
     def __init__(
@@ -38,37 +37,39 @@ class Slices:
         self._clock = clock
         self._lock = threading.Lock()
         self._sources: dict[str, str] = {}
-        self._noticed: dict[str, float] = {}
-        self._said: dict[str, object] = {}
+        self._changed_at: dict[str, float] = {}
+        self._rights: dict[str, object] = {}
 
     def begin(self) -> list[str]:
         """Begin a term: return the name of every copy there is or should be."""
         space = self._view.terms.namespace
-        there = {one.metadata.name for one in list(self._view.slices.store.values()) if one.metadata.namespace == space}
+        existing = {
+            one.metadata.name for one in list(self._view.slices.store.values()) if one.metadata.namespace == space
+        }
         with self._lock:
-            self._noticed.clear()
-            return sorted(there | self._sources.keys())
+            self._changed_at.clear()
+            return sorted(existing | self._sources.keys())
 
-    def notice(self, key: str) -> None:
-        """Learn that a slice changed: a member's, or a copy."""
+    def slice_changed(self, key: str) -> None:
+        """Record that a slice changed, a member's or a copy, and enqueue the copy."""
         space = namespace_of(key)
         cluster = self._view.cluster_of(space)
         if cluster is not None:
             name = plan.copy_name(cluster, name_of(key))
             with self._lock:
                 self._sources[name] = key
-                self._noticed.setdefault(name, self._clock())
+                self._changed_at.setdefault(name, self._clock())
             self._enqueue(name)
         elif space == self._view.terms.namespace:
             self._enqueue(name_of(key))
 
-    def notice_peer(self, cluster: str) -> None:
-        """Learn that a Peer changed; its slices matter only if what it may say changed."""
+    def peer_changed(self, cluster: str) -> None:
+        """Enqueue the member's copies if the change of its Peer changes what may be copied."""
         peer = self._view.peer(cluster)
-        may_say = _may_say(peer)
-        if self._said.get(cluster) == may_say:
+        rights = _rights_of(peer)
+        if self._rights.get(cluster) == rights:
             return
-        self._said[cluster] = may_say
+        self._rights[cluster] = rights
         space = names.member_namespace(self._view.terms.clusterset, cluster)
         with self._lock:
             concerned = [name for name, key in self._sources.items() if namespace_of(key) == space]
@@ -76,50 +77,45 @@ class Slices:
             self._enqueue(name)
 
     def reconcile(self, name: str) -> None:
-        """Make one copy what it should be."""
+        """Bring one copy to its plan."""
         with self._lock:
             key = self._sources.get(name, "")
-            noticed = self._noticed.pop(name, None)
+            changed_at = self._changed_at.pop(name, None)
         cluster = self._view.cluster_of(namespace_of(key)) if key else None
         source = self._view.slices.get(key) if key else None
         if source is None or cluster is None:
             self._remove(name)
             with self._lock:
-                # Unless it was made anew meanwhile, which is another notice with its own key.
-                if self._view.slices.get(key) is None and name not in self._noticed:
+                # Unless it was created again meanwhile, which is another event with its own key.
+                if self._view.slices.get(key) is None and name not in self._changed_at:
                     self._sources.pop(name, None)
             return
         peer = self._view.peer(cluster)
         planned = plan.plan(source, cluster=cluster, peer=peer, clusterset=self._view.terms.clusterset)
         if planned.slice is None:
-            self._refused(key, cluster, planned.refused)
+            self._report_refusal(key, cluster, planned.refused)
             self._remove(name)
             return
         if self._write(planned.slice):
             self._metrics.slices_copied.labels(cluster).inc()
             if planned.dropped:
                 self._metrics.addresses_dropped.labels(cluster).inc(planned.dropped)
-                LOG.warning(
+                log.warning(
                     "addresses outside the cluster's blocks dropped",
                     extra={"cluster": cluster, "slice": key, "dropped": planned.dropped},
                 )
-            if noticed is not None:
-                self._metrics.copy_seconds.observe(self._clock() - noticed)
+            if changed_at is not None:
+                self._metrics.copy_seconds.observe(self._clock() - changed_at)
 
     def _write(self, wanted: core.EndpointSlice) -> bool:
         client = self._view.client
-        found = self._view.slices.get(wanted.metadata.key)
-        if found is not None and plan.same(wanted, found):
+        current = self._view.slices.get(wanted.metadata.key)
+        if current is not None and slices.is_same(current, wanted, exact=True):
             return False
-        if found is not None and found.address_type != wanted.address_type:
-            client.delete(resource.ENDPOINT_SLICES, found.metadata.name, found.metadata.namespace)
-            found = None
-        # Nobody else writes copies, so the last write is right without asking what it replaces.
-        steps = (client.create, client.replace) if found is None else (client.replace, client.create)
-        try:
-            steps[0](resource.ENDPOINT_SLICES, wanted)
-        except (errors.AlreadyExistsError, errors.NotFoundError):
-            steps[1](resource.ENDPOINT_SLICES, wanted)
+        if current is not None and current.address_type != wanted.address_type:
+            client.delete(resource.ENDPOINT_SLICES, current.metadata.name, current.metadata.namespace)
+            current = None
+        self._view.slices.remember(client.put(resource.ENDPOINT_SLICES, wanted, found=current))
         return True
 
     def _remove(self, name: str) -> None:
@@ -131,12 +127,12 @@ class Slices:
             cluster = found.metadata.labels.get(names.LABEL_SOURCE_CLUSTER, "")
             self._metrics.slices_copied.labels(cluster).inc()
 
-    def _refused(self, key: str, cluster: str, why: str) -> None:
+    def _report_refusal(self, key: str, cluster: str, reason: str) -> None:
         self._metrics.slices_refused.labels(cluster).inc()
-        LOG.info("slice not copied", extra={"cluster": cluster, "slice": key, "why": why})
+        log.info("slice not copied", extra={"cluster": cluster, "slice": key, "reason": reason})
 
 
-def _may_say(peer: fleet.Peer | None) -> object:
+def _rights_of(peer: fleet.Peer | None) -> object:
     if peer is None or not admission.is_admitted(peer):
         return None
     return (tuple(peer.status.cluster_cidrs), tuple(peer.spec.export_namespaces))

@@ -1,7 +1,7 @@
-"""What of a member's EndpointSlice the whole clusterset gets to see.
+"""Decides what of a member's EndpointSlice the clusterset gets to see.
 
-One invariant: a copy says nothing that the member may not say. Its source cluster is the namespace it was found in,
-its addresses are in blocks that the hub gave to that cluster, and only labels and fields we know are in it.
+Invariant: a copy holds nothing that the member may not publish. Its source cluster is that of the namespace the slice
+is in, its addresses lie in blocks that the hub allocated to that cluster, and it has known labels and fields only.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fleetboard.model import core, fleet, meta, names
+from fleetboard.model import core, fleet, meta, names, trust
 from fleetboard.model.addresses import Network
-from fleetboard.model.trust import is_endpoint
 from syncer.rules import admission
 
 _NAME_LIMIT = 253
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Copy:
+class SliceCopy:
     """What becomes of one slice.
 
     Attributes:
-        slice: The copy; None when there is to be none.
-        dropped: Addresses left out, because they are not the cluster's.
-        refused: Why there is no copy; empty when there is one.
+        slice: The copy; None when the slice must not be copied.
+        dropped: How many addresses are left out because they are not the cluster's.
+        refused: Why the slice is not copied; empty when it is.
     """
 
     slice: core.EndpointSlice | None
@@ -37,30 +36,30 @@ class Copy:
 
 
 def copy_name(cluster: str, name: str) -> str:
-    """Name the copy of a slice; no cluster's name holds a dot, so two clusters' copies never share one."""
+    """Name the copy of a slice. No cluster's name holds a dot, so the copies of two clusters never share a name."""
     whole = f"{cluster}.{name}"
     if len(whole) <= _NAME_LIMIT:
         return whole
     return f"{cluster}.{hashlib.sha256(name.encode()).hexdigest()[:40]}"
 
 
-def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, clusterset: str) -> Copy:
+def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, clusterset: str) -> SliceCopy:
     """Decide on the copy of ``source``, which was found in the namespace of ``cluster``."""
     if peer is None or not admission.is_admitted(peer):
-        return Copy(None, refused=f"cluster {cluster!r} is not admitted")
+        return SliceCopy(None, refused=f"cluster {cluster!r} is not admitted")
     labels = source.metadata.labels
     service = labels.get(names.LABEL_SERVICE_NAME, "")
     namespace = labels.get(names.LABEL_SERVICE_NAMESPACE, "")
     refused = admission.refuse_service(peer, namespace=namespace, name=service)
     if refused is not None:
-        return Copy(None, refused=refused)
+        return SliceCopy(None, refused=refused)
     version = {"IPv4": 4, "IPv6": 6}.get(source.address_type)
     if version is None:
-        return Copy(None, refused=f"addressType {source.address_type!r} is not IPv4 or IPv6")
-    wrong = [port.port for port in source.ports or [] if port.port is not None and not 0 < port.port < 65536]
+        return SliceCopy(None, refused=f"addressType {source.address_type!r} is not IPv4 or IPv6")
+    wrong = [port.port for port in source.ports or [] if port.port is not None and not trust.is_port(port.port)]
     if wrong:
         # The API server takes any number here.
-        return Copy(None, refused=f"port {wrong[0]} is not between 1 and 65535")
+        return SliceCopy(None, refused=f"port {wrong[0]} is not between 1 and 65535")
     blocks = [ipaddress.ip_network(text) for text in peer.status.cluster_cidrs]
     own = [block for block in blocks if block.version == version]
     endpoints, dropped = _keep(source.endpoints or [], own)
@@ -68,7 +67,7 @@ def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, c
         metadata=meta.ObjectMeta(
             name=copy_name(cluster, source.metadata.name),
             namespace=names.clusterset_namespace(clusterset),
-            # Importers see what is left, and would not know that anything was refused.
+            # Importers see only the remaining addresses: this tells them that some were refused.
             annotations={names.ANNOTATION_REFUSED: str(dropped)} if dropped else {},
             labels={
                 names.LABEL_SERVICE_NAME: service,
@@ -82,30 +81,17 @@ def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, c
         endpoints=endpoints,
         ports=source.ports or [],
     )
-    return Copy(copied, dropped)
-
-
-def same(wanted: core.EndpointSlice, found: core.EndpointSlice) -> bool:
-    """Whether ``found`` needs no write; the API server shows no endpoints as null."""
-    return (
-        wanted.metadata.labels == found.metadata.labels
-        and wanted.metadata.annotations == found.metadata.annotations
-        and wanted.address_type == found.address_type
-        and (wanted.endpoints or []) == (found.endpoints or [])
-        and (wanted.ports or []) == (found.ports or [])
-        and not found.metadata.owner_references
-        and not found.metadata.finalizers
-    )
+    return SliceCopy(copied, dropped)
 
 
 def _keep(endpoints: Sequence[core.Endpoint], own: Sequence[Network]) -> tuple[list[core.Endpoint], int]:
     kept: list[core.Endpoint] = []
     dropped = 0
     for endpoint in endpoints:
-        usable = [text for text in endpoint.addresses if is_endpoint(text, own)]
+        usable = [text for text in endpoint.addresses if trust.is_endpoint(text, own)]
         dropped += len(endpoint.addresses) - len(usable)
         if usable:
-            # Another cluster may have a node or a pod of the same name.
+            # Another cluster may have a node or a pod with the same name.
             kept.append(
                 msgspec.structs.replace(endpoint, addresses=usable, node_name=None, target_ref=None, hints=None)
             )

@@ -1,1 +1,1 @@
-"""Lets the cluster's own DNS ask crossdns, and takes that back."""
+"""Sets up forwarding from the cluster's own DNS to crossdns, and removes it."""

@@ -1,6 +1,6 @@
-"""What to add by hand where the cluster's DNS is not a CoreDNS that we may change.
+"""What to configure by hand where the cluster's DNS is not a CoreDNS that syncer may change.
 
-One invariant: every sentence can be followed as it stands, with this cluster's addresses in it.
+Every message can be followed as it is: it has this cluster's addresses.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from syncer.member.dns import corefile
 
 
 class Platform(enum.Enum):
-    """Who serves DNS in the cluster, as far as it can be told."""
+    """What serves DNS in the cluster, as far as it can be recognized."""
 
     OPENSHIFT = "the OpenShift DNS operator"
     KUBE_DNS = "kube-dns"
@@ -21,9 +21,9 @@ class Platform(enum.Enum):
 
 
 def advise(platform: Platform, *, address: str, zones: Sequence[str]) -> str:
-    """Say how to forward ``zones`` to ``address`` there."""
+    """Say how to forward ``zones`` to ``address`` on this platform."""
     listed = " and ".join(zones)
-    begin = f"DNS is served by {platform.value}, which is left alone. To resolve {listed}, "
+    begin = f"DNS is served by {platform.value}, which Fleetboard does not change. To resolve {listed}, "
     if platform is Platform.OPENSHIFT:
         return f"{begin}run: oc patch dns.operator default --type=merge -p '{_openshift_patch(address, zones)}'"
     if platform is Platform.KUBE_DNS:
@@ -36,11 +36,11 @@ def advise(platform: Platform, *, address: str, zones: Sequence[str]) -> str:
 
 
 def advise_nodelocal(*, address: str, zones: Sequence[str]) -> str:
-    """Say what NodeLocal DNSCache needs: pods ask it first, and it sends unknown zones past CoreDNS."""
+    """Say what NodeLocal DNSCache needs: pods ask it first, and it does not send unknown zones to CoreDNS."""
     blocks = " ".join(f"{zone}:53 {{ errors bind __PILLAR__LOCAL__DNS__ forward . {address} }}" for zone in zones)
     return (
         "NodeLocal DNSCache runs here and answers pods before CoreDNS does: put into ConfigMap "
-        f"kube-system/node-local-dns, in the form its other blocks have: {blocks}"
+        f"kube-system/node-local-dns, in the form of its other blocks: {blocks}"
     )
 
 

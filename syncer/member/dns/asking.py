@@ -1,4 +1,4 @@
-"""Ask crossdns for one port, as any client would."""
+"""Asks crossdns for the ports of a name, as any client does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import dnslib
 
 
 def find_ports(server: tuple[str, int], name: str, *, timeout_s: float = 1.0) -> Sequence[int]:
-    """Return the ports of a name's SRV records; none when there are none, or no answer came."""
+    """Return the ports of a name's SRV records; empty when it has none or no answer arrives."""
     question = dnslib.DNSRecord.question(name, "SRV")
     family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
     try:

@@ -1,7 +1,7 @@
-"""Put the forwarding of our zones into a Corefile, and take it out again.
+"""Adds the forwarding of the fleet's zones to a Corefile, and removes it.
 
-One invariant: nothing outside the marks is ever changed, so ``remove(plan(text).corefile) == text`` byte for byte. A
-zone that the Corefile serves already is never added: a zone twice keeps old CoreDNS pods running and kills new ones.
+Invariant: nothing outside the marks changes, so ``remove(plan(text).corefile) == text`` byte for byte. A zone that the
+Corefile already serves is never added: with a zone twice, new CoreDNS pods fail to start while old ones keep running.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 BEGIN = "# BEGIN fleetboard"
 END = "# END fleetboard"
 CUSTOM_KEY = "fleetboard.server"
-"""Key in the ConfigMap coredns-custom of distributions whose own Corefile imports ``*.server`` from there."""
+"""Key in the ConfigMap coredns-custom, from which the Corefile of some distributions imports ``*.server``."""
 
 _MARKED = re.compile(rf"^{BEGIN}\b[^\n]*\n.*?^{END}[^\n]*(?:\n|\Z)", re.MULTILINE | re.DOTALL)
 _KEY = re.compile(r"(?:(?P<scheme>[a-z0-9]+)://)?(?P<zone>.*?)(?::(?P<port>[0-9]+))?")
-# Plugins that answer for the zones they name. Others, such as rewrite or log, may name ours without harm.
+# Plugins that answer for the zones they name. Others, such as rewrite or log, may name our zones without harm.
 _SERVING = frozenset(
     {"auto", "azure", "clouddns", "etcd", "file", "forward", "grpc", "hosts", "k8s_external", "kubernetes"}
     | {"multicluster", "route53", "secondary", "template"}
@@ -26,7 +26,7 @@ _SERVING = frozenset(
 
 
 class CorefileRefusedError(ValueError):
-    """The Corefile is not one that can be changed; the sentence says why and what to do."""
+    """The Corefile can't be changed; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,14 +43,14 @@ class ServerBlock:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """What the configuration is to be.
+class CorefilePlan:
+    """The wanted configuration.
 
     Attributes:
         corefile: Text of the Corefile.
-        custom: Text of ``CUSTOM_KEY``; None when the Corefile itself holds the block or there is none.
-        block: The block, wherever it goes; empty when every zone is served already.
-        notes: A sentence for each zone that we leave to whoever serves it.
+        custom: Text of ``CUSTOM_KEY``; None when the Corefile itself has the block, or there is no block.
+        block: The block, wherever it goes; empty when every zone is already served.
+        notes: A sentence for each zone that something else serves, and that is left to it.
     """
 
     corefile: str
@@ -59,7 +59,7 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def plan(corefile: str, custom: Mapping[str, str], *, address: str, zones: Sequence[str]) -> Plan:
+def plan(corefile: str, custom: Mapping[str, str], *, address: str, zones: Sequence[str]) -> CorefilePlan:
     """Forward ``zones`` to ``address``, in the Corefile or in the ConfigMap that it imports.
 
     Raises:
@@ -71,25 +71,25 @@ def plan(corefile: str, custom: Mapping[str, str], *, address: str, zones: Seque
     if not any(block.directives or block.keys for block in blocks):
         raise CorefileRefusedError("the Corefile has no server block: expected one such as `.:53 { ... }`")
     every = [*blocks, *(block for text in others for block in parse(text))]
-    taken = {zone: where for zone in zones if (where := _served_by(zone, every)) is not None}
+    served = {zone: where for zone in zones if (where := _served_by(zone, every)) is not None}
     notes = tuple(
-        f"{zone} is already served by {where} of CoreDNS: left alone. Take it out there, or let it forward to {address}"
-        for zone, where in taken.items()
+        f"{zone} is already served by {where} of CoreDNS and left alone: remove it there or forward it to {address}"
+        for zone, where in served.items()
     )
-    free = [zone for zone in zones if zone not in taken]
+    free = [zone for zone in zones if zone not in served]
     if not free:
-        return Plan(base, None, "", notes)
+        return CorefilePlan(base, None, "", notes)
     block = render(free, address=address, root=_root(blocks))
     if _imports_servers(blocks):
-        return Plan(base, block, block, notes)
-    return Plan(f"{base}\n{block}", None, block, notes)
+        return CorefilePlan(base, block, block, notes)
+    return CorefilePlan(f"{base}\n{block}", None, block, notes)
 
 
 def render(zones: Sequence[str], *, address: str, root: ServerBlock | None = None) -> str:
     """Return the marked block; it listens where the root block does.
 
-    Answers are kept for 2 s and denials for 1, so that names follow the fleet within the 5 s of their TTL; CoreDNS'
-    own least time of 5 s has to be lowered for that. There is one upstream, a Service, which is never given up.
+    Answers are cached for 2 s and denials for 1 s, so that names follow the fleet within their TTL of 5 s. CoreDNS' own
+    minimum of 5 s has to be lowered for that. The one upstream is a Service, which is never marked as failed.
     """
     ipaddress.ip_address(address)
     bind = "".join(f"    {' '.join(line)}\n" for line in (root.directives if root else ()) if line[0] == "bind")
@@ -113,14 +113,14 @@ def render(zones: Sequence[str], *, address: str, root: ServerBlock | None = Non
 
 
 def remove(corefile: str) -> str:
-    """Return the text without our block.
+    """Return the text without the marked block.
 
     Raises:
-        CorefileRefusedError: a mark has lost its other half.
+        CorefileRefusedError: one of the two marks is missing.
     """
     while found := _MARKED.search(corefile):
         before, after = corefile[: found.start()], corefile[found.end() :]
-        # The line break in front is ours, unless someone joined the lines around the block.
+        # The line break before the block is ours, unless someone joined the lines around it.
         if before.endswith("\n\n") or (before.endswith("\n") and not after) or before == "\n":
             before = before[:-1]
         corefile = before + after
@@ -153,7 +153,7 @@ def parse(corefile: str) -> tuple[ServerBlock, ...]:
             keys = []
         elif not words[-1].endswith(","):
             raise CorefileRefusedError(
-                f"the Corefile's server `{' '.join(keys)}` has no braces: put its plugins into braces, or add by hand"
+                f"the Corefile's server `{' '.join(keys)}` has no braces: put braces around its plugins, or add by hand"
             )
     if keys:
         raise CorefileRefusedError(f"the Corefile ends after `{' '.join(keys)}`")
@@ -161,7 +161,7 @@ def parse(corefile: str) -> tuple[ServerBlock, ...]:
 
 
 def _directives(lines: list[list[str]], keys: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Take lines up to the brace that ends the block."""
+    """Consume lines up to the brace that ends the block."""
     found: list[tuple[str, ...]] = []
     depth = 0
     while lines:
@@ -186,7 +186,7 @@ def _lines(corefile: str) -> list[list[str]]:
 
 
 def _words(corefile: str) -> Iterator[tuple[int, str]]:
-    """Iterate over (line, word) as CoreDNS' lexer does: quotes hold blanks together, ``#`` ends the line."""
+    """Iterate over (line, word) as CoreDNS' lexer does: quotes keep blanks, ``#`` starts a comment."""
     pattern = re.compile(r'"(?P<quoted>(?:\\.|[^"\\])*)"?|(?P<comment>#[^\n]*)|(?P<word>[^\s#]+)|\s+', re.DOTALL)
     for found in pattern.finditer(corefile):
         line = corefile.count("\n", 0, found.start())
@@ -207,7 +207,7 @@ def _served_by(zone: str, blocks: Sequence[ServerBlock]) -> str | None:
 
 
 def _key(key: str) -> tuple[str, str, str]:
-    """Part a server block's key into zone, port and scheme."""
+    """Split a server block's key into zone, port and scheme."""
     found = _KEY.fullmatch(key.lower())
     assert found is not None
     zone = found["zone"]
@@ -215,7 +215,7 @@ def _key(key: str) -> tuple[str, str, str]:
 
 
 def _root(blocks: Sequence[ServerBlock]) -> ServerBlock | None:
-    """Return the block that takes plain queries for everything: ours must listen where it does."""
+    """Return the block that serves plain queries for all names: ours must listen at the same address."""
     for block in blocks:
         if any(_key(key)[0] in (".", "") and _key(key)[2] == "dns" for key in block.keys):
             return block

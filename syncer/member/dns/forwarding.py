@@ -1,8 +1,8 @@
-"""Let the cluster's CoreDNS ask crossdns for our zones, and undo it.
+"""Lets the cluster's CoreDNS forward the fleet's zones to crossdns, and undoes that.
 
-One invariant: CoreDNS is never left worse than it was found. A new configuration counts as set up once every pod of
-the Deployment runs it; until then it is being tried, and taken back when CoreDNS does not become available. How far
-that went is written on the ConfigMap together with the text, so that a restart goes on where it was.
+Invariant: CoreDNS is never left worse than before. A new configuration is settled once every pod of the Deployment runs
+it. Until then it is being tried, and is rolled back if CoreDNS does not become available. The progress is written to
+the ConfigMap together with the text, so that a restart continues there.
 """
 
 from __future__ import annotations
@@ -33,35 +33,37 @@ NODE_LOCAL = "node-local-dns"
 SERVICE = "crossdns"
 
 PROGRESS = "fleetboard.io/dns-forwarding"
-"""On the ConfigMap that holds our block: ``trying``, ``done`` or ``refused``, and the block's digest."""
+"""On the ConfigMap with our block: ``trying``, ``done`` or ``refused``, and the block's digest."""
 RESTARTED_FOR = "fleetboard.io/dns-forwarding"
-"""On the Deployment's pods: the digest of the block they were started for."""
+"""On the Deployment's pods: the digest of the block that they were started for."""
 OURS = "fleetboard.io/created-by"
 
 CHECK_S = 60.0
 SOON_S = 5.0
 ROLLOUT_S = 120.0
-# With no CoreDNS pod available for so long the cluster has no DNS: don't wait for the rest of the rollout.
+# Without an available CoreDNS pod the cluster has no DNS: do not wait for the whole rollout then.
 OUTAGE_S = 30.0
 _POLL_S = 1.0
 _ATTEMPTS = 5
 
-SETTLED = Gauge("fleetboard_dns_forwarding_settled", "1 while CoreDNS forwards our zones to crossdns.", registry=None)
+SETTLED = Gauge(
+    "fleetboard_dns_forwarding_settled", "1 while CoreDNS forwards the fleet's zones to crossdns.", registry=None
+)
 ROLLBACKS = Counter(
     "fleetboard_dns_forwarding_rollbacks",
-    "Times CoreDNS did not take the forwarding and got its old text back.",
+    "Times that CoreDNS failed with the forwarding and was rolled back.",
     registry=None,
 )
 
 
 def register(registry: CollectorRegistry) -> None:
-    """Show this module's metrics in ``registry``; call once."""
+    """Register this module's metrics; call once."""
     registry.register(SETTLED)
     registry.register(ROLLBACKS)
 
 
-class State(enum.Enum):
-    """How the forwarding stands."""
+class ForwardingState(enum.Enum):
+    """The state of the forwarding."""
 
     SETTLED = "settled"
     WAITING = "waiting"
@@ -70,16 +72,16 @@ class State(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one check found and did; ``sentence`` is for the log."""
+class ForwardingOutcome:
+    """The result of one check; ``message`` is for the log."""
 
-    state: State
-    sentence: str
+    state: ForwardingState
+    message: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Home:
-    """The ConfigMap and key that hold our block, and what they shall hold."""
+    """The ConfigMap and key for our block, and the wanted text."""
 
     config: core.ConfigMap | None
     name: str
@@ -91,12 +93,12 @@ class _Home:
         return "" if self.config is None else self.config.metadata.annotations.get(PROGRESS, "")
 
     @property
-    def right(self) -> bool:
+    def is_current(self) -> bool:
         return self.config is not None and self.config.data.get(self.key) == self.text
 
 
-class Forwarding:
-    """Sets up the forwarding and keeps it there; ``remove`` is for the uninstall."""
+class ForwardingController:
+    """Sets up the forwarding and maintains it; the uninstall calls ``remove``."""
 
     def __init__(
         self,
@@ -112,29 +114,31 @@ class Forwarding:
         self._client, self._namespace, self._zones = client, namespace, tuple(zones)
         self._recorder = recorder or events.Recorder(client, "syncer")
         self._rollout_s, self._outage_s, self._clock = rollout_s, outage_s, clock
-        self._said = ""
+        self._last_message = ""
 
     def run(self, stop: threading.Event) -> None:
-        """Check once a minute until ``stop``: upgrades of CoreDNS bring their own Corefile back."""
+        """Check once a minute until ``stop``: upgrades of CoreDNS restore their own Corefile."""
         while not stop.is_set():
             wait_s = SOON_S
             try:
                 outcome = self.check(stop)
-                self._say(outcome)
-                wait_s = SOON_S if outcome.state is State.WAITING else CHECK_S
+                self._report(outcome)
+                wait_s = SOON_S if outcome.state is ForwardingState.WAITING else CHECK_S
             except errors.KubeError as err:
-                log.warning("DNS forwarding not checked, trying again", extra={"error": str(err)})
+                log.warning("could not check the DNS forwarding, retrying", extra={"error": str(err)})
             stop.wait(wait_s)
 
-    def check(self, stop: threading.Event) -> Outcome:
-        """Bring the configuration to what it shall be, and wait until CoreDNS has taken it."""
+    def check(self, stop: threading.Event) -> ForwardingOutcome:
+        """Bring the configuration to its plan, and wait until CoreDNS runs with it."""
         address = self._address()
         if address is None:
-            return Outcome(State.WAITING, f"Service {self._namespace}/{SERVICE} has no address yet")
+            return ForwardingOutcome(ForwardingState.WAITING, f"Service {self._namespace}/{SERVICE} has no address yet")
         config = self._client.find(resource.CONFIG_MAPS, COREDNS, SYSTEM)
         deployment = self._client.find(resource.DEPLOYMENTS, COREDNS, SYSTEM)
         if config is None or deployment is None or "Corefile" not in config.data:
-            return Outcome(State.UNMANAGED, advice.advise(self._platform(), address=address, zones=self._zones))
+            return ForwardingOutcome(
+                ForwardingState.UNMANAGED, advice.advise(self._platform(), address=address, zones=self._zones)
+            )
         custom = self._client.find(resource.CONFIG_MAPS, CUSTOM, SYSTEM)
         try:
             wanted = corefile.plan(
@@ -142,75 +146,79 @@ class Forwarding:
             )
         except corefile.CorefileRefusedError as err:
             hint = advice.advise(advice.Platform.UNKNOWN, address=address, zones=self._zones)
-            return Outcome(State.REFUSED, f"ConfigMap {SYSTEM}/{COREDNS}: {err}. {hint}")
+            return ForwardingOutcome(ForwardingState.REFUSED, f"ConfigMap {SYSTEM}/{COREDNS}: {err}. {hint}")
         if not wanted.block:
             self.remove()
-            return Outcome(State.REFUSED, ". ".join(wanted.notes))
-        return self._settle(wanted, config, custom, address=address, stop=stop)
+            return ForwardingOutcome(ForwardingState.REFUSED, ". ".join(wanted.notes))
+        return self._set_up(wanted, config, custom, address=address, stop=stop)
 
     def remove(self) -> None:
-        """Take everything of ours out of CoreDNS' configuration; repeating it does no harm.
+        """Remove everything of ours from CoreDNS' configuration; idempotent.
 
         Raises:
-            errors.KubeError: the API is away or refuses.
+            errors.KubeError: the API can't be reached or refuses.
         """
         self._retry(lambda: self._clear(COREDNS, progress=None))
         self._retry(lambda: self._clear(CUSTOM, progress=None))
         self._restart(None)
         SETTLED.set(0)
 
-    def _settle(
+    def _set_up(
         self,
-        wanted: corefile.Plan,
+        wanted: corefile.CorefilePlan,
         config: core.ConfigMap,
         custom: core.ConfigMap | None,
         *,
         address: str,
         stop: threading.Event,
-    ) -> Outcome:
+    ) -> ForwardingOutcome:
         digest = _digest(wanted.block)
         if wanted.custom is None:
             home = _Home(config, COREDNS, "Corefile", wanted.corefile)
         else:
             home = _Home(custom, CUSTOM, corefile.CUSTOM_KEY, wanted.custom)
         if home.progress == f"refused {digest}":
-            return Outcome(State.REFUSED, _refusal(home.name))
-        if home.right and home.progress == f"done {digest}":
-            return self._done(wanted, address)
-        if not home.right:
+            return ForwardingOutcome(ForwardingState.REFUSED, _refusal(home.name))
+        if home.is_current and home.progress == f"done {digest}":
+            return self._settled(wanted, address)
+        if not home.is_current:
             if not self._available():
-                return Outcome(State.WAITING, f"no pod of Deployment {SYSTEM}/{COREDNS} is available: not touched")
+                return ForwardingOutcome(
+                    ForwardingState.WAITING,
+                    f"no pod of Deployment {SYSTEM}/{COREDNS} is available: its configuration is left alone",
+                )
             if wanted.custom is not None and config.data["Corefile"] != wanted.corefile:
                 self._write(_Home(config, COREDNS, "Corefile", wanted.corefile), progress=None)
         self._write(home, progress=f"trying {digest}")
         self._restart(digest)
-        if not self._taken(stop):
+        if not self._await_rollout(stop):
             if stop.is_set():
-                return Outcome(State.WAITING, "stopped while CoreDNS was restarting; goes on at the next start")
+                return ForwardingOutcome(
+                    ForwardingState.WAITING, "stopped while CoreDNS was restarting; the next start continues"
+                )
             return self._roll_back(home, digest)
         self._annotate(home.name, f"done {digest}")
-        return self._done(wanted, address)
+        return self._settled(wanted, address)
 
-    def _done(self, wanted: corefile.Plan, address: str) -> Outcome:
+    def _settled(self, wanted: corefile.CorefilePlan, address: str) -> ForwardingOutcome:
         sentences = [f"CoreDNS forwards to crossdns at {address}", *wanted.notes]
         if self._client.find(resource.DAEMON_SETS, NODE_LOCAL, SYSTEM) is not None:
             sentences.append(advice.advise_nodelocal(address=address, zones=self._zones))
-        return Outcome(State.SETTLED, ". ".join(sentences))
+        return ForwardingOutcome(ForwardingState.SETTLED, ". ".join(sentences))
 
-    def _roll_back(self, home: _Home, digest: str) -> Outcome:
+    def _roll_back(self, home: _Home, digest: str) -> ForwardingOutcome:
         self._retry(lambda: self._clear(home.name, progress=f"refused {digest}"))
         self._restart(None)
         ROLLBACKS.inc()
-        sentence = _refusal(home.name)
+        message = _refusal(home.name)
         deployment = self._client.find(resource.DEPLOYMENTS, COREDNS, SYSTEM)
         if deployment is not None:
-            regarding = {"apiVersion": "apps/v1", "kind": "Deployment", "name": COREDNS, "namespace": SYSTEM}
-            regarding["uid"] = deployment.metadata.uid
-            self._recorder.emit(regarding, reason="ForwardingRolledBack", message=sentence, type_="Warning")
-        return Outcome(State.REFUSED, sentence)
+            regarding = events.reference(resource.DEPLOYMENTS, deployment.metadata)
+            self._recorder.emit(regarding, reason="ForwardingRolledBack", message=message, type_="Warning")
+        return ForwardingOutcome(ForwardingState.REFUSED, message)
 
     def _write(self, home: _Home, *, progress: str | None) -> None:
-        """Write the text and how far we are in one go; refused when someone changed the ConfigMap meanwhile."""
+        """Write text and progress in one request, which conflicts if someone changed the ConfigMap meanwhile."""
         labelled = {"annotations": {PROGRESS: progress}}
         if home.config is None:
             created = {"name": home.name, "namespace": SYSTEM, "labels": {OURS: names.MANAGER}, **labelled}
@@ -226,7 +234,7 @@ class Forwarding:
         )
 
     def _clear(self, name: str, *, progress: str | None) -> None:
-        """Take our block out of one ConfigMap, whatever else was changed in it since."""
+        """Remove our block from one ConfigMap, whatever else changed in it since."""
         config = self._client.find(resource.CONFIG_MAPS, name, SYSTEM)
         if config is None:
             return
@@ -237,7 +245,7 @@ class Forwarding:
         try:
             bare = corefile.remove(text)
         except corefile.CorefileRefusedError as err:
-            log.error("ConfigMap %s/%s: %s", SYSTEM, name, err)  # noqa: TRY400 - the sentence says what to do
+            log.error("ConfigMap %s/%s: %s", SYSTEM, name, err)  # noqa: TRY400 - the message says what to do
             bare = text
         if bare != text:
             changes["Corefile"] = bare
@@ -252,7 +260,7 @@ class Forwarding:
             self._client.merge_patch(resource.CONFIG_MAPS, name, SYSTEM, {"metadata": metadata, "data": changes})
 
     def _restart(self, digest: str | None) -> None:
-        """Start CoreDNS' pods anew: kubelet takes up to 90 s to bring a ConfigMap to pods that run already."""
+        """Restart CoreDNS' pods: kubelet takes up to 90 s to update a ConfigMap in running pods."""
         deployment = self._client.find(resource.DEPLOYMENTS, COREDNS, SYSTEM)
         if deployment is None:
             return
@@ -261,9 +269,9 @@ class Forwarding:
             patch = {"spec": {"template": {"metadata": {"annotations": {RESTARTED_FOR: digest}}}}}
             self._client.merge_patch(resource.DEPLOYMENTS, COREDNS, SYSTEM, patch)
 
-    def _taken(self, stop: threading.Event) -> bool:
-        """Wait until every pod is one of the new configuration and available; False when that fails."""
-        began = seen = self._clock()
+    def _await_rollout(self, stop: threading.Event) -> bool:
+        """Wait until every pod runs the new configuration and is available; return False if that fails."""
+        began = available_at = self._clock()
         while not stop.is_set():
             now = self._clock()
             deployment = self._client.find(resource.DEPLOYMENTS, COREDNS, SYSTEM)
@@ -272,8 +280,8 @@ class Forwarding:
             if rolled_out(deployment):
                 return True
             if deployment.status.get("availableReplicas", 0):
-                seen = now
-            if now - began > self._rollout_s or now - seen > self._outage_s:
+                available_at = now
+            if now - began > self._rollout_s or now - available_at > self._outage_s:
                 return False
             stop.wait(_POLL_S)
         return False
@@ -297,7 +305,7 @@ class Forwarding:
         return advice.Platform.OPENSHIFT if group.kind == "APIGroup" else advice.Platform.UNKNOWN
 
     def _retry(self, write: Callable[[], None]) -> None:
-        """Repeat a write that reads first while someone else writes at the same time."""
+        """Repeat a read and write while others write at the same time."""
         for _ in range(_ATTEMPTS - 1):
             try:
                 return write()
@@ -305,17 +313,19 @@ class Forwarding:
                 continue
         return write()
 
-    def _say(self, outcome: Outcome) -> None:
-        """Log what is new, and show whether it is settled."""
-        SETTLED.set(1 if outcome.state is State.SETTLED else 0)
-        if outcome.sentence != self._said:
-            self._said = outcome.sentence
-            level = logging.INFO if outcome.state in (State.SETTLED, State.WAITING) else logging.WARNING
-            log.log(level, outcome.sentence, extra={"dns_forwarding": outcome.state.value})
+    def _report(self, outcome: ForwardingOutcome) -> None:
+        """Log a changed outcome, and set the metric."""
+        SETTLED.set(1 if outcome.state is ForwardingState.SETTLED else 0)
+        if outcome.message != self._last_message:
+            self._last_message = outcome.message
+            level = (
+                logging.INFO if outcome.state in (ForwardingState.SETTLED, ForwardingState.WAITING) else logging.WARNING
+            )
+            log.log(level, outcome.message, extra={"dns_forwarding": outcome.state.value})
 
 
 def rolled_out(deployment: core.PlainObject) -> bool:
-    """Tell whether every pod of a Deployment is of its newest template, and at least one is available."""
+    """Tell whether every pod of a Deployment has its newest template, and at least one is available."""
     status = deployment.status
     replicas = deployment.spec.get("replicas", 1)
     wanted, updated = int(1 if replicas is None else replicas), status.get("updatedReplicas", 0)
@@ -335,6 +345,6 @@ def _digest(block: str) -> str:
 
 def _refusal(name: str) -> str:
     return (
-        "CoreDNS did not become available with the forwarding of our zones, so its configuration was put back. See the "
+        "CoreDNS did not become available with the forwarding of the fleet's zones, so it was rolled back. See the "
         f"logs of its pods; to try again, remove the annotation {PROGRESS} from ConfigMap {SYSTEM}/{name}"
     )

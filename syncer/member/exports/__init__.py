@@ -1,1 +1,1 @@
-"""Exports: from this cluster's Services to the hub."""
+"""Exports this cluster's Services to the hub."""

@@ -1,7 +1,7 @@
-"""Say on a ServiceExport what became of it: Valid, Ready and Conflict (KEP-1645).
+"""Decides the conditions of a ServiceExport: Valid, Ready and Conflict (KEP-1645).
 
-Pure. One invariant: equal inputs give equal conditions, so that an unchanged export costs no write; only a status
-that flips moves its lastTransitionTime.
+Pure. Invariant: equal inputs give equal conditions, so that an unchanged export costs no write. Only a changed status
+moves lastTransitionTime.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fleetboard.model import fleet, mcs, meta
 from syncer.member.exports.plan import ExportPlan
 
 MESSAGE_LIMIT = 32768
-"""Characters that a condition's message may have (metav1.Condition)."""
+"""Most characters of a condition's message (metav1.Condition)."""
 VALID, READY, CONFLICT = "Valid", "Ready", "Conflict"
 _OURS = (VALID, READY, CONFLICT)
 
@@ -26,12 +26,12 @@ _VALID_MESSAGES: Mapping[str, str] = {
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """How far an export got.
+    """How far an export got on its way to the hub.
 
     Attributes:
-        written: Whether the hub holds it as planned.
-        pending: Why it doesn't yet, as a sentence.
-        refused: Why it never will unless somebody changes something, as a sentence.
+        written: Whether the hub has it as planned.
+        pending: Why the hub doesn't have it yet, as a sentence.
+        refused: Why the hub refuses it until somebody changes something, as a sentence.
     """
 
     written: bool = False
@@ -40,7 +40,7 @@ class Delivery:
 
 
 def plan(
-    export_: mcs.ServiceExport,
+    service_export: mcs.ServiceExport,
     planned: ExportPlan,
     *,
     delivery: Delivery,
@@ -48,8 +48,8 @@ def plan(
     cluster: str,
     now: str,
 ) -> list[meta.Condition]:
-    """Return the conditions of ``export_``, given the hub's merge of all exports of its name."""
-    generation = export_.metadata.generation
+    """Return the conditions of ``service_export``, given the hub's merge of all exports of its name."""
+    generation = service_export.metadata.generation
     if planned.valid != "Valid":
         message = _VALID_MESSAGES[planned.valid]
         wanted = [
@@ -64,16 +64,16 @@ def plan(
         ]
         if merged is not None and own is not None:
             wanted.append(_conflict(merged, generation=generation))
-    # Others may say more; of ours, what is not said now goes.
-    stay = {new.type for new in wanted}
-    conditions = [old for old in export_.status.conditions if old.type in stay or old.type not in _OURS]
+    # Conditions of others stay; ours that no longer apply go.
+    kept_types = {new.type for new in wanted}
+    conditions = [old for old in service_export.status.conditions if old.type in kept_types or old.type not in _OURS]
     for condition in wanted:
         conditions = meta.set_condition(conditions, condition, now=now)
     return conditions
 
 
 def is_member(merged: fleet.FleetService | None, cluster: str) -> bool:
-    """Tell whether the hub's merge holds the export of ``cluster``."""
+    """Tell whether the hub's merge has the export of ``cluster``."""
     return _constituent(merged, cluster) is not None
 
 
@@ -93,15 +93,15 @@ def _ready(
     if delivery.refused:
         return _condition(READY, "False", "Failed", delivery.refused, generation=generation)
     if not delivery.written:
-        # An export that the hub once merged stays exported while the hub can't be reached: nothing is withdrawn there.
+        # While the hub can't be reached it withdraws nothing: an export that it once merged stays exported.
         if own is not None:
-            message = f"Exported as the hub last took it. {delivery.pending}"
+            message = f"Exported as the hub last accepted it. {delivery.pending}"
             return _condition(READY, "True", "Exported", message, generation=generation)
         return _condition(READY, "False", "Pending", delivery.pending, generation=generation)
     if merged is None or own is None:
         message = "Written to the hub, which has not merged it yet."
         return _condition(READY, "False", "Pending", message, generation=generation)
-    # A headless name gives the pods' addresses all the same.
+    # A headless service's name has the pods' addresses even without ports.
     if own.ports_left_out and not own.ports and merged.spec.type != "Headless":
         return _condition(READY, "False", "Failed", own.ports_left_out, generation=generation)
     message = "Exported to the clusterset."

@@ -1,8 +1,8 @@
-"""Decide what one service of this cluster publishes to the clusterset.
+"""Decides what one service of this cluster publishes to the clusterset.
 
-Pure: the Service, its EndpointSlices, the pods' fleet addresses and the ServiceExport come in as values, what the hub
-shall hold comes out. One invariant: an address is published only when cnf says that it wired it to that pod
-(NodeAttachments); the pod's own annotations are never believed.
+Pure: takes the Service, its EndpointSlices, the pods' fleet addresses and the ServiceExport as values, and returns the
+objects that the hub must have. Invariant: an address is published only if cnf reports in NodeAttachments that it
+attached it to that pod. The pod's own annotations are never believed.
 """
 
 from __future__ import annotations
@@ -17,51 +17,45 @@ import msgspec
 
 from fleetboard.model import core, fleet, mcs, meta, names
 from fleetboard.model.addresses import Address
+from fleetboard.model.keys import ServiceKey
 
 ENDPOINTS_PER_SLICE = 1000
-"""What the API server accepts in one EndpointSlice."""
+"""Most endpoints that the API server accepts in one EndpointSlice."""
 
 _EXPORTABLE = ("ClusterIP", "NodePort", "LoadBalancer")
 _CLIENT_IP = "ClientIP"
 
 Ports = tuple[core.EndpointPort, ...]
 AddressesOf = Callable[[str], tuple[Address, ...]]
-"""Pod UID to the fleet addresses that cnf gave it; empty when it has none."""
+"""Return the fleet addresses that cnf attached to the pod of a UID; empty without any."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """What this cluster holds under one name.
+class ExportSource:
+    """What this cluster has under one name.
 
     Attributes:
-        namespace: Namespace of the Service and its ServiceExport.
-        name: Name of both.
-        export: The user's wish, if it is there.
-        service: The Service, if it is there.
+        key: Namespace and name of the Service and its ServiceExport.
+        export: The ServiceExport, if it exists.
+        service: The Service, if it exists.
         slices: The Service's own EndpointSlices (never imported ones).
     """
 
-    namespace: str
-    name: str
+    key: ServiceKey
     export: mcs.ServiceExport | None = None
     service: core.Service | None = None
     slices: Sequence[core.EndpointSlice] = ()
 
-    @property
-    def key(self) -> str:
-        """Name of the hub's objects for this service."""
-        return names.service_key(self.namespace, self.name)
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ExportPlan:
-    """What the hub shall hold for one service of this cluster.
+    """What the hub must have for one service of this cluster.
 
     Attributes:
         valid: Reason of the ServiceExport's Valid condition; empty when nothing asks for an export.
-        exported: The ExportedService, absent when nothing is to be published.
+        exported: The ExportedService; None when nothing is published.
         slices: Its EndpointSlices, named and labelled, without a namespace.
-        left_out: Endpoints that have no fleet address.
+        left_out: How many endpoints have no fleet address.
     """
 
     valid: str = ""
@@ -71,14 +65,14 @@ class ExportPlan:
 
     @property
     def endpoints(self) -> int:
-        """How many endpoints the slices hold."""
+        """The number of endpoints in the slices."""
         return sum(len(slice_.endpoints or ()) for slice_ in self.slices)
 
 
 NOTHING = ExportPlan()
 
 
-def plan(source: Source, *, cluster: str, addresses_of: AddressesOf) -> ExportPlan:
+def plan(source: ExportSource, *, cluster: str, addresses_of: AddressesOf) -> ExportPlan:
     """Decide what ``cluster`` publishes for ``source``."""
     export, service = source.export, source.service
     if export is None or export.metadata.deletion_timestamp:
@@ -102,7 +96,7 @@ def is_headless(service: core.Service) -> bool:
     return service.spec.cluster_ip == "None"
 
 
-def _exported(source: Source, export: mcs.ServiceExport, service: core.Service) -> fleet.ExportedService:
+def _exported(source: ExportSource, export: mcs.ServiceExport, service: core.Service) -> fleet.ExportedService:
     affinity = service.spec.session_affinity
     config = service.spec.session_affinity_config
     client_ip = config.client_ip if config is not None else None
@@ -112,8 +106,8 @@ def _exported(source: Source, export: mcs.ServiceExport, service: core.Service) 
         for port in service.spec.ports
     ]
     spec = fleet.ExportedServiceSpec(
-        namespace=source.namespace,
-        name=source.name,
+        namespace=source.key.namespace,
+        name=source.key.name,
         type="Headless" if is_headless(service) else "ClusterSetIP",
         ports=ports,
         session_affinity=affinity,
@@ -126,12 +120,12 @@ def _exported(source: Source, export: mcs.ServiceExport, service: core.Service) 
         export_uid=export.metadata.uid,
         export_created=export.metadata.creation_timestamp,
     )
-    return fleet.ExportedService(metadata=_metadata(source, name=source.key), spec=spec)
+    return fleet.ExportedService(metadata=_metadata(source, name=source.key.dotted), spec=spec)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Published:
-    """One endpoint under one fleet address."""
+    """One endpoint at one fleet address."""
 
     address: Address
     ports: Ports
@@ -141,8 +135,8 @@ class _Published:
 def _published(slices: Iterable[core.EndpointSlice], addresses_of: AddressesOf) -> tuple[list[_Published], int]:
     """Pair the endpoints with fleet addresses; count those that have none.
 
-    A dual-stack Service lists each pod once a family, and an endpoint on its way from one slice to another is listed
-    twice for a moment, so an address counts once a port set, in its best state (as kube-proxy does it).
+    A dual-stack Service lists each pod once for each family, and an endpoint that moves between slices is listed twice
+    for a moment. So an address counts once for each port set, in its best state, as in kube-proxy.
     """
     best: dict[tuple[Address, Ports], core.Endpoint] = {}
     without: set[str] = set()
@@ -154,8 +148,8 @@ def _published(slices: Iterable[core.EndpointSlice], addresses_of: AddressesOf) 
             if not addresses:
                 without.add(uid or ",".join(endpoint.addresses))
             for address in addresses:
-                known = best.get((address, ports))
-                if known is None or _rank(endpoint) > _rank(known):
+                other = best.get((address, ports))
+                if other is None or _rank(endpoint) > _rank(other):
                     best[address, ports] = endpoint
     return [_Published(address, ports, endpoint) for (address, ports), endpoint in best.items()], len(without)
 
@@ -177,17 +171,17 @@ def _ports(slice_: core.EndpointSlice) -> Ports:
 def _of_families(published: Sequence[_Published], families: Sequence[str]) -> Sequence[_Published]:
     """Keep the addresses of the Service's own families; all of them when the fleet has none of these.
 
-    A Service of one family promises nothing in the other. A cluster whose own network is of another family than the
-    fleet's says nothing about the fleet.
+    A Service of one family promises nothing in the other. But if a cluster's own network has another family than the
+    fleet, its Services' families say nothing about the fleet.
     """
     kept = [one for one in published if f"IPv{one.address.version}" in families]
     return kept or published
 
 
-def _slices(source: Source, published: Sequence[_Published], *, cluster: str) -> Iterator[core.EndpointSlice]:
-    """Yield EndpointSlices: one address family and one port set each, at most 1000 endpoints, in one order always."""
+def _slices(source: ExportSource, published: Sequence[_Published], *, cluster: str) -> Iterator[core.EndpointSlice]:
+    """Yield EndpointSlices: one address family and one port set each, at most 1000 endpoints, always in one order."""
     if not published:
-        # An exporting cluster always has a slice: importers tell "no endpoint" from "not heard yet".
+        # An exporting cluster always has a slice, so that importers can tell "no endpoint" from "not received yet".
         yield _slice(source, 4, (), [], part="", cluster=cluster)
         return
     for (family, ports), group in itertools.groupby(sorted(published, key=_slice_order), key=_slice_kind):
@@ -196,11 +190,11 @@ def _slices(source: Source, published: Sequence[_Published], *, cluster: str) ->
 
 
 def _parts(members: list[_Published], path: str = "") -> Iterator[tuple[str, list[_Published]]]:
-    """Cut endpoints into parts that fit a slice; each is named by the hash bits that its addresses share.
+    """Divide endpoints into parts that fit a slice; a part's name is the hash bits that its addresses share.
 
-    A part that is too large is halved by the next bit, and no other part notices: an endpoint that comes or goes
-    rewrites one slice of a service of thousands. (Cut by position, it would move one endpoint over each border
-    behind it.) Both halves have new names, so that they are there before the whole goes.
+    A part that is too large is halved by the next bit, without any effect on other parts: an endpoint that comes or
+    goes rewrites one slice of a service with thousands. (Division by position would move one endpoint across every
+    later border.) Both halves have new names, so that they exist before the whole is deleted.
     """
     if len(members) <= ENDPOINTS_PER_SLICE:
         yield path, members
@@ -228,17 +222,17 @@ def _slice_order(published: _Published) -> tuple[int, list[tuple[str, str, int, 
 
 
 def _slice(
-    source: Source, family: int, ports: Ports, members: list[_Published], *, part: str, cluster: str
+    source: ExportSource, family: int, ports: Ports, members: list[_Published], *, part: str, cluster: str
 ) -> core.EndpointSlice:
     labels = {
         names.LABEL_MANAGED_BY: names.MANAGER,
         names.LABEL_PROXY_NAME: names.PROXY_NAME,
-        names.LABEL_SERVICE_NAME: source.name,
-        names.LABEL_SERVICE_NAMESPACE: source.namespace,
+        names.LABEL_SERVICE_NAME: source.key.name,
+        names.LABEL_SERVICE_NAMESPACE: source.key.namespace,
         names.LABEL_SOURCE_CLUSTER: cluster,
     }
-    # By what is in it and not by its place: another port set's coming renames nothing.
-    name = f"{source.key}.ipv{family}.{_digest(ports)}" + (f".{part}" if part else "")
+    # Named by its content and not by its position, so that another port set renames nothing.
+    name = f"{source.key.dotted}.ipv{family}.{_digest(ports)}" + (f".{part}" if part else "")
     metadata = _metadata(source, name=name)
     return core.EndpointSlice(
         metadata=msgspec.structs.replace(metadata, labels=labels),
@@ -253,13 +247,13 @@ def _digest(ports: Ports) -> str:
     return hashlib.sha256(",".join(spelled).encode()).hexdigest()[:8]
 
 
-def _metadata(source: Source, *, name: str) -> meta.ObjectMeta:
-    labels = {names.LABEL_SERVICE_NAME: source.name, names.LABEL_SERVICE_NAMESPACE: source.namespace}
+def _metadata(source: ExportSource, *, name: str) -> meta.ObjectMeta:
+    labels = {names.LABEL_SERVICE_NAME: source.key.name, names.LABEL_SERVICE_NAMESPACE: source.key.namespace}
     return meta.ObjectMeta(name=name, labels=labels)
 
 
 def _endpoint(published: _Published) -> core.Endpoint:
-    """Rewrite an endpoint for other clusters: no node and no pod of ours is named, names may repeat there."""
+    """Rewrite an endpoint for other clusters, without node and pod: other clusters may have the same names."""
     endpoint = published.endpoint
     return core.Endpoint(
         addresses=[str(published.address)],
@@ -270,12 +264,12 @@ def _endpoint(published: _Published) -> core.Endpoint:
 
 
 def hostname(primary: Sequence[str]) -> str | None:
-    """Make an id, unique in its cluster, of a pod's primary address: a DNS label, and no more than an id elsewhere."""
+    """Make a hostname, unique in its cluster, of a pod's primary address: a DNS label that means nothing elsewhere."""
     if not primary:
         return None
     try:
         address = ipaddress.ip_address(primary[0])
     except ValueError:
-        # An FQDN slice: its endpoints have no pod and are left out before.
+        # An FQDN slice: its endpoints have no pod and are left out earlier.
         return None
     return address.exploded.replace(".", "-").replace(":", "-")

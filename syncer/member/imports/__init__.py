@@ -1,1 +1,1 @@
-"""Imports: from the clusterset's services to this cluster's ServiceImports and EndpointSlices."""
+"""Imports the clusterset's services into this cluster's ServiceImports and EndpointSlices."""

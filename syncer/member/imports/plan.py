@@ -1,7 +1,7 @@
-"""Decide what this cluster imports under one name: a ServiceImport and EndpointSlices, one source cluster each.
+"""Decides what this cluster imports under one name: a ServiceImport, and EndpointSlices of one source cluster each.
 
-Pure: the hub's merge, the slices of other clusters, this cluster's own export and what is there already come in as
-values. One invariant: nothing is taken away because something couldn't be read.
+Pure: takes the hub's merge, the slices of other clusters, this cluster's own export and the existing objects as values.
+Invariant: nothing is deleted because something could not be read.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ READY = "Ready"
 OPTIONAL_FIELDS = frozenset({"internalTrafficPolicy", "trafficDistribution"})
 """Fields of a ServiceImport's spec that older definitions (CRDs) lack."""
 
-# Found once: msgspec evaluates every annotation each time it is asked, which took most of a look at an import.
+# Computed once: msgspec evaluates every annotation at each call, which took most of the time of a reconcile.
 _OPTIONAL = tuple(field.name for field in msgspec.structs.fields(mcs.ServiceImportSpec) if field.default is None)
 
 
 class Fate(enum.Enum):
-    """What shall become of the ServiceImport."""
+    """What happens to the ServiceImport."""
 
     WRITE = "write"
     REMOVE = "remove"
@@ -42,18 +42,18 @@ class Situation:
     Attributes:
         cluster: This cluster.
         merged: The hub's merge of all exports.
-        local: What this cluster itself exports.
-        remote: Other clusters' slices as the hub holds them; None while the hub was never heard.
+        own: What this cluster itself exports.
+        remote: Other clusters' slices on the hub; None until the hub has been listed.
         blocks: Each cluster's address blocks.
-        families: Address families that this cluster's pods have in the fleet.
-        current: The ServiceImport that is there.
-        accepted: Whether this cluster takes imports in the namespace.
+        families: Address families of this cluster's fleet addresses.
+        current: The existing ServiceImport.
+        accepted: Whether this cluster accepts imports in the namespace.
         fields: Those of OPTIONAL_FIELDS that this cluster's definition of a ServiceImport has.
     """
 
     cluster: str
     merged: fleet.FleetService | None
-    local: ExportPlan
+    own: ExportPlan
     remote: Sequence[core.EndpointSlice] | None
     blocks: slices.Blocks
     families: tuple[str, ...]
@@ -64,18 +64,18 @@ class Situation:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ImportPlan:
-    """What this cluster shall hold under one name.
+    """What this cluster must have under one name.
 
     Attributes:
         fate: What to do with the ServiceImport.
-        spec: Its spec, None when that is the user's own business.
-        labels: Labels it shall carry.
-        annotations: Annotations it shall carry.
+        spec: Its spec; None when the user's stays.
+        labels: The labels to set.
+        annotations: The annotations to set.
         clusters: Exporting clusters, for its status.
         ready: Its Ready condition, without a time.
         slices: Its EndpointSlices, without namespace and owner.
-        frozen: Whether other clusters' slices stay as they are, because the hub was never heard.
-        dropped: Source cluster to the number of addresses that were refused.
+        frozen: Whether other clusters' slices stay as they are, because the hub has not been listed yet.
+        dropped: Source cluster to the number of refused addresses.
     """
 
     fate: Fate
@@ -95,7 +95,7 @@ class ImportPlan:
 
 
 def plan(situation: Situation) -> ImportPlan:
-    """Decide what becomes of one name in this cluster."""
+    """Decide what this cluster imports under one name."""
     if situation.merged is None or not situation.accepted:
         return _ended(situation)
     merged = situation.merged.spec
@@ -120,22 +120,22 @@ def plan(situation: Situation) -> ImportPlan:
 
 
 def _own(situation: Situation, merged: fleet.FleetServiceSpec) -> list[core.EndpointSlice]:
-    """Render this cluster's slices straight from its export plan, hub or no hub."""
-    local = situation.local
-    if local.exported is None:
+    """Render this cluster's own slices from its export plan, whether or not the hub can be reached."""
+    exported = situation.own
+    if exported.exported is None:
         return []
-    spec = local.exported.spec
-    served = [slice_ for slice_ in local.slices if _is_served(slice_, merged)]
+    spec = exported.exported.spec
+    served = [slice_ for slice_ in exported.slices if _is_served(slice_, merged)]
     return [slices.render_own(slice_, spec, merged, cluster=situation.cluster) for slice_ in served]
 
 
 def _is_served(slice_: core.EndpointSlice, merged: fleet.FleetServiceSpec) -> bool:
-    """Tell whether a slice is of a family that the service has; one without endpoints says that there are none."""
+    """Tell whether the service has the slice's family; a slice without endpoints is needed in any case."""
     return not (slice_.endpoints and merged.ip_families) or slice_.address_type in merged.ip_families
 
 
 def _remote(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[list[core.EndpointSlice], Mapping[str, int]]:
-    """Render other clusters' slices and count refused addresses; a cluster that the merge doesn't name has none."""
+    """Render other clusters' slices and count refused addresses; skip clusters that are not in the merge."""
     constituents = {one.cluster: one for one in merged.constituents if one.cluster != situation.cluster}
     dropped: collections.Counter[str] = collections.Counter()
     rendered = []
@@ -150,13 +150,16 @@ def _remote(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[list[
 
 
 def _ended(situation: Situation) -> ImportPlan:
-    """Nobody exports the name, or not for us: ours goes; a user's stays, emptied if we ever filled it."""
+    """Plan a name that nobody exports, or that is not accepted here.
+
+    A ServiceImport that syncer created is deleted. A user's stays, emptied if syncer ever filled it.
+    """
     if situation.current is None:
         return ImportPlan(fate=Fate.REMOVE)
     message = "No cluster exports this service."
     if not situation.accepted:
         message = (
-            "This cluster takes no imports in this namespace (imports.namespaces and imports.refused of its agent)."
+            "This cluster accepts no imports in this namespace (imports.namespaces and imports.refused of its agent)."
         )
     ready = meta.Condition(type=READY, status="False", reason="Pending", message=message)
     annotations = situation.current.metadata.annotations
@@ -173,7 +176,7 @@ def _spec(spec: fleet.FleetServiceSpec, families: tuple[str, ...]) -> mcs.Servic
     """Render the ServiceImport's spec; addresses and families always go together (conformance reads both at once)."""
     headless = spec.type == "Headless"
     vips = [] if headless else [ipaddress.ip_address(vip) for vip in spec.vips]
-    # A headless service has no address to tell its families by, and a hub of the version before doesn't say them.
+    # A headless service has no address that shows its families, and an older hub does not name them.
     served = spec.ip_families or list(families)
     config = None
     if spec.session_affinity == "ClientIP" and spec.session_affinity_timeout_s:
@@ -195,7 +198,7 @@ def _spec(spec: fleet.FleetServiceSpec, families: tuple[str, ...]) -> mcs.Servic
 
 
 def _known(spec: mcs.ServiceImportSpec, fields: frozenset[str]) -> mcs.ServiceImportSpec:
-    """Leave out what this cluster's definition lacks: server-side apply of such a field fails whole."""
+    """Leave out fields that this cluster's CRD lacks: server-side apply fails as a whole with one of them."""
     if "internalTrafficPolicy" not in fields:
         spec = msgspec.structs.replace(spec, internal_traffic_policy=None)
     if "trafficDistribution" not in fields:
@@ -204,9 +207,9 @@ def _known(spec: mcs.ServiceImportSpec, fields: frozenset[str]) -> mcs.ServiceIm
 
 
 def _clusters(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[str, ...]:
-    """List the exporting clusters: of itself this cluster knows better than the hub."""
+    """List the exporting clusters; about itself this cluster knows better than the hub."""
     others = {one.cluster for one in merged.constituents} - {situation.cluster}
-    own = {situation.cluster} if situation.local.exported is not None else set()
+    own = {situation.cluster} if situation.own.exported is not None else set()
     return tuple(sorted(others | own))
 
 
@@ -215,17 +218,17 @@ def _ready(
 ) -> meta.Condition:
     if families and spec.ip_families and not set(families) & set(spec.ip_families):
         message = (
-            f"The service is served by {' and '.join(spec.ip_families)}, and this cluster's pods have addresses of "
-            f"{' and '.join(families)} in the fleet."
+            f"The service has {' and '.join(spec.ip_families)} addresses, but this cluster's pods have "
+            f"{' and '.join(families)} fleet addresses."
         )
         return meta.Condition(type=READY, status="False", reason="IPFamilyNotSupported", message=message)
     if spec.type != "Headless" and not spec.ips:
-        message = "The hub has not given the service a virtual address yet."
+        message = "The hub has not allocated a virtual address to the service yet."
         return meta.Condition(type=READY, status="False", reason="Pending", message=message)
     message = "Imported from the clusterset."
     for cluster, count in sorted(dropped.items()):
         noun = "address" if count == 1 else "addresses"
-        message += f" {count} {noun} of cluster {cluster} refused: outside the blocks that the hub gave it."
+        message += f" {count} {noun} of cluster {cluster} refused: outside the blocks that the hub allocated to it."
     if left_out:
         noun = "label or annotation" if left_out == 1 else "labels and annotations"
         message += f" {left_out} exported {noun} left out: invalid, reserved or too large."
@@ -233,7 +236,7 @@ def _ready(
 
 
 def surplus(current: Iterable[core.EndpointSlice], plan_: ImportPlan, *, cluster: str) -> list[core.EndpointSlice]:
-    """Return those of our slices that have no place in the plan; when frozen, only this cluster's own count."""
+    """Return the slices that are not in the plan; when it is frozen, only this cluster's own."""
     wanted = {slice_.metadata.name for slice_ in plan_.slices}
     unwanted = [slice_ for slice_ in current if slice_.metadata.name not in wanted]
     if not plan_.frozen:
@@ -258,25 +261,25 @@ def _marks(labels: Iterable[str], annotations: Iterable[str], spec: mcs.ServiceI
 
 
 def _optional(spec: mcs.ServiceImportSpec) -> dict[str, object]:
-    """Return the fields that are left out where there is nothing to say: another's value may stand there."""
+    """Return the optional fields: where the plan has none, somebody else's value may stay."""
     return {name: getattr(spec, name) for name in _OPTIONAL}
 
 
 def needs_write(current: mcs.ServiceImport | None, plan_: ImportPlan, *, written: frozenset[str] | None) -> bool:
     """Tell whether the ServiceImport differs from the plan.
 
-    ``written`` are the marks of our last write; before the first one, any mark that is there and not planned may be
-    one that we set before a restart, and one write settles it.
+    ``written`` are the marks of our last write. Before the first write, any mark that exists and is not planned may be
+    from before a restart, and one write removes it.
     """
     if current is None or plan_.spec is None:
         return current is None
-    unsaid = {name: None for name, value in _optional(plan_.spec).items() if value is None}
-    if msgspec.structs.replace(current.spec, **unsaid) != plan_.spec:
+    unplanned = {name: None for name, value in _optional(plan_.spec).items() if value is None}
+    if msgspec.structs.replace(current.spec, **unplanned) != plan_.spec:
         return True
     labels, annotations = current.metadata.labels, current.metadata.annotations
     if any(labels.get(key) != value for key, value in plan_.labels.items()):
         return True
     if any(annotations.get(key) != value for key, value in plan_.annotations.items()):
         return True
-    there = _marks(labels, annotations, current.spec)
-    return bool((there if written is None else written) - marks_of(plan_))
+    existing = _marks(labels, annotations, current.spec)
+    return bool((existing if written is None else written) - marks_of(plan_))

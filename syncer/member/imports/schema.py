@@ -1,10 +1,11 @@
-"""What this cluster's own CRDs can hold, where installed ones may be older than ours.
+"""Reads which fields this cluster's MCS CRDs have: installed ones may be older than ours.
 
-One invariant: asked of what the API server serves, so that a CRD which somebody else manages counts as it is.
+It asks what the API server serves, so that a CRD which somebody else manages counts as it is.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -12,9 +13,25 @@ import msgspec
 
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
-from fleetboard.model import resource
+from fleetboard.model import mcs, resource
+from syncer.member.imports import plan
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImportSchema:
+    """What ServiceImports are in this cluster.
+
+    Attributes:
+        kind: ServiceImport in the version to use.
+        slice_objects: Whether they have ``status.endpointSliceObjects``.
+        fields: The optional fields that their spec has (``plan.OPTIONAL_FIELDS``).
+    """
+
+    kind: resource.Resource[mcs.ServiceImport] = resource.SERVICE_IMPORTS
+    slice_objects: bool = True
+    fields: frozenset[str] = plan.OPTIONAL_FIELDS
 
 
 class _Named(msgspec.Struct):
@@ -25,11 +42,26 @@ class _Served(msgspec.Struct):
     resources: list[_Named]
 
 
+def read_import(client: Client) -> ImportSchema:
+    """Read which ServiceImports this cluster has.
+
+    Raises:
+        errors.KubeError: it can't be read.
+    """
+    kind = newest(client, resource.SERVICE_IMPORTS, known=mcs.VERSIONS)
+    document = read(client, kind)
+    return ImportSchema(
+        kind=kind,
+        slice_objects=find_field(document, kind.kind, ("status", "endpointSliceObjects")),
+        fields=frozenset(name for name in plan.OPTIONAL_FIELDS if find_field(document, kind.kind, ("spec", name))),
+    )
+
+
 def read(client: Client, kind: resource.AnyResource) -> Any:
     """Return the OpenAPI v3 document that describes ``kind``.
 
     Raises:
-        errors.KubeError: it can't be read, which says nothing of what it holds.
+        errors.KubeError: it can't be read.
     """
     path = f"/openapi/v3/apis/{kind.group}/{kind.version}"
     try:
@@ -39,13 +71,13 @@ def read(client: Client, kind: resource.AnyResource) -> Any:
 
 
 def newest(client: Client, kind: resource.Resource[T], *, known: Iterable[str]) -> resource.Resource[T]:
-    """Return ``kind`` in the first version of ``known`` that is served, as it is when none is.
+    """Return ``kind`` in the first version of ``known`` that is served, or unchanged when none is.
 
-    The newest is the one that Kubernetes' own controllers watch. Watches of another cost the API server a cache of
-    their own, and its garbage collector asks three times about each object whose owner is named in another version.
+    Kubernetes' own controllers watch the newest version. Watches of another version cost the API server a second cache,
+    and its garbage collector asks three times about each object whose owner is named in another version.
 
     Raises:
-        errors.KubeError: it can't be read what is served.
+        errors.KubeError: the served resources can't be read.
     """
     for version in known:
         path = f"/apis/{kind.group}/{version}"

@@ -1,1 +1,1 @@
-"""Joining the hub, and staying joined."""
+"""Joins the hub and keeps the credential."""

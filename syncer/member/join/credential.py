@@ -1,11 +1,11 @@
-"""Joining the hub and staying joined: bootstrap token to member token, renewed daily, with the hub's CA followed.
+"""Exchanges the bootstrap token for a member token, renews that daily, and follows the hub's CA.
 
-One invariant: a credential that works is never given up before a newer one is stored in the child, so a restart at
-any moment, with or without the hub, finds one.
+Invariant: a working credential is never dropped before a newer one is stored in this cluster. So a restart at any
+moment, with or without the hub, finds one.
 
-The daemon calls ``ensure`` (again, until it returns), gives ``connect()`` to whatever talks to the hub, and runs
-``run`` in a thread. ``on_change`` is called when the hub's address, our name or the CA changed: clients made before
-must go, which a restart of the process does.
+The daemon calls ``ensure`` until it returns, gives ``connect()`` to every part that talks to the hub, and runs ``run``
+in a thread. ``on_change`` is called when the hub's address, this cluster's name or the CA changed: older clients must
+be discarded, which a restart of the process does.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from syncer.member.join.errors import (
     TokenRefusedError,
 )
 from syncer.member.join.settings import HubJoin, StoredCredential
+from syncer.member.settings import FIELD_MANAGER
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-MANAGER = "syncer"
 CHECK_S = 60.0
 RENEW_S = 24 * 3600.0
 
@@ -45,12 +45,12 @@ class Credential:
     """The member's credential on the hub.
 
     Attributes:
-        problem: Why the hub refuses us or can't be reached, as of the last try; None when all is well.
+        problem: Why the last attempt failed to reach the hub, or was refused; None when it succeeded.
     """
 
     def __init__(
         self,
-        child: Client,
+        local: Client,
         *,
         namespace: str,
         cluster_uid: str,
@@ -59,7 +59,7 @@ class Credential:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.problem: JoinError | None = None
-        self._child = child
+        self._local = local
         self._namespace = namespace
         self._cluster_uid = cluster_uid
         self._user_agent = user_agent
@@ -70,52 +70,54 @@ class Credential:
 
     @property
     def join(self) -> HubJoin:
-        """What the chart said; there after the first ``ensure``, even one that failed at the hub."""
+        """The chart's settings; available after the first ``ensure``, even one that failed at the hub."""
         if self._join is None:
             raise JoinSettingsError(f"Secret {settings.JOIN_SECRET!r} was not read yet")
         return self._join
 
     def token(self) -> str:
-        """Return the member token of now; give this to ``Client.from_token``."""
+        """Return the current member token; give this method to ``Client.from_token``."""
         if self._stored is None:
             raise TokenRefusedError(f"cluster {self.join.cluster!r} has not joined the hub yet")
         return self._stored.token
 
     def connect(self) -> Client:
-        """Return a client of the hub that always shows the newest token."""
+        """Return a client of the hub that always sends the newest token."""
         stored = self._stored
         return self._client(stored.ca_pem if stored is not None else self.join.ca_pem, self.token)
 
     def ensure(self) -> None:
-        """Take the stored credential, or exchange the bootstrap token for one.
+        """Load the stored credential, or exchange the bootstrap token for one.
 
-        A stored one is taken without asking the hub, which may be away; ``run`` asks.
+        A stored credential is not verified here, since the hub may be unreachable; ``run`` verifies it.
 
         Raises:
             JoinError: nothing usable is stored and the exchange failed.
-            KubeError: the child's own API failed.
+            KubeError: this cluster's own API failed.
         """
         self._read_join()
         if self._stored is None:
-            self._noting(self._exchange)
+            self._record_problem(self._exchange)
 
     def run(self, stop: threading.Event) -> None:
-        """Ask the hub every minute whether it still accepts us, and renew daily, until stopped."""
+        """Verify the credential at the hub every minute, and renew it daily, until stopped."""
         while not stop.is_set():
             try:
                 self._read_join()
-                self._noting(self.refresh)
+                self._record_problem(self.reissued_credential)
             except JoinError as err:
-                LOG.warning("hub refuses us or is away", extra={"reason": err.reason, "error": str(err)})
+                log.warning(
+                    "the hub refused this cluster or can't be reached", extra={"reason": err.reason, "error": str(err)}
+                )
             except errors.KubeError as err:
-                LOG.warning("can't read or keep the hub's credential", extra={"error": str(err)})
+                log.warning("could not read or store the hub's credential", extra={"error": str(err)})
             stop.wait(CHECK_S * random.uniform(0.9, 1.1))
 
-    def refresh(self) -> None:
-        """Verify the credential at the hub, renew it when due, follow the hub's CA, exchange anew when revoked.
+    def reissued_credential(self) -> None:
+        """Verify the credential at the hub, renew it when due, follow the hub's CA, and replace a revoked one.
 
         Raises:
-            JoinError: the hub refuses us or can't be reached; the stored credential stays.
+            JoinError: the hub refuses this cluster or can't be reached; the stored credential stays.
         """
         if self._stored is None:
             self._exchange()
@@ -123,7 +125,7 @@ class Credential:
         try:
             self._verify(self.connect())
         except TokenRefusedError:
-            # The operator may have given us a new bootstrap token after removing this cluster.
+            # The operator may have set a new bootstrap token after removing this cluster.
             self._exchange()
             return
         except HubCertificateError:
@@ -133,7 +135,7 @@ class Credential:
             self._renew(self._stored)
             self._follow_ca()
 
-    def _noting(self, step: Callable[[], None]) -> None:
+    def _record_problem(self, step: Callable[[], None]) -> None:
         try:
             step()
         except JoinError as err:
@@ -142,7 +144,7 @@ class Credential:
         self.problem = None
 
     def _read_join(self) -> None:
-        found = self._child.find(resource.SECRETS, settings.JOIN_SECRET, self._namespace)
+        found = self._local.find(resource.SECRETS, settings.JOIN_SECRET, self._namespace)
         before = self._join
         try:
             self._join = settings.parse_join(found)
@@ -152,27 +154,27 @@ class Credential:
         if before is not None and (before.server, before.member) != (self._join.server, self._join.member):
             self._on_change()
         if self._stored is None or not self._stored.is_for(self._join):
-            secret = self._child.find(resource.SECRETS, settings.CREDENTIAL_SECRET, self._namespace)
+            secret = self._local.find(resource.SECRETS, settings.CREDENTIAL_SECRET, self._namespace)
             stored = settings.parse_credential(secret)
             self._stored = stored if stored is not None and stored.is_for(self._join) else None
 
     def _exchange(self) -> None:
         join = self.join
         bootstrap = self._client(join.ca_pem, lambda: join.token)
-        fresh = self._request(bootstrap, join.ca_pem)
-        hub = self._client(fresh.ca_pem, lambda: fresh.token)
+        credential = self._request(bootstrap, join.ca_pem)
+        hub = self._client(credential.ca_pem, lambda: credential.token)
         self._verify(hub)
-        self._keep(fresh)
-        LOG.info("joined the hub", extra={"cluster": join.cluster, "server": join.server})
+        self._store(credential)
+        log.info("joined the hub", extra={"cluster": join.cluster, "server": join.server})
         try:
             hub.delete(resource.SECRETS, membership.BOOTSTRAP, join.member.namespace)
         except errors.KubeError as err:
-            # The hub deletes it as well when it sees our first report, and it dies by itself.
-            LOG.info("bootstrap token not revoked by us", extra={"error": str(err)})
+            # The hub deletes it as well when it sees the first report, and it expires.
+            log.info("could not revoke the bootstrap token", extra={"error": str(err)})
 
     def _renew(self, stored: StoredCredential) -> None:
-        self._keep(self._request(self.connect(), stored.ca_pem))
-        LOG.info("renewed the hub's credential", extra={"cluster": self.join.cluster})
+        self._store(self._request(self.connect(), stored.ca_pem))
+        log.info("renewed the hub's credential", extra={"cluster": self.join.cluster})
 
     def _request(self, hub: Client, ca_pem: bytes) -> StoredCredential:
         join = self.join
@@ -206,28 +208,28 @@ class Credential:
         try:
             found = self.connect().find(resource.CONFIG_MAPS, membership.ROOT_CA, self.join.member.namespace)
         except errors.KubeError as err:
-            LOG.info("can't read the hub's CA", extra={"error": str(err)})
+            log.info("could not read the hub's CA", extra={"error": str(err)})
             return
         published = found.data.get("ca.crt", "").encode() if found is not None else b""
         if published and published != stored.ca_pem and settings.is_ca_bundle(published):
             try:
                 self._try_ca(published)
             except JoinError as err:
-                # The URL we use is served under another CA than the one the hub's pods see.
-                LOG.debug("the hub's own CA does not vouch for its URL", extra={"error": str(err)})
+                # The hub's URL is served under another CA than the one that the hub's pods see.
+                log.debug("the hub's own CA did not sign the certificate of its URL", extra={"error": str(err)})
 
     def _try_ca(self, ca_pem: bytes) -> None:
-        """Change to ``ca_pem`` if the hub can be verified with it."""
-        assert self._stored is not None, "called with a stored credential only"
+        """Switch to ``ca_pem`` if the hub can be verified with it."""
+        assert self._stored is not None, "only called with a stored credential"
         self._verify(self._client(ca_pem, self.token))
         if ca_pem != self._stored.ca_pem:
-            self._keep(dataclasses.replace(self._stored, ca_pem=ca_pem))
-            LOG.info("the hub's CA changed", extra={"cluster": self.join.cluster})
+            self._store(dataclasses.replace(self._stored, ca_pem=ca_pem))
+            log.info("the hub's CA changed", extra={"cluster": self.join.cluster})
             self._on_change()
 
-    def _keep(self, stored: StoredCredential) -> None:
+    def _store(self, stored: StoredCredential) -> None:
         secret = settings.render_credential(stored, namespace=self._namespace)
-        self._child.apply(resource.SECRETS, secret, manager=MANAGER)
+        self._local.apply(resource.SECRETS, secret, manager=FIELD_MANAGER)
         self._stored = stored
 
     def _client(self, ca_pem: bytes, token: Callable[[], str]) -> Client:
@@ -235,16 +237,16 @@ class Credential:
 
 
 def renewal_due(stored: StoredCredential) -> float:
-    """Return when to renew: daily, or at half the life of a token that the hub capped below two days."""
+    """Return when to renew: daily, or at half the lifetime of a token that the hub limits to less than two days."""
     return stored.issued + min(RENEW_S, (stored.expires - stored.issued) / 2)
 
 
 def check_peer(peer: fleet.Peer | None, *, join: HubJoin, cluster_uid: str) -> None:
-    """Check that the hub's Peer of our name is ours.
+    """Check that the hub's Peer with this cluster's name belongs to this cluster.
 
     Raises:
         ClusterRefusedError: the hub has no such member.
-        ClusterNameTakenError: the Peer is of another cluster.
+        ClusterNameTakenError: the Peer belongs to another cluster.
     """
     if peer is None:
         raise ClusterRefusedError(
@@ -259,7 +261,7 @@ def check_peer(peer: fleet.Peer | None, *, join: HubJoin, cluster_uid: str) -> N
 
 
 def explain(err: errors.KubeError, join: HubJoin) -> JoinError:
-    """Say in one sentence what the hub's answer means for an operator."""
+    """Explain the hub's answer to an operator, in one message."""
     who = f"cluster {join.cluster!r} of clusterset {join.clusterset!r}"
     match err:
         case errors.CertificateRefusedError():

@@ -1,11 +1,11 @@
-"""Why joining, or staying joined, fails; each message is the one sentence an operator needs.
+"""Why joining the hub fails; each message tells an operator what to do.
 
     JoinError
     +-- JoinSettingsError        the Secret the chart wrote can't be used
     +-- HubUnreachableError      no answer from the hub's API
-    +-- HubCertificateError      the hub's certificate isn't signed by the CA we were given
+    +-- HubCertificateError      the hub's certificate is not signed by the configured CA
     +-- TokenRefusedError        unknown, expired, used or revoked token
-    +-- ClusterRefusedError      the token is another cluster's, or the cluster isn't known
+    +-- ClusterRefusedError      the token belongs to another cluster, or the cluster is unknown
     +-- ClusterNameTakenError    another cluster has this name already
     +-- HubRefusedError          any other answer of the hub's API
 
@@ -22,42 +22,42 @@ class JoinError(Exception):
 
 
 class JoinSettingsError(JoinError):
-    """The Secret ``hub-join`` is missing or malformed; trying again doesn't help before it changes."""
+    """The Secret ``hub-join`` is missing or malformed; a retry does not help until it changes."""
 
     reason = "SettingsRefused"
 
 
 class HubUnreachableError(JoinError):
-    """The hub's API didn't answer; it will be tried again."""
+    """The hub's API did not answer; the attempt is repeated."""
 
     reason = "HubUnreachable"
 
 
 class HubCertificateError(JoinError):
-    """The hub's API showed a certificate that the CA doesn't vouch for."""
+    """The hub's API presented a certificate that the CA did not sign."""
 
     reason = "HubCertificateRefused"
 
 
 class TokenRefusedError(JoinError):
-    """The hub doesn't know the token (any more)."""
+    """The hub does not accept the token, or no longer does."""
 
     reason = "TokenRefused"
 
 
 class ClusterRefusedError(JoinError):
-    """The token doesn't belong to the cluster name that was given."""
+    """The token does not belong to the given cluster name."""
 
     reason = "ClusterRefused"
 
 
 class ClusterNameTakenError(JoinError):
-    """Another cluster joined under this name before."""
+    """Another cluster has already joined under this name."""
 
     reason = "ClusterNameTaken"
 
 
 class HubRefusedError(JoinError):
-    """The hub's API answered with another error."""
+    """The hub's API returned another error."""
 
     reason = "HubRefused"

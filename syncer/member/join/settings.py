@@ -1,6 +1,6 @@
-"""What joining needs to know and to keep: the chart's Secret ``hub-join`` and our own Secret ``hub-credential``.
+"""What joining reads and stores: the chart's Secret ``hub-join`` and the syncer's own Secret ``hub-credential``.
 
-One invariant: a credential names the server and the namespace it is for, so it is never sent anywhere else.
+Invariant: a credential names the server and the namespace that it is for, and is never sent anywhere else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CREDENTIAL_SECRET = "hub-credential"  # noqa: S105 - the name of an object
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HubJoin:
-    """How to reach the hub, and as whom, as the agent's chart wrote it."""
+    """How to reach the hub, and as which member, as the agent's chart wrote it."""
 
     server: str
     ca_pem: bytes
@@ -31,18 +31,18 @@ class HubJoin:
 
     @property
     def cluster(self) -> str:
-        """Our own name in the clusterset."""
+        """The name of this cluster in the clusterset."""
         return self.member.cluster
 
     @property
     def clusterset(self) -> str:
-        """The clusterset we are a member of."""
+        """The clusterset that this cluster is a member of."""
         return self.member.clusterset
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoredCredential:
-    """The member's token and the hub's CA as they are kept in the child. Times are seconds since the epoch."""
+    """The member's token and the hub's CA as stored in this cluster. Times are seconds since the epoch."""
 
     server: str
     namespace: str
@@ -52,7 +52,7 @@ class StoredCredential:
     expires: float
 
     def is_for(self, join: HubJoin) -> bool:
-        """Whether this credential may be shown to the hub that ``join`` names."""
+        """Whether this credential may be sent to the hub that ``join`` names."""
         return self.server == join.server and self.namespace == join.member.namespace
 
 
@@ -102,7 +102,7 @@ def is_ca_bundle(pem: bytes) -> bool:
 
 
 def parse_credential(secret: core.Secret | None) -> StoredCredential | None:
-    """Read our own Secret; one that can't be read is as good as none, because joining writes it anew."""
+    """Read the stored credential; one that can't be read counts as missing, because joining writes it again."""
     if secret is None:
         return None
     try:
@@ -120,7 +120,7 @@ def parse_credential(secret: core.Secret | None) -> StoredCredential | None:
 
 
 def render_credential(stored: StoredCredential, *, namespace: str) -> dict[str, Any]:
-    """Render our own Secret, which lives in the child's ``namespace``."""
+    """Render the Secret that stores the credential in this cluster."""
     fields = {
         "server": stored.server.encode(),
         "namespace": stored.namespace.encode(),

@@ -1,8 +1,7 @@
-"""Run the latency probe: ask one cluster after the other, and echo what others ask.
+"""Runs the latency probe: asks one cluster after the other, and echoes what others ask.
 
-Only this process' monotonic clock is read, so clusters' clocks may differ as they like. A round trip goes the same road
-twice, and half of it is what is shown. One invariant: a probe Service is believed only where a member of that name, and
-nobody else, exports it.
+Only this process' monotonic clock is read, so the clusters' clocks may differ. A round trip takes the same path twice;
+half of it is reported. Invariant: a probe Service is believed only if the member of its name, and no other, exports it.
 """
 
 from __future__ import annotations
@@ -22,20 +21,22 @@ from fleetboard.kube import errors, workqueue
 from fleetboard.kube.client import Client
 from fleetboard.kube.controller import Controller
 from fleetboard.model import fleet, resource
+from fleetboard.model.keys import ServiceKey
 from syncer.member.dns import asking
 from syncer.member.probe import plan
 
 log = logging.getLogger(__name__)
 
-MANAGER = "syncer-probe"
+FIELD_MANAGER = "syncer-probe"
+"""Not the syncer's: the ports of the probe Service are the probe's alone."""
 SERVER = "crossdns"
 DNS_PORT = 53
 LOST_S = 10.0
 """An echo that takes longer is lost."""
 ECHO_S = 2.0
-"""How long an echo waits for this cluster's DNS: others wait behind it."""
+"""How long an echo waits for this cluster's DNS: other echoes wait for it."""
 CLUSTERS_PER_INTERVAL = 8
-"""Every child writes what a probe changes: with more clusters than these each asks less often, so that none drowns."""
+"""Every member writes what a probe changes: with more clusters, each asks less often to limit the writes."""
 POLL_S = 0.01
 
 SECONDS = Histogram(
@@ -46,53 +47,57 @@ SECONDS = Histogram(
     registry=None,
 )
 LOST = Counter(
-    "fleetboard_export_probe_lost", "Echoes of another cluster that did not come.", ["cluster"], registry=None
+    "fleetboard_export_probe_lost", "Echoes of another cluster that did not arrive.", ["cluster"], registry=None
 )
 
 
-class Merged(Protocol):
-    """The hub's merges, as ``clusterset.Clusterset`` has them."""
+class MergedServices(Protocol):
+    """The part of ``clusterset.Clusterset`` that the probe reads."""
 
-    def service(self, key: str) -> fleet.FleetService | None:
-        """Return the merge of ``namespace/name``."""
+    def service(self, key: ServiceKey) -> fleet.FleetService | None:
+        """Return the merge of all exports of a service."""
 
     def peer(self, name: str) -> fleet.Peer | None:
-        """Return a member."""
+        """Return a member's Peer."""
 
-    def service_keys(self) -> list[str]:
-        """Return ``namespace/name`` of every service."""
+    def service_keys(self) -> list[ServiceKey]:
+        """Return every service."""
 
 
-class Probing:
-    """Probe from one cluster; ``ask`` stands in for DNS where there is none."""
+class ProbeController:
+    """Probe from one cluster; ``ask`` replaces DNS in tests.
+
+    Attributes:
+        echoes_due: Clusters whose question may wait for an echo.
+    """
 
     def __init__(
         self,
-        child: Client,
+        local: Client,
         *,
-        clusterset: Merged,
+        clusterset: MergedServices,
         cluster: str,
         namespace: str,
         interval_s: float,
         ask: Callable[[str], Sequence[int]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._child, self._clusterset = child, clusterset
+        self._local, self._clusterset = local, clusterset
         self._cluster, self._namespace, self._interval_s = cluster, namespace, interval_s
         self._ask, self._clock = ask or self._ask_crossdns, clock
         self._lock = threading.Lock()
-        self._said = plan.Said()
-        self._noticed = workqueue.WorkQueue[str]()
-        self._known: frozenset[str] = frozenset()
-        # Anywhere: an echo that a former process was given must not be taken for ours.
+        self._service = plan.ProbeService()
+        self.echoes_due = workqueue.WorkQueue[str]()
+        self._measured: frozenset[str] = frozenset()
+        # A random start: an echo for a former process must not be mistaken for one of this process.
         self._number = random.randrange(*plan.NUMBERS)
         self._server = ""
 
-    def notice(self, key: str) -> None:
-        """Learn that the merge of ``namespace/name`` may have changed."""
+    def enqueue(self, key: ServiceKey) -> None:
+        """Look for a question once the merge of a service may have changed."""
         asker = self._prober(key)
         if asker is not None:
-            self._noticed.add(asker)
+            self.echoes_due.add(asker)
 
     def run(self, stop: threading.Event) -> None:
         """Ask one of the other clusters at a time, until ``stop``."""
@@ -101,47 +106,47 @@ class Probing:
             others = self._others()
             self._forget(others)
             if others:
-                self._guarded(functools.partial(self.ask, others[turn % len(others)], stop))
+                self._logging_errors(functools.partial(self.ask, others[turn % len(others)], stop))
                 turn += 1
 
     def pause_s(self, others: int) -> float:
-        """Return the pause before the next question; clusters that were started together don't ask together."""
+        """Return the pause before the next question; jitter separates clusters that were started together."""
         return self._interval_s * max(1.0, others / CLUSTERS_PER_INTERVAL) * random.uniform(0.8, 1.2)
 
     def answer(self, stop: threading.Event) -> None:
         """Echo what others ask, until ``stop``."""
 
         def echo(asker: str) -> None:
-            self._guarded(functools.partial(self.echo, asker, stop))
+            self._logging_errors(functools.partial(self.echo, asker, stop))
 
-        Controller("probe echoes", echo, queue=self._noticed).run(stop)
+        Controller("probe echoes", echo, queue=self.echoes_due).run(stop)
 
     def ask(self, asked: str, stop: threading.Event) -> None:
-        """Ask one cluster and note how long its echo took."""
+        """Ask one cluster and record how long its echo took."""
         number = self._number = plan.following(self._number)
         began = self._clock()
-        self._say(lambda said: said.ask(asked, number))
+        self._write_service(lambda service: service.ask(asked, number))
         echoed = plan.pong_domain(self._cluster, asked, namespace=self._namespace)
         if self._await(echoed, number, stop, within_s=LOST_S):
             SECONDS.labels(asked).observe((self._clock() - began) / 2)
         elif not stop.is_set():
             LOST.labels(asked).inc()
-            self._server = ""  # it may have another address by now
-            log.warning("no echo of the latency probe", extra={"cluster": asked, "waited_s": LOST_S})
+            self._server = ""  # its address may have changed
+            log.warning("latency probe got no echo", extra={"cluster": asked, "waited_s": LOST_S})
 
     def echo(self, asker: str, stop: threading.Event) -> None:
         """Echo what ``asker`` asks, once this cluster's DNS answers it."""
-        key = f"{self._namespace}/{plan.service_name(asker)}"
+        key = ServiceKey(self._namespace, plan.service_name(asker))
         merged = self._clusterset.service(key) if self._prober(key) == asker else None
         number = plan.asked_number(merged.spec, self._cluster) if merged is not None else None
-        if number is None or self._said.echoes.get(asker) == number:
+        if number is None or self._service.echoes.get(asker) == number:
             return
         asked = plan.ping_domain(asker, self._cluster, namespace=self._namespace)
         if self._await(asked, number, stop, within_s=ECHO_S):
-            self._say(lambda said: said.echo(asker, number))
+            self._write_service(lambda service: service.echo(asker, number))
 
-    def _prober(self, key: str) -> str | None:
-        """Return the other member whose probe Service ``namespace/name`` is; None when it is none's."""
+    def _prober(self, key: ServiceKey) -> str | None:
+        """Return the other member whose probe Service this is, or None."""
         name = plan.cluster_of(key, namespace=self._namespace)
         if name is None or name == self._cluster or self._clusterset.peer(name) is None:
             return None
@@ -153,19 +158,19 @@ class Probing:
         return sorted(name for name in found if name is not None)
 
     def _forget(self, others: Sequence[str]) -> None:
-        """Show nothing of clusters that are no longer there."""
-        for gone in self._known - set(others):
+        """Remove the metrics of clusters that left."""
+        for gone in self._measured - set(others):
             for metric in (SECONDS, LOST):
                 with contextlib.suppress(KeyError):
                     metric.remove(gone)
-        self._known = frozenset(others)
+        self._measured = frozenset(others)
 
-    def _say(self, change: Callable[[plan.Said], plan.Said]) -> None:
+    def _write_service(self, change: Callable[[plan.ProbeService], plan.ProbeService]) -> None:
         with self._lock:
-            said = change(self._said)
-            body = said.render(self._cluster, namespace=self._namespace)
-            self._child.apply(resource.SERVICES, body, manager=MANAGER)
-            self._said = said
+            service = change(self._service)
+            body = service.render(self._cluster, namespace=self._namespace)
+            self._local.apply(resource.SERVICES, body, manager=FIELD_MANAGER)
+            self._service = service
 
     def _await(self, name: str, number: int, stop: threading.Event, *, within_s: float) -> bool:
         until = self._clock() + within_s
@@ -177,17 +182,17 @@ class Probing:
 
     def _ask_crossdns(self, name: str) -> Sequence[int]:
         if not self._server:
-            self._server = self._child.get(resource.SERVICES, SERVER, self._namespace).spec.cluster_ip
+            self._server = self._local.get(resource.SERVICES, SERVER, self._namespace).spec.cluster_ip
         return asking.find_ports((self._server, DNS_PORT), name)
 
-    def _guarded(self, step: Callable[[], None]) -> None:
+    def _logging_errors(self, step: Callable[[], None]) -> None:
         try:
             step()
         except errors.KubeError as err:
-            log.warning("the latency probe could not be sent", extra={"error": str(err)})
+            log.warning("could not send the latency probe", extra={"error": str(err)})
 
 
 def register(registry: CollectorRegistry) -> None:
-    """Show the probe's metrics in ``registry``; call once."""
+    """Register the probe's metrics; call once."""
     registry.register(SECONDS)
     registry.register(LOST)

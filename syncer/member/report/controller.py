@@ -1,6 +1,6 @@
-"""Tell the hub what this cluster is, every ten seconds and at each change, and show here what the hub decided.
+"""Reports this cluster to the hub, every ten seconds and at each change, and writes the hub's decision here.
 
-One invariant: nothing is written on the hub while its Peer of our name belongs to another cluster.
+Invariant: nothing is written to the hub while its Peer with this cluster's name belongs to another cluster.
 """
 
 from __future__ import annotations
@@ -16,85 +16,84 @@ import msgspec
 
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
-from fleetboard.kube.reflector import Reflector
-from fleetboard.model import core, fleet, meta, names, resource
+from fleetboard.kube.reflector import Mirrors, Reflector
+from fleetboard.model import core, fleet, meta, names, resource, times
 from fleetboard.model.addresses import Network
 from syncer.member.clusterset import Clusterset
-from syncer.member.exports.controller import MANAGER, rfc3339
-from syncer.member.join import credential
+from syncer.member.join.credential import Credential, check_peer
 from syncer.member.join.errors import HubUnreachableError, JoinError
-from syncer.member.join.settings import HubJoin
 from syncer.member.report import plan
+from syncer.member.settings import FIELD_MANAGER
+from syncer.member.wakes import MemberBus, MemberSource
 
 log = logging.getLogger(__name__)
 
 LEADER_LEASE = "cnf-leader"
 HEARTBEAT_S = 10.0
 DECISION_S = 5.0
-"""How long a hub that refused us before has to see our new report."""
+"""How long a hub that refused this cluster before may take to see its new report."""
 SETTLE_S = 0.05
 NETWORKS_S = 300.0
 RETRY_S = 1.0
 
 
-class Reporter:
-    """Write the PeerReport, there and here.
+class ReportController:
+    """Writes the PeerReport, on the hub and here.
 
     Attributes:
-        joined: Whether the hub admits this cluster, as far as it was heard.
-        last_sent: Monotonic time of the last report that the hub took.
+        joined: Whether the hub admits this cluster, as last received.
+        last_sent: Monotonic time of the last report that the hub accepted.
     """
 
     def __init__(
         self,
-        child: Client,
+        local: Client,
         hub: Client,
         *,
-        settings: HubJoin,
+        bus: MemberBus,
+        credential: Credential,
         clusterset: Clusterset,
         namespace: str,
         cluster_uid: str,
         networks: Callable[[], Sequence[Network]],
         version: str,
-        problem: Callable[[], JoinError | None],
-        returned: Callable[[], None],
     ) -> None:
-        """``returned`` is called once the hub takes a report again after it could not be reached."""
-        self._child, self._hub, self._join = child, hub, settings
+        self._local, self._hub, self._bus = local, hub, bus
+        self._credential, self._join = credential, credential.join
         self._clusterset, self._namespace = clusterset, namespace
         self._cluster_uid, self._networks, self._version = cluster_uid, networks, version
-        self._problem, self._returned, self._away = problem, returned, False
+        self._unreachable = False
         self._changed = threading.Event()
-        self.nodes = Reflector(child, resource.FLEET_NODES, notify=self.wake, namespace=namespace)
+        self.nodes = Reflector(local, resource.FLEET_NODES, notify=self.wake, namespace=namespace)
         self.lease = Reflector(
-            child,
+            local,
             resource.LEASES,
             notify=self.wake,
             namespace=namespace,
             field_selector=f"metadata.name={LEADER_LEASE}",
         )
-        self.own = Reflector(child, resource.PEER_REPORTS, namespace=namespace)
-        self.claims = Reflector(child, resource.CLAIMS, notify=self.wake, namespace=namespace)
+        self.own = Reflector(local, resource.PEER_REPORTS, namespace=namespace)
+        self.claims = Reflector(local, resource.CLAIMS, notify=self.wake, namespace=namespace)
         self.joined = False
         self.last_sent = -float("inf")
         self._sent: fleet.PeerReportSpec | None = None
         self._lease: core.Lease | None = None
-        self._known_networks: tuple[float, Sequence[Network]] | None = None
+        self._read_networks: tuple[float, Sequence[Network]] | None = None
 
     @property
-    def reflectors(self) -> list[Reflector[object]]:
-        """Those of this cluster, to be run."""
-        return [self.nodes, self.lease, self.own, self.claims]  # type: ignore[list-item]
+    def reflectors(self) -> list[Mirrors]:
+        """The reflectors of this cluster's API."""
+        return [self.nodes, self.lease, self.own, self.claims]
 
-    def wake(self, _key: str = "") -> None:
-        """Say that something the report depends on may have changed."""
+    def wake(self, _key: object = None) -> None:
+        """Report soon: something that the report depends on may have changed."""
         self._changed.set()
 
     def run(self, stop: threading.Event) -> None:
         """Report until ``stop``.
 
         Raises:
-            join_errors.JoinError: the hub refuses this cluster, which never took part before.
+            JoinError: the hub refuses this cluster, which never took part before.
         """
         for event in [reflector.synced for reflector in self.reflectors]:
             while not event.wait(0.1):
@@ -105,18 +104,18 @@ class Reporter:
         while not stop.is_set():
             self._changed.clear()
             try:
-                self._send()
+                self._write_reports()
                 first_sent = first_sent or (time.monotonic() if self._sent is not None else 0.0)
-                decision = self._show()
+                decision = self._write_decision()
             except errors.KubeError as err:
-                log.warning("report not sent", extra={"error": str(err)})
-                self._away = self._away or isinstance(err, errors.UnreachableError)
+                log.warning("could not send the report", extra={"error": str(err)})
+                self._unreachable = self._unreachable or isinstance(err, errors.UnreachableError)
                 stop.wait(RETRY_S)
                 continue
             except JoinError as err:
                 if not was_joined:
                     raise
-                self._refused(err)
+                self._write_refusal(err)
                 stop.wait(HEARTBEAT_S)
                 continue
             was_joined = was_joined or self.joined
@@ -129,70 +128,74 @@ class Reporter:
         deadline = time.monotonic() + seconds
         while not stop.is_set() and time.monotonic() < deadline:
             if self._changed.wait(0.2):
-                # Several nodes change at once when a leader does; one report tells it all.
+                # When the leader changes, several nodes change at once; one report covers them all.
                 stop.wait(SETTLE_S)
                 return
 
-    def _send(self) -> None:
+    def _write_reports(self) -> None:
         peer = self._clusterset.peer(self._join.cluster)
-        if not self._clusterset.heard:
+        if not self._clusterset.is_synced:
             return
-        credential.check_peer(peer, join=self._join, cluster_uid=self._cluster_uid)
+        check_peer(peer, join=self._join, cluster_uid=self._cluster_uid)
         spec = self._plan()
         due = time.monotonic() - self.last_sent >= HEARTBEAT_S - SETTLE_S
         if spec == self._sent and not due:
             return
-        stamped = plan.with_heartbeat(spec, rfc3339())
-        self._hub.apply(resource.PEER_REPORTS, self._object(stamped, self._join.member.namespace), manager=MANAGER)
+        stamped = plan.with_heartbeat(spec, times.now())
+        self._hub.apply(
+            resource.PEER_REPORTS, self._object(stamped, self._join.member.namespace), manager=FIELD_MANAGER
+        )
         self._sent, self.last_sent = spec, time.monotonic()
-        if self._away:
-            self._away = False
-            self._returned()
+        if self._unreachable:
+            self._unreachable = False
+            self._bus.wake(MemberSource.HUB_RETURNED)
         current = self.own.get(f"{self._namespace}/{self._join.cluster}")
         if current is None or current.spec != spec:
-            self._child.apply(resource.PEER_REPORTS, self._object(spec, self._namespace), manager=MANAGER)
+            self._local.apply(resource.PEER_REPORTS, self._object(spec, self._namespace), manager=FIELD_MANAGER)
 
     def _plan(self) -> fleet.PeerReportSpec:
-        self._lease = plan.standing(self._lease, self.lease.get(f"{self._namespace}/{LEADER_LEASE}"))
+        self._lease = plan.lease_to_report(self._lease, self.lease.get(f"{self._namespace}/{LEADER_LEASE}"))
         now = time.monotonic()
-        if self._known_networks is None or now - self._known_networks[0] > NETWORKS_S:
-            self._known_networks = (now, self._networks())
+        if self._read_networks is None or now - self._read_networks[0] > NETWORKS_S:
+            self._read_networks = (now, self._networks())
         return plan.plan(
             list(self.nodes.store.values()),
             self._lease,
             cluster=self._join.cluster,
             cluster_uid=self._cluster_uid,
-            networks=self._known_networks[1],
+            networks=self._read_networks[1],
             version=self._version,
-            resting=plan.resting_blocks(list(self.claims.store.values()), now=datetime.datetime.now(datetime.UTC)),
+            quarantined=plan.quarantined_blocks(
+                list(self.claims.store.values()), now=datetime.datetime.now(datetime.UTC)
+            ),
         )
 
     def _object(self, spec: fleet.PeerReportSpec, namespace: str) -> fleet.PeerReport:
         metadata = meta.ObjectMeta(name=self._join.cluster, namespace=namespace)
         return fleet.PeerReport(metadata=metadata, spec=spec)
 
-    def _show(self) -> meta.Condition | None:
+    def _write_decision(self) -> meta.Condition | None:
         """Copy the hub's decision to this cluster's own PeerReport and return it."""
         decision = plan.admission(self._clusterset.peer(self._join.cluster))
-        problem = self._problem()
+        problem = self._credential.problem
         if problem is not None and not isinstance(problem, HubUnreachableError):
-            shown = plan.refused(problem.reason, str(problem))
-        elif decision is None and not self._clusterset.heard:
+            condition = plan.refused(problem.reason, str(problem))
+        elif decision is None and not self._clusterset.is_synced:
             return None
         else:
-            shown = plan.joined(decision)
-        self.joined = shown.status == "True"
+            condition = plan.joined(decision)
+        self.joined = condition.status == "True"
         current = self.own.get(f"{self._namespace}/{self._join.cluster}")
-        record(self._child, shown, cluster=self._join.cluster, namespace=self._namespace, current=current)
+        write_joined(self._local, condition, cluster=self._join.cluster, namespace=self._namespace, current=current)
         return decision
 
-    def _refused(self, err: JoinError) -> None:
-        """A cluster that took part and was removed goes on with what it has: its traffic is not ours to end."""
-        log.warning("the hub takes no report of this cluster", extra={"reason": err.reason, "error": str(err)})
+    def _write_refusal(self, err: JoinError) -> None:
+        """Record that the hub refuses a cluster that took part: its traffic continues with what it has."""
+        log.warning("the hub refused this cluster's report", extra={"reason": err.reason, "error": str(err)})
         self.joined = False
         current = self.own.get(f"{self._namespace}/{self._join.cluster}")
-        shown = plan.refused(err.reason, str(err))
-        record(self._child, shown, cluster=self._join.cluster, namespace=self._namespace, current=current)
+        condition = plan.refused(err.reason, str(err))
+        write_joined(self._local, condition, cluster=self._join.cluster, namespace=self._namespace, current=current)
 
     def _was_joined(self) -> bool:
         current = self.own.get(f"{self._namespace}/{self._join.cluster}")
@@ -208,25 +211,25 @@ class HubDecisionError(JoinError):
         self.reason = reason
 
 
-def record(
-    child: Client, condition: meta.Condition, *, cluster: str, namespace: str, current: fleet.PeerReport | None
+def write_joined(
+    local: Client, condition: meta.Condition, *, cluster: str, namespace: str, current: fleet.PeerReport | None
 ) -> None:
-    """Write how joining went into this cluster's own PeerReport, creating it where there is none."""
+    """Write the Joined condition into this cluster's own PeerReport, and create that if it is missing."""
     name: dict[str, Any] = {"name": cluster, "namespace": namespace}
     if current is None:
-        current = child.find(resource.PEER_REPORTS, cluster, namespace)
+        current = local.find(resource.PEER_REPORTS, cluster, namespace)
     if current is None:
         body: Mapping[str, Any] = {"metadata": name, "spec": {"cluster": cluster}}
-        current = child.apply(resource.PEER_REPORTS, dict(body), manager=MANAGER)
+        current = local.apply(resource.PEER_REPORTS, dict(body), manager=FIELD_MANAGER)
     old = current.status.conditions
-    told = meta.set_condition(old, condition, now=rfc3339())
-    if told != old:
-        status = {"metadata": name, "status": {"conditions": msgspec.to_builtins(told)}}
-        child.apply(resource.PEER_REPORTS, status, manager=MANAGER, subresource="status")
+    conditions = meta.set_condition(old, condition, now=times.now())
+    if conditions != old:
+        status = {"metadata": name, "status": {"conditions": msgspec.to_builtins(conditions)}}
+        local.apply(resource.PEER_REPORTS, status, manager=FIELD_MANAGER, subresource="status")
 
 
 def reportable_name(text: str) -> str:
-    """Return a name under which a refused cluster can be recorded, whatever the user called it."""
+    """Return a valid name to record a refused cluster under, whatever name the user gave it."""
     try:
         return names.parse_cluster_name(text)
     except names.NameRefusedError:

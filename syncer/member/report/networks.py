@@ -1,6 +1,6 @@
-"""Find out which networks this cluster uses, as far as its API knows.
+"""Finds the networks that this cluster uses, as far as its API knows them.
 
-One invariant: what an API doesn't serve is left out and never guessed; the user may name the rest.
+Networks that the API doesn't serve are left out and never guessed; the user may name them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fleetboard.model.addresses import Network
 log = logging.getLogger(__name__)
 
 LIMIT = 64
-"""Most networks that the hub takes in a report."""
+"""Most networks that the hub accepts in a report."""
 
 _SERVICE_CIDRS = "/apis/networking.k8s.io/v1/servicecidrs"
 
@@ -36,20 +36,20 @@ class _ServiceCIDRs(msgspec.Struct, frozen=True):
     items: list[_ServiceCIDR] = []
 
 
-def discover(child: Client, configured: Sequence[Network]) -> list[Network]:
-    """Ask the child's API for its pod, service and node networks.
+def discover(local: Client, configured: Sequence[Network]) -> list[Network]:
+    """Read this cluster's pod, service and node networks from its API.
 
     Raises:
-        errors.KubeError: the API gave no answer.
+        errors.KubeError: the API did not answer.
     """
-    nodes, _ = child.list(resource.NODES)
-    return collect(configured=configured, service_cidrs=_service_cidrs(child), nodes=nodes)
+    nodes, _ = local.list(resource.NODES)
+    return collect(configured=configured, service_cidrs=_service_cidrs(local), nodes=nodes)
 
 
 def collect(
     *, configured: Iterable[Network], service_cidrs: Iterable[Network], nodes: Iterable[core.Node]
 ) -> list[Network]:
-    """Join networks where they adjoin; of more than the hub takes, the largest count and those that the user named."""
+    """Merge adjacent networks; if the hub accepts fewer, keep those that the user named and the largest ones."""
     named = collapse(configured)
     found: list[Network] = list(service_cidrs)
     for node in nodes:
@@ -64,19 +64,19 @@ def collect(
 
 
 def collapse(networks: Iterable[Network]) -> list[Network]:
-    """Join networks of each family where they adjoin or overlap."""
+    """Merge adjacent and overlapping networks of each family."""
     given = list(networks)
     v4 = [network for network in given if isinstance(network, ipaddress.IPv4Network)]
     v6 = [network for network in given if isinstance(network, ipaddress.IPv6Network)]
     return [*ipaddress.collapse_addresses(v4), *ipaddress.collapse_addresses(v6)]
 
 
-def _service_cidrs(child: Client) -> list[Network]:
+def _service_cidrs(local: Client) -> list[Network]:
     try:
-        body = child.read(_SERVICE_CIDRS)
+        body = local.read(_SERVICE_CIDRS)
     except (errors.NotFoundError, errors.ForbiddenError):
-        # Served from Kubernetes 1.33 on; before, the user may name the network.
-        log.debug("this cluster's API doesn't tell its service networks")
+        # Served since Kubernetes 1.33; before that, the user may name the network.
+        log.debug("this cluster's API does not serve its service networks")
         return []
     listed = msgspec.json.decode(body, type=_ServiceCIDRs)
     return [ipaddress.ip_network(cidr) for item in listed.items for cidr in item.spec.cidrs]

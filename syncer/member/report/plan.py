@@ -1,7 +1,7 @@
-"""Decide what this cluster says of itself to the hub: its nodes, its leader and standbys, its networks.
+"""Decides what this cluster reports to the hub: its nodes, its leader and standbys, its networks.
 
-Pure. One invariant: the standbys are the first two other nodes by name, the rule that each cnf follows by itself, so
-the hub and the cluster never disagree about who may keep a session.
+Pure. Invariant: the standbys are the first two other nodes by name. Every cnf follows the same rule, so the hub and the
+cluster never disagree about which nodes may keep a session.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ JOINED = "Joined"
 ADMITTED = "Admitted"
 NODE_BLOCK = "node-block"
 SPARE = 2
-"""Node blocks that are free when the hub is asked for more: what nodes take until it has answered."""
+"""Node blocks that are still free when the hub is asked for more: nodes take these until it answers."""
 
 
 def plan(
@@ -35,45 +35,46 @@ def plan(
     cluster_uid: str,
     networks: Sequence[Network],
     version: str,
-    resting: int = 0,
+    quarantined: int = 0,
 ) -> fleet.PeerReportSpec:
-    """Render the report, without a heartbeat; ``resting`` node blocks wait for owners that are gone."""
-    known = [node for node in nodes if _is_well_formed(node)]
+    """Render the report, without a heartbeat; ``quarantined`` counts the node blocks in quarantine."""
+    valid = [node for node in nodes if _is_well_formed(node)]
     leader = lease.spec.holder_identity if lease is not None else ""
-    # Those that a cnf counts as nodes of the mesh: it chooses among the same.
-    meshed = [node for node in known if node.status.public_key and node.spec.blocks and not _is_going(node)]
+    # The nodes that cnf counts as nodes of the mesh: it chooses among the same ones.
+    meshed = [node for node in valid if node.status.public_key and node.spec.blocks and not _is_going(node)]
     standbys = choose_standbys((node.metadata.name for node in meshed), leader=leader)
     reported = [
         _node(node, leader=node.metadata.name == leader, standby=node.metadata.name in standbys)
-        for node in sorted(known, key=lambda node: node.metadata.name)
+        for node in sorted(valid, key=lambda node: node.metadata.name)
         if node.status.public_key
     ]
     return fleet.PeerReportSpec(
         cluster=cluster,
         cluster_uid=cluster_uid,
         network_cidrs=[str(network) for network in networks],
-        blocks_wanted=blocks_wanted(known, resting=resting),
+        blocks_wanted=blocks_wanted(valid, quarantined=quarantined),
         nodes=reported,
         epoch=lease.spec.lease_transitions if lease is not None else 0,
         versions={"fleetboard": version},
     )
 
 
-def standing(before: core.Lease | None, found: core.Lease | None) -> core.Lease | None:
-    """Return the Lease to report: of a leader that gave it back the hub hears once another has taken it.
+def lease_to_report(before: core.Lease | None, found: core.Lease | None) -> core.Lease | None:
+    """Return the Lease to report: the last one that had a holder.
 
-    Until then the last leader's session carries, and the hub would drop it for one that nobody leads.
+    When a leader releases the Lease, its session carries the traffic until another node takes it. If the hub received
+    the released Lease, it would drop that session although nobody else leads yet.
     """
     return found if before is None or (found is not None and found.spec.holder_identity) else before
 
 
 def _is_well_formed(node: fleet.FleetNode) -> bool:
-    """Whether its blocks can be read: one bad object must not silence the whole cluster."""
+    """Whether its blocks can be read: one invalid object must not stop the whole cluster's report."""
     try:
         for block in node.spec.blocks:
             addresses.parse_cidr(block, field="blocks")
     except addresses.AddressRefusedError as err:
-        log.warning("a FleetNode is left out of the report", extra={"node": node.metadata.name, "error": str(err)})
+        log.warning("invalid FleetNode left out of the report", extra={"node": node.metadata.name, "error": str(err)})
         return False
     return True
 
@@ -83,7 +84,7 @@ def _is_going(node: fleet.FleetNode) -> bool:
 
 
 def choose_standbys(names: Iterable[str], *, leader: str) -> frozenset[str]:
-    """Choose who, besides the leader, keeps a session with the hub."""
+    """Choose the nodes that, besides the leader, keep a session with the relay."""
     return frozenset(sorted(name for name in names if name != leader)[:STANDBYS])
 
 
@@ -99,26 +100,26 @@ def _node(node: fleet.FleetNode, *, leader: bool, standby: bool) -> fleet.Report
 
 
 def node_addresses(blocks: Iterable[str]) -> list[str]:
-    """Return the node's own fleet addresses: the first of its first block, per family."""
+    """Return the node's own fleet addresses: the first address of its first block of each family."""
     first: dict[int, str] = {}
     for block in map(ipaddress.ip_network, blocks):
         first.setdefault(block.version, str(addresses.node_address(block)))
     return [first[version] for version in sorted(first)]
 
 
-def resting_blocks(claims: Iterable[fleet.Claim], *, now: datetime.datetime) -> int:
-    """Count the node blocks that nobody but their former owner may have yet; another may have those it returned."""
-    held = (claim.spec for claim in claims if claim.spec.purpose == NODE_BLOCK and not claim.spec.returned)
-    rested = (allocation.since(spec.released, now=now) for spec in held)
-    return sum(1 for since in rested if since is not None and since < allocation.TOMBSTONE)
+def quarantined_blocks(claims: Iterable[fleet.Claim], *, now: datetime.datetime) -> int:
+    """Count the node blocks in quarantine, which only their former owner may have; returned ones are free."""
+    unreturned = (claim.spec for claim in claims if claim.spec.purpose == NODE_BLOCK and not claim.spec.returned)
+    ages = (allocation.since(spec.released, now=now) for spec in unreturned)
+    return sum(1 for since in ages if since is not None and since < allocation.QUARANTINE)
 
 
-def blocks_wanted(nodes: Iterable[fleet.FleetNode], *, resting: int = 0) -> int:
-    """Count the cluster blocks that hold all the node blocks wanted and ``SPARE``; each further one is double the last.
+def blocks_wanted(nodes: Iterable[fleet.FleetNode], *, quarantined: int = 0) -> int:
+    """Count the cluster blocks that hold all wanted node blocks and ``SPARE``; each one is twice the one before.
 
-    Where nodes come and go all day the blocks of those that went fill a cluster block as well as used ones do.
+    Quarantined node blocks count too: where nodes come and go all day, they fill a cluster block like used ones.
     """
-    needed = SPARE + resting + sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
+    needed = SPARE + quarantined + sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
     size = 1 << (addresses.NODE_BLOCK_PREFIX[4] - addresses.CLUSTER_BLOCK_PREFIX[4])
     count, room = 1, size
     while room < needed:
@@ -133,7 +134,7 @@ def _most_blocks(blocks: Iterable[str]) -> int:
 
 
 def admission(peer: fleet.Peer | None) -> meta.Condition | None:
-    """Return the hub's decision about this cluster, None while there is none."""
+    """Return the hub's decision about this cluster; None until it decides."""
     return meta.find_condition(peer.status.conditions, ADMITTED) if peer is not None else None
 
 

@@ -1,1 +1,1 @@
-"""Takes Fleetboard out of a cluster."""
+"""Removes Fleetboard from a cluster."""

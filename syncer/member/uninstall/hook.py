@@ -1,9 +1,9 @@
-"""Takes Fleetboard out of a child cluster: the pre-delete hook of the agent's chart.
+"""Removes Fleetboard from a member cluster: the pre-delete hook of the agent's chart.
 
-It runs while everything still works, says first which pods will lose their second interface, then undoes what a
-running part would do again, in the order that harms least: names, the hub's copy, the nodes.
+It runs while everything still works. It first lists the pods that will lose their second interface. Then it stops each
+part and undoes the part's work, in the order that harms least: names, the exports on the hub, the nodes.
 
-One invariant: every step may be repeated, so a hook that was cut off is run again from the start.
+Every step is idempotent, so an interrupted hook can run again from the start.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ STEP_S = 60.0
 
 
 class UninstallError(Exception):
-    """A step did not finish in time; the sentence says which and what is left."""
+    """A step did not finish in time; the message says which."""
 
 
 def describe_attached(published: Iterable[fleet.NodeAttachments]) -> list[str]:
-    """Return one line for each pod that is attached, sorted."""
+    """Return one line for each attached pod, sorted."""
     lines = [
         f"{attachment.pod_namespace}/{attachment.pod_name} on {node.metadata.name}: "
         f"{attachment.interface} {', '.join(attachment.addresses)}"
@@ -45,10 +45,10 @@ def describe_attached(published: Iterable[fleet.NodeAttachments]) -> list[str]:
 
 
 def render_cleanup(*, namespace: str, image: str, cni_bin_dir: str) -> dict[str, Any]:
-    """Render the DaemonSet that takes our files off every node (``cni.remove``).
+    """Render the DaemonSet that removes Fleetboard's files from every node (``cni.remove``).
 
-    It mounts the parents of our folders, because a mount point can't be removed from inside. The image is there: cnf
-    was just running from it.
+    It mounts the parents of the folders, because a mount point can't be removed from inside. The image is on the node:
+    cnf was just running from it.
     """
     resources = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
     image_of = {"image": image, "imagePullPolicy": "IfNotPresent", "resources": resources}
@@ -71,7 +71,7 @@ def render_cleanup(*, namespace: str, image: str, cni_bin_dir: str) -> dict[str,
                 "metadata": {"labels": labels},
                 "spec": {
                     "automountServiceAccountToken": False,
-                    # As cnf: also a node that is full or under pressure is cleaned.
+                    # As cnf has: a node that is full or under pressure is cleaned too.
                     "priorityClassName": "system-node-critical",
                     "terminationGracePeriodSeconds": 0,
                     "tolerations": [{"operator": "Exists"}],
@@ -85,7 +85,7 @@ def render_cleanup(*, namespace: str, image: str, cni_bin_dir: str) -> dict[str,
 
 
 def dead_nodes(nodes: Iterable[core.Node]) -> frozenset[str]:
-    """Return the nodes whose kubelet doesn't answer: nothing can be stopped, started or cleaned there."""
+    """Return the nodes whose kubelet does not answer: nothing can be stopped, started or cleaned there."""
     return frozenset(
         node.metadata.name
         for node in nodes
@@ -100,10 +100,10 @@ def is_cleaned(status: Mapping[str, Any], *, dead: int) -> bool:
 
 
 def wait_until(done: Callable[[], bool], *, what: str, timeout_s: float = STEP_S) -> None:
-    """Poll until ``done``.
+    """Poll until ``done`` is true.
 
     Raises:
-        UninstallError: naming ``what`` when it does not come true in time.
+        UninstallError: naming ``what``, when it takes too long.
     """
     deadline = time.monotonic() + timeout_s
     while not done():
@@ -125,10 +125,10 @@ def main() -> int:
         _stop_part(client, resource.DAEMON_SETS, "cnf", namespace)
         _clean_nodes(client, namespace)
         if os.environ.get("STARTUP_TAINT") == "true":
-            wait_until(lambda: _untaint_nodes(client), what="taking the startup taint off the nodes")
+            wait_until(lambda: _untaint_nodes(client), what="removing the startup taint from the nodes")
         _forget_state(client, namespace)
     except (errors.KubeError, UninstallError) as err:
-        log.error("uninstall stopped: %s", err)  # noqa: TRY400 - the sentence says all an operator needs
+        log.error("uninstall stopped: %s", err)  # noqa: TRY400 - the message says all an operator needs
         return 1
     log.info("this cluster's nodes hold nothing of Fleetboard any more")
     return 0
@@ -143,7 +143,7 @@ def _list_attached(client: kube_client.Client, namespace: str) -> None:
 
 
 def attach_binding(api_version: str) -> resource.Resource[core.PlainObject]:
-    """Return the kind that puts pods under the policy of attach by default, at the version that the chart made it."""
+    """Return the kind of the binding of attach by default, in the version that the chart created."""
     group, _, version = api_version.partition("/")
     plural = "mutatingadmissionpolicybindings"
     return resource.Resource(
@@ -152,19 +152,19 @@ def attach_binding(api_version: str) -> resource.Resource[core.PlainObject]:
 
 
 def _stop_attaching(client: kube_client.Client, api_version: str) -> None:
-    """Let new pods start without us: one that still got our annotation would wait for our network for ever."""
+    """Let new pods start without Fleetboard: with its annotation, they would wait for its network for ever."""
     if api_version:
         client.delete(attach_binding(api_version), ATTACH)
 
 
 def _stop_part(client: kube_client.Client, kind: resource.AnyResource, name: str, namespace: str) -> None:
-    """Delete the workload and wait for its pods: while they run they would put back what the next steps take."""
+    """Delete the workload and wait for its pods: while they run, they would undo the next steps."""
     client.delete(kind, name, namespace)
     wait_until(lambda: not _living_pods(client, name, namespace), what=f"stopping {name}")
 
 
 def _living_pods(client: kube_client.Client, name: str, namespace: str) -> list[core.Pod]:
-    """Return a part's pods; those of dead nodes are no more than their objects."""
+    """Return a part's pods, except those on dead nodes, which are objects only."""
     found, _ = client.list(resource.PODS, namespace, selector=f"{names.LABEL_APP}={name}")
     dead = dead_nodes(client.list(resource.NODES)[0]) if found else frozenset()
     return [pod for pod in found if pod.spec.node_name not in dead]
@@ -180,7 +180,7 @@ def _clean_nodes(client: kube_client.Client, namespace: str) -> None:
     dead = dead_nodes(client.list(resource.NODES)[0])
     if dead:
         log.warning(
-            "%d nodes don't answer and keep Fleetboard's files in %s, /var/lib/fleetboard and /run/fleetboard: %s",
+            "%d nodes do not answer and keep Fleetboard's files in %s, /var/lib/fleetboard and /run/fleetboard: %s",
             len(dead),
             os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin"),
             ", ".join(sorted(dead)),
@@ -197,7 +197,7 @@ def _clean_nodes(client: kube_client.Client, namespace: str) -> None:
 
 
 def _untaint_nodes(client: kube_client.Client) -> bool:
-    """Take the startup taint off, which cnf did until now; tell whether no node has it."""
+    """Remove the startup taint, as cnf did until now; tell whether no node has it."""
     tainted = [node for node in client.list(resource.NODES)[0] if taints.is_tainted(node)]
     for node in tainted:
         with contextlib.suppress(errors.ConflictError, errors.NotFoundError):
@@ -206,7 +206,7 @@ def _untaint_nodes(client: kube_client.Client) -> bool:
 
 
 def _forget_state(client: kube_client.Client, namespace: str) -> None:
-    """Delete the objects that parts wrote; Helm knows only those it made itself."""
+    """Delete the objects that parts wrote; Helm knows only those that it created."""
     kinds: tuple[resource.AnyResource, ...] = (
         resource.NODE_ATTACHMENTS,
         resource.FLEET_NODES,

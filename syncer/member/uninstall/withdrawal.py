@@ -1,7 +1,7 @@
-"""Takes what this cluster imported and exported back, when Fleetboard leaves it.
+"""Withdraws this cluster's imports and exports when Fleetboard is uninstalled.
 
-One invariant: only objects that we made or adopted are touched, and a hub that can't be reached stops nothing here:
-its own expiry and ``fleetboard cluster remove`` are for that.
+Invariant: only objects that syncer created or adopted are touched. A hub that can't be reached stops nothing here:
+``fleetboard cluster remove`` cleans up there.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ ADOPTED = "adopted"
 
 
 def withdraw(client: kube_client.Client, namespace: str, *, forwards: bool) -> None:
-    """Take back the DNS forwarding, the imports, and at the hub the exports.
+    """Remove the DNS forwarding, the imports, and the exports on the hub.
 
     Raises:
-        KubeError: the child's own API failed.
+        KubeError: this cluster's own API failed.
     """
     if forwards:
-        forwarding.Forwarding(client, namespace=namespace).remove()
-    _take_back_imports(client)
+        forwarding.ForwardingController(client, namespace=namespace).remove()
+    _remove_imports(client)
     try:
         _leave_hub(client, namespace)
     except (errors.KubeError, JoinError) as err:
         log.warning(
-            "the hub was not told; run `fleetboard cluster remove` there to withdraw this cluster's exports",
+            "could not withdraw this cluster's exports from the hub; run `fleetboard cluster remove` there",
             extra={"error": str(err)},
         )
 
 
-def _take_back_imports(client: kube_client.Client) -> None:
+def _remove_imports(client: kube_client.Client) -> None:
     for found in client.list(resource.SERVICE_IMPORTS)[0]:
         owner = found.metadata.annotations.get(names.ANNOTATION_IMPORT_OWNER)
         if owner == ADOPTED:
@@ -50,18 +50,18 @@ def _take_back_imports(client: kube_client.Client) -> None:
 
 
 def _empty(client: kube_client.Client, found: mcs.ServiceImport) -> None:
-    """Leave a user's own ServiceImport, without what we wrote into it."""
+    """Keep a user's own ServiceImport, without what syncer wrote into it."""
     patch = {"metadata": {"annotations": {names.ANNOTATION_IMPORT_OWNER: None}}, "spec": {"ips": None}}
     client.merge_patch(resource.SERVICE_IMPORTS, found.metadata.name, found.metadata.namespace, patch)
 
 
 def _leave_hub(client: kube_client.Client, namespace: str) -> None:
-    """Delete our objects in the member namespace, the report last: it is what makes us a member."""
+    """Delete our objects in the member's namespace on the hub, the report last: it is what makes us a member."""
     join = settings.parse_join(client.find(resource.SECRETS, settings.JOIN_SECRET, namespace))
     secret = client.find(resource.SECRETS, settings.CREDENTIAL_SECRET, namespace)
     stored = settings.parse_credential(secret)
     if stored is None or not stored.is_for(join):
-        log.info("this cluster never joined, so the hub has nothing of it")
+        log.info("this cluster never joined; the hub has none of its objects")
         return
     token = stored.token
     hub = kube_client.Client.from_token(

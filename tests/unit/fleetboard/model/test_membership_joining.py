@@ -1,4 +1,4 @@
-"""What a child makes of the hub's values and answers."""
+"""What a member makes of the hub's values and answers."""
 
 from __future__ import annotations
 

@@ -14,12 +14,14 @@ from hub_objects import make_report
 from cnf.controllers.blocks import plan
 from fleetboard.kube import events
 from fleetboard.model import addresses, fleet, meta, names
-from syncer.hub.members import Members
-from syncer.hub.view import Notices, Terms, View
+from syncer.hub.members import MemberController
+from syncer.hub.view import View
+from syncer.hub.wakes import WAKES, HubBus, HubWork
 from syncer.member.report import plan as report_plan
+from syncer.rules.terms import HubTerms
 
 NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
-TERMS = Terms("default", (addresses.parse_fleet_cidr("10.112.0.0/12"),), 1360)
+TERMS = HubTerms("default", (addresses.parse_fleet_cidr("10.112.0.0/12"),), 1360)
 
 
 class Hub:
@@ -27,14 +29,16 @@ class Hub:
 
     def __init__(self, api: FakeApi) -> None:
         self.api, self.client = api, api.client()
-        self.heard = threading.Event()
+        self.changed = threading.Event()
 
         def hear(_key: str) -> None:
-            self.heard.set()
+            self.changed.set()
 
-        notices = Notices(hear, hear, hear, hear, hear, hear)
-        self.view = View(self.client, TERMS, notices, now=lambda: NOW)
-        self.members = Members(self.view, recorder=events.Recorder(self.client, "syncer-hub"))
+        bus = HubBus(WAKES)
+        for work in HubWork:
+            bus.connect(work, hear)
+        self.view = View(self.client, TERMS, bus, now=lambda: NOW)
+        self.member_controller = MemberController(self.view, recorder=events.Recorder(self.client, "syncer-hub"))
         self.stop = threading.Event()
         self.threads = [threading.Thread(target=one.run, args=(self.stop,)) for one in self.view.reflectors.values()]
         for thread in self.threads:
@@ -44,15 +48,15 @@ class Hub:
     def take_in(self, cluster: str, wanted: int) -> list[str]:
         """Let the cluster report, and return the blocks it then has."""
         spec = make_report(cluster, uid="u1", blocks_wanted=wanted).spec
-        self.heard.clear()
+        self.changed.clear()
         self.api.put("peerreports", cluster, f"fleetboard-default-{cluster}", spec=msgspec.to_builtins(spec))
         for _ in range(200):
             known = self.view.report(cluster)
             if known is not None and known.spec.blocks_wanted == wanted:
                 break
-            self.heard.wait(0.05)
-            self.heard.clear()
-        self.members.reconcile(cluster)
+            self.changed.wait(0.05)
+            self.changed.clear()
+        self.member_controller.reconcile(cluster)
         return list(self.api.objects["peers", "fleetboard-default", cluster]["status"]["clusterCidrs"])
 
 
@@ -64,13 +68,13 @@ def hub() -> Iterator[Hub]:
             peer = api.put("peers", name, "fleetboard-default", spec={"cluster": name})
             peer["metadata"]["labels"] = labels
         made = Hub(api)
-        made.members.reconcile(names.HUB)
+        made.member_controller.reconcile(names.HUB)
         for _ in range(200):
             known = made.view.peer(names.HUB)
             if known is not None and known.status.cluster_cidrs:
                 break
-            made.heard.wait(0.05)
-            made.heard.clear()
+            made.changed.wait(0.05)
+            made.changed.clear()
         yield made
         made.stop.set()
         api.cut()

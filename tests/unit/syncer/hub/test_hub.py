@@ -18,8 +18,9 @@ from prometheus_client import CollectorRegistry
 
 from fleetboard.model import fleet, names
 from fleetboard.runtime import threads
-from syncer.hub import __main__ as hub_main
-from syncer.hub.view import Terms
+from syncer.hub import settings as hub_settings
+from syncer.hub.syncer import HubSyncer
+from syncer.rules.terms import HubTerms
 
 BLOCKS = {"c1": "10.113.0.0/22", "c2": "10.113.4.0/22"}
 
@@ -29,7 +30,7 @@ class Hub:
 
     def __init__(self, api: fake_api.FakeApi, *, fleet_cidrs: str = "10.112.0.0/12") -> None:
         self.api, self.registry = api, CollectorRegistry()
-        self._plans = hub_main.parse_plans(fleet_cidrs)
+        self._plans = hub_settings.parse_plans(fleet_cidrs)
         for cluster, block in BLOCKS.items():
             peer = make_peer(cluster, uid=f"uid-{cluster}", admitted=True, blocks=[block])
             body = msgspec.to_builtins(peer)
@@ -43,12 +44,12 @@ class Hub:
         spec = {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": now, "acquireTime": now}
         self.api.put("leases", "syncer-hub", names.NAMESPACE, spec=spec)
         self.registry = CollectorRegistry()
-        settings = hub_main.Settings(
-            namespace=names.NAMESPACE, terms=Terms("default", self._plans, 1360), identity="syncer-hub", port=0
+        settings = hub_settings.HubSettings(
+            namespace=names.NAMESPACE, terms=HubTerms("default", self._plans, 1360), identity="syncer-hub", port=0
         )
-        hub = hub_main.Hub(self.api.client(), settings, self.registry)
+        hub_syncer = HubSyncer(self.api.client(), settings, self.registry)
         stop = threading.Event()
-        thread = threading.Thread(target=threads.run, args=(hub.threads, stop), daemon=True)
+        thread = threading.Thread(target=threads.run, args=(hub_syncer.threads, stop), daemon=True)
         thread.start()
         try:
             yield

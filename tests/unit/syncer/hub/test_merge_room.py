@@ -119,7 +119,7 @@ def test_two_hundred_and_fifty_clusters_that_export_all_they_may_fit_into_etcd(s
 
     spec = merge.merge(exports, vips=["10.112.0.1"])
 
-    stored = as_stored(services.spelled(spec))
+    stored = as_stored(services.render_spec(spec))
     assert len(stored) < ETCD_REQUEST - 256 * 1024, "managed fields and metadata come on top"
     assert max(map(len, spec.conflicts.values())) < 1024
 
@@ -130,14 +130,14 @@ def test_the_sentence_says_what_is_left_out_and_what_there_is_room_for() -> None
 
     assert [one.ports_left_out for one in spec.constituents] == [
         "",
-        "spec.ports: 2 of 3 ports are left out, c:82/TCP first: expected at most 2 different ports and 10000 bytes of "
-        "them from all exports of the service, of which older ones come first.",
-        "spec.ports: 2 of 3 ports are left out, c:82/TCP first: expected at most 2 different ports and 10000 bytes of "
-        "them from all exports of the service, of which older ones come first.",
+        "spec.ports: 2 of 3 ports are left out, beginning with c:82/TCP: expected at most 2 different ports "
+        "and 10000 bytes of ports from all exports of the service; older exports come first.",
+        "spec.ports: 2 of 3 ports are left out, beginning with c:82/TCP: expected at most 2 different ports "
+        "and 10000 bytes of ports from all exports of the service; older exports come first.",
     ]
     assert spec.conflicts["PortConflict"].endswith(
-        " clusters disagree. The service has room for 2 different ports and 10000 bytes of them: "
-        'left out are 2 of "c2", 2 of "c3".'
+        " clusters disagree. The service has room for 2 different ports and 10000 bytes of ports. "
+        'Left out: 2 of "c2", 2 of "c3".'
     )
 
 

@@ -7,7 +7,7 @@ import datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetboard.model import core, fleet, meta
+from fleetboard.model import core, fleet, meta, times
 from syncer.hub import precedence
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -18,26 +18,26 @@ def at(hours: float) -> datetime.datetime:
 
 
 def test_mcs14_an_export_is_as_old_as_the_hub_says() -> None:
-    updated = precedence.update(precedence.Ledger({}, ()), {"c1": "2026-01-01T00:00:00Z"}, now=at(5))
-    assert updated == precedence.Ledger({"c1": "2026-01-01T00:00:00Z"}, ())
+    updated = precedence.update(precedence.Precedence({}, ()), {"c1": "2026-01-01T00:00:00Z"}, now=at(5))
+    assert updated == precedence.Precedence({"c1": "2026-01-01T00:00:00Z"}, ())
 
 
 def test_a_recreated_export_keeps_its_age() -> None:
-    known = precedence.Ledger({"c1": "2026-01-01T00:00:00Z"}, ())
+    known = precedence.Precedence({"c1": "2026-01-01T00:00:00Z"}, ())
     gone = precedence.update(known, {}, now=at(1))
     back = precedence.update(gone, {"c1": "2026-01-01T10:00:00Z"}, now=at(10))
-    assert back == precedence.Ledger({"c1": "2026-01-01T00:00:00Z"}, ())
+    assert back == precedence.Precedence({"c1": "2026-01-01T00:00:00Z"}, ())
 
 
 def test_an_export_replaced_in_place_keeps_its_age() -> None:
-    known = precedence.Ledger({"c1": "2026-01-01T00:00:00Z"}, ())
+    known = precedence.Precedence({"c1": "2026-01-01T00:00:00Z"}, ())
     assert precedence.update(known, {"c1": "2026-01-01T03:00:00Z"}, now=at(3)).live == known.live
 
 
 def test_after_a_day_an_export_is_forgotten() -> None:
-    gone = precedence.update(precedence.Ledger({"c1": "2026-01-01T00:00:00Z"}, ()), {}, now=at(1))
+    gone = precedence.update(precedence.Precedence({"c1": "2026-01-01T00:00:00Z"}, ()), {}, now=at(1))
     assert precedence.update(gone, {}, now=at(24.9)).withdrawn == gone.withdrawn
-    assert precedence.update(gone, {}, now=at(25)) == precedence.Ledger({}, ())
+    assert precedence.update(gone, {}, now=at(25)) == precedence.Precedence({}, ())
     assert precedence.update(gone, {"c1": "2026-01-02T01:00:00Z"}, now=at(25)).live == {"c1": "2026-01-02T01:00:00Z"}
 
 
@@ -46,11 +46,11 @@ _clusters = st.sampled_from(["c1", "c2", "c3"])
 
 @given(st.lists(st.frozensets(_clusters), max_size=12))
 def test_no_export_grows_younger_within_a_day(rounds: list[frozenset[str]]) -> None:
-    known = precedence.Ledger({}, ())
+    known = precedence.Precedence({}, ())
     first: dict[str, str] = {}
     for number, exporting in enumerate(rounds):
         now = at(number / 60)
-        created = precedence.stamp(now)
+        created = times.render(now)
         known = precedence.update(known, dict.fromkeys(exporting, created), now=now)
         for cluster in exporting:
             assert known.live[cluster] == first.setdefault(cluster, created)
@@ -59,7 +59,7 @@ def test_no_export_grows_younger_within_a_day(rounds: list[frozenset[str]]) -> N
 
 def test_the_ledger_survives_a_restart() -> None:
     written = precedence.update(
-        precedence.Ledger({"c1": "2026-01-01T00:00:00Z", "c2": "x"}, ()), {"c2": "y"}, now=at(1)
+        precedence.Precedence({"c1": "2026-01-01T00:00:00Z", "c2": "x"}, ()), {"c2": "y"}, now=at(1)
     )
     rendered = precedence.render("shop.web", written.withdrawn, clusterset="default")
     record = core.ConfigMap(data=rendered["data"])
@@ -69,18 +69,20 @@ def test_the_ledger_survives_a_restart() -> None:
             namespace="shop", name="web", constituents=[fleet.Constituent(cluster="c2", first_seen="x")]
         ),
     )
-    assert precedence.read(service, record) == precedence.Ledger({"c2": "x"}, written.withdrawn)
+    assert precedence.read(service, record) == precedence.Precedence({"c2": "x"}, written.withdrawn)
 
 
 def test_a_record_that_cannot_be_read_counts_as_none() -> None:
-    assert precedence.read(None, core.ConfigMap(data={"withdrawn": "[{]"})) == precedence.Ledger({}, ())
-    assert precedence.read(None, core.ConfigMap(data={"withdrawn": '[{"cluster": 1}]'})) == precedence.Ledger({}, ())
+    assert precedence.read(None, core.ConfigMap(data={"withdrawn": "[{]"})) == precedence.Precedence({}, ())
+    assert precedence.read(None, core.ConfigMap(data={"withdrawn": '[{"cluster": 1}]'})) == precedence.Precedence(
+        {}, ()
+    )
 
 
 def test_the_next_look_is_when_the_first_entry_expires() -> None:
     entries = [
-        precedence.Withdrawn("c1", "x", precedence.stamp(at(0))),
-        precedence.Withdrawn("c2", "x", precedence.stamp(at(3))),
+        precedence.Withdrawn("c1", "x", times.render(at(0))),
+        precedence.Withdrawn("c2", "x", times.render(at(3))),
     ]
     assert precedence.next_expiry_s(entries, now=at(4)) == 20 * 3600 + 1
     assert precedence.next_expiry_s([], now=at(4)) is None

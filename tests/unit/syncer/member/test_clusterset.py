@@ -8,36 +8,38 @@ from collections.abc import Iterator
 import fake_api
 import pytest
 from polling import wait_until
+from recorded_bus import RecordedBus
 
-from fleetboard.model import names
+from fleetboard.model import keys, names
+from fleetboard.model.keys import ServiceKey
 from syncer.member import clusterset
+from syncer.member.wakes import MemberSource
 
+LATE = ServiceKey("late", "web")
 HUB = names.clusterset_namespace("default")
 
 
 class Running:
-    """A member's view of the hub, and the services that it said may have changed."""
+    """A member's view of the hub, and the changes that it reported."""
 
-    def __init__(self, hub: fake_api.FakeApi, child: fake_api.FakeApi) -> None:
-        self.changed: list[str] = []
+    def __init__(self, hub: fake_api.FakeApi, local: fake_api.FakeApi) -> None:
+        self.bus = RecordedBus()
         self.view = clusterset.Clusterset(
             hub.client(),
-            child.client(),
+            local.client(),
+            bus=self.bus,
             clusterset="default",
             cluster="c1",
             namespace=names.NAMESPACE,
-            service_changed=self.changed.append,
-            original_changed=lambda _: None,
-            peer_changed=lambda _: None,
         )
         self.stop = threading.Event()
-        reflectors = [*self.view.remote_reflectors, *self.view.local_reflectors]
+        reflectors = [*self.view.hub_reflectors, *self.view.local_reflectors]
         self.threads = [threading.Thread(target=one.run, args=(self.stop,), daemon=True) for one in reflectors]
         for thread in self.threads:
             thread.start()
 
-    def found(self, key: str) -> list[str] | None:
-        remote = self.view.remote(key)
+    def found(self, text: str) -> list[str] | None:
+        remote = self.view.remote(keys.parse_slash(text))
         return None if remote is None else [one.metadata.name for one in remote]
 
 
@@ -49,9 +51,9 @@ def hub() -> Iterator[fake_api.FakeApi]:
 
 @pytest.fixture
 def running(hub: fake_api.FakeApi) -> Iterator[Running]:
-    with fake_api.FakeApi() as child:
-        begun = Running(hub, child)
-        wait_until(lambda: begun.view.heard)
+    with fake_api.FakeApi() as local:
+        begun = Running(hub, local)
+        wait_until(lambda: begun.view.is_synced)
         yield begun
         begun.stop.set()
         for thread in begun.threads:
@@ -82,11 +84,11 @@ def test_endpoints_are_unknown_until_their_namespace_is_watched(hub: fake_api.Fa
 def test_services_of_a_namespace_made_later_are_decided_anew(hub: fake_api.FakeApi, running: Running) -> None:
     hub.put("fleetservices", "late.web", HUB, spec={"namespace": "late", "name": "web"})
     running.view.follow(frozenset({"shop"}))
-    wait_until(lambda: running.view.service("late/web") is not None)
+    wait_until(lambda: running.view.service(LATE) is not None)
     wait_until(lambda: running.found("shop/web") == [])
-    running.changed.clear()
+    running.bus.woken.clear()
     running.view.follow(frozenset({"shop", "late"}))
-    wait_until(lambda: "late/web" in running.changed)
+    wait_until(lambda: LATE in running.bus.services(MemberSource.MERGE))
     assert running.found("late/web") == []
 
 

@@ -33,7 +33,7 @@ KUBEADM = """.:53 {
 """
 
 
-def plan(text: str = KUBEADM, custom: dict[str, str] | None = None, address: str = ADDRESS) -> corefile.Plan:
+def plan(text: str = KUBEADM, custom: dict[str, str] | None = None, address: str = ADDRESS) -> corefile.CorefilePlan:
     return corefile.plan(text, custom or {}, address=address, zones=names.ZONES)
 
 

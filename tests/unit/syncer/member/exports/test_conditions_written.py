@@ -11,30 +11,33 @@ from typing import Any
 import fake_api
 import pytest
 from polling import wait_until
+from recorded_bus import RecordedBus
 
 from fleetboard.kube import errors
-from fleetboard.kube.reflector import Reflector
+from fleetboard.kube.reflector import Mirrors
 from fleetboard.model import names
+from fleetboard.model.keys import ServiceKey
 from syncer.member import clusterset
 from syncer.member.exports import controller, sources
+from syncer.member.wakes import MemberSource
 
 HUB, MEMBER = names.clusterset_namespace("default"), names.member_namespace("default", "c1")
-KEY = "shop/web"
+KEY = ServiceKey("shop", "web")
 
 
 @dataclasses.dataclass
 class World:
     """One export of an admitted cluster, and a clock that stands still."""
 
-    child: fake_api.FakeApi
+    local: fake_api.FakeApi
     hub: fake_api.FakeApi
-    exports: controller.Exports
-    delivered: list[str]
+    export_controller: controller.ExportController
+    bus: RecordedBus
     now: list[float]
 
     def told(self) -> dict[str, str]:
         """Return the conditions by type."""
-        status = self.child.objects["serviceexports", "shop", "web"].get("status", {})
+        status = self.local.objects["serviceexports", "shop", "web"].get("status", {})
         return {one["type"]: f"{one['status']} {one['reason']}" for one in status.get("conditions", [])}
 
     def writes(self, api: fake_api.FakeApi) -> list[str]:
@@ -48,38 +51,35 @@ class World:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    with fake_api.FakeApi() as child, fake_api.FakeApi() as hub:
-        child.put("serviceexports", "web", "shop")
-        child.put("services", "web", "shop", spec={"clusterIP": "None", "ports": [{"port": 80}]})
+    with fake_api.FakeApi() as local, fake_api.FakeApi() as hub:
+        local.put("serviceexports", "web", "shop")
+        local.put("services", "web", "shop", spec={"clusterIP": "None", "ports": [{"port": 80}]})
         condition = {"type": "Admitted", "status": "True", "reason": "Admitted", "message": "welcome"}
         hub.put("peers", "c1", HUB, spec={"cluster": "c1"}, status={"conditions": [condition]})
-        source = sources.Sources(child.client(), namespace=names.NAMESPACE, cluster="c1", notify=lambda _: None)
+        bus = RecordedBus()
+        source = sources.Sources(local.client(), bus=bus, namespace=names.NAMESPACE, cluster="c1")
         view = clusterset.Clusterset(
             hub.client(),
-            child.client(),
+            local.client(),
+            bus=bus,
             clusterset="default",
             cluster="c1",
             namespace=names.NAMESPACE,
-            service_changed=lambda _: None,
-            original_changed=lambda _: None,
-            peer_changed=lambda _: None,
         )
-        delivered: list[str] = []
         now = [1000.0]
-        made = controller.Exports(
-            child.client(),
+        made = controller.ExportController(
+            local.client(),
             hub.client(),
+            bus=bus,
             sources=source,
             clusterset=view,
             cluster="c1",
             member_namespace=MEMBER,
-            changed=lambda _: None,
-            delivered=delivered.append,
             clock=lambda: now[0],
         )
-        built = World(child, hub, made, delivered, now)
+        built = World(local, hub, made, bus, now)
         stop = threading.Event()
-        reflectors: list[Reflector[Any]] = [*source.reflectors, view.peers, view.services, *made.reflectors]
+        reflectors: list[Mirrors] = [*source.reflectors, view.peers, view.services, *made.reflectors]
         threads = [threading.Thread(target=one.run, args=(stop,), daemon=True) for one in reflectors]
         for thread in threads:
             thread.start()
@@ -91,68 +91,83 @@ def world() -> Iterator[World]:
 
 
 def test_the_hub_is_written_before_anything_is_told(world: World) -> None:
-    world.exports.reconcile(KEY)
-    assert world.delivered == [KEY]
+    world.export_controller.reconcile(KEY)
+    assert world.bus.services(MemberSource.DELIVERY) == [KEY]
     assert ("exportedservices", MEMBER, "shop.web") in world.hub.objects
-    assert world.writes(world.child) == []
+    assert world.writes(world.local) == []
 
 
 def test_an_export_that_is_merged_soon_is_told_once(world: World) -> None:
-    world.exports.reconcile(KEY)
-    assert world.exports.tell(KEY) == pytest.approx(controller.MERGE_S)
+    world.export_controller.reconcile(KEY)
+    assert world.export_controller.write_status(KEY) == pytest.approx(controller.MERGE_S)
     assert world.told() == {}
     world.merge()
-    wait_until(lambda: world.exports.tell(KEY) is None)
+    wait_until(lambda: world.export_controller.write_status(KEY) is None)
     assert world.told() == {"Valid": "True Valid", "Ready": "True Exported", "Conflict": "False NoConflicts"}
-    assert world.exports.tell(KEY) is None
-    assert len(world.writes(world.child)) == 1, "what was written is known before the watch tells of it"
+    assert world.export_controller.write_status(KEY) is None
+    assert len(world.writes(world.local)) == 1, "what was written is known before the watch tells of it"
 
 
 def test_an_export_that_the_hub_does_not_merge_says_so(world: World) -> None:
-    world.exports.reconcile(KEY)
+    world.export_controller.reconcile(KEY)
     world.now[0] += controller.MERGE_S
-    world.exports.reconcile(KEY)  # the same again: it waits no longer for it
-    assert world.exports.tell(KEY) is None
+    world.export_controller.reconcile(KEY)  # the same again: it waits no longer for it
+    assert world.export_controller.write_status(KEY) is None
     assert world.told() == {"Valid": "True Valid", "Ready": "False Pending"}
 
 
 def test_an_export_without_its_service_says_so_at_once(world: World) -> None:
-    world.child.remove("services", "web", "shop")
-    wait_until(lambda: world.exports.reconcile(KEY) is None and world.exports.tell(KEY) is None and world.told())
+    world.local.remove("services", "web", "shop")
+    wait_until(
+        lambda: (
+            world.export_controller.reconcile(KEY) is None
+            and world.export_controller.write_status(KEY) is None
+            and world.told()
+        )
+    )
     assert world.told() == {"Valid": "False NoService", "Ready": "False Pending"}
 
 
 def test_a_service_that_comes_back_waits_anew_for_the_merge(world: World) -> None:
-    before = world.child.objects["services", "shop", "web"]
-    world.child.remove("services", "web", "shop")
-    wait_until(lambda: world.exports.reconcile(KEY) is None and world.exports.tell(KEY) is None and world.told())
-    world.now[0] += 60
-    world.child.put("services", "web", "shop", spec=before["spec"])
+    before = world.local.objects["services", "shop", "web"]
+    world.local.remove("services", "web", "shop")
     wait_until(
-        lambda: world.exports.reconcile(KEY) is None and ("exportedservices", MEMBER, "shop.web") in world.hub.objects
+        lambda: (
+            world.export_controller.reconcile(KEY) is None
+            and world.export_controller.write_status(KEY) is None
+            and world.told()
+        )
     )
-    assert world.exports.tell(KEY) == pytest.approx(controller.MERGE_S)
+    world.now[0] += 60
+    world.local.put("services", "web", "shop", spec=before["spec"])
+    wait_until(
+        lambda: (
+            world.export_controller.reconcile(KEY) is None
+            and ("exportedservices", MEMBER, "shop.web") in world.hub.objects
+        )
+    )
+    assert world.export_controller.write_status(KEY) == pytest.approx(controller.MERGE_S)
 
 
 def test_what_the_hub_holds_is_not_written_again(world: World) -> None:
-    world.exports.reconcile(KEY)
-    world.exports.reconcile(KEY)
-    world.exports.reconcile(KEY)
+    world.export_controller.reconcile(KEY)
+    world.export_controller.reconcile(KEY)
+    world.export_controller.reconcile(KEY)
     assert len(world.writes(world.hub)) == 2, "one ExportedService, one slice"
 
 
 def test_what_another_says_in_the_status_stays(world: World) -> None:
-    world.exports.reconcile(KEY)
+    world.export_controller.reconcile(KEY)
     world.merge()
     foreign = {"type": "Approved", "status": "True", "reason": "ByHand", "message": "m", "lastTransitionTime": "t"}
-    with world.child.changed:
-        found = world.child.objects["serviceexports", "shop", "web"]
-        world.child.store(("serviceexports", "shop", "web"), {**found, "status": {"conditions": [foreign]}})
+    with world.local.changed:
+        found = world.local.objects["serviceexports", "shop", "web"]
+        world.local.store(("serviceexports", "shop", "web"), {**found, "status": {"conditions": [foreign]}})
 
     def told() -> bool:
         # Where the watch has not told of theirs yet, the write is refused and the controller tries again.
         with contextlib.suppress(errors.ConflictError):
-            return world.exports.tell(KEY) is None
+            return world.export_controller.write_status(KEY) is None
         return False
 
     wait_until(told)

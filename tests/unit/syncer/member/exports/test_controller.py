@@ -29,7 +29,7 @@ def test_mcs1_a_service_is_exported_when_there_is_an_export_of_its_name_and_not_
     with cluster.running():
         eventually(lambda: cluster.imported())
         never(lambda: exported(cluster) or cluster.sent())
-        cluster.child.put(EXPORTS, "web", "shop")
+        cluster.local.put(EXPORTS, "web", "shop")
         eventually(lambda: cluster.sent() == ["10.113.0.5"])
         assert exported(cluster) == ["shop.web"]
 
@@ -38,7 +38,7 @@ def test_mcs3_a_deleted_export_takes_everything_off_the_hub(cluster: joined_clus
     cluster.export("u1=10.113.0.5")
     with cluster.running():
         eventually(lambda: cluster.sent() and exported(cluster))
-        cluster.child.remove(EXPORTS, "web", "shop")
+        cluster.local.remove(EXPORTS, "web", "shop")
         eventually(lambda: not cluster.sent() and not exported(cluster))
 
 
@@ -48,22 +48,22 @@ def test_mcs5_a_service_that_is_deleted_and_made_again_under_a_living_export_is_
     cluster.export("u1=10.113.0.5")
     with cluster.running():
         eventually(lambda: cluster.sent() == ["10.113.0.5"])
-        cluster.child.remove(SERVICES, "web", "shop")
+        cluster.local.remove(SERVICES, "web", "shop")
         eventually(lambda: not exported(cluster))
-        eventually(lambda: cluster.told().get("Valid") == ("False", "NoService"))
-        assert cluster.told()["Ready"] == ("False", "Pending")
+        eventually(lambda: cluster.reported().get("Valid") == ("False", "NoService"))
+        assert cluster.reported()["Ready"] == ("False", "Pending")
         cluster.serve("u2=10.113.0.6")
         eventually(lambda: cluster.sent() == ["10.113.0.6"] and exported(cluster))
-        eventually(lambda: cluster.told().get("Valid") == ("True", "Valid"))
+        eventually(lambda: cluster.reported().get("Valid") == ("True", "Valid"))
 
 
 def test_mcs10_mcs11_conditions_follow_the_hub(cluster: joined_cluster.Cluster) -> None:
     cluster.export("u1=10.113.0.5")
     with cluster.running():
-        eventually(lambda: cluster.told().get("Ready") == ("False", "Pending") and cluster.sent())
+        eventually(lambda: cluster.reported().get("Ready") == ("False", "Pending") and cluster.sent())
         cluster.merge("c1", "c2")
-        eventually(lambda: cluster.told().get("Ready") == ("True", "Exported"))
-        assert cluster.told()["Conflict"] == ("False", "NoConflicts")
+        eventually(lambda: cluster.reported().get("Ready") == ("True", "Exported"))
+        assert cluster.reported()["Conflict"] == ("False", "NoConflicts")
 
 
 def test_what_was_deleted_while_the_syncer_was_down_goes_when_it_is_back(cluster: joined_cluster.Cluster) -> None:
@@ -71,9 +71,9 @@ def test_what_was_deleted_while_the_syncer_was_down_goes_when_it_is_back(cluster
     cluster.export("u1=10.113.0.5", name="api")
     with cluster.running():
         eventually(lambda: exported(cluster) == ["shop.api", "shop.web"] and len(cluster.sent()) == 2)
-    cluster.child.remove(EXPORTS, "web", "shop")
-    cluster.child.remove(SERVICES, "web", "shop")
-    cluster.child.remove(SLICES, "web-x1", "shop")
+    cluster.local.remove(EXPORTS, "web", "shop")
+    cluster.local.remove(SERVICES, "web", "shop")
+    cluster.local.remove(SLICES, "web-x1", "shop")
     with cluster.running():
         eventually(lambda: exported(cluster) == ["shop.api"] and cluster.sent() == ["10.113.0.5"])
 
@@ -97,11 +97,11 @@ def test_what_was_taken_from_the_hub_by_another_hand_is_put_back(cluster: joined
         eventually(lambda: cluster.sent() == ["10.113.0.5"] and exported(cluster) == ["shop.web"])
 
 
-def test_a_child_whose_lists_fail_withdraws_nothing(cluster: joined_cluster.Cluster) -> None:
+def test_a_member_whose_lists_fail_withdraws_nothing(cluster: joined_cluster.Cluster) -> None:
     cluster.export("u1=10.113.0.5")
     with cluster.running():
         eventually(lambda: cluster.sent() and exported(cluster))
-    cluster.child.fail(403, times=1000, reason="Forbidden", path="/serviceexports")
+    cluster.local.fail(403, times=1000, reason="Forbidden", path="/serviceexports")
     with cluster.running():
         never(lambda: not exported(cluster) or not cluster.sent(), for_s=1.5)
 
@@ -110,11 +110,11 @@ def test_changes_during_a_relist_after_410_arrive(cluster: joined_cluster.Cluste
     cluster.export("u1=10.113.0.5")
     cluster.merge("c1")
     with cluster.running():
-        eventually(lambda: cluster.sent() == ["10.113.0.5"] and cluster.told().get("Ready") == ("True", "Exported"))
-        with cluster.child.changed:
+        eventually(lambda: cluster.sent() == ["10.113.0.5"] and cluster.reported().get("Ready") == ("True", "Exported"))
+        with cluster.local.changed:
             # Nobody sees these events: the past is forgotten before the watches wake.
-            del cluster.child.objects[EXPORTS, "shop", "web"]
-            cluster.child.compact()
+            del cluster.local.objects[EXPORTS, "shop", "web"]
+            cluster.local.compact()
         eventually(lambda: not exported(cluster) and not cluster.sent())
 
 
@@ -123,7 +123,7 @@ def test_an_export_that_the_hub_refuses_says_so_and_is_tried_again(cluster: join
     cluster.hub.fail(403, times=1000, **refusal)  # type: ignore[arg-type]
     cluster.export("u1=10.113.0.5")
     with cluster.running():
-        eventually(lambda: cluster.told().get("Ready") == ("False", "Failed"))
+        eventually(lambda: cluster.reported().get("Ready") == ("False", "Failed"))
         # Any news of it is a reason to try anew before the long pause is over.
         cluster.hub.faults.clear()
         cluster.endpoints("u1=10.113.0.5", "u2=10.113.0.6")
@@ -136,7 +136,7 @@ def test_a_hub_that_fails_is_told_and_tried_again(cluster: joined_cluster.Cluste
     cluster.export("u1=10.113.0.5")
     with cluster.running():
         eventually(lambda: any(one.message.startswith(f"The hub failed: {status}") for one in cluster.conditions()))
-        assert cluster.told()["Ready"] == ("False", "Pending")
+        assert cluster.reported()["Ready"] == ("False", "Pending")
         cluster.hub.faults.clear()
         eventually(lambda: exported(cluster) and cluster.sent())
 
@@ -145,11 +145,11 @@ def test_a_change_that_the_hub_fails_to_take_is_told_of_a_merged_export(cluster:
     cluster.export("u1=10.113.0.5")
     cluster.merge("c1")
     with cluster.running():
-        eventually(lambda: cluster.told().get("Ready") == ("True", "Exported"))
+        eventually(lambda: cluster.reported().get("Ready") == ("True", "Exported"))
         cluster.hub.fail(503, times=1000, method="PUT", path="/endpointslices")
         cluster.endpoints("u1=10.113.0.5", "u2=10.113.0.6")
         eventually(lambda: any("The hub failed: 503" in one.message for one in cluster.conditions()))
-        assert cluster.told()["Ready"] == ("True", "Exported")
+        assert cluster.reported()["Ready"] == ("True", "Exported")
 
 
 def test_at_a_full_quota_old_slices_go_before_new_ones_come(cluster: joined_cluster.Cluster) -> None:
@@ -170,9 +170,9 @@ def test_at_a_full_quota_old_slices_go_before_new_ones_come(cluster: joined_clus
 
 def test_an_export_that_is_too_large_says_so(cluster: joined_cluster.Cluster) -> None:
     cluster.serve("u1=10.113.0.5")
-    cluster.child.put(EXPORTS, "web", "shop", spec={"exportedAnnotations": {"a": "x" * 70_000}})
+    cluster.local.put(EXPORTS, "web", "shop", spec={"exportedAnnotations": {"a": "x" * 70_000}})
     with cluster.running():
-        eventually(lambda: cluster.told().get("Ready") == ("False", "Failed"))
+        eventually(lambda: cluster.reported().get("Ready") == ("False", "Failed"))
         assert any("expected at most 65536" in one.message for one in cluster.conditions())
         assert not exported(cluster)
 
@@ -180,9 +180,9 @@ def test_an_export_that_is_too_large_says_so(cluster: joined_cluster.Cluster) ->
 def test_an_export_of_a_port_that_the_hub_refuses_says_so(cluster: joined_cluster.Cluster) -> None:
     cluster.export("u1=10.113.0.5")
     port = {"name": "http", "port": 80, "protocol": "TCP", "appProtocol": "<http>"}
-    cluster.child.put(SERVICES, "web", "shop", spec={"type": "ClusterIP", "clusterIP": "10.96.0.9", "ports": [port]})
+    cluster.local.put(SERVICES, "web", "shop", spec={"type": "ClusterIP", "clusterIP": "10.96.0.9", "ports": [port]})
     with cluster.running():
-        eventually(lambda: cluster.told().get("Ready") == ("False", "Failed"))
+        eventually(lambda: cluster.reported().get("Ready") == ("False", "Failed"))
         assert any("appProtocol '<http>' of port 80" in one.message for one in cluster.conditions())
         assert not exported(cluster)
 
@@ -192,7 +192,7 @@ def test_a_namespace_that_the_hub_does_not_allow_is_refused_with_a_sentence(clus
     cluster.hub.put("peers", "c1", SET, spec={**peer["spec"], "exportNamespaces": ["other"]}, status=peer["status"])
     cluster.export("u1=10.113.0.5")
     with cluster.running():
-        eventually(lambda: cluster.told().get("Ready") == ("False", "Failed"))
+        eventually(lambda: cluster.reported().get("Ready") == ("False", "Failed"))
         assert not exported(cluster)
 
 
@@ -200,13 +200,13 @@ def test_the_hub_away_keeps_a_merged_export_ready(cluster: joined_cluster.Cluste
     cluster.export("u1=10.113.0.5")
     cluster.merge("c1")
     with cluster.running():
-        eventually(lambda: cluster.told().get("Ready") == ("True", "Exported"))
-        eventually(lambda: (MERGED, "fleetboard-system", "shop.web") in cluster.child.objects)
+        eventually(lambda: cluster.reported().get("Ready") == ("True", "Exported"))
+        eventually(lambda: (MERGED, "fleetboard-system", "shop.web") in cluster.local.objects)
         cluster.hub.stalled.set()
         cluster.hub.cut()
         cluster.endpoints("u1=10.113.0.5", "u2=10.113.0.6")
         eventually(lambda: "10.113.0.6" in cluster.received())
-        assert cluster.told()["Ready"] == ("True", "Exported")
+        assert cluster.reported()["Ready"] == ("True", "Exported")
         cluster.hub.stalled.clear()
         eventually(lambda: cluster.sent() == ["10.113.0.5", "10.113.0.6"])
 
@@ -224,7 +224,7 @@ def test_a_hub_of_the_version_before_gets_what_its_schema_has(
         assert "ipFamilies" not in cluster.hub.objects[EXPORTED, OWN, "shop.web"]["spec"]
         # It is told of once, and what it drops is no reason to write for ever.
         assert sum("older version" in record.message for record in caplog.records) == 1
-        eventually(lambda: cluster.told().get("Valid") == ("True", "Valid"))
+        eventually(lambda: cluster.reported().get("Valid") == ("True", "Valid"))
         before = len(cluster.hub.asked)
         never(lambda: [one for one in cluster.hub.asked[before:] if one.method in ("PUT", "POST")], for_s=1.0)
 

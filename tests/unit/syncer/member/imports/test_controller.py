@@ -38,9 +38,9 @@ def test_mcs2_mcs20_an_exported_name_is_one_import_in_a_namespace_that_is_there_
     cluster.publish("10.113.4.8", namespace="elsewhere")
     with cluster.running():
         eventually(lambda: addresses(cluster) and cluster.received() == ["10.113.0.5", "10.113.4.7"])
-        assert [key for key in cluster.child.objects if key[0] == IMPORTS] == [(IMPORTS, "shop", "web")]
+        assert [key for key in cluster.local.objects if key[0] == IMPORTS] == [(IMPORTS, "shop", "web")]
         assert not cluster.received("elsewhere")
-        cluster.child.put("namespaces", "elsewhere", "")
+        cluster.local.put("namespaces", "elsewhere", "")
         eventually(lambda: addresses(cluster, "web", "elsewhere") and cluster.received("elsewhere") == ["10.113.4.8"])
 
 
@@ -49,9 +49,9 @@ def test_mcs27_every_slice_is_owned_by_the_import_of_this_cluster(cluster: joine
     cluster.publish("10.113.4.7")
     with cluster.running():
         eventually(lambda: cluster.received())
-        uid = cluster.child.objects[IMPORTS, "shop", "web"]["metadata"]["uid"]
-        (key,) = (key for key in cluster.child.objects if key[0] == SLICES)
-        owners = cluster.child.objects[key]["metadata"]["ownerReferences"]
+        uid = cluster.local.objects[IMPORTS, "shop", "web"]["metadata"]["uid"]
+        (key,) = (key for key in cluster.local.objects if key[0] == SLICES)
+        owners = cluster.local.objects[key]["metadata"]["ownerReferences"]
         assert [(one["kind"], one["uid"]) for one in owners if one["kind"] == "ServiceImport"] == [
             ("ServiceImport", uid)
         ]
@@ -68,7 +68,7 @@ def test_mcs3_the_slices_of_one_cluster_go_with_its_export_and_the_import_with_t
         eventually(lambda: cluster.received() == ["10.113.0.5", "10.113.4.7"])
         cluster.merge("c1")
         eventually(lambda: cluster.received() == ["10.113.0.5"])
-        cluster.child.remove("serviceexports", "web", "shop")
+        cluster.local.remove("serviceexports", "web", "shop")
         cluster.hub.remove(MERGED, "shop.web", SET)
         eventually(lambda: not cluster.received() and cluster.imported() is None)
 
@@ -93,18 +93,18 @@ OPTIONAL = ("spec.internalTrafficPolicy", "spec.trafficDistribution", "status.en
 def test_an_older_definition_is_not_sent_fields_that_it_lacks(
     cluster: joined_cluster.Cluster, lacking: tuple[str, ...]
 ) -> None:
-    cluster.child.openapi[MCS_GROUP_VERSION] = import_schema(*lacking)
+    cluster.local.openapi[MCS_GROUP_VERSION] = import_schema(*lacking)
     cluster.merge("c2", internal_traffic_policy="Local", traffic_distribution="PreferClose")
     with cluster.running():
         eventually(lambda: (one := cluster.imported()) is not None and one.status.clusters)
-        found = cluster.child.objects[IMPORTS, "shop", "web"]
+        found = cluster.local.objects[IMPORTS, "shop", "web"]
         there = {f"{part}.{field}" for part in ("spec", "status") for field in found[part]}
         assert set(OPTIONAL) & there == set(OPTIONAL) - set(lacking)
 
 
 @pytest.mark.parametrize("status", [403, 404, 503])
 def test_a_definition_that_can_not_be_read_is_no_older_one(cluster: joined_cluster.Cluster, status: int) -> None:
-    cluster.child.fail(status, path="/openapi/v3")
+    cluster.local.fail(status, path="/openapi/v3")
     with pytest.raises(errors.ApiError), cluster.running():
         pass
 
@@ -125,14 +125,14 @@ def test_endpoints_follow_although_the_import_can_not_be_written(cluster: joined
     cluster.publish("10.113.4.7")
     with cluster.running():
         eventually(lambda: cluster.received() == ["10.113.4.7"])
-        cluster.child.fail(422, times=10000, method="PATCH", reason="Invalid", path="/serviceimports/web")
+        cluster.local.fail(422, times=10000, method="PATCH", reason="Invalid", path="/serviceimports/web")
         cluster.merge("c2", vips=["10.112.0.10"])
         cluster.publish("10.113.4.8")
         eventually(lambda: cluster.received() == ["10.113.4.8"])
         cluster.merge("c1", vips=["10.112.0.10"])
         eventually(lambda: not cluster.received())
         assert addresses(cluster) == ["10.112.0.9"]
-        cluster.child.faults.clear()
+        cluster.local.faults.clear()
         eventually(lambda: addresses(cluster) == ["10.112.0.10"])
 
 
@@ -140,16 +140,16 @@ def test_a_field_that_another_owns_and_we_leave_out_is_no_reason_to_write(cluste
     cluster.merge("c2")
     with cluster.running():
         eventually(lambda: (one := cluster.imported()) is not None and one.status.conditions)
-        with cluster.child.changed:
-            found = cluster.child.objects[IMPORTS, "shop", "web"]
+        with cluster.local.changed:
+            found = cluster.local.objects[IMPORTS, "shop", "web"]
             spec = {**found["spec"], "internalTrafficPolicy": "Local"}
-            cluster.child.store((IMPORTS, "shop", "web"), {**found, "spec": spec})
-        before = len(cluster.child.asked)
+            cluster.local.store((IMPORTS, "shop", "web"), {**found, "spec": spec})
+        before = len(cluster.local.asked)
         cluster.publish("10.113.4.7")
         eventually(lambda: cluster.received() == ["10.113.4.7"])
         cluster.publish("10.113.4.8")
         eventually(lambda: cluster.received() == ["10.113.4.8"])
-        asked = [one.path for one in cluster.child.asked[before:] if one.method == "PATCH"]
+        asked = [one.path for one in cluster.local.asked[before:] if one.method == "PATCH"]
         assert not [path for path in asked if path.endswith("/serviceimports/web")]
 
 
@@ -167,7 +167,7 @@ def test_mcs28_nothing_is_withdrawn_while_the_hub_was_never_heard(cluster: joine
     cluster.publish("10.113.4.7")
     with cluster.running():
         eventually(lambda: cluster.received() == ["10.113.0.5", "10.113.4.7"])
-        eventually(lambda: (MERGED, "fleetboard-system", "shop.web") in cluster.child.objects)
+        eventually(lambda: (MERGED, "fleetboard-system", "shop.web") in cluster.local.objects)
     cluster.hub.stalled.set()
     with cluster.running():
         # Its own endpoints go on being followed.
@@ -183,12 +183,12 @@ def test_what_the_hub_dropped_while_the_syncer_was_down_goes_when_it_is_back(clu
     cluster.publish("10.113.4.8", name="api")
     with cluster.running():
         eventually(lambda: cluster.received() == ["10.113.4.7", "10.113.4.8"] and addresses(cluster, "api"))
-        eventually(lambda: (MERGED, "fleetboard-system", "shop.web") in cluster.child.objects)
+        eventually(lambda: (MERGED, "fleetboard-system", "shop.web") in cluster.local.objects)
     cluster.hub.remove(MERGED, "shop.web", SET)
     cluster.hub.remove(SLICES, REMOTE, SET)
     with cluster.running():
         eventually(lambda: cluster.imported() is None and cluster.received() == ["10.113.4.8"])
-        eventually(lambda: (MERGED, "fleetboard-system", "shop.web") not in cluster.child.objects)
+        eventually(lambda: (MERGED, "fleetboard-system", "shop.web") not in cluster.local.objects)
         assert addresses(cluster, "api")
 
 
@@ -206,7 +206,7 @@ def test_changes_at_the_hub_during_a_relist_after_410_arrive(cluster: joined_clu
 
 
 def test_mcs8_nothing_is_imported_into_a_refused_namespace(cluster: joined_cluster.Cluster) -> None:
-    cluster.child.put("namespaces", "kube-system", "")
+    cluster.local.put("namespaces", "kube-system", "")
     cluster.merge("c2", namespace="kube-system")
     cluster.publish("10.113.4.7", namespace="kube-system")
     cluster.merge("c2")
@@ -220,14 +220,14 @@ def test_an_import_that_a_user_deletes_is_back_with_its_address(cluster: joined_
     cluster.publish("10.113.4.7")
     with cluster.running():
         eventually(lambda: cluster.received())
-        old = cluster.child.objects[IMPORTS, "shop", "web"]["metadata"]["uid"]
-        cluster.child.remove(IMPORTS, "web", "shop")
+        old = cluster.local.objects[IMPORTS, "shop", "web"]["metadata"]["uid"]
+        cluster.local.remove(IMPORTS, "web", "shop")
         eventually(lambda: addresses(cluster) == ["10.112.0.9"])
-        new = cluster.child.objects[IMPORTS, "shop", "web"]["metadata"]["uid"]
+        new = cluster.local.objects[IMPORTS, "shop", "web"]["metadata"]["uid"]
         assert new != old
 
         def owners() -> set[str]:
-            found = [obj for key, obj in cluster.child.objects.items() if key[0] == SLICES]
+            found = [obj for key, obj in cluster.local.objects.items() if key[0] == SLICES]
             return {one["uid"] for obj in found for one in obj["metadata"]["ownerReferences"]}
 
         eventually(lambda: new in owners() and old not in owners())
@@ -238,9 +238,9 @@ def test_what_others_write_into_an_import_is_put_right(cluster: joined_cluster.C
     cluster.merge("c2")
     with cluster.running():
         eventually(lambda: addresses(cluster))
-        with cluster.child.changed:
-            found = cluster.child.objects[IMPORTS, "shop", "web"]
-            cluster.child.store((IMPORTS, "shop", "web"), {**found, "spec": {**found["spec"], "ips": written}})
+        with cluster.local.changed:
+            found = cluster.local.objects[IMPORTS, "shop", "web"]
+            cluster.local.store((IMPORTS, "shop", "web"), {**found, "spec": {**found["spec"], "ips": written}})
         eventually(lambda: addresses(cluster) == ["10.112.0.9"])
 
 
@@ -252,17 +252,17 @@ def test_a_namespace_that_is_being_deleted_is_left_alone_and_not_made_again(
     cluster.merge("c2")
     message = "namespace shop is being terminated"
     if phase == "known":
-        with cluster.child.changed:
+        with cluster.local.changed:
             metadata = {"name": "shop", "namespace": "", "deletionTimestamp": "2026-01-01T00:00:00Z"}
-            cluster.child.store(("namespaces", "", "shop"), {"metadata": metadata})
-    cluster.child.fail(403, times=10000, method="PATCH", reason="Forbidden", message=message, path="/serviceimports")
+            cluster.local.store(("namespaces", "", "shop"), {"metadata": metadata})
+    cluster.local.fail(403, times=10000, method="PATCH", reason="Forbidden", message=message, path="/serviceimports")
     with cluster.running():
         eventually(
-            lambda: any(key[0] == "fleetservices" and key[2] == "shop.web" for key in list(cluster.child.objects))
+            lambda: any(key[0] == "fleetservices" and key[2] == "shop.web" for key in list(cluster.local.objects))
         )  # the copy is written
 
         def tries() -> int:
-            return sum(one.method == "PATCH" and "/serviceimports" in one.path for one in list(cluster.child.asked))
+            return sum(one.method == "PATCH" and "/serviceimports" in one.path for one in list(cluster.local.asked))
 
         if phase == "known":
             never(lambda: tries(), for_s=1.0)
@@ -270,11 +270,11 @@ def test_a_namespace_that_is_being_deleted_is_left_alone_and_not_made_again(
             eventually(lambda: tries() >= 2)
             never(lambda: tries() > 60, for_s=1.0)
             assert any("being terminated" in getattr(record, "error", "") for record in caplog.records)
-        assert not [one for one in cluster.child.asked if one.method == "POST" and one.path.endswith("/namespaces")]
+        assert not [one for one in cluster.local.asked if one.method == "POST" and one.path.endswith("/namespaces")]
         # Made anew under the same name, it gets its imports.
-        cluster.child.faults.clear()
-        cluster.child.remove("namespaces", "shop", "")
-        cluster.child.put("namespaces", "shop", "")
+        cluster.local.faults.clear()
+        cluster.local.remove("namespaces", "shop", "")
+        cluster.local.put("namespaces", "shop", "")
         eventually(lambda: addresses(cluster))
 
 
@@ -292,15 +292,15 @@ def test_addresses_that_are_not_the_source_clusters_are_counted_in_the_condition
 
         # Before the slices came there was nothing to count.
         eventually(lambda: any("2 addresses of cluster c2 refused" in message for message in messages()))
-        assert member.imports.dropped() == {"c2": 2}
+        assert member.import_controller.dropped() == {"c2": 2}
         cluster.publish("10.113.4.7")
-        eventually(lambda: member.imports.dropped() == {})
+        eventually(lambda: member.import_controller.dropped() == {})
 
 
 def test_an_import_written_by_hand_is_adopted_and_emptied_after_the_last_export(
     cluster: joined_cluster.Cluster,
 ) -> None:
-    cluster.child.put(IMPORTS, "web", "shop", spec={"type": "ClusterSetIP", "ports": []})
+    cluster.local.put(IMPORTS, "web", "shop", spec={"type": "ClusterSetIP", "ports": []})
     cluster.merge("c2")
     with cluster.running():
         eventually(lambda: addresses(cluster))
@@ -319,17 +319,21 @@ def test_an_import_written_by_hand_is_adopted_and_emptied_after_the_last_export(
 def test_watches_that_an_outage_left_silent_are_made_anew(cluster: joined_cluster.Cluster) -> None:
     cluster.merge("c2")
     cluster.publish("10.113.4.5")
-    with fake_api.FakeApi() as gone:
-        unreachable = gone.client()
+
+    def reports() -> list[fake_api.Asked]:
+        return [one for one in list(cluster.hub.asked) if one.method == "PATCH" and "/peerreports" in one.path]
+
     with cluster.running() as member:
         eventually(lambda: cluster.received() == ["10.113.4.5"])
-        eventually(lambda: member.reporter.last_sent > 0)
+        eventually(lambda: member.report_controller.last_sent > 0)
         cluster.hub.mute()
         cluster.publish("10.113.4.5", "10.113.4.6")
         never(lambda: "10.113.4.6" in cluster.received())
-        hub, member.reporter._hub = member.reporter._hub, unreachable
-        member.reporter.last_sent = -float("inf")
-        member.reporter.wake()
-        eventually(lambda: member.reporter._away)
-        member.reporter._hub = hub
+        # No status of HTTP: the connection breaks in the middle of the answer.
+        cluster.hub.fail(99, times=10**6, method="PATCH", path="/peerreports")
+        lost = len(reports())
+        member.report_controller.last_sent = -float("inf")
+        member.report_controller.wake()
+        eventually(lambda: len(reports()) > lost)
+        cluster.hub.faults.clear()
         eventually(lambda: "10.113.4.6" in cluster.received())

@@ -81,7 +81,7 @@ def test_labels_have_short_values_and_annotations_fit_together() -> None:
 
 def test_mcs22_exporting_clusters_are_the_merges_and_this_one_by_its_own_word() -> None:
     stale = import_plan.plan(situation(merged=make_merged("c1", "c2")))
-    fresh = import_plan.plan(situation(merged=make_merged("c2"), local=local()))
+    fresh = import_plan.plan(situation(merged=make_merged("c2"), own=local()))
     assert (stale.clusters, fresh.clusters) == (("c2",), ("c1", "c2"))
 
 
@@ -188,7 +188,7 @@ def test_mcs13_a_service_of_a_family_that_this_cluster_has_not_is_not_supported(
 
 
 def test_mcs22_an_import_says_whether_there_are_slices_for_it() -> None:
-    with_slices = import_plan.plan(situation(merged=make_merged("c1"), local=local()))
+    with_slices = import_plan.plan(situation(merged=make_merged("c1"), own=local()))
     unheard = import_plan.plan(situation(merged=make_merged("c2"), remote=None))
     ended = import_plan.plan(situation(current=make_import(owner="adopted")))
     assert [one.slice_objects for one in (with_slices, unheard, ended)] == ["Present", "Present", "Absent"]

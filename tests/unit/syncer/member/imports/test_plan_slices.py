@@ -44,14 +44,12 @@ def imported(plan: import_plan.ImportPlan) -> dict[str, list[str]]:
 
 
 def test_mcs25_each_source_cluster_has_slices_of_its_own() -> None:
-    plan = import_plan.plan(
-        situation(merged=make_merged("c1", "c2"), local=local(), remote=[remote_slice("10.113.4.7")])
-    )
+    plan = import_plan.plan(situation(merged=make_merged("c1", "c2"), own=local(), remote=[remote_slice("10.113.4.7")]))
     assert imported(plan) == {"c1": ["10.113.0.5"], "c2": ["10.113.4.7"]}
 
 
 def test_own_endpoints_are_there_before_the_hub_merged_them_and_while_it_is_unheard() -> None:
-    plan = import_plan.plan(situation(merged=make_merged("c2"), local=local(), remote=None))
+    plan = import_plan.plan(situation(merged=make_merged("c2"), own=local(), remote=None))
     assert imported(plan) == {"c1": ["10.113.0.5"]}
 
 
@@ -62,7 +60,7 @@ def test_a_withdrawn_own_export_leaves_at_once_though_the_merge_still_names_it()
 
 def test_the_hubs_copy_of_our_own_endpoints_is_not_used() -> None:
     copy = remote_slice("10.113.0.99", cluster="c1")
-    plan = import_plan.plan(situation(merged=make_merged("c1"), local=local(), remote=[copy]))
+    plan = import_plan.plan(situation(merged=make_merged("c1"), own=local(), remote=[copy]))
     assert imported(plan) == {"c1": ["10.113.0.5"]}
 
 
@@ -166,16 +164,16 @@ def stored(plan: import_plan.ImportPlan) -> list[core.EndpointSlice]:
 
 def test_mcs3_surplus_slices_go_and_planned_ones_stay() -> None:
     before = import_plan.plan(
-        situation(merged=make_merged("c1", "c2"), local=local(), remote=[remote_slice("10.113.4.7")])
+        situation(merged=make_merged("c1", "c2"), own=local(), remote=[remote_slice("10.113.4.7")])
     )
-    after = import_plan.plan(situation(merged=make_merged("c1"), local=local()))
+    after = import_plan.plan(situation(merged=make_merged("c1"), own=local()))
     surplus = import_plan.surplus(stored(before), after, cluster="c1")
     assert [slice_.metadata.labels[names.LABEL_SOURCE_CLUSTER] for slice_ in surplus] == ["c2"]
 
 
 def test_other_clusters_slices_stay_while_the_hub_was_never_heard() -> None:
     before = import_plan.plan(
-        situation(merged=make_merged("c1", "c2"), local=local(), remote=[remote_slice("10.113.4.7")])
+        situation(merged=make_merged("c1", "c2"), own=local(), remote=[remote_slice("10.113.4.7")])
     )
     unheard = import_plan.plan(situation(merged=make_merged("c1", "c2"), remote=None))
     surplus = import_plan.surplus(stored(before), unheard, cluster="c1")

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import strategies as st
 
 from fleetboard.model import fleet, names
+from fleetboard.model.keys import ServiceKey
 from fleetboard.runtime import environment
 from syncer.member import settings
 from syncer.member.probe import controller, plan
@@ -27,10 +28,10 @@ STEPS = st.lists(st.tuples(st.booleans(), CLUSTERS, NUMBERS), max_size=60)
 
 @hypothesis.given(STEPS)
 def test_a_service_takes_whatever_was_asked_and_echoed(steps: list[tuple[bool, str, int]]) -> None:
-    said = plan.Said()
+    service = plan.ProbeService()
     for asks, cluster, number in steps:
-        said = said.ask(cluster, number) if asks else said.echo(cluster, number)
-        ports = said.render("c1", namespace="f")["spec"]["ports"]
+        service = service.ask(cluster, number) if asks else service.echo(cluster, number)
+        ports = service.render("c1", namespace="f")["spec"]["ports"]
         assert len({(port["protocol"], port["port"]) for port in ports}) == len(ports), "the API refuses one twice"
         assert len({port["name"] for port in ports}) == len(ports)
         assert len(ports) <= plan.ECHOES + 1
@@ -44,13 +45,13 @@ def test_numbers_begin_again_after_the_last_port() -> None:
 
 
 def test_only_probe_services_of_our_own_namespace_count() -> None:
-    assert plan.cluster_of("fleetboard-system/fleet-probe-c2", namespace="fleetboard-system") == "c2"
-    assert plan.cluster_of("shop/fleet-probe-c2", namespace="fleetboard-system") is None
-    assert plan.cluster_of("fleetboard-system/web", namespace="fleetboard-system") is None
+    assert plan.cluster_of(ServiceKey("fleetboard-system", "fleet-probe-c2"), namespace="fleetboard-system") == "c2"
+    assert plan.cluster_of(ServiceKey("shop", "fleet-probe-c2"), namespace="fleetboard-system") is None
+    assert plan.cluster_of(ServiceKey("fleetboard-system", "web"), namespace="fleetboard-system") is None
 
 
-def key_of(cluster: str) -> str:
-    return f"{names.NAMESPACE}/{plan.service_name(cluster)}"
+def key_of(cluster: str) -> ServiceKey:
+    return ServiceKey(names.NAMESPACE, plan.service_name(cluster))
 
 
 def ping(number: int, asked: str) -> fleet.ServicePort:
@@ -65,7 +66,7 @@ class World:
         self.members = set(apis)
         self.forged: dict[str, Sequence[str]] = {}
         self.probes = {
-            name: controller.Probing(
+            name: controller.ProbeController(
                 api.client(),
                 clusterset=self,
                 cluster=name,
@@ -82,7 +83,7 @@ class World:
         found = self.apis[cluster].objects["services", names.NAMESPACE, plan.service_name(cluster)]["spec"]["ports"]
         return [fleet.ServicePort(port=one["port"], name=one["name"], protocol=one["protocol"]) for one in found]
 
-    def service(self, key: str) -> fleet.FleetService | None:
+    def service(self, key: ServiceKey) -> fleet.FleetService | None:
         cluster = plan.cluster_of(key, namespace=names.NAMESPACE)
         assert cluster is not None
         exporters = self.forged.get(cluster, (cluster,))
@@ -91,8 +92,8 @@ class World:
         spec = fleet.FleetServiceSpec(namespace=names.NAMESPACE, name=cluster, ports=ports, constituents=constituents)
         return fleet.FleetService(spec=spec)
 
-    def service_keys(self) -> list[str]:
-        return [*map(key_of, [*self.apis, *self.forged]), "shop/web"]
+    def service_keys(self) -> list[ServiceKey]:
+        return [*map(key_of, [*self.apis, *self.forged]), ServiceKey("shop", "web")]
 
     def peer(self, name: str) -> fleet.Peer | None:
         return fleet.Peer(spec=fleet.PeerSpec(cluster=name)) if name in self.members else None
@@ -111,7 +112,7 @@ class World:
         while not stop.wait(0.01):
             for one in self.probes.values():
                 for key in self.service_keys():
-                    one.notice(key)
+                    one.enqueue(key)
 
 
 @contextlib.contextmanager
@@ -191,11 +192,11 @@ def test_a_cluster_waits_for_its_echo_once_however_often_it_is_noticed() -> None
         world = World({"c1": one})
         world.members |= {"c3", "c4"}
         world.forged = {"c3": ("c3",), "c4": ("c4",)}
-        probing_ = world.probes["c1"]
+        probe_controller = world.probes["c1"]
         for _ in range(1000):
-            probing_.notice(key_of("c3"))
-            probing_.notice(key_of("c4"))
-        assert len(probing_._noticed) == 2
+            probe_controller.enqueue(key_of("c3"))
+            probe_controller.enqueue(key_of("c4"))
+        assert len(probe_controller.echoes_due) == 2
 
 
 def test_a_cluster_that_left_is_no_longer_shown(

@@ -73,11 +73,11 @@ def test_blocks_of_nodes_that_went_today_count_for_the_blocks_the_cluster_needs(
         fleet.Claim(spec=fleet.ClaimSpec(cidr="10.113.0.0/26", purpose="node-block", owner="gone", released=when))
         for when in released
     ]
-    assert report_plan.resting_blocks(claims, now=now) == 16
+    assert report_plan.quarantined_blocks(claims, now=now) == 16
     nodes = [make_node("a"), make_node("b")]
     assert report_plan.blocks_wanted(nodes) == 1
-    assert report_plan.blocks_wanted(nodes, resting=14 - report_plan.SPARE) == 1
-    assert report_plan.blocks_wanted(nodes, resting=15 - report_plan.SPARE) == 2
+    assert report_plan.blocks_wanted(nodes, quarantined=14 - report_plan.SPARE) == 1
+    assert report_plan.blocks_wanted(nodes, quarantined=15 - report_plan.SPARE) == 2
 
 
 def test_blocks_that_a_living_node_gave_back_do_not_count_for_anybody_may_have_them() -> None:
@@ -85,7 +85,7 @@ def test_blocks_that_a_living_node_gave_back_do_not_count_for_anybody_may_have_t
     spec = fleet.ClaimSpec(
         cidr="10.113.0.0/26", purpose="node-block", owner="a", released="2026-11-23T00:00:00Z", returned=True
     )
-    assert report_plan.resting_blocks([fleet.Claim(spec=spec)], now=now) == 0
+    assert report_plan.quarantined_blocks([fleet.Claim(spec=spec)], now=now) == 0
 
 
 def test_the_hub_is_asked_for_a_second_cluster_block_while_the_first_has_node_blocks_left() -> None:
@@ -97,11 +97,11 @@ def test_the_hub_is_asked_for_a_second_cluster_block_while_the_first_has_node_bl
 
 def test_a_leader_that_gave_its_lease_back_is_reported_until_another_took_it() -> None:
     held, given_back, taken = make_lease("a"), make_lease(""), make_lease("b", 5)
-    assert report_plan.standing(None, held) is held
-    assert report_plan.standing(held, given_back) is held
-    assert report_plan.standing(held, None) is held
-    assert report_plan.standing(held, taken) is taken
-    assert report_plan.standing(None, given_back) is given_back
+    assert report_plan.lease_to_report(None, held) is held
+    assert report_plan.lease_to_report(held, given_back) is held
+    assert report_plan.lease_to_report(held, None) is held
+    assert report_plan.lease_to_report(held, taken) is taken
+    assert report_plan.lease_to_report(None, given_back) is given_back
 
 
 @given(st.sets(st.text("abc", min_size=1, max_size=3)), st.text("abc", max_size=3))

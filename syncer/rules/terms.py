@@ -1,0 +1,37 @@
+"""What every member of a clusterset must fit: the hub's settings of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fleetboard.model import addresses, names
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HubTerms:
+    """The terms of one clusterset.
+
+    Attributes:
+        clusterset: Its name.
+        plans: How the fleet CIDR of each address family is divided.
+        mtu: The MTU of fleet addresses.
+    """
+
+    clusterset: str
+    plans: tuple[addresses.FleetPlan, ...]
+    mtu: int
+
+    @property
+    def networks(self) -> tuple[addresses.Network, ...]:
+        """The fleet CIDRs."""
+        return tuple(plan.fleet for plan in self.plans)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The fleet's address families, ``IPv4`` and ``IPv6``, in the order they were given."""
+        return tuple(f"IPv{plan.fleet.version}" for plan in self.plans)
+
+    @property
+    def namespace(self) -> str:
+        """The clusterset's namespace."""
+        return names.clusterset_namespace(self.clusterset)

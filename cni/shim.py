@@ -22,7 +22,7 @@ RETRY_S = 0.05
 ENOENT, ECONNREFUSED, EAGAIN = 2, 111, 11
 
 
-class CallRefusedError(Exception):
+class UnsendableError(Exception):
     """A call that the shim refuses by itself; the arguments are the CNI error code and the message."""
 
 
@@ -30,7 +30,7 @@ def read_config(descriptor: int) -> bytes:
     """Read the configuration from standard input to its end.
 
     Raises:
-        CallRefusedError: it can't be read, or doesn't end.
+        UnsendableError: it can't be read, or doesn't end.
     """
     chunks = []
     left = MAX_CONFIG
@@ -39,9 +39,9 @@ def read_config(descriptor: int) -> bytes:
             chunks.append(chunk)
             left -= len(chunk)
             if left < 0:
-                raise CallRefusedError(6, b"the network configuration on stdin is longer than %d bytes" % MAX_CONFIG)
+                raise UnsendableError(6, b"the network configuration on stdin is longer than %d bytes" % MAX_CONFIG)
     except OSError as err:
-        raise CallRefusedError(
+        raise UnsendableError(
             5, b"the network configuration can't be read from stdin: errno %d" % (err.errno or 0)
         ) from err
     return b"".join(chunks)
@@ -207,7 +207,7 @@ def main(environ: dict[bytes, bytes]) -> int:
         return 0
     try:
         config = read_config(0)
-    except CallRefusedError as err:
+    except UnsendableError as err:
         write_all(1, error(b"", *err.args))
         return 1
     status, body = call(environ, config)

@@ -8,7 +8,7 @@ from cnf.agent.caches import Caches
 from cnf.agent.settings import AgentSettings
 from cnf.attach.service import CniService
 from cnf.controllers import status
-from cnf.controllers.blocks import controller as block_controller
+from cnf.controllers.blocks import controller as blocks_controller
 from cnf.controllers.services import ServiceController
 from cnf.tunnel.session.session import SessionRunner
 from cnf.tunnel.wireguard.tunnel import Tunnel
@@ -40,7 +40,7 @@ class NodeReporter:
 
     def outlook(self) -> str:
         """Say why no further block comes for this node; nothing when one is free."""
-        return block_controller.outlook(self.caches, node=self.settings.node, cluster=self.settings.cluster)
+        return blocks_controller.outlook(self.caches, node=self.settings.node, cluster=self.settings.cluster)
 
     def own_node(self) -> fleet.FleetNode | None:
         """Return this node's FleetNode."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from cnf.netlink import wire
 from cnf.vip import elements, errors, firewall, refusals, transaction
-from cnf.vip import table as tables
+from cnf.vip import table as vip_table
 from cnf.vip.table import Shares, VipTable
 
 _NOT_AS_HELD = frozenset({errno.EEXIST, errno.ENOENT, errno.EBUSY})
@@ -93,8 +93,8 @@ class TableFill:
 
     def _changes(self, changed: tuple[VipTable, VipTable] | None = None) -> elements.ElementChanges:
         if changed is None and self._over is not None:
-            changed = tables.difference(self._over, self.shares)
-        old, new = changed or (tables.EMPTY, tables.combine(self.shares))
+            changed = vip_table.difference(self._over, self.shares)
+        old, new = changed or (vip_table.EMPTY, vip_table.combine(self.shares))
         return elements.difference(old, new, versions=self._versions)
 
     def _frame(self, changes: elements.ElementChanges, *, apart: bool = False) -> Iterator[_Framed]:

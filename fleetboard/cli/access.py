@@ -1,6 +1,6 @@
-"""How a command reaches the hub: from a pod of ours by its service account, from elsewhere by a kubeconfig.
+"""Reaches the hub for a command: by the service account in one of our pods, by a kubeconfig elsewhere.
 
-One invariant: which cluster a command changes is decided here once, by what the user gave, else by where it runs.
+Invariant: what the user gave decides which cluster a command changes; without it, the place where the command runs.
 """
 
 from __future__ import annotations

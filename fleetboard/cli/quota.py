@@ -1,7 +1,7 @@
-"""Waits until the hub counts what a member keeps there: before that its API refuses every report of the member.
+"""Waits until the hub counts a member's objects; until then its API refuses every report of the member.
 
-The controller of quotas learns of new kinds twice a minute, looks at a quota when it is made and then only every five
-minutes: one that was made on a hub that has just got our CRDs is made anew until it is counted.
+The quota controller learns of new kinds twice a minute. It looks at a quota when the quota is created, and then only
+every five minutes. On a hub that has just received our CRDs, the quota is therefore created again until it is counted.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def make_place(client: Client, member: membership.Member) -> None:
     try:
         client.create(resource.SECRETS, membership.render_secret(member, membership.MEMBER_SECRET))
     except errors.AlreadyExistsError:
-        # Made anew it would revoke the credential of a member that is at work.
+        # A new one would revoke the credential of a member that is at work.
         return
 
 

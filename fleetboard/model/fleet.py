@@ -13,10 +13,6 @@ from fleetboard.model.meta import WireStruct
 API_VERSION = f"{names.GROUP}/{names.VERSION}"
 
 
-# --- Peer: one for each member and one (named "hub") for the hub, in the clusterset's namespace on the hub. syncer
-# copies them to fleetboard-system in the member, so that cnf and crossdns need no access to the hub.
-
-
 class PeerSpec(WireStruct, frozen=True, kw_only=True):
     """Written by ``fleetboard token create``."""
 
@@ -48,7 +44,11 @@ class PeerStatus(WireStruct, frozen=True, kw_only=True):
 
 
 class Peer(WireStruct, frozen=True, kw_only=True):
-    """A member of the clusterset as the hub admitted it."""
+    """A member of the clusterset as the hub admitted it; one more, named "hub", stands for the hub.
+
+    In the clusterset's namespace on the hub. syncer copies them to fleetboard-system in the member, so that cnf and
+    crossdns need no access to the hub.
+    """
 
     api_version: str = API_VERSION
     kind: str = "Peer"
@@ -60,9 +60,6 @@ class Peer(WireStruct, frozen=True, kw_only=True):
     def is_reachable(self) -> bool:
         """Whether the hub's probe gets answers from it; one that was never probed counts as reachable."""
         return self.status.health is None or self.status.health.reachable
-
-
-# --- PeerReport: in the member's namespace on the hub, named after the cluster; and, with conditions, in the member.
 
 
 class ReportedNode(WireStruct, frozen=True, kw_only=True):
@@ -101,16 +98,13 @@ class PeerReportStatus(WireStruct, frozen=True, kw_only=True):
 
 
 class PeerReport(WireStruct, frozen=True, kw_only=True):
-    """A member's report of itself."""
+    """A member's report of itself, in its namespace on the hub and, with conditions, in the member; named after it."""
 
     api_version: str = API_VERSION
     kind: str = "PeerReport"
     metadata: meta.ObjectMeta = meta.ObjectMeta()
     spec: PeerReportSpec
     status: PeerReportStatus = PeerReportStatus()
-
-
-# --- ExportedService: in the member's namespace on the hub, named <namespace>.<service>.
 
 
 class ServicePort(WireStruct, frozen=True, kw_only=True):
@@ -154,16 +148,12 @@ class ExportedServiceSpec(WireStruct, frozen=True, kw_only=True):
 
 
 class ExportedService(WireStruct, frozen=True, kw_only=True):
-    """One cluster's export of one service."""
+    """One cluster's export of a service: in the member's namespace on the hub, named ``<namespace>.<service>``."""
 
     api_version: str = API_VERSION
     kind: str = "ExportedService"
     metadata: meta.ObjectMeta = meta.ObjectMeta()
     spec: ExportedServiceSpec
-
-
-# --- FleetService: in the clusterset's namespace on the hub, named <namespace>.<service>; syncer copies it to
-# fleetboard-system in each member.
 
 
 class Constituent(WireStruct, frozen=True, kw_only=True):
@@ -203,15 +193,12 @@ class FleetServiceSpec(WireStruct, frozen=True, kw_only=True):
 
 
 class FleetService(WireStruct, frozen=True, kw_only=True):
-    """One service of the clusterset."""
+    """One service of the clusterset, in its namespace on the hub; syncer copies it to each member."""
 
     api_version: str = API_VERSION
     kind: str = "FleetService"
     metadata: meta.ObjectMeta = meta.ObjectMeta()
     spec: FleetServiceSpec
-
-
-# --- Claim: its name is the address or block it claims, so to create it is the allocation.
 
 
 class ClaimSpec(WireStruct, frozen=True, kw_only=True):
@@ -229,15 +216,12 @@ class ClaimSpec(WireStruct, frozen=True, kw_only=True):
 
 
 class Claim(WireStruct, frozen=True, kw_only=True):
-    """A block or address that has an owner."""
+    """A block or address that has an owner. Its name is the address or block, so to create it is the allocation."""
 
     api_version: str = API_VERSION
     kind: str = "Claim"
     metadata: meta.ObjectMeta = meta.ObjectMeta()
     spec: ClaimSpec
-
-
-# --- FleetNode: in fleetboard-system of the member, one for each node, named after it.
 
 
 class FleetNodeSpec(WireStruct, frozen=True, kw_only=True):
@@ -277,16 +261,13 @@ class FleetNodeStatus(WireStruct, frozen=True, kw_only=True):
 
 
 class FleetNode(WireStruct, frozen=True, kw_only=True):
-    """A node that runs cnf."""
+    """A node that runs cnf: in fleetboard-system of the member, named after the node."""
 
     api_version: str = API_VERSION
     kind: str = "FleetNode"
     metadata: meta.ObjectMeta = meta.ObjectMeta()
     spec: FleetNodeSpec = FleetNodeSpec()
     status: FleetNodeStatus = FleetNodeStatus()
-
-
-# --- NodeAttachments: in fleetboard-system of the member, one for each node, named after it.
 
 
 class Attachment(WireStruct, frozen=True, kw_only=True):

@@ -62,7 +62,7 @@ def eventually(check: Callable[[], T], *, within_s: float, every_s: float = 0.1)
 
 
 def record(what: str, figure: float) -> None:
-    """Keep a figure, seconds unless it says otherwise, in ``build/e2e/figures.jsonl``: docs/operations quotes them."""
+    """Keep a figure, seconds unless it says otherwise, in ``build/e2e/figures.jsonl``; docs/operations.md quotes it."""
     file = pathlib.Path(__file__).parents[2] / "build/e2e/figures.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as lines:

@@ -21,12 +21,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from fleetboard.kube import errors, events
 from fleetboard.kube.client import Client
 from fleetboard.model import core, names, resource
-from syncer.member.dns import advice, corefile
+from syncer.member.dns import advice, corefile, rollout
+from syncer.member.dns.rollout import COREDNS, SYSTEM
 
 log = logging.getLogger(__name__)
 
-SYSTEM = "kube-system"
-COREDNS = "coredns"
 CUSTOM = "coredns-custom"
 KUBE_DNS = "kube-dns"
 NODE_LOCAL = "node-local-dns"
@@ -34,8 +33,6 @@ SERVICE = "crossdns"
 
 PROGRESS = "fleetboard.io/dns-forwarding"
 """On the ConfigMap with our block: ``trying``, ``done`` or ``refused``, and the block's digest."""
-RESTARTED_FOR = "fleetboard.io/dns-forwarding"
-"""On the Deployment's pods: the digest of the block that they were started for."""
 OURS = "fleetboard.io/created-by"
 
 CHECK_S = 60.0
@@ -43,7 +40,6 @@ SOON_S = 5.0
 ROLLOUT_S = 120.0
 # Without an available CoreDNS pod the cluster has no DNS: do not wait for the whole rollout then.
 OUTAGE_S = 30.0
-_POLL_S = 1.0
 _ATTEMPTS = 5
 
 SETTLED = Gauge(
@@ -153,14 +149,14 @@ class ForwardingController:
         return self._set_up(wanted, config, custom, address=address, stop=stop)
 
     def remove(self) -> None:
-        """Remove everything of ours from CoreDNS' configuration; idempotent.
+        """Remove our blocks from CoreDNS' configuration; idempotent.
 
         Raises:
             errors.KubeError: the API can't be reached or refuses.
         """
         self._retry(lambda: self._clear(COREDNS, progress=None))
         self._retry(lambda: self._clear(CUSTOM, progress=None))
-        self._restart(None)
+        rollout.restart(self._client, None)
         SETTLED.set(0)
 
     def _set_up(
@@ -182,7 +178,7 @@ class ForwardingController:
         if home.is_current and home.progress == f"done {digest}":
             return self._settled(wanted, address)
         if not home.is_current:
-            if not self._available():
+            if not rollout.is_available(self._client):
                 return ForwardingOutcome(
                     ForwardingState.WAITING,
                     f"no pod of Deployment {SYSTEM}/{COREDNS} is available: its configuration is left alone",
@@ -190,8 +186,9 @@ class ForwardingController:
             if wanted.custom is not None and config.data["Corefile"] != wanted.corefile:
                 self._write(_Home(config, COREDNS, "Corefile", wanted.corefile), progress=None)
         self._write(home, progress=f"trying {digest}")
-        self._restart(digest)
-        if not self._await_rollout(stop):
+        rollout.restart(self._client, digest)
+        limits = {"rollout_s": self._rollout_s, "outage_s": self._outage_s}
+        if not rollout.wait(self._client, stop, clock=self._clock, **limits):
             if stop.is_set():
                 return ForwardingOutcome(
                     ForwardingState.WAITING, "stopped while CoreDNS was restarting; the next start continues"
@@ -208,7 +205,7 @@ class ForwardingController:
 
     def _roll_back(self, home: _Home, digest: str) -> ForwardingOutcome:
         self._retry(lambda: self._clear(home.name, progress=f"refused {digest}"))
-        self._restart(None)
+        rollout.restart(self._client, None)
         ROLLBACKS.inc()
         message = _refusal(home.name)
         deployment = self._client.find(resource.DEPLOYMENTS, COREDNS, SYSTEM)
@@ -253,42 +250,9 @@ class ForwardingController:
             self._client.delete(resource.CONFIG_MAPS, name, SYSTEM, uid=config.metadata.uid)
             return
         if changes or config.metadata.annotations.get(PROGRESS) != progress:
-            metadata = {
-                "resourceVersion": config.metadata.resource_version,
-                "annotations": {PROGRESS: progress},
-            }
+            version = config.metadata.resource_version
+            metadata = {"resourceVersion": version, "annotations": {PROGRESS: progress}}
             self._client.merge_patch(resource.CONFIG_MAPS, name, SYSTEM, {"metadata": metadata, "data": changes})
-
-    def _restart(self, digest: str | None) -> None:
-        """Restart CoreDNS' pods: kubelet takes up to 90 s to update a ConfigMap in running pods."""
-        deployment = self._client.find(resource.DEPLOYMENTS, COREDNS, SYSTEM)
-        if deployment is None:
-            return
-        template = deployment.spec.get("template", {}).get("metadata", {}).get("annotations") or {}
-        if template.get(RESTARTED_FOR) != digest:
-            patch = {"spec": {"template": {"metadata": {"annotations": {RESTARTED_FOR: digest}}}}}
-            self._client.merge_patch(resource.DEPLOYMENTS, COREDNS, SYSTEM, patch)
-
-    def _await_rollout(self, stop: threading.Event) -> bool:
-        """Wait until every pod runs the new configuration and is available; return False if that fails."""
-        began = available_at = self._clock()
-        while not stop.is_set():
-            now = self._clock()
-            deployment = self._client.find(resource.DEPLOYMENTS, COREDNS, SYSTEM)
-            if deployment is None:
-                return False
-            if rolled_out(deployment):
-                return True
-            if deployment.status.get("availableReplicas", 0):
-                available_at = now
-            if now - began > self._rollout_s or now - available_at > self._outage_s:
-                return False
-            stop.wait(_POLL_S)
-        return False
-
-    def _available(self) -> bool:
-        deployment = self._client.find(resource.DEPLOYMENTS, COREDNS, SYSTEM)
-        return deployment is not None and deployment.status.get("availableReplicas", 0) > 0
 
     def _address(self) -> str | None:
         service = self._client.find(resource.SERVICES, SERVICE, self._namespace)
@@ -322,21 +286,6 @@ class ForwardingController:
                 logging.INFO if outcome.state in (ForwardingState.SETTLED, ForwardingState.WAITING) else logging.WARNING
             )
             log.log(level, outcome.message, extra={"dns_forwarding": outcome.state.value})
-
-
-def rolled_out(deployment: core.PlainObject) -> bool:
-    """Tell whether every pod of a Deployment has its newest template, and at least one is available."""
-    status = deployment.status
-    replicas = deployment.spec.get("replicas", 1)
-    wanted, updated = int(1 if replicas is None else replicas), status.get("updatedReplicas", 0)
-    current = status.get("observedGeneration", 0) >= deployment.metadata.generation
-    return bool(
-        current
-        and updated >= wanted
-        and status.get("replicas", 0) == updated
-        and status.get("availableReplicas", 0) >= min(1, wanted)
-        and status.get("unavailableReplicas", 0) < max(1, wanted)
-    )
 
 
 def _digest(block: str) -> str:

@@ -15,7 +15,7 @@ from fleetboard.kube.reflector import Mirrors, Reflector
 from fleetboard.model import core, fleet, keys, mcs, names, resource
 from fleetboard.model.addresses import Address
 from fleetboard.model.keys import ServiceKey
-from syncer.member.exports import plan as export_plan
+from syncer.member.exports import plan as exports_plan
 from syncer.member.wakes import MemberBus, MemberSource
 
 log = logging.getLogger(__name__)
@@ -62,18 +62,18 @@ class Sources:
         """Return every service that has a ServiceExport."""
         return [keys.parse_slash(key) for key in list(self.exports.store)]
 
-    def plan(self, key: ServiceKey) -> export_plan.ExportPlan:
+    def plan(self, key: ServiceKey) -> exports_plan.ExportPlan:
         """Decide what this cluster publishes for a service."""
         service_export = self.exports.get(key.slash)
         if service_export is None:
-            return export_plan.NOTHING
-        source = export_plan.ExportSource(
+            return exports_plan.NOTHING
+        source = exports_plan.ExportSource(
             key=key,
             export=service_export,
             service=self.services.get(key.slash),
             slices=self._by_service.find(key),
         )
-        return export_plan.plan(source, cluster=self._cluster, addresses_of=self.addresses_of)
+        return exports_plan.plan(source, cluster=self._cluster, addresses_of=self.addresses_of)
 
     def addresses_of(self, uid: str) -> tuple[Address, ...]:
         """Return the fleet addresses that cnf attached to the pod ``uid``."""

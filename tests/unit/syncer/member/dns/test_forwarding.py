@@ -11,7 +11,7 @@ import pytest
 from fake_api import FakeApi
 
 from fleetboard.model import names
-from syncer.member.dns import corefile, forwarding
+from syncer.member.dns import corefile, forwarding, rollout
 from syncer.member.dns.forwarding import ForwardingState
 
 SYSTEM = "kube-system"
@@ -59,7 +59,7 @@ def progress(api: FakeApi, name: str = "coredns") -> str:
 
 def restarted_for(api: FakeApi) -> str | None:
     template = api.objects["deployments", SYSTEM, "coredns"]["spec"]["template"]["metadata"]
-    found = template.get("annotations", {}).get(forwarding.RESTARTED_FOR)
+    found = template.get("annotations", {}).get(rollout.RESTARTED_FOR)
     return None if found is None else str(found)
 
 
@@ -119,7 +119,7 @@ def test_a_coredns_that_does_not_come_up_gets_its_text_back(
     patch_status(api, STUCK)
     outcome = check(controller)
     assert outcome.state is ForwardingState.REFUSED
-    assert "put back" in outcome.message
+    assert "rolled back" in outcome.message
     assert text(api) == COREFILE
     assert restarted_for(api) is None
     wait_for_event(api, "ForwardingRolledBack")

@@ -16,7 +16,7 @@ lab_check() {
     expect "fleet-$name: a pod resolves names" check_exec "$name" getent hosts kubernetes.default.svc.cluster.local
     expect "fleet-$name: MutatingAdmissionPolicy is served" check_admission_api "$name"
   done
-  for name in $CHILDREN; do
+  for name in $MEMBERS; do
     expect "fleet-$name: a pod reaches the hub" check_reaches "$name" "$hub"
     expect "fleet-$name: the attachment made net1" check_exec "$name" test -e /sys/class/net/net1
   done
@@ -41,7 +41,7 @@ expect() {
 
 refuted() { ! "$@"; }
 
-# One pod a node; in the children with a second interface.
+# One pod a node; in the members with a second interface.
 check_pods() {
   local name node
   load_nodes "$(for name in $CLUSTERS; do cluster_nodes "$name"; done | xargs)" "$BASE_IMAGE" >/dev/null

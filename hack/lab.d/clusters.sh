@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# The three kind clusters. Both children use the same pod and service CIDRs as the hub, which is the point of the lab.
+# The three kind clusters. Both members use the same pod and service CIDRs as the hub, which is the point of the lab.
 # A node keeps its address for life: certificates and peers are made of it. `up` restores that or makes the cluster again.
 
 CLUSTERS="hub c1 c2"
 # shellcheck disable=SC2034 # hack/lab and other parts use it
-CHILDREN="c1 c2"
+MEMBERS="c1 c2"
 
 cluster_network() { case $1 in hub) echo fleet-public ;; c1) echo fleet-site-1 ;; c2) echo fleet-site-2 ;; esac; }
 cluster_nodes() { docker ps -a --filter "label=io.x-k8s.kind.cluster=fleet-$1" --format '{{.Names}}' | sort; }

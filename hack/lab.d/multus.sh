@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Multus in both children, with upstream's manifests and limits: thick (a daemon and a shim) or thin (one binary).
+# Multus in both members, with upstream's manifests and limits: thick (a daemon and a shim) or thin (one binary).
 
 multus_official_image() { echo "ghcr.io/k8snetworkplumbingwg/multus-cni:v$MULTUS$([ "$MULTUS_KIND" = thin ] || echo -thick)"; }
 multus_image_name() {

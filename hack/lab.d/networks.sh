@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# One Docker network a site, and the rules that make the picture: a child opens connections to the hub through NAT, and
-# nothing opens a connection to a child. What carries our label or comment is ours; nothing else is ever touched.
+# One Docker network a site, and the rules that make the picture: a member opens connections to the hub through NAT, and
+# nothing opens a connection to a member. What carries our label or comment is ours; nothing else is ever touched.
 
 LABEL=fleetboard-lab
 # name:mtu; site-2 has the smaller MTU of a PPPoE or overlay uplink.

@@ -13,7 +13,7 @@ lab_status() {
   status_networks
   local name
   for name in $CLUSTERS; do status_cluster "$name"; done
-  for name in $CHILDREN; do status_multus "$name"; done
+  for name in $MEMBERS; do status_multus "$name"; done
   status_image "node image" "$(node_image)"
   status_image "base image" "$BASE_IMAGE"
   status_image "Multus image" "$(multus_image_name)"
@@ -41,7 +41,7 @@ status_networks() {
     fi
   done
   if network_is_ours fleet-public && rules_present; then
-    status_line ok rules "children open connections to the hub, nothing to a child"
+    status_line ok rules "members open connections to the hub, nothing to a member"
   else
     status_line FAIL rules "missing in DOCKER-USER or raw PREROUTING; 'hack/lab up' puts them back"
   fi

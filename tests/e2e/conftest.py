@@ -63,7 +63,7 @@ def _lab() -> None:
 
 @pytest.fixture(scope="module")
 def namespaces() -> Iterator[Callable[[str], str]]:
-    """Give a maker of namespaces that exist in both children and are deleted after the module."""
+    """Give a maker of namespaces that exist in both members and are deleted after the module."""
     made: collections.deque[str] = collections.deque()
 
     def make(name: str) -> str:

@@ -23,7 +23,7 @@ ATTACHED = {NETWORKS: "default/fleetboard"}
 MEASURED = "50m"
 """As much processor as our parts: with less, the pods that measure are the ones that wait while parts start."""
 ALONE = {"fleetboard.io/attach": "false"}
-"""The label of a namespace or a pod that takes no part: every other pod of the lab's children is attached."""
+"""The label of a namespace or a pod that takes no part: every other pod of the lab's members is attached."""
 
 
 class CommandError(Exception):

@@ -36,7 +36,7 @@ Failures = dict[tuple[str, str], list[pulse.Note]]
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """A pulse pod on each node of the children, by node; services ``east`` (c1), ``west`` (c2) and ``both``."""
+    """A pulse pod on each node of the members, by node; services ``east`` (c1), ``west`` (c2) and ``both``."""
 
     namespace: str
     pods: dict[str, lab.Pod]

@@ -29,7 +29,7 @@ BACK_S = 8.0
 ISOLATED_S = 8.0
 """Until clients leave the endpoints of other clusters alone that they can't reach."""
 HEADLESS, FAR = "heads", "far"
-"""Headless services of both children, and of c2 alone."""
+"""Headless services of both members, and of c2 alone."""
 STEADY_S, STRAYS = 5.0, 2
 MORE = {"east": "east-more", "west": "west-more"}
 HOME = {"east": lab.C1, "west": lab.C2}

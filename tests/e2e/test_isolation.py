@@ -169,7 +169,7 @@ def test_between_clusters_only_wireguard_and_the_hubs_api_pass_and_nothing_of_th
             assert not uplink.shows(b'"apiVersion"'), f"{node} speaks to an API in clear"
 
 
-def test_nobody_connects_to_a_childs_nodes_around_the_tunnel(world: paths.Paths) -> None:
+def test_nobody_connects_to_a_members_nodes_around_the_tunnel(world: paths.Paths) -> None:
     spaces = {
         "hub": [wire.of_node(lab.HUB.nodes()[0]), wire.of_pod(system_pod(lab.HUB, "cnf-hub"))],
         "c1": [wire.of_node(world.near.node), cnf_space(lab.C1, world.near.node)],
@@ -183,12 +183,12 @@ def test_nobody_connects_to_a_childs_nodes_around_the_tunnel(world: paths.Paths)
         ]
         for cluster in (lab.HUB, lab.C1, lab.C2)
     }
-    for child in ("c1", "c2"):
-        assert set(connect(spaces[child][0], targets[child]).values()) == {"connected"}, "they answer at home"
-        assert set(connect(spaces[child][1], targets["hub"]).values()) == {"connected"}, "children reach the hub"
-        strangers = [space for elsewhere in spaces.keys() - {child} for space in spaces[elsewhere]]
+    for member in ("c1", "c2"):
+        assert set(connect(spaces[member][0], targets[member]).values()) == {"connected"}, "they answer at home"
+        assert set(connect(spaces[member][1], targets["hub"]).values()) == {"connected"}, "members reach the hub"
+        strangers = [space for elsewhere in spaces.keys() - {member} for space in spaces[elsewhere]]
         with concurrent.futures.ThreadPoolExecutor() as workers:
-            found = list(workers.map(lambda space: connect(space, targets[child], wait_s=1), strangers))  # noqa: B023
+            found = list(workers.map(lambda space: connect(space, targets[member], wait_s=1), strangers))  # noqa: B023
         assert {outcome for outcomes in found for outcome in outcomes.values()} == {"silence"}, found
 
 
@@ -244,7 +244,7 @@ def test_a_port_that_no_export_names_is_refused_to_other_clusters_at_once(world:
     }
 
 
-def test_a_tampered_child_reaches_neither_the_hubs_networks_nor_another_childs_nor_sends_from_foreign_addresses(
+def test_a_tampered_member_reaches_neither_the_hubs_networks_nor_anothers_nor_sends_from_foreign_addresses(
     world: paths.Paths, strangers: Strangers
 ) -> None:
     leader = lab.C1.leader()

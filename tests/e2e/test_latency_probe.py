@@ -10,7 +10,7 @@ import lab
 import pytest
 
 CHART = "manifests/charts/fleetboard-agent"
-CHILDREN = {lab.C1: lab.C2, lab.C2: lab.C1}
+MEMBERS = {lab.C1: lab.C2, lab.C2: lab.C1}
 OTHERS_METRIC = r'^fleetboard_export_probe_seconds_{part}\{{cluster="{other}"\}} (\S+)$'
 
 
@@ -22,8 +22,8 @@ def set_interval(seconds: int) -> None:
         cluster.helm("upgrade", "fleetboard-agent", CHART, "-n", lab.SYSTEM, "--reuse-values", "--set", value)
         cluster.kubectl("-n", lab.SYSTEM, "rollout", "status", "deploy/syncer", "--timeout=120s", timeout_s=130)
 
-    with concurrent.futures.ThreadPoolExecutor(len(CHILDREN)) as pool:
-        for _ in pool.map(upgrade, CHILDREN):
+    with concurrent.futures.ThreadPoolExecutor(len(MEMBERS)) as pool:
+        for _ in pool.map(upgrade, MEMBERS):
             pass
 
 
@@ -43,12 +43,12 @@ def shown(cluster: lab.Cluster, part: str) -> float:
     text = cluster.kubectl(
         "get", "--raw", f"/api/v1/namespaces/{lab.SYSTEM}/pods/{pods[-1]['metadata']['name']}:9464/proxy/metrics"
     )
-    found = re.search(OTHERS_METRIC.format(part=part, other=CHILDREN[cluster].name), text, re.MULTILINE)
+    found = re.search(OTHERS_METRIC.format(part=part, other=MEMBERS[cluster].name), text, re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 
 def test_each_cluster_shows_how_long_its_exports_take_to_the_other(probing: None) -> None:
-    for cluster, other in CHILDREN.items():
+    for cluster, other in MEMBERS.items():
         lab.eventually(lambda: shown(cluster, "count") >= 3, within_s=120)  # noqa: B023
         count = shown(cluster, "count")
         mean_s = shown(cluster, "sum") / count
@@ -57,6 +57,6 @@ def test_each_cluster_shows_how_long_its_exports_take_to_the_other(probing: None
 
 
 def test_nothing_is_exported_while_it_is_off() -> None:
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         lab.eventually(lambda: not cluster.list("serviceexports", lab.SYSTEM), within_s=60)  # noqa: B023
     lab.eventually(lambda: not [one for one in lab.HUB.list("fleetservices") if "fleet-probe" in str(one)], within_s=60)

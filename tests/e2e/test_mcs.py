@@ -26,7 +26,7 @@ PORT, OTHER, TARGET = 42, 4242, paths_pod.HTTP_PORT
 SERVERS = {"c1": 2, "c2": 1}
 ROUNDS = 12
 AFFINITY = {"clientIP": {"timeoutSeconds": 10}}
-CHILDREN = (lab.C1, lab.C2)
+MEMBERS = (lab.C1, lab.C2)
 
 SERVE = ["python3", "-c", paths.SOURCE, "serve"]
 FETCH = f"for i in $(seq {ROUNDS}); do curl -sS -m 5 http://$0:$1/; done"
@@ -117,7 +117,7 @@ def make_plain(name: str, **options: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def world(namespaces: Callable[[str], str]) -> World:
     namespaces(NAMESPACE)
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         servers = make_plain("server", replicas=SERVERS[cluster.name], command=SERVE, probe_port=TARGET)
         cluster.apply(servers, make_plain("client"))
     lab.C1.apply(*FIRST)
@@ -126,10 +126,10 @@ def world(namespaces: Callable[[str], str]) -> World:
     lab.C2.apply(*THEN)
     for name in EXPORTED:
         lab.eventually(functools.partial(find_import, lab.C2, name), within_s=60)
-    clients = {cluster.name: cluster.wait_pods(NAMESPACE, "client", 1)[0] for cluster in CHILDREN}
+    clients = {cluster.name: cluster.wait_pods(NAMESPACE, "client", 1)[0] for cluster in MEMBERS}
     servers = {
         cluster.name: {pod.name for pod in cluster.wait_pods(NAMESPACE, "server", SERVERS[cluster.name])}
-        for cluster in CHILDREN
+        for cluster in MEMBERS
     }
     return World(clients, servers)
 
@@ -161,7 +161,7 @@ def ports_of(found: dict[str, Any]) -> set[tuple[str, str, int]]:
 
 
 def test_mcs1_a_service_without_an_export_of_its_own_is_seen_nowhere(world: World) -> None:
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         answer = world.ask(cluster, lab.dns_name("hidden", NAMESPACE))
         assert dnslib.RCODE[answer.header.rcode] == "NXDOMAIN"
         assert not is_imported(cluster, "hidden")
@@ -176,15 +176,15 @@ def test_mcs3_an_import_lives_as_long_as_any_export(world: World) -> None:
         return told
 
     prefix = "multicluster.kubernetes.io"
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         lab.eventually(lambda: exporters(cluster) == {"c1", "c2"}, within_s=60)  # noqa: B023
     address = find_import(lab.C2, "leaving")["spec"]["ips"]
     lab.C1.delete(EXPORTS, "leaving", NAMESPACE)
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         lab.eventually(lambda: exporters(cluster) == {"c2"}, within_s=60)  # noqa: B023
         assert find_import(cluster, "leaving")["spec"]["ips"] == address
     lab.C2.delete(EXPORTS, "leaving", NAMESPACE)
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         lab.eventually(lambda: not is_imported(cluster, "leaving"), within_s=60)  # noqa: B023
         lab.eventually(lambda: not slices_of(cluster, "leaving"), within_s=60)  # noqa: B023
 
@@ -192,7 +192,7 @@ def test_mcs3_an_import_lives_as_long_as_any_export(world: World) -> None:
 @pytest.mark.usefixtures("world")
 def test_mcs4_an_external_name_is_not_exported() -> None:
     wait_condition(lab.C1, "outer", "Valid", "False", "InvalidServiceType")
-    assert not any(is_imported(cluster, "outer") for cluster in CHILDREN)
+    assert not any(is_imported(cluster, "outer") for cluster in MEMBERS)
 
 
 @pytest.mark.usefixtures("world")
@@ -205,14 +205,14 @@ def test_mcs5_an_export_waits_for_its_service() -> None:
 
 @pytest.mark.usefixtures("world")
 def test_mcs6_only_labels_and_annotations_that_an_export_names_are_seen() -> None:
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         metadata = lab.eventually(lambda: find_import(cluster, "lone"), within_s=60)["metadata"]  # noqa: B023
         assert metadata["labels"]["word"] == metadata["annotations"]["word"] == "yes"
         assert "theirs" not in metadata["labels"] | metadata["annotations"]
 
 
 def test_mcs7_the_clusters_own_names_stay_its_own(world: World) -> None:
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         own = cluster.get("service", "lone", NAMESPACE)["spec"]["clusterIP"]
         assert world.addresses(cluster, f"lone.{NAMESPACE}.svc.cluster.local") == {own}
     assert not world.addresses(lab.C2, f"twice.{NAMESPACE}.svc.cluster.local")
@@ -220,19 +220,19 @@ def test_mcs7_the_clusters_own_names_stay_its_own(world: World) -> None:
 
 def test_mcs11_mcs16_ports_that_differ_are_united_and_both_exports_told(world: World) -> None:
     wanted = {("tcp", "TCP", PORT), ("more", "TCP", OTHER)}
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         wait_condition(cluster, "union", "Conflict", "True", "PortConflict")
         lab.eventually(lambda: ports_of(find_import(cluster, "union")) == wanted, within_s=60)  # noqa: B023
 
 
 def test_mcs16_of_two_ports_with_one_name_the_older_is_used(world: World) -> None:
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         wait_condition(cluster, "clash", "Conflict", "True", "PortConflict")
         assert ports_of(find_import(cluster, "clash")) == {("tcp", "TCP", PORT)}
 
 
 def test_mcs17_a_port_is_served_only_by_clusters_that_export_it(world: World) -> None:
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         served = {("clash", PORT): world.servers["c1"], ("union", OTHER): world.servers["c2"]}
         for (name, port), servers in served.items():
             assert lab.eventually(lambda: world.fetch(cluster, name, port), within_s=60) <= servers  # noqa: B023
@@ -243,7 +243,7 @@ def test_mcs17_a_port_is_served_only_by_clusters_that_export_it(world: World) ->
 @pytest.mark.usefixtures("world")
 def test_mcs18_type_labels_and_affinity_are_the_oldest_exports() -> None:
     reasons = "AnnotationsConflict,LabelsConflict,TypeConflict"
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         wait_condition(cluster, "kinds", "Conflict", "True", reasons)
         found = find_import(cluster, "kinds")
         assert found["spec"]["type"] == "ClusterSetIP"
@@ -255,7 +255,7 @@ def test_mcs18_type_labels_and_affinity_are_the_oldest_exports() -> None:
 
 @pytest.mark.usefixtures("world")
 def test_mcs21_mcs23_addresses_go_with_families_and_headless_has_none() -> None:
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         spec = find_import(cluster, "lone")["spec"]
         versions = [ipaddress.ip_address(one).version for one in spec["ips"]]
         assert [f"IPv{version}" for version in versions] == spec["ipFamilies"]
@@ -266,7 +266,7 @@ def test_mcs21_mcs23_addresses_go_with_families_and_headless_has_none() -> None:
 
 @pytest.mark.usefixtures("world")
 def test_mcs26_mcs27_slices_carry_the_labels_and_the_owner_that_bind() -> None:
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         owner = find_import(cluster, "twice")["metadata"]["uid"]
         for found in lab.eventually(lambda: slices_of(cluster, "twice"), within_s=60):  # noqa: B023
             labels = found["metadata"]["labels"]
@@ -277,7 +277,7 @@ def test_mcs26_mcs27_slices_carry_the_labels_and_the_owner_that_bind() -> None:
 
 
 def test_mcs32_the_name_of_a_service_is_its_address(world: World) -> None:
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         assert world.addresses(cluster, lab.dns_name("twice", NAMESPACE)) == set(
             find_import(cluster, "twice")["spec"]["ips"]
         )
@@ -292,7 +292,7 @@ def service_records(answer: dnslib.DNSRecord) -> list[tuple[int, str]]:
 
 def test_mcs33_mcs41_service_records_name_the_port_once(world: World) -> None:
     host = lab.dns_name("twice", NAMESPACE)
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         for name in (host, f"_tcp._tcp.{host}", f"_udp._udp.{host}"):
             assert service_records(world.ask(cluster, name, "SRV")) == [(PORT, host)]
 
@@ -301,7 +301,7 @@ def test_mcs35_mcs36_a_headless_service_gives_every_endpoint_and_each_a_name(wor
     host = lab.dns_name("bare", NAMESPACE)
     servers = [lab.Pod(lab.C1, NAMESPACE, name) for name in world.servers["c1"]]
     wanted = {pod.fleet_address: pod.sh("hostname -i").split()[0].replace(".", "-") for pod in servers}
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         lab.eventually(lambda: world.addresses(cluster, host) == set(wanted), within_s=60)  # noqa: B023
         for address, hostname in wanted.items():
             assert world.addresses(cluster, f"{hostname}.c1.{host}") == {address}

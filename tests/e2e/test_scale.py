@@ -21,7 +21,7 @@ import pytest
 import synthetic
 
 SERVICES = int(os.environ.get("FLEETBOARD_SERVICES", "50"))
-CHILDREN = (lab.C1, lab.C2)
+MEMBERS = (lab.C1, lab.C2)
 WITHIN_S = 60.0 + SERVICES / 3
 MEMORY = 105e6 + 0.09e6 * SERVICES
 """Bytes that a syncer may take: 150 MB at 500 services of two clusters."""
@@ -83,8 +83,8 @@ def apply(cluster: lab.Cluster, manifests: list[dict[str, Any]]) -> None:
 
 def everywhere(action: Any) -> None:
     """Do something to both clusters at once."""
-    with concurrent.futures.ThreadPoolExecutor(len(CHILDREN)) as pool:
-        for _ in pool.map(action, CHILDREN):
+    with concurrent.futures.ThreadPoolExecutor(len(MEMBERS)) as pool:
+        for _ in pool.map(action, MEMBERS):
             pass
 
 
@@ -93,7 +93,7 @@ def before() -> dict[str, set[int]]:
     """What there was: the names that each cluster's crossdns had."""
     return {
         cluster.name: lab.eventually(lambda: agreed_names(cluster), within_s=60)  # noqa: B023
-        for cluster in CHILDREN
+        for cluster in MEMBERS
     }
 
 
@@ -106,7 +106,7 @@ def agreed_names(cluster: lab.Cluster) -> set[int]:
 @pytest.fixture(scope="module")
 def exported(before: dict[str, set[int]]) -> Iterator[list[synthetic.Exported]]:
     """Everything exported, by both."""
-    every = [one for cluster in CHILDREN for one in synthetic.exported_by(cluster, SERVICES)]
+    every = [one for cluster in MEMBERS for one in synthetic.exported_by(cluster, SERVICES)]
 
     def export(cluster: lab.Cluster) -> None:
         cluster.apply(lab.make_namespace(synthetic.NAMESPACE), synthetic.attachments(synthetic.last_addresses(cluster)))
@@ -138,7 +138,7 @@ def test_every_record_is_there_and_no_other(exported: list[synthetic.Exported], 
     began, wanted = time.time(), synthetic.wanted_records(exported)
 
     def all_right() -> bool:
-        for cluster in CHILDREN:
+        for cluster in MEMBERS:
             for server in replicas(cluster):
                 wrong = differences(ask(cluster, server, list(wanted)), wanted)
                 assert not wrong, f"{len(wrong)} of {len(wanted)} in {cluster.name}: {wrong[:3]}"
@@ -148,7 +148,7 @@ def test_every_record_is_there_and_no_other(exported: list[synthetic.Exported], 
     lab.record(
         f"{SERVICES} services x {synthetic.ENDPOINTS} of each cluster written: every record right", time.time() - began
     )
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         (had,) = before[cluster.name]
         assert count_names(cluster) == {had + synthetic.count_names(exported) + (not had)}, (
             f"{cluster.name} has names that nobody exported"
@@ -176,14 +176,14 @@ def test_nothing_is_left_once_the_exports_are_gone(
     everywhere(withdraw)
 
     def all_gone() -> bool:
-        for cluster in CHILDREN:
+        for cluster in MEMBERS:
             assert count_names(cluster) == before[cluster.name], f"{cluster.name} still has names"
         return True
 
     lab.eventually(all_gone, within_s=WITHIN_S, every_s=0.5)
     lab.record(f"{SERVICES} exports of each cluster deleted: no name left", time.time() - began)
     lab.eventually(lambda: not left(), within_s=WITHIN_S, every_s=0.5)
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         answers = ask(cluster, replicas(cluster)[0], [f"{one.domain} A" for one in exported])
         assert set(map(str, answers.values())) == {"NXDOMAIN"}
 
@@ -191,7 +191,7 @@ def test_nothing_is_left_once_the_exports_are_gone(
 def left() -> list[str]:
     """Return what is still there of the services, in any cluster."""
     found = []
-    for cluster in CHILDREN:
+    for cluster in MEMBERS:
         found += cluster.list("serviceimports.multicluster.x-k8s.io", synthetic.NAMESPACE)
         found += cluster.list("endpointslices", synthetic.NAMESPACE, selector=OF_SERVICE)
         found += [item for item in cluster.list("fleetservices", lab.SYSTEM) if is_of_these(item)]

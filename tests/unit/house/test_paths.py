@@ -24,6 +24,11 @@ LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#[^)\s]*)?\)")
 MODULE = re.compile(rf"`((?:{'|'.join(repository.packages())})(?:\.\w+)+)`")
 OUTSIDE = re.compile(r"\bDESIGN\b|\breference numbers\b|/work/")
 
+DEVELOPMENT = ROOT / "docs/development.md"
+# A row of a table, or an item of a list with the lines that continue it.
+ITEM = re.compile(r"^(?:\|.*|(?:\d+\.|-) .*(?:\n {2,}.*)*)", re.M)
+NAME = re.compile(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)`(?!\]\()")
+
 VALUES = [path for path in repository.manifests() if path.name == "values.yaml"]
 NAMES = {path.name for path in repository.files()}
 # Files of others, by the names that they have there.
@@ -94,6 +99,32 @@ def test_every_link_of_a_page_leads_into_the_repository(page: pathlib.Path) -> N
         if not (page.parent / target).exists() or not (page.parent / target).resolve().is_relative_to(ROOT)
     ]
     assert not wrong
+
+
+def is_file_name(name: str) -> bool:
+    return name.rpartition(".")[2] in ("py", "md", "yaml", "json")
+
+
+def source_of(target: str) -> str:
+    """Return the text that a link from a page in docs/ leads to, of a folder all modules' texts."""
+    path = DEVELOPMENT.parent / target
+    modules = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return "\n".join(module.read_text() for module in modules)
+
+
+def is_in(source: str, name: str) -> bool:
+    return all(re.search(rf"\b{part}\b", source) for part in name.split("."))
+
+
+def test_a_name_in_development_is_in_a_file_that_its_item_or_row_links() -> None:
+    missing, checked = [], 0
+    for item in Text(DEVELOPMENT, 1, DEVELOPMENT.read_text()).search(ITEM):
+        source = "\n".join(source_of(target) for target in LINK.findall(item.found) if target)
+        names = [name for name in NAME.findall(item.found) if source and not is_file_name(name)]
+        missing += [Hit(item.path, item.line, name) for name in names if not is_in(source, name)]
+        checked += len(names)
+    expect_none(missing)
+    assert checked
 
 
 def test_every_cited_module_exists() -> None:

@@ -65,7 +65,7 @@ def remove(options: argparse.Namespace) -> None:
     if ours:
         empty_place(client, member)
     sys.stderr.write(
-        f"Cluster {member.cluster} is no member any more: its tunnel and services are taken back, its credential is "
+        f"Cluster {member.cluster} is no longer a member: its tunnel and services are withdrawn, its credential is "
         "refused within 10 seconds, its addresses go to no other cluster for 24 hours.\n"
     )
     if ours and not _delete_namespace(client, member.namespace):

@@ -5,7 +5,7 @@ SHELL := /bin/bash
 ## print this list
 help: ; @awk -F: '/^## / {text = substr($$0, 4)} /^[a-z-]+:/ {printf "make %-12s %s\n", $$1, text}' Makefile
 
-## show it: starts Docker and three clusters, curls across two; root, 15 GiB of disk; 3 minutes, the first time up to 20
+## show it: starts Docker and three clusters, curls across two; root, 15 GiB of disk; 3 minutes; the first time 12 to 20 where images must be built
 demo: ; @hack/demo
 ## format, lint, types, layers, shell, spelling, charts and CRDs; root to install shellcheck; two minutes, starts nothing
 check: ; @hack/check

@@ -80,9 +80,9 @@ class TunnelController:
         planned = plan.plan_node(identity, nodes, relay, self.leadership, key_owners=self._key_owners)
         self._key_owners = planned.key_owners
         self._report_refusals((*refused_nodes, *refused_relay, *planned.refusals))
-        self._tunnel.want(planned.wanted)
+        self._tunnel.set_desired(planned.desired)
         self._sessions.update(
-            self._plan_session(identity, relay, keeps=planned.wanted.peer(relay.public_key) is not None)
+            self._plan_session(identity, relay, keeps=planned.desired.peer(relay.public_key) is not None)
         )
         return RESYNC_S
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cnf.relay import health
 from cnf.tunnel import errors
 from cnf.tunnel.plan import mesh, parse, plan
-from cnf.tunnel.plan.wanted import Wanted
+from cnf.tunnel.plan.desired import DesiredTunnel
 from cnf.tunnel.session import epochs, probe, probe_port
 from cnf.tunnel.wireguard.tunnel import Tunnel
 from cnf.vip import firewall
@@ -59,7 +59,7 @@ class Relay:
         self._leader_claims = epochs.LeaderClaims()
         self.prober = probe.Prober()
         self._lock = threading.Lock()
-        self._order = threading.Lock()  # a plan older than an announcement must not be wanted after it
+        self._order = threading.Lock()  # a plan older than an announcement must not be set after it
         self._key_owners: Mapping[str, str] = {}
         self._identity: mesh.RelayIdentity | None = None
         self._leaders: dict[str, mesh.MemberSession] = {}
@@ -93,22 +93,22 @@ class Relay:
 
     def _reconcile_tunnel(self, _key: str) -> float:
         with self._order:
-            wanted = self._plan()
-            if wanted is not None:
+            desired = self._plan()
+            if desired is not None:
                 self._ensure_firewall()
-                self._tunnel.want(wanted)
-        if wanted is not None:
+                self._tunnel.set_desired(desired)
+        if desired is not None:
             self._write_own_status()
         return RESYNC_S
 
     def _ensure_firewall(self) -> None:
-        """Forward between members only. It comes before ``want``: no peer sends before the firewall is in place."""
+        """Forward between members only. It comes before ``set_desired``: no peer sends before the firewall is there."""
         hub_peer = self._peer(names.HUB)
         if hub_peer is not None and self._identity is not None:
             vips = addresses.parse_networks(hub_peer.status.vip_cidrs, field="vipCIDRs")
             self._firewall_writer.set_base(firewall.RelayFirewall(fleet=self._identity.fleet, vips=vips))
 
-    def _plan(self) -> Wanted | None:
+    def _plan(self) -> DesiredTunnel | None:
         with self._lock:
             hub_peer = self._peer(names.HUB)
             if hub_peer is None or not (self._peers.synced.is_set() and self._reports.synced.is_set()):
@@ -122,8 +122,8 @@ class Relay:
             planned = plan.plan_relay(identity, members, key_owners=self._key_owners)
             self._key_owners, self._identity = planned.key_owners, identity
             self._report_refusals((*refused, *planned.refusals))
-            self._watch_members(members, planned.wanted)
-            return planned.wanted
+            self._watch_members(members, planned.desired)
+            return planned.desired
 
     def _with_latest_leader(self, member: mesh.RelayMember) -> mesh.RelayMember:
         if member.leader is not None:
@@ -133,12 +133,12 @@ class Relay:
             return member
         return parse.with_leader(member, epoch=claim.epoch, public_key=claim.public_key)
 
-    def _watch_members(self, members: list[mesh.RelayMember], wanted: Wanted) -> None:
+    def _watch_members(self, members: list[mesh.RelayMember], desired: DesiredTunnel) -> None:
         """Accept announcements of the sessions that the plan admitted, and probe their leaders.
 
         Never of all sessions: a report may name any address and any key.
         """
-        admitted = plan.admitted_sessions(members, wanted)
+        admitted = plan.admitted_sessions(members, desired)
         self._leader_claims.allow(
             {
                 cluster: {address: session.public_key for session in sessions for address in session.addresses}
@@ -157,9 +157,9 @@ class Relay:
         log.info("new leader announced", extra={"cluster": cluster, "epoch": claim.epoch})
         try:
             with self._order:
-                wanted = self._plan()
-                if wanted is not None:
-                    self._tunnel.sync(wanted)
+                desired = self._plan()
+                if desired is not None:
+                    self._tunnel.sync(desired)
         except (errors.TunnelError, addresses.AddressRefusedError) as err:
             log.warning("cannot serve the announced leader yet", extra={"cluster": cluster, "error": str(err)})
         self._tunnel_controller.enqueue(controller.SINGLE)

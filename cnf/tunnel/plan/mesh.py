@@ -9,7 +9,7 @@ import dataclasses
 import enum
 import ipaddress
 
-from cnf.tunnel.plan.wanted import DEFAULT_MTU, PeerEndpoint
+from cnf.tunnel.plan.desired import DEFAULT_MTU, PeerEndpoint
 from fleetboard.model.addresses import Address, Network
 
 

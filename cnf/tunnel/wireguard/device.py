@@ -38,7 +38,7 @@ class WireGuardBackend(Protocol):
     def read(self) -> changes.ActualDevice:
         """Return the device as it is."""
 
-    def apply(self, wanted: changes.DeviceChanges) -> None:
+    def apply(self, difference: changes.DeviceChanges) -> None:
         """Write the changes."""
 
 

@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
+from cnf.tunnel.plan.desired import PeerEndpoint
 from cnf.tunnel.plan.endpoints import SocketAddress
-from cnf.tunnel.plan.wanted import PeerEndpoint
 from fleetboard.model.addresses import Address
 
 log = logging.getLogger(__name__)

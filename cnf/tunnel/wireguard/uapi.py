@@ -52,38 +52,38 @@ class UserspaceWireGuard:
         """
         return parse(_exchange(self.name, "get=1\n\n"))
 
-    def apply(self, wanted: changes.DeviceChanges) -> None:
+    def apply(self, difference: changes.DeviceChanges) -> None:
         """Write the changes.
 
         Raises:
             BackendError: refused, or wireguard-go is away.
         """
-        _exchange(self.name, render(wanted))
+        _exchange(self.name, render(difference))
 
 
-def render(wanted: changes.DeviceChanges) -> str:
+def render(difference: changes.DeviceChanges) -> str:
     """Return the ``set`` operation of the changes."""
-    return "\n".join(["set=1", *_lines(wanted), "", ""])
+    return "\n".join(["set=1", *_lines(difference), "", ""])
 
 
-def _lines(wanted: changes.DeviceChanges) -> Iterator[str]:
-    if wanted.private_key is not None:
-        yield f"private_key={to_hex(wanted.private_key)}"
-    if wanted.port is not None:
-        yield f"listen_port={wanted.port}"
-    for update in wanted.updates:
+def _lines(difference: changes.DeviceChanges) -> Iterator[str]:
+    if difference.private_key is not None:
+        yield f"private_key={to_hex(difference.private_key)}"
+    if difference.port is not None:
+        yield f"listen_port={difference.port}"
+    for update in difference.updates:
         yield f"public_key={to_hex(update.public_key)}"
         if update.endpoint is not None:
             yield f"endpoint={update.endpoint}"
         if update.keepalive_s is not None:
             yield f"persistent_keepalive_interval={update.keepalive_s}"
         yield from (f"allowed_ip={network}" for network in sorted(update.add, key=str))
-    if wanted.drop:
+    if difference.drop:
         # They move to a peer that exists for these lines only: see ``changes``.
         yield f"public_key={to_hex(key.generate().public)}"
-        yield from (f"allowed_ip={network}" for network in sorted(wanted.drop, key=str))
+        yield from (f"allowed_ip={network}" for network in sorted(difference.drop, key=str))
         yield "remove=true"
-    for public_key in wanted.remove:
+    for public_key in difference.remove:
         yield f"public_key={to_hex(public_key)}"
         yield "remove=true"
 

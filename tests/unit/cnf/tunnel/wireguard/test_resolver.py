@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from cnf.tunnel.plan.wanted import PeerEndpoint
+from cnf.tunnel.plan.desired import PeerEndpoint
 from cnf.tunnel.wireguard.resolver import Resolver
 from fleetboard.model.addresses import Address
 

@@ -175,7 +175,7 @@ class ServiceController:
             ),
         )
         view = vip_plan.view_clusterset(
-            self._caches.peers, cluster=self._cluster, local=blocks, zone=self._caches.zone, isolated=isolated
+            self._caches.peers, cluster=self._cluster, node_blocks=blocks, zone=self._caches.zone, isolated=isolated
         )
         self._report_malformed(view)
         return _MeshInputs(firewall, view, isolated)

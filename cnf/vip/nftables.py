@@ -54,7 +54,7 @@ def _without_waking(name: str) -> str:
 
 
 # It may wake a table that sleeps: no packet gets that far, as the chain that drops comes first, here and on the hook.
-BARE = CLOSED + _without(vip_firewall.NAME) + _without(SPARE_TABLE)
+CLOSED_ONLY = CLOSED + _without(vip_firewall.NAME) + _without(SPARE_TABLE)
 """Forwards nothing, and deletes the tables whose maps may be empty."""
 _LOCATION = re.compile(r"^\S*?:(\d+):\d+(?:-\d+)?: (?:Error: )?(.*)$", re.MULTILINE)
 _FAMILY = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
@@ -68,7 +68,7 @@ def render_base(firewall: Firewall) -> str:
 
     Delete ``CLOSED_TABLE`` once the elements are in the maps.
     """
-    return f"{BARE}table {_TABLE} {{\n{_render_all(firewall)}}}\n"
+    return f"{CLOSED_ONLY}table {_TABLE} {{\n{_render_all(firewall)}}}\n"
 
 
 def render_asleep(firewall: Firewall, name: str) -> str:

@@ -52,7 +52,7 @@ class _TableState:
     shares: Shares
 
 
-_OPENING = elements.deletion(nftables.CLOSED_TABLE)
+_OPENING = elements.frame_table_deletion(nftables.CLOSED_TABLE)
 
 
 class FirewallWriter:
@@ -238,7 +238,7 @@ class FirewallWriter:
             refused = {**refused, **fill.write(self._write_elements)}
             wanted = _TableState(wanted.firewall, fill.shares)
             # In a transaction of its own: a chain is met as soon as it wakes, elements only after the transaction.
-            self._write_elements(transaction.encode([elements.waking(name), elements.deletion(other)]))
+            self._write_elements(transaction.encode([elements.frame_wake(name), elements.frame_table_deletion(other)]))
             if name == nftables.SPARE_TABLE:
                 self._spare = (whole, wanted)
                 if self._shares is not None:

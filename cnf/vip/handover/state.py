@@ -80,7 +80,7 @@ class Handover:
         rules = self._read(self._rules)
         restored = rules is not None and self._restore_firewall(rules.content)
         if not restored:
-            nftables.apply(nftables.BARE)
+            nftables.apply(nftables.CLOSED_ONLY)
         return TakenOver(firewall=restored, connections=self._restore_connections(), same_namespace=same_namespace)
 
     def run(self, stop: threading.Event) -> None:

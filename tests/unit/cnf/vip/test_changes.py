@@ -35,11 +35,11 @@ class Kernel:
         self.written: Counter[str] = Counter()
 
     def take(self, changes: elements.ElementChanges) -> None:
-        for name, gone in changes.gone.items():
+        for name, gone in changes.removed.items():
             for key in gone:
                 self.written["gone"] += 1
                 del self.elements[name, key]
-        for name, come in changes.come.items():
+        for name, come in changes.added.items():
             for key, value in come.items():
                 self.written["come"] += 1
                 assert (name, key) not in self.elements, f"{key.hex()} is there already"
@@ -116,7 +116,7 @@ def test_one_endpoint_more_writes_its_slots_alone() -> None:
 def test_affinity_moves_a_service_to_other_maps() -> None:
     made = elements.difference(VipTable({front(1): back(1, 2)}), VipTable({front(1): back(1, 2, sticky=True)}))
 
-    assert (list(made.gone), list(made.come)) == (["spread4_16"], ["sticky4_16"])
+    assert (list(made.removed), list(made.added)) == (["spread4_16"], ["sticky4_16"])
 
 
 def test_the_layout_is_the_same_whatever_the_clusters_blocks_are() -> None:
@@ -201,7 +201,7 @@ class Nft:
 ONE = {"a": VipTable({front(1): back(1)})}
 TWO = {"a": VipTable({front(1): back(2)})}
 FIRST, SECOND = (ipaddress.ip_address(f"10.113.0.{n}").packed for n in (1, 2))
-OPENING = transaction.encode([elements.deletion(nftables.CLOSED_TABLE)]).content
+OPENING = transaction.encode([elements.frame_table_deletion(nftables.CLOSED_TABLE)]).content
 
 
 def test_a_refused_change_is_made_good_by_all_elements() -> None:
@@ -256,7 +256,7 @@ def test_a_table_of_another_version_serves_until_a_spare_one_does_and_that_until
 
 
 def exchange(woken: str, deleted: str) -> bytes:
-    return transaction.encode([elements.waking(woken), elements.deletion(deleted)]).content
+    return transaction.encode([elements.frame_wake(woken), elements.frame_table_deletion(deleted)]).content
 
 
 def test_a_spare_table_that_serves_is_taken_over_from_a_process_that_ended_in_between() -> None:
@@ -440,8 +440,8 @@ def test_what_is_of_a_family_that_the_firewall_lacks_is_left_out_until_it_has_it
 
     four = elements.difference(table.EMPTY, mixed, versions=[4])
 
-    assert set(four.come) == {"spread4_1", "exported4", "hairpin4"}
-    assert set(elements.difference(table.EMPTY, mixed).come) > set(four.come)
+    assert set(four.added) == {"spread4_1", "exported4", "hairpin4"}
+    assert set(elements.difference(table.EMPTY, mixed).added) > set(four.added)
 
 
 def test_the_same_again_writes_nothing() -> None:

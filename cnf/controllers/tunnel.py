@@ -135,8 +135,10 @@ class TunnelController:
         own_address = identity.addresses[0]
         relay_address = next((address for address in relay.addresses if address.version == own_address.version), None)
         leads = self.leadership is not None and self.leadership.leader == self._node
-        claim = epochs.LeaderClaim(self.leadership.epoch, identity.public_key) if leads and self.leadership else None
-        return Session(own_address, self._cluster, relay.public_key if keeps else "", relay_address, claim)
+        leader_epoch = None
+        if leads and self.leadership is not None:
+            leader_epoch = epochs.LeaderEpoch(self.leadership.epoch, identity.public_key)
+        return Session(own_address, self._cluster, relay.public_key if keeps else "", relay_address, leader_epoch)
 
     def _report_refusals(self, refused: tuple[mesh.MeshRefusal, ...]) -> None:
         if refused != self._refused:

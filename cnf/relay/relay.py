@@ -56,7 +56,7 @@ class Relay:
         )
         self._peers = reflector.Reflector(client, resource.PEERS, namespace=self._namespace, notify=self._wake_tunnel)
         self._reports = reflector.Reflector(client, resource.PEER_REPORTS, notify=self._wake_tunnel)
-        self._leader_claims = epochs.LeaderClaims()
+        self._highest_epochs = epochs.HighestEpochs()
         self.prober = probe.Prober()
         self._lock = threading.Lock()
         self._order = threading.Lock()  # a plan older than an announcement must not be set after it
@@ -127,11 +127,11 @@ class Relay:
 
     def _with_latest_leader(self, member: mesh.RelayMember) -> mesh.RelayMember:
         if member.leader is not None:
-            self._leader_claims.observe(member.cluster, epochs.LeaderClaim(member.epoch, member.leader.public_key))
-        claim = self._leader_claims.claim(member.cluster)
-        if claim is None:
+            self._highest_epochs.observe(member.cluster, epochs.LeaderEpoch(member.epoch, member.leader.public_key))
+        leader_epoch = self._highest_epochs.highest(member.cluster)
+        if leader_epoch is None:
             return member
-        return parse.with_leader(member, epoch=claim.epoch, public_key=claim.public_key)
+        return parse.with_leader(member, epoch=leader_epoch.epoch, public_key=leader_epoch.public_key)
 
     def _watch_members(self, members: list[mesh.RelayMember], desired: DesiredTunnel) -> None:
         """Accept announcements of the sessions that the plan admitted, and probe their leaders.
@@ -139,7 +139,7 @@ class Relay:
         Never of all sessions: a report may name any address and any key.
         """
         admitted = plan.admitted_sessions(members, desired)
-        self._leader_claims.allow(
+        self._highest_epochs.allow(
             {
                 cluster: {address: session.public_key for session in sessions for address in session.addresses}
                 for cluster, sessions in admitted.items()
@@ -152,9 +152,9 @@ class Relay:
         self._leaders = {cluster: leader for cluster, leader in leaders if leader is not None}
         self.prober.set_targets(session.addresses[0] for session in self._leaders.values() if session.addresses)
 
-    def _on_claim(self, cluster: str, claim: epochs.LeaderClaim) -> None:
+    def _on_new_leader(self, cluster: str, leader_epoch: epochs.LeaderEpoch) -> None:
         """Move a cluster to its new leader before the ack goes out."""
-        log.info("new leader announced", extra={"cluster": cluster, "epoch": claim.epoch})
+        log.info("new leader announced", extra={"cluster": cluster, "epoch": leader_epoch.epoch})
         try:
             with self._order:
                 desired = self._plan()
@@ -168,7 +168,7 @@ class Relay:
         while self._identity is None:
             if stop.wait(0.1):
                 return
-        responder = probe_port.Responder(self._leader_claims, on_claim=self._on_claim)
+        responder = probe_port.Responder(self._highest_epochs, on_new_leader=self._on_new_leader)
         probe_port.ProbeSocket(self._identity.addresses[0], prober=self.prober, responder=responder).run(stop)
 
     def _write_own_status(self) -> None:

@@ -498,39 +498,39 @@ def alive(prober: probe.Prober, address: object) -> bool | None:
 
 
 def test_an_announcement_in_the_tunnel_moves_the_traffic_and_a_lower_epoch_is_refused(world: World) -> None:
-    leader_claims = epochs.LeaderClaims()
-    leader_claims.allow(
+    highest_epochs = epochs.HighestEpochs()
+    highest_epochs.allow(
         {"c1": {ip_address(BOXES[name].address): world.keys[name].public for name in ("c1a", "c1b")}},
     )
-    leader_claims.observe("c1", epochs.LeaderClaim(1, world.keys["c1a"].public))
+    highest_epochs.observe("c1", epochs.LeaderEpoch(1, world.keys["c1a"].public))
 
-    def take_over(cluster: str, claim: epochs.LeaderClaim) -> None:
-        world.leaders[cluster] = next(name for name in BOXES if world.keys[name].public == claim.public_key)
-        world.epoch[cluster] = claim.epoch
+    def take_over(cluster: str, leader_epoch: epochs.LeaderEpoch) -> None:
+        world.leaders[cluster] = next(name for name in BOXES if world.keys[name].public == leader_epoch.public_key)
+        world.epoch[cluster] = leader_epoch.epoch
         world.sync(RELAY)
 
     relay_address = ip_address(BOXES[RELAY].address)
     with (
-        probe_socket(BOXES[RELAY], probe.Prober(), probe_port.Responder(leader_claims, on_claim=take_over)),
+        probe_socket(BOXES[RELAY], probe.Prober(), probe_port.Responder(highest_epochs, on_new_leader=take_over)),
         probe_socket(BOXES["c1a"], probe.Prober(), probe_port.Responder()) as old,
         probe_socket(BOXES["c1b"], probe.Prober(), probe_port.Responder()) as new,
         client("c1b", "c2a") as pods,
     ):
         wait_for(pods.once, "first answer")
         ack = new.announce(
-            relay_address, cluster="c1", claim=epochs.LeaderClaim(2, world.keys["c1b"].public), attempts=20
+            relay_address, cluster="c1", leader_epoch=epochs.LeaderEpoch(2, world.keys["c1b"].public), attempts=20
         )
         assert ack is not None
         assert ack.accepted
         world.sync("c1b")
         assert pods.lost_of(20) <= 2
         late = old.announce(
-            relay_address, cluster="c1", claim=epochs.LeaderClaim(1, world.keys["c1a"].public), attempts=20
+            relay_address, cluster="c1", leader_epoch=epochs.LeaderEpoch(1, world.keys["c1a"].public), attempts=20
         )
         assert late is not None
         assert (late.accepted, late.epoch) == (False, 2)
         forged = old.announce(
-            relay_address, cluster="c2", claim=epochs.LeaderClaim(9, world.keys["c1a"].public), attempts=2
+            relay_address, cluster="c2", leader_epoch=epochs.LeaderEpoch(9, world.keys["c1a"].public), attempts=2
         )
         assert forged is None
     assert mesh.host(ip_address(BOXES["c1a"].address)) in allowed(world, RELAY, "c1a")

@@ -35,14 +35,14 @@ class Session:
         cluster: Of this node.
         relay_key: The relay's public key; empty when this node keeps no session.
         relay_address: The relay's fleet address.
-        claim: What to announce to the relay; set while this node leads.
+        leader_epoch: What to announce to the relay; set while this node leads.
     """
 
     address: Address
     cluster: str
     relay_key: str = ""
     relay_address: Address | None = None
-    claim: epochs.LeaderClaim | None = None
+    leader_epoch: epochs.LeaderEpoch | None = None
 
 
 class SessionRunner:
@@ -64,7 +64,7 @@ class SessionRunner:
         """Whether the relay answers no probe, on whichever path this node has to it."""
         self._changed = threading.Event()
         self._session: Session | None = None
-        self._announced: epochs.LeaderClaim | None = None
+        self._announced: epochs.LeaderEpoch | None = None
         self._revivals = revive.Revivals()
         self._interval_s = probe.INTERVAL_S
         self.prober = probe.Prober()
@@ -116,11 +116,11 @@ class SessionRunner:
             self._announced = None
             return
         self._revive(session, relay)
-        if session.claim is not None and session.claim != self._announced:
-            ack = probe_socket.announce(relay, cluster=session.cluster, claim=session.claim, stop=stop)
+        if session.leader_epoch is not None and session.leader_epoch != self._announced:
+            ack = probe_socket.announce(relay, cluster=session.cluster, leader_epoch=session.leader_epoch, stop=stop)
             if ack is not None:
-                self._announced = session.claim
-                extra = {"epoch": session.claim.epoch, "accepted": ack.accepted}
+                self._announced = session.leader_epoch
+                extra = {"epoch": session.leader_epoch.epoch, "accepted": ack.accepted}
                 log.info("the relay acknowledged this leader", extra=extra)
                 if not ack.accepted:
                     # A Lease that was deleted or restored counts from below what the relay saw, which it refuses.

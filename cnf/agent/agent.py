@@ -43,15 +43,15 @@ class Agent:
     def connect(self) -> None:
         """Listen to the node's own part."""
         self._shared.local_node.listen(
-            on_change=functools.partial(self._shared.wakes.wake, AgentSource.ATTACHMENT),
+            on_change=functools.partial(self._shared.work_queues.wake, AgentSource.ATTACHMENT),
             on_call=self._calls.count,
-            outlook=self._controllers.reporter.outlook,
+            why_no_block=self._controllers.reporter.why_no_block,
         )
 
     def threads(self) -> process.Threads:
         """Return what runs besides the node's own."""
         shared, controllers = self._shared, self._controllers
-        workers = parts.build_workers(shared.wakes, shared.caches, controllers)
+        workers = parts.build_workers(shared.work_queues, shared.caches, controllers)
         return {
             "garbage-collect attachments": self._collect,
             "tunnel": shared.tunnel.run,
@@ -71,7 +71,7 @@ class Agent:
             *self._calls.collectors,
             metrics.TunnelCollector(shared.tunnel, shared.sessions.prober.states),
             metrics.FirewallCollector(
-                services=lambda: services.services,
+                services=lambda: services.service_count,
                 refused=lambda: len(services.refused),
                 dropped=lambda: services.dropped,
             ),
@@ -89,9 +89,9 @@ class Agent:
         return self._controllers.reporter.ready()
 
     def _campaign(self, stop: threading.Event) -> None:
-        wakes = self._shared.wakes
-        wakes.wake(AgentSource.START)
-        changed = functools.partial(wakes.wake, AgentSource.LEADERSHIP)
+        work_queues = self._shared.work_queues
+        work_queues.wake(AgentSource.START)
+        changed = functools.partial(work_queues.wake, AgentSource.LEADERSHIP)
         self._shared.elector.run(stop, on_start=changed, on_stop=changed)
 
     def _collect(self, stop: threading.Event) -> None:

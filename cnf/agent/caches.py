@@ -132,7 +132,7 @@ class Caches:
         if self._node_filter.differs(key, self._nodes.get(key)):
             self._on_change(AgentSource.MESH, key)
         elif key.endswith(f"/{self._node}"):
-            self._on_change(AgentSource.COUNTS, key)
+            self._on_change(AgentSource.STATUS_ONLY, key)
 
     def _peer_changed(self, key: str) -> None:
         if self._peer_filter.differs(key, self._peers.get(key)):

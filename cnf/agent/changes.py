@@ -15,7 +15,7 @@ from fleetboard.model import fleet
 
 T = TypeVar("T")
 
-COUNTS: Mapping[str, Any] = {"addresses_used": 0, "addresses_free": 0, "version": "", "conditions": []}
+UNPLANNED_FIELDS: Mapping[str, Any] = {"addresses_used": 0, "addresses_free": 0, "version": "", "conditions": []}
 """Fields of a FleetNode's status that only people read."""
 
 
@@ -38,7 +38,7 @@ class ChangeFilter(Generic[T]):
 def node_essence(node: fleet.FleetNode) -> object:
     """Return what tunnels, blocks and firewall are planned from."""
     meta = node.metadata
-    status = msgspec.structs.replace(node.status, **COUNTS)
+    status = msgspec.structs.replace(node.status, **UNPLANNED_FIELDS)
     return meta.uid, meta.creation_timestamp, meta.deletion_timestamp, node.spec, status
 
 

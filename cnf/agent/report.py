@@ -38,9 +38,9 @@ class NodeReporter:
             return "the services of the clusterset are not in place yet"
         return None
 
-    def outlook(self) -> str:
+    def why_no_block(self) -> str:
         """Say why no further block comes for this node; nothing when one is free."""
-        return blocks_controller.outlook(self.caches, node=self.settings.node, cluster=self.settings.cluster)
+        return blocks_controller.why_no_block(self.caches, node=self.settings.node, cluster=self.settings.cluster)
 
     def own_node(self) -> fleet.FleetNode | None:
         """Return this node's FleetNode."""
@@ -52,14 +52,14 @@ class NodeReporter:
         return status.Report(
             public_key=self.tunnel.public_key,
             endpoint=status.endpoint(self.settings.pod_ip),
-            mtu=status.underlay_mtu(self.settings.pod_ip),
+            mtu=status.largest_tunnel_mtu(self.settings.pod_ip),
             used=usage.used,
             free=usage.free,
             wanted=wanted,
             returned=returned,
             held=held,
             ready=self.ready(),
-            exhausted="" if usage.free else self.outlook(),
+            exhausted="" if usage.free else self.why_no_block(),
             refused=self.services.refused.describe(),
             leading=self._leading(),
         )

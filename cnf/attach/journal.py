@@ -99,7 +99,7 @@ class Journal:
         self._lock = threading.Condition()
         self._file = -1
         self._size = 0
-        # Bytes, counted on over rewrites: a mark from before a rewrite is still valid after it.
+        # Bytes, counted on over rewrites: an offset from before a rewrite is still valid after it.
         self._written = 0
         self._durable = 0
         self._syncing = False
@@ -159,7 +159,7 @@ class Journal:
             self._lock.notify_all()
 
     def append(self, entry: records.Entry) -> int:
-        """Write one entry and return a mark for ``sync``.
+        """Write one entry and return the offset for ``sync``.
 
         Raises:
             JournalError: the disk is full or read-only; the entry will not be read back.
@@ -180,15 +180,15 @@ class Journal:
                 self._flusher.submit(self._flush)
             return self._written
 
-    def sync(self, mark: int) -> None:
-        """Wait until all entries up to ``mark`` are on disk; ``append`` has started that.
+    def sync(self, offset: int) -> None:
+        """Wait until all entries up to ``offset`` are on disk; ``append`` has started that.
 
         Raises:
             JournalError: the disk failed or doesn't answer.
         """
         deadline = time.monotonic() + _DISK_S
         with self._lock:
-            while self._durable < mark:
+            while self._durable < offset:
                 if not self.healthy:
                     raise errors.JournalError(f"{self._path} can't be written since an earlier failure")
                 if not self._lock.wait(max(0.0, deadline - time.monotonic())):

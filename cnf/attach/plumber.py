@@ -1,7 +1,7 @@
 """Executes wiring plans in cnf's namespace and in pods'.
 
-Invariant: ``attach`` leaves both ends complete or neither. Only ``standing`` reads a whole table, so ADD and DEL don't
-call it. Nothing here starts a process.
+Invariant: ``attach`` leaves both ends complete or neither. Only ``list_pairs`` reads a whole table, so ADD and DEL
+don't call it. Nothing here starts a process.
 """
 
 from __future__ import annotations
@@ -115,8 +115,11 @@ class Plumber:
         """Delete a pair, if it exists, by the name of cnf's end."""
         self._remover.remove(name)
 
-    def standing(self) -> dict[str, links.Link]:
-        """Return the pairs in cnf's namespace by name, as a hint like ``links.read``. It is a dump."""
+    def list_pairs(self) -> dict[str, links.Link]:
+        """Return cnf's ends of all pairs by name.
+
+        Incomplete while pairs change. It dumps the whole table, so it is not for ADD or DEL.
+        """
         with self.kernel() as kernel:
             veths = links.read(kernel, kind="veth")
         return {link.name: link for link in veths if link.name.startswith(names.VETH_PREFIX)}

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import AgentSource, Mark
+from cnf.agent.wakes import AgentSource, ChangeRecorder
 from cnf.tunnel.plan import parse
 from cnf.vip import errors as vip_errors
 from cnf.vip import plan as vip_plan
@@ -37,13 +37,13 @@ class PendingChanges:
         """Whether nodes, peers or this node's zone may have changed."""
 
     @property
-    def marks(self) -> Mapping[AgentSource, Mark]:
+    def recorders(self) -> Mapping[AgentSource, ChangeRecorder]:
         """What remembers each event."""
         return {
-            AgentSource.MESH: self._mark_mesh,
-            AgentSource.ZONE: self._mark_mesh,
-            AgentSource.SERVICE: self._mark_service,
-            AgentSource.ENDPOINTS: self._mark_slice,
+            AgentSource.MESH: self._record_mesh,
+            AgentSource.ZONE: self._record_mesh,
+            AgentSource.SERVICE: self._record_service,
+            AgentSource.ENDPOINTS: self._record_slice,
         }
 
     def take(self) -> tuple[set[str], set[str]]:
@@ -53,14 +53,14 @@ class PendingChanges:
             slices, self._slices = self._slices, set()
         return services, slices
 
-    def _mark_mesh(self, _key: str) -> None:
+    def _record_mesh(self, _key: str) -> None:
         self.mesh = True
 
-    def _mark_service(self, key: str) -> None:
+    def _record_service(self, key: str) -> None:
         with self._lock:
             self._services.add(key)
 
-    def _mark_slice(self, key: str) -> None:
+    def _record_slice(self, key: str) -> None:
         with self._lock:
             self._slices.add(key)
 
@@ -96,7 +96,7 @@ class ServiceController:
         self._planner = vip_shares.Planner()
         self.dropped: dict[str, int] = {}
         """Endpoints outside their cluster's blocks, by cluster, as of the last plan."""
-        self.services = 0
+        self.service_count = 0
         self.ready = False
         self._firewall_ensured = False
 
@@ -132,7 +132,7 @@ class ServiceController:
         dropped = vip_shares.count_dropped(shares)
         if dropped != self.dropped and dropped:
             log.warning("left out endpoints outside their cluster's blocks", extra={"dropped": dropped})
-        self.dropped, self.services, self.ready = dropped, self._caches.service_count, True
+        self.dropped, self.service_count, self.ready = dropped, self._caches.service_count, True
         return min(RESYNC_S, self._firewall_writer.refused.wait_s)
 
     @property

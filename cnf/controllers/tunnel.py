@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import AgentSource, Wakes
+from cnf.agent.wakes import AgentSource, WorkQueues
 from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.netlink import errors as netlink_errors
@@ -47,13 +47,13 @@ class TunnelController:
         sessions: SessionRunner,
         elector: lease.Elector,
         set_network: Callable[[network.NodeNetwork], None],
-        wakes: Wakes,
+        work_queues: WorkQueues,
         tunnel_exists: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node, self._cluster, self._caches = node, cluster, caches
         self._tunnel, self._sessions, self._elector = tunnel, sessions, elector
-        self._take_up_network, self._wakes = set_network, wakes
+        self._take_up_network, self._work_queues = set_network, work_queues
         self._clock = clock
         self._tunnel_exists = tunnel_exists
         self._wait_until: float | None = None
@@ -93,7 +93,7 @@ class TunnelController:
             now = (self._elector.holder, self._elector.epoch)
             if now != seen:
                 seen = now
-                self._wakes.wake(AgentSource.LEADERSHIP)
+                self._work_queues.wake(AgentSource.LEADERSHIP)
 
     def _waits_for_leader(self) -> bool:
         if self.leadership is not None or not self._tunnel_exists:
@@ -129,7 +129,7 @@ class TunnelController:
             self._network_error = str(err)
             return
         self._network, self._network_error = node_network, ""
-        self._wakes.wake(AgentSource.NETWORK)
+        self._work_queues.wake(AgentSource.NETWORK)
 
     def _plan_session(self, identity: mesh.NodeIdentity, relay: mesh.RelayPeer, *, keeps: bool) -> Session:
         own_address = identity.addresses[0]

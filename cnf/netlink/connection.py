@@ -66,11 +66,11 @@ class Connection:
         for start in range(0, len(messages), _BATCH):
             self._send_batch(messages[start : start + _BATCH])
 
-    def ask(self, question: wire.Message, *, torn: bool = False) -> list[wire.KernelMessage]:
+    def ask(self, question: wire.Message, *, allow_torn: bool = False) -> list[wire.KernelMessage]:
         """Return the kernel's answers to a GET: one, or with ``Flag.DUMP`` all.
 
-        A dump whose table changed meanwhile is retried, unless ``torn``. A torn dump may lack new entries and list
-        deleted ones; on kernels before 6.9 it may even lack entries that existed all the time.
+        A dump whose table changed meanwhile is retried, unless ``allow_torn``. A torn dump may lack new entries and
+        list deleted ones; on kernels before 6.9 it may even lack entries that existed all the time.
 
         Raises:
             AbsentError: the object doesn't exist.
@@ -91,7 +91,7 @@ class Connection:
                 answers.append(answer)
                 if not dump:
                     break
-            if torn or not interrupted:
+            if allow_torn or not interrupted:
                 return answers
         raise errors.SilentKernelError(f"{question.action}: the table changed under five dumps in a row")
 

@@ -196,7 +196,7 @@ def read(kernel: connection.Connection, *, kind: str = "") -> list[Link]:
     The list is a hint: it may be torn while interfaces are created and deleted. Look up by ``find`` an interface that
     it lacks.
     """
-    all_links = (_parse(answer.body) for answer in kernel.ask(list_all(kind=kind), torn=True))
+    all_links = (_parse(answer.body) for answer in kernel.ask(list_all(kind=kind), allow_torn=True))
     return [link for link in all_links if not kind or link.kind == kind]
 
 

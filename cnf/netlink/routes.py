@@ -89,7 +89,7 @@ class InstalledRoute:
     unreachable: bool
 
 
-def delete(destination: Network, *, protocol: int) -> Message:
+def delete_any(destination: Network, *, protocol: int) -> Message:
     """Delete the route that ``protocol`` marks, whatever it does with a packet; one that is gone is fine."""
     head = _INFO.pack(
         addresses.FAMILY[destination.version], destination.prefixlen, 0, 0, _MAIN, protocol, _NOWHERE, 0, 0

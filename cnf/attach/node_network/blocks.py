@@ -76,7 +76,7 @@ class NodeBlocks:
                     self._install(old)
                     raise
                 log.error("could not save the node's network for the next start", extra={"error": str(err)})
-            self._supply.change(new)
+            self._supply.replace(new)
             return True
 
     def return_empty_blocks(self) -> int:
@@ -87,7 +87,7 @@ class NodeBlocks:
                 return 0
             active = network.active_blocks
             chosen = self._surplus.choose(active, idle=self._ledger.empty_blocks(), free=self._ledger.free)
-            if not chosen or not self._ledger.withdraw(chosen, excluded=network.gateways()):
+            if not chosen or not self._ledger.close_blocks(chosen, excluded=network.gateways()):
                 return 0
             new = dataclasses.replace(network, returned=(*network.returned, *chosen))
             try:
@@ -96,7 +96,7 @@ class NodeBlocks:
                 log.error("could not return empty blocks", extra={"error": str(err)})
                 self._ledger.set_blocks(active, excluded=network.gateways())
                 return 0
-            self._supply.change(new)
+            self._supply.replace(new)
         log.info("empty blocks returned", extra={"blocks": [str(block) for block in chosen]})
         return len(chosen)
 

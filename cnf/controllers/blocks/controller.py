@@ -186,7 +186,7 @@ class BlockController:
         return times.render(datetime.datetime.fromtimestamp(self._clock(), datetime.UTC))
 
 
-def outlook(caches: Caches, *, node: str, cluster: str) -> str:
+def why_no_block(caches: Caches, *, node: str, cluster: str) -> str:
     """Say why no further block comes for ``node``, as far as the caches tell; nothing when one is free."""
     peer = caches.peer(cluster)
     if peer is None:

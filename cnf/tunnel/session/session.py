@@ -146,7 +146,7 @@ class SessionRunner:
         now = time.monotonic()
         if not revive.is_due(self._revivals, lost=state.lost, handshake_age_s=age, now=now):
             return
-        self._revivals = revive.after(self._revivals, now=now)
+        self._revivals = revive.record_revival(self._revivals, now=now)
         try:
             self._tunnel.revive(session.relay_key)
         except errors.TunnelError as err:

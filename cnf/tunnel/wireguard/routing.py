@@ -37,7 +37,7 @@ def ensure_routes(kernel: connection.Connection, link: links.Link, desired: Sequ
     for route in sorted(missing, key=lambda route: -route.destination.prefixlen):
         kernel.send([_route(link, route).put()])
     stale = installed.keys() - {route.destination for route in desired}
-    kernel.send([routes.delete(destination, protocol=ROUTE_PROTOCOL) for destination in stale])
+    kernel.send([routes.delete_any(destination, protocol=ROUTE_PROTOCOL) for destination in stale])
     return bool(missing or stale)
 
 

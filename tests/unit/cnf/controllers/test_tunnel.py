@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import AgentWork, Wakes
+from cnf.agent.wakes import AgentWork, WorkQueues
 from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.controllers import tunnel as tunnel_controller
@@ -33,7 +33,7 @@ class World:
     desired: DesiredTunnel | None = None
     fault: Exception | None = None
     taken_up: list[network.NodeNetwork] = dataclasses.field(default_factory=list)
-    wakes: Wakes = dataclasses.field(default_factory=Wakes)
+    work_queues: WorkQueues = dataclasses.field(default_factory=WorkQueues)
     nodes: tuple[fleet.FleetNode, ...] = (
         fleet.FleetNode(
             metadata=meta.ObjectMeta(name="n1"),
@@ -76,7 +76,7 @@ class World:
             sessions=cast("SessionRunner", self),
             elector=cast("lease.Elector", self),
             set_network=self.take_up,
-            wakes=self.wakes,
+            work_queues=self.work_queues,
             tunnel_exists=tunnel_exists,
             clock=lambda: self.now,
         )
@@ -126,7 +126,7 @@ def test_a_disk_that_takes_nothing_does_not_hold_up_the_tunnel(caplog: pytest.Lo
     for _ in range(2):
         controller.reconcile("all")
     assert [str(found.node_address) for found in world.taken_up] == ["10.113.4.0"]
-    assert len(world.wakes.queue(AgentWork.STATUS)) == 1
+    assert len(world.work_queues.queue(AgentWork.STATUS)) == 1
 
 
 def test_a_new_tunnel_waits_for_nobody() -> None:

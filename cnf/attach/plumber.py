@@ -147,10 +147,10 @@ class Plumber:
                 self.detach(ends.near.name)
                 continue
             return attempt if attempt.far.index else self._read_indexes(attempt, inside)
-        raise errors.SilentKernelError(f"veth {ends.near.name} can't be created: its name is taken again and again")
+        raise errors.UnstableError(f"veth {ends.near.name} can't be created: its name is taken repeatedly")
 
     def _read_indexes(self, ends: wiring.Ends, inside: connection.Connection) -> wiring.Ends:
         near, far = self.find(ends.near.name), links.find(inside, ends.far.name)
         if near is None or far is None:
-            raise errors.SilentKernelError(f"veth {ends.near.name} disappeared while it was created")
+            raise errors.UnstableError(f"veth {ends.near.name} disappeared while it was created")
         return ends.at(near.index, far.index)

@@ -321,7 +321,7 @@ def test_interfaces_that_come_meanwhile_keep_no_add_from_its_answer(
     add_interfaces()
     with (
         node.node_handle.connect() as kernel,
-        pytest.raises(errors.SilentKernelError, match="under five dumps in a row"),
+        pytest.raises(errors.UnstableError, match="during five dumps in a row"),
     ):
         kernel.ask(links.list_all())
     code, message = refusal(node.call("ADD", pods[63], "late"))

@@ -101,16 +101,6 @@ class CniService:
             self._recovery.retune(new)
         self._hooks.on_change()
 
-    def return_empty_blocks(self) -> int:
-        """Allocate no more addresses from blocks that have been empty for long; return how many blocks.
-
-        From then on ``network`` lists them as returned, and the leader may take them.
-        """
-        count = self._node_blocks.return_empty_blocks()
-        if count:
-            self._hooks.on_change()
-        return count
-
     @property
     def waiting(self) -> int:
         """Count the ADDs that wait for an address."""
@@ -141,20 +131,17 @@ class CniService:
         """Count addresses; the agent asks for a block when few are free."""
         return self._resources.ledger.usage()
 
-    def sweep(self) -> recovery.RestoreSummary:
-        """Free what is dead and restore what is missing."""
-        return self._recovery.sweep(self._resources.supply.network)
-
     def collect(self) -> int:
         """Sweep, make the journal writable again, return empty blocks; return how many attachments were freed.
 
-        Call it every half minute.
+        Call it every half minute. ``network`` lists the returned blocks from then on, and the leader may take them.
         """
-        summary = self.sweep()
+        summary = self._recovery.sweep(self._resources.supply.network)
         if summary.freed or summary.recreated:
             self._hooks.on_change()
         self._resources.ledger.ensure_writable()
-        self.return_empty_blocks()
+        if self._node_blocks.return_empty_blocks():
+            self._hooks.on_change()
         return summary.freed
 
     def call(self, request: Request) -> Response:

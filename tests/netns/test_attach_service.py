@@ -356,7 +356,7 @@ def test_a_pair_that_the_list_lacks_is_looked_up_before_it_is_called_missing(
     held = node.add(two, "two")
     monkeypatch.setattr(Plumber, "list_pairs", lambda _plumber: {})
     before = one.run("cat", "/sys/class/net/net1/iflink")
-    assert [node.cni.sweep().adopted for _ in range(3)] == [2, 2, 2]
+    assert [node.cni.collect() for _ in range(3)] == [0, 0, 0]
     assert one.run("cat", "/sys/class/net/net1/iflink") == before
     assert one.answers_ping(held)
 

@@ -142,7 +142,7 @@ def open_netns(path: bytes) -> int:
 
 
 def is_own(netns: int) -> bool:
-    """Tell whether that is the namespace of this process, the host's; cnf can't see it and so can't tell."""
+    """Return whether that is the namespace of this process, the host's; cnf can't see it and so can't tell."""
     try:
         theirs, ours = posix.fstat(netns), posix.stat(b"/proc/self/ns/net")
     except OSError:

@@ -85,7 +85,7 @@ class Agent:
         ]
 
     def ready(self) -> str | None:
-        """Say why a pod can't be attached and carried here yet, or None."""
+        """Return why a pod can't be attached and carried here yet, or None."""
         return self._controllers.reporter.ready()
 
     def _campaign(self, stop: threading.Event) -> None:

@@ -20,14 +20,14 @@ UNPLANNED_FIELDS: Mapping[str, Any] = {"addresses_used": 0, "addresses_free": 0,
 
 
 class ChangeFilter(Generic[T]):
-    """Remembers of each object what a plan reads; of one thread."""
+    """Remembers of each object what a plan reads. Not thread-safe."""
 
     def __init__(self, essence: Callable[[T], object]) -> None:
         self._essence = essence
         self._seen: dict[Hashable, object] = {}
 
     def differs(self, key: str, current: T | None) -> bool:
-        """Tell whether the object of that key, None when it is gone, differs from last time; remember it."""
+        """Return whether the object of that key, None when it is gone, differs from last time; remember it."""
         before = self._seen.pop(key, None)
         if current is None:
             return before is not None

@@ -26,7 +26,7 @@ class TunnelCollector(Collector):
         self._tunnel, self._probed = tunnel, probed
 
     def describe(self) -> Iterable[Metric]:
-        """Describe nothing beforehand: collecting needs the device."""
+        """Return nothing, so that registering doesn't collect."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -85,7 +85,7 @@ class FirewallCollector(Collector):
         self._services, self._refused, self._dropped = services, refused, dropped
 
     def describe(self) -> Iterable[Metric]:
-        """Describe nothing beforehand: collecting asks the kernel."""
+        """Return nothing, so that registering doesn't collect."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -129,7 +129,7 @@ class NodeCollector(Collector):
         self._started = time.time()
 
     def describe(self) -> Iterable[Metric]:
-        """Describe nothing beforehand."""
+        """Return nothing, so that registering doesn't collect."""
         return []
 
     def collect(self) -> Iterable[Metric]:

@@ -18,7 +18,7 @@ from fleetboard.model import fleet
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReporter:
-    """Reads the parts of one node's agent; any thread."""
+    """Reads the parts of one node's agent. Thread-safe."""
 
     settings: AgentSettings
     cni: CniService
@@ -29,7 +29,7 @@ class NodeReporter:
     services: ServiceController
 
     def ready(self) -> str | None:
-        """Say why a pod can't be attached and carried here yet, or None."""
+        """Return why a pod can't be attached and carried here yet, or None."""
         if self.cni.network() is None:
             return "this node has no block of addresses yet: has the cluster joined, and is there a leader?"
         if not self.tunnel.backend:
@@ -39,7 +39,7 @@ class NodeReporter:
         return None
 
     def why_no_block(self) -> str:
-        """Say why no further block comes for this node; nothing when one is free."""
+        """Return why no further block comes for this node; nothing when one is free."""
         return blocks_controller.why_no_block(self.caches, node=self.settings.node, cluster=self.settings.cluster)
 
     def own_node(self) -> fleet.FleetNode | None:

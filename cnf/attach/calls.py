@@ -23,7 +23,7 @@ _REMEMBERED_DELETIONS = 4096
 
 
 class CallHandler:
-    """Serves every verb of the specification. Any thread."""
+    """Serves every verb of the specification. Thread-safe."""
 
     def __init__(
         self,

@@ -90,7 +90,7 @@ def _open_lock(path: pathlib.Path) -> int:
 
 
 class Journal:
-    """The journal, open for appending. Any thread."""
+    """The journal, open for appending. Thread-safe."""
 
     def __init__(self, path: pathlib.Path, *, fsync: Callable[[int], None] = os.fdatasync) -> None:
         """``fsync`` is a parameter for tests of failing disks."""

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Ledger:
-    """The node's attachments. Any thread."""
+    """The node's attachments. Thread-safe."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class Ledger:
             self._write_or_log(records.Commit(*record.key, record.index))
 
     def holds(self, address: Address) -> bool:
-        """Say whether an attachment holds an address."""
+        """Return whether an attachment holds an address."""
         with self._lock:
             return str(address) in self._state.holders
 
@@ -209,7 +209,7 @@ class Ledger:
             return [ipaddress.ip_address(address) for address in self._state.holders]
 
     def uses(self, block: Network) -> bool:
-        """Say whether an attachment holds an address of a block."""
+        """Return whether an attachment holds an address of a block."""
         with self._lock:
             return any(ipaddress.ip_address(address) in block for address in self._state.holders)
 

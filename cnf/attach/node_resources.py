@@ -17,7 +17,7 @@ from cnf.netlink.namespace import NetworkNamespace
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NodeResources:
-    """The node's records, its kernel and its network. Each is safe to use from any thread."""
+    """The node's records, its kernel and its network. Each is thread-safe."""
 
     ledger: Ledger
     plumber: Plumber

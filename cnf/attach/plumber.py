@@ -68,7 +68,7 @@ class Plumber:
             kernel.send(wiring.plan_node(network))
 
     def holds(self, address: Address) -> bool:
-        """Say whether cnf's namespace has that address."""
+        """Return whether cnf's namespace has that address."""
         return self._netns.holds(address)
 
     def attach(self, ends: wiring.Ends, *, pod: NetworkNamespace, inside: connection.Connection) -> wiring.Ends:

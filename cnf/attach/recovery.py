@@ -74,7 +74,7 @@ class _Outcome(enum.Enum):
 
 
 class Recovery:
-    """Sweeps, one at a time. Any thread."""
+    """Sweeps, one at a time. Thread-safe."""
 
     def __init__(self, resources: NodeResources, *, boot: str, clock: Callable[[], float] = time.monotonic) -> None:
         """A container whose lock a call holds is left alone."""

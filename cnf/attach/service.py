@@ -23,7 +23,7 @@ from fleetboard.model.addresses import Network
 
 
 class CniService:
-    """Serves the CNI calls of one node. Any thread."""
+    """Serves the CNI calls of one node. Thread-safe."""
 
     def __init__(
         self,

@@ -80,6 +80,6 @@ def _is_complete(path: pathlib.Path) -> bool:
 
 
 def _is_hopeless(response: frames.Response) -> bool:
-    """Say whether the call itself is wrong, so that no later try can serve it."""
+    """Return whether the call itself is wrong, so that no later try can serve it."""
     code = int(msgspec.json.decode(response.stdout).get("code", 0))
     return 0 < code < errors.Code.TRY_AGAIN

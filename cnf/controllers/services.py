@@ -27,7 +27,7 @@ RESYNC_S = 60.0
 
 
 class PendingChanges:
-    """What changed since the last plan; safe to share by threads."""
+    """What changed since the last plan. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -34,7 +34,7 @@ MULTUS = ("multus", "multus-shim")
 
 
 def calls_multus(conf_dir: pathlib.Path) -> bool:
-    """Tell whether the container runtime calls Multus: it uses the first valid file, by name."""
+    """Return whether the container runtime calls Multus: it uses the first valid file, by name."""
     for path in sorted(conf_dir.iterdir()) if conf_dir.is_dir() else []:
         types = _types(path) if path.suffix in SUFFIXES else []
         if types:

@@ -100,7 +100,7 @@ def render_status(report: Report, fleet_node: fleet.FleetNode, *, version: str, 
 
 
 def differs_beyond_counts(status: fleet.FleetNodeStatus, shown: fleet.FleetNodeStatus) -> bool:
-    """Tell whether ``status`` differs from ``shown`` in more than its counts."""
+    """Return whether ``status`` differs from ``shown`` in more than its counts."""
     counts = {"addresses_used": shown.addresses_used, "addresses_free": shown.addresses_free}
     return msgspec.structs.replace(status, **counts) != shown
 

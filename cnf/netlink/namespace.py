@@ -118,7 +118,7 @@ class NetworkNamespace:
         return self.open_inside(connection.open_socket)
 
     def holds(self, address: Address) -> bool:
-        """Say whether the namespace has ``address``: only then can a socket bind to it.
+        """Return whether the namespace has ``address``: only then can a socket bind to it.
 
         Raises:
             NamespaceError: it can't be entered (CAP_SYS_ADMIN).

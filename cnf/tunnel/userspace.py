@@ -35,7 +35,7 @@ _HANDOVER_S = 5.0
 
 
 def kernel_has_wireguard() -> bool:
-    """Tell whether the kernel makes WireGuard links: make one and delete it.
+    """Return whether the kernel makes WireGuard links: make one and delete it.
 
     Raises:
         DeviceError: the kernel refused for another reason, as without NET_ADMIN.
@@ -83,7 +83,7 @@ def clear(name: str, *, handover_s: float = _HANDOVER_S) -> None:
 
 
 def has_offload(program: Path) -> bool:
-    """Tell whether this wireguard-go has UDP segmentation offload."""
+    """Return whether this wireguard-go has UDP segmentation offload."""
     return OFFLOAD in program.read_bytes()
 
 

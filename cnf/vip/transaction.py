@@ -93,7 +93,7 @@ def connect() -> connection.Connection:
 
 
 def table_awake(name: str = firewall.NAME) -> bool | None:
-    """Tell whether packets meet that table in the calling thread's network namespace; None when it doesn't exist.
+    """Return whether packets meet that table in the calling thread's network namespace; None when it doesn't exist.
 
     Raises:
         NftUnavailableError: the kernel gave no answer.
@@ -105,7 +105,7 @@ def table_awake(name: str = firewall.NAME) -> bool | None:
 
 
 def chain_exists(table: str, chain: str) -> bool:
-    """Tell whether the calling thread's network namespace has that chain.
+    """Return whether the calling thread's network namespace has that chain.
 
     Raises:
         NftUnavailableError: the kernel gave no answer.

@@ -58,7 +58,7 @@ _OPENING = elements.frame_table_deletion(nftables.CLOSED_TABLE)
 class FirewallWriter:
     """Firewall and virtual addresses of one network namespace: that of the threads that call it.
 
-    Any thread of that namespace may call; one call at a time goes to the kernel.
+    Thread-safe within that namespace: one call at a time goes to the kernel.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class FirewallWriter:
         return refused
 
     def _replace_rules(self, firewall: Firewall) -> bool:
-        """Replace the rules; tell whether there was a table of our layout to take them."""
+        """Replace the rules; return whether there was a table of our layout to take them."""
         try:
             self._apply(nftables.render_rules(firewall))
         except errors.RulesetRefusedError:

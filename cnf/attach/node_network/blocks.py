@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class NodeBlocks:
-    """Changes ledger, file and ``supply`` together. Any thread."""
+    """Changes ledger, file and ``supply`` together. Thread-safe."""
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ def held_blocks(network: NodeNetwork | None, addresses: Collection[Address]) -> 
 
 
 class Surplus:
-    """Chooses the blocks that have been empty for long enough. One thread at a time."""
+    """Chooses the blocks that have been empty for long enough. Not thread-safe."""
 
     def __init__(self, *, idle_s: float = IDLE_S, clock: Callable[[], float] = time.monotonic) -> None:
         """A block counts as empty from the first ``choose`` that finds it so."""

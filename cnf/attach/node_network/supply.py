@@ -16,7 +16,7 @@ _TICK_S = 0.2
 
 
 class Supply:
-    """Holds the current NodeNetwork. Any thread."""
+    """Holds the current NodeNetwork. Thread-safe."""
 
     def __init__(self) -> None:
         """There is no network until the first ``replace``."""

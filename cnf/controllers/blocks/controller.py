@@ -187,7 +187,7 @@ class BlockController:
 
 
 def why_no_block(caches: Caches, *, node: str, cluster: str) -> str:
-    """Say why no further block comes for ``node``, as far as the caches tell; nothing when one is free."""
+    """Return why no further block comes for ``node``, as far as the caches tell; nothing when one is free."""
     peer = caches.peer(cluster)
     if peer is None:
         return ""

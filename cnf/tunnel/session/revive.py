@@ -35,7 +35,7 @@ def is_due(
     now: float,
     jitter: Callable[[float, float], float] = random.uniform,
 ) -> bool:
-    """Tell whether to revive the peer now; ``lost`` is the count of probes lost in a row."""
+    """Return whether to revive the peer now; ``lost`` is the count of probes lost in a row."""
     if lost < REVIVE_AFTER_LOST:
         return False
     since = now - revivals.at

@@ -154,7 +154,7 @@ class SessionRunner:
 
 
 def is_isolated(state: probe.ProbeTarget | None, *, interval_s: float) -> bool:
-    """Tell whether the probes of the relay, sent every ``interval_s``, show that nothing behind it can be reached.
+    """Return whether the probes of the relay, sent every ``interval_s``, show that nothing behind it can be reached.
 
     It begins as False, unlike ``alive``: before the first probes nothing is known, and nothing is withdrawn.
     """

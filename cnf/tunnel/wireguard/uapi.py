@@ -28,7 +28,7 @@ def socket_path(name: str) -> Path:
 
 
 def answers(name: str) -> bool:
-    """Tell whether a wireguard-go listens for link ``name``."""
+    """Return whether a wireguard-go listens for link ``name``."""
     try:
         with _connect(name):
             return True

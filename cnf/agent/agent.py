@@ -102,7 +102,7 @@ class Agent:
                 self._shared.local_node.cni.collect()
             except (attach_errors.AttachError, netlink_errors.NetlinkError) as err:
                 # A full disk, a kernel out of memory: the next round tries again, and pods are carried meanwhile.
-                log.error("garbage collection of attachments failed", extra={"error": str(err)})  # noqa: TRY400 - as it says
+                log.error("could not garbage-collect attachments, retrying", extra={"error": str(err)})
 
 
 def run(settings: AgentSettings, local_node: LocalNode, crew: process.Crew) -> int:
@@ -113,7 +113,7 @@ def run(settings: AgentSettings, local_node: LocalNode, crew: process.Crew) -> i
         agent = Agent(shared, parts.build_controllers(shared))
         agent.connect()
     except (kube_errors.KubeError, tunnel_errors.TunnelError, OSError) as err:
-        log.error("%s", err)  # noqa: TRY400 - the sentence says all
+        log.error("%s", err)
         return 1
     registry = prometheus_client.CollectorRegistry()
     kube_metrics.register(registry)

@@ -63,7 +63,7 @@ class LocalNode:
         self._settings.state_dir.mkdir(parents=True, exist_ok=True)
         self.taken_over = self._handover.take_over()
         summary = self.cni.restore()
-        log.info("attachments restored", extra={"summary": str(summary), "taken_over": str(self.taken_over)})
+        log.info("restored attachments", extra={"summary": str(summary), "taken_over": str(self.taken_over)})
 
     def threads(self) -> process.Threads:
         """Return what runs from now on."""

@@ -95,7 +95,9 @@ class Adder:
             if ends is not None:
                 self.plumber.abandon(ends, inside=inside)
         except netlink_errors.NetlinkError as err:
-            log.error("could not undo a failed ADD yet", extra={"container": record.container_id, "error": str(err)})
+            log.error(
+                "could not undo a failed ADD, retrying", extra={"container": record.container_id, "error": str(err)}
+            )
             return
         self.ledger.release(record.key, quarantine=False)
 

@@ -79,7 +79,7 @@ class CallHandler:
         except errors.JournalError as err:
             refusal = CallRefusedError(Code.TRY_AGAIN, "the node's address journal can't be written", str(err))
         except netlink_errors.NetlinkError as err:
-            refusal = CallRefusedError(Code.TRY_AGAIN, "the kernel refused", str(err))
+            refusal = CallRefusedError(Code.TRY_AGAIN, "the pod's interface can't be changed now", str(err))
         return Response(1, results.render_error(protocol.echo_version(request.stdin), refusal)), int(refusal.code)
 
     def _serve(self, call: protocol.Call, request: Request, arrival: int) -> Response:
@@ -97,7 +97,9 @@ class CallHandler:
         with self._resources.locks.hold(call.container_id, timeout_s=_LOCK_TIMEOUT_S) as held:
             if not held:
                 raise CallRefusedError(
-                    Code.TRY_AGAIN, f"another call of container {call.container_id} takes more than 25 s"
+                    Code.TRY_AGAIN,
+                    f"another call for container {call.container_id} has been running for more than "
+                    f"{_LOCK_TIMEOUT_S:.0f} s",
                 )
             return self._serve_container(call, request, arrival)
 

@@ -73,7 +73,9 @@ def acquire(path: pathlib.Path, *, timeout_s: float = 20) -> int:
         except OSError as err:
             if time.monotonic() > deadline:
                 os.close(descriptor)
-                raise errors.JournalError(f"{path} is held by another cnf for more than {timeout_s:.0f} s") from err
+                raise errors.JournalError(
+                    f"{path} has been held by another cnf for more than {timeout_s:.0f} s"
+                ) from err
             time.sleep(0.05)
             continue
         return descriptor

@@ -90,7 +90,7 @@ class Ledger:
 
     def _refuse_foreign(self, state: records.JournalState) -> records.JournalState:
         if self._node and state.origin not in ("", self._node):
-            log.error("ignored the journal of another node", extra={"of": state.origin, "node": self._node})
+            log.error("ignored the journal of another node", extra={"owner": state.origin, "node": self._node})
             state = records.JournalState()
         state.origin = self._node or state.origin
         return state

@@ -174,7 +174,10 @@ class Recovery:
                     continue
                 self._retune(record, wiring.plan_ends(record, network).at(link.index, record.index))
             except netlink_errors.NetlinkError as err:
-                log.error("could not change a pod's interface", extra={"pod": record.pod_name, "error": str(err)})
+                log.error(
+                    "could not change a pod's interface",
+                    extra={"pod": f"{record.pod_namespace}/{record.pod_name}", "error": str(err)},
+                )
 
     def _retune(self, record: records.Record, ends: wiring.Ends) -> None:
         pod = self._pods.open(record.netns, cookie=record.cookie)
@@ -225,7 +228,8 @@ class Recovery:
             try:
                 self._plumber.detach(identity.veth_name(*record.key))
             except netlink_errors.NetlinkError as err:
-                log.error("could not undo an unfinished ADD", extra={"error": str(err)})
+                extra = {"container": record.container_id, "error": str(err)}
+                log.error("could not undo an unfinished ADD, retrying", extra=extra)
                 return _Outcome.FAILED
             self._ledger.release(record.key, quarantine=False)
             return _Outcome.FREED

@@ -110,5 +110,5 @@ class StartupTaintController:
             self._warned = True
             log.warning(
                 "no configuration of Multus in cni.confDir, now or before: leaving the startup taint as it is",
-                extra={"folder": str(self._conf_dir)},
+                extra={"path": str(self._conf_dir)},
             )

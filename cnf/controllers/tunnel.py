@@ -125,7 +125,7 @@ class TunnelController:
         except (errors.AttachError, netlink_errors.NetlinkError) as err:
             # A full disk must not hold up the tunnel of all pods; the next round tries again.
             if str(err) != self._network_error:
-                log.error("could not take up the node's network", extra={"error": str(err)})  # noqa: TRY400 - as it says
+                log.error("could not take up the node's network, retrying", extra={"error": str(err)})
             self._network_error = str(err)
             return
         self._network, self._network_error = node_network, ""

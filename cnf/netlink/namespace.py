@@ -42,7 +42,7 @@ def cookie_of(sock: socket.socket) -> int:
     try:
         return int(struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0])
     except OSError as err:
-        raise errors.NamespaceError(f"the kernel gives no namespace cookie (Linux 5.14 has it): {err}") from err
+        raise errors.NamespaceError(f"the kernel gives no namespace cookie (needs Linux 5.14): {err}") from err
 
 
 class NetworkNamespace:

@@ -154,14 +154,14 @@ class Relay:
 
     def _on_new_leader(self, cluster: str, leader_epoch: epochs.LeaderEpoch) -> None:
         """Move a cluster to its new leader before the ack goes out."""
-        log.info("new leader announced", extra={"cluster": cluster, "epoch": leader_epoch.epoch})
+        log.info("a new leader announced itself", extra={"cluster": cluster, "epoch": leader_epoch.epoch})
         try:
             with self._order:
                 desired = self._plan()
                 if desired is not None:
                     self._tunnel.sync(desired)
         except (errors.TunnelError, addresses.AddressRefusedError) as err:
-            log.warning("cannot serve the announced leader yet", extra={"cluster": cluster, "error": str(err)})
+            log.warning("could not serve the announced leader, retrying", extra={"cluster": cluster, "error": str(err)})
         self._tunnel_controller.enqueue(controller.SINGLE)
 
     def _serve_probes(self, stop: threading.Event) -> None:
@@ -195,7 +195,10 @@ class Relay:
         for cluster, reachable in reachability.items():
             peer = self._peer(cluster)
             if peer is not None and (peer.status.health is None or peer.status.health.reachable is not reachable):
-                log.warning("member is reachable" if reachable else "member is unreachable", extra={"cluster": cluster})
+                if reachable:
+                    log.info("a member is reachable", extra={"cluster": cluster})
+                else:
+                    log.warning("a member is unreachable", extra={"cluster": cluster})
                 self._write_status(cluster, {"health": {"reachable": reachable, "since": times.now()}})
         return HEALTH_S
 

@@ -173,7 +173,7 @@ class FirewallWriter:
                 self.version += 1
         except errors.VipError as err:
             # Somebody else changed the table, or a write was cut short.
-            log.warning("the kernel refused the changes, replacing the whole table", extra={"reason": str(err)})
+            log.warning("the kernel refused the changes, replacing the whole table", extra={"error": str(err)})
             return self._replace(wanted)
         self._held = _TableState(wanted.firewall, fill.shares)
         return refused
@@ -191,9 +191,7 @@ class FirewallWriter:
             except errors.RulesetRefusedError as err:
                 if wanted in self._spare:
                     raise  # the spare table serves all that is wanted, and the next call goes on from there
-                log.warning(
-                    "could not create a second table, replacing the one that serves", extra={"reason": str(err)}
-                )
+                log.warning("could not create a second table, replacing the one that serves", extra={"error": str(err)})
         if rebuild:
             self._apply(nftables.render_base(wanted.firewall))
         try:
@@ -258,7 +256,7 @@ class FirewallWriter:
             try:
                 self._write_elements(batch)
             except errors.VipError as err:
-                log.warning("forwarding is still blocked", extra={"reason": str(err)})
+                log.warning("could not reopen forwarding", extra={"error": str(err)})
             else:
                 return
 

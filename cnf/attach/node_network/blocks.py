@@ -97,7 +97,7 @@ class NodeBlocks:
                 self._ledger.set_blocks(active, excluded=network.gateways())
                 return 0
             self._supply.replace(new)
-        log.info("empty blocks returned", extra={"blocks": [str(block) for block in chosen]})
+        log.info("returned empty blocks", extra={"blocks": [str(block) for block in chosen]})
         return len(chosen)
 
     def _count_returned(self, network: NodeNetwork) -> NodeNetwork:

@@ -153,14 +153,14 @@ class ProbeSocket:
         try:
             self._pinger.send(address, datagram)
         except OSError as err:
-            log.debug("cannot send an echo request", extra={"address": str(address), "error": str(err)})
+            log.debug("could not send an echo request", extra={"address": str(address), "error": str(err)})
 
     def _send(self, address: Address, datagram: bytes) -> None:
         try:
             self._socket.sendto(datagram, (str(address), self.port))
         except OSError as err:
             # No route, no peer or a full queue: the probe counts as lost, as it should.
-            log.debug("cannot send to the probe port", extra={"address": str(address), "error": str(err)})
+            log.debug("could not send to the probe port", extra={"address": str(address), "error": str(err)})
 
 
 def _bind(address: Address, port: int) -> socket.socket:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from cnf.tunnel import errors
-from cnf.tunnel.session import epochs, probe, probe_port, revive
+from cnf.tunnel.session import epochs, probe, probe_port, revive, wire
 from cnf.tunnel.wireguard.tunnel import Tunnel
 from fleetboard.model.addresses import Address
 
@@ -102,7 +102,7 @@ class SessionRunner:
             ended.set()
             serving.join(5)
         if not stop.is_set():
-            raise errors.DeviceError("the thread of the probe port ended")
+            raise errors.DeviceError("the probe port's thread ended")
 
     def _step(self, session: Session, probe_socket: probe_port.ProbeSocket, stop: threading.Event) -> None:
         relay = session.relay_address
@@ -120,18 +120,26 @@ class SessionRunner:
             ack = probe_socket.announce(relay, cluster=session.cluster, leader_epoch=session.leader_epoch, stop=stop)
             if ack is not None:
                 self._announced = session.leader_epoch
-                extra = {"epoch": session.leader_epoch.epoch, "accepted": ack.accepted}
-                log.info("the relay acknowledged this leader", extra=extra)
-                if not ack.accepted:
-                    # A Lease that was deleted or restored counts from below what the relay saw, which it refuses.
-                    self._outbid(ack.epoch)
+                self._receive_ack(session.leader_epoch, ack)
+
+    def _receive_ack(self, leader_epoch: epochs.LeaderEpoch, ack: wire.Ack) -> None:
+        if ack.accepted:
+            log.info("the relay accepted this leader", extra={"epoch": leader_epoch.epoch})
+            return
+        extra = {"epoch": leader_epoch.epoch, "known": ack.epoch}
+        log.warning("the relay refused this leader: its epoch is not the highest, or has another leader", extra=extra)
+        # A Lease that was deleted or restored counts from below what the relay saw, which it refuses.
+        self._outbid(ack.epoch)
 
     def _update_isolation(self, relay: Address | None) -> None:
         state = self.prober.state(relay) if relay is not None else None
         isolated = is_isolated(state, interval_s=self._interval_s)
         if isolated is not self.isolated:
             self.isolated = isolated
-            log.warning("the relay does not answer" if isolated else "the relay answers")
+            if isolated:
+                log.warning("the relay does not answer")
+            else:
+                log.info("the relay answers")
             self._on_isolation()
 
     def _revive(self, session: Session, relay: Address) -> None:
@@ -150,7 +158,7 @@ class SessionRunner:
         try:
             self._tunnel.revive(session.relay_key)
         except errors.TunnelError as err:
-            log.warning("cannot revive the relay's peer", extra={"error": str(err)})
+            log.warning("could not revive the relay's peer, retrying", extra={"error": str(err)})
 
 
 def is_isolated(state: probe.ProbeTarget | None, *, interval_s: float) -> bool:

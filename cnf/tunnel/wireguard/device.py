@@ -53,7 +53,7 @@ def open_rtnetlink() -> Iterator[connection.Connection]:
         try:
             yield rtnetlink
         except netlink_errors.NetlinkError as err:
-            raise errors.DeviceError(f"the kernel refused: {err}") from err
+            raise errors.DeviceError(str(err)) from err
 
 
 def create(rtnetlink: connection.Connection, name: str, kind: str, *, mtu: int) -> bool:
@@ -94,7 +94,7 @@ def ensure(
         if link is not None and link.kind == USERSPACE_KIND and uapi.answers(name):
             return link, uapi.UserspaceWireGuard(name)
         if link is not None and link.kind not in (KERNEL_KIND, USERSPACE_KIND):
-            log.warning("a foreign link has the tunnel's name: deleting it", extra={"link": name, "kind": link.kind})
+            log.warning("deleting a foreign link that has the tunnel's name", extra={"link": name, "kind": link.kind})
             rtnetlink.send([links.delete(name)])
         elif link is None and create(rtnetlink, name, KERNEL_KIND, mtu=mtu):
             continue

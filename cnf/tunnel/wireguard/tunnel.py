@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 RESYNC_S = 30.0
 _POLL_S = 0.5
 _RETRY_S = (0.2, 5.0)
+_FAILURES_AT_START = 3
+"""Failures in a row that are no error yet: the container with wireguard-go may still be starting."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -175,27 +177,32 @@ class Tunnel:
             if not woken and not self._due():
                 continue
             self._wake.clear()
-            failures = 0 if self._try(stop) else failures + 1
-            if failures:
-                stop.wait(_back_off(failures))
+            error = self._try(stop)
+            failures = failures + 1 if error is not None else 0
+            if error is not None and not stop.is_set():
+                pause_s = _back_off(failures)
+                self._report(error, failures=failures, retry_s=pause_s)
+                stop.wait(pause_s)
                 self._wake.set()
         watcher.join()
 
     def _due(self) -> bool:
         return time.monotonic() - self._last >= RESYNC_S
 
-    def _try(self, stop: threading.Event) -> bool:
+    def _try(self, stop: threading.Event) -> errors.TunnelError | None:
         desired = self._desired
-        if desired is None:
-            return True
-        try:
-            with self._lock:
-                self._apply(desired, stopped=stop.is_set)
-        except errors.TunnelError as err:
-            if not stop.is_set():
-                log.error("tunnel reconciliation failed", extra={"error": str(err)})  # noqa: TRY400 - expected kinds
-            return False
-        return True
+        if desired is not None:
+            try:
+                with self._lock:
+                    self._apply(desired, stopped=stop.is_set)
+            except errors.TunnelError as err:
+                return err
+        return None
+
+    def _report(self, error: errors.TunnelError, *, failures: int, retry_s: float) -> None:
+        level = logging.ERROR if failures > _FAILURES_AT_START else logging.WARNING
+        extra = {"link": self.name, "error": str(error), "retry_s": round(retry_s, 1)}
+        log.log(level, "could not bring the tunnel to its plan, retrying", extra=extra)
 
     def _apply(self, desired: DesiredTunnel, *, stopped: Callable[[], bool] = lambda: False) -> None:
         self._last = time.monotonic()

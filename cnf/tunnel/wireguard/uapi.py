@@ -146,7 +146,7 @@ def _connect(name: str) -> socket.socket:
         connection.connect(str(socket_path(name)))
     except OSError as err:
         connection.close()
-        raise errors.BackendError(f"wireguard-go of {name} does not answer: {err}", errno=err.errno or 0) from err
+        raise errors.BackendError(f"wireguard-go for {name} does not answer: {err}", errno=err.errno or 0) from err
     return connection
 
 
@@ -163,13 +163,13 @@ def _exchange(name: str, operation: str) -> list[tuple[str, str]]:
                     if field:
                         lines.append((field, value))
         except (OSError, ValueError) as err:
-            raise errors.BackendError(f"wireguard-go of {name} went away: {err}") from err
-    raise errors.BackendError(f"wireguard-go of {name} closed the connection without an answer")
+            raise errors.BackendError(f"wireguard-go for {name} went away: {err}") from err
+    raise errors.BackendError(f"wireguard-go for {name} closed the connection without an answer")
 
 
 def _check(name: str, status: int, lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
     if status:
-        raise errors.BackendError(f"wireguard-go of {name} refused: {os.strerror(-status)}", errno=-status)
+        raise errors.BackendError(f"wireguard-go for {name} refused: {os.strerror(-status)}", errno=-status)
     return lines
 
 

@@ -120,14 +120,14 @@ class Handover:
         except errors.VipError as err:
             problem = str(err)
         if problem and problem != self._problem:
-            log.error("failed to save state for the next cnf", extra={"error": problem})
+            log.error("could not save state for the next cnf, retrying", extra={"error": problem})
         self._problem = problem
         return time.monotonic() - started
 
     def _read(self, path: pathlib.Path) -> files.HandoverFile | None:
         saved = files.read(path)
         if saved is not None and saved.origin.owner != self._origin.owner:
-            extra = {"path": str(path), "of": saved.origin.owner, "node": self._origin.owner}
+            extra = {"path": str(path), "owner": saved.origin.owner, "node": self._origin.owner}
             log.error("ignored the saved state of another node", extra=extra)
             return None
         return saved
@@ -152,5 +152,5 @@ class Handover:
         try:
             return flows.restore(saved.content, age_s=saved.age_s)
         except errors.VipError as err:
-            log.error("could not restore connections", extra={"error": str(err)})  # noqa: TRY400 - as it says
+            log.error("could not restore connections", extra={"error": str(err)})
             return 0

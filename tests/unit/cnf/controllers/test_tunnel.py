@@ -121,7 +121,7 @@ def test_a_disk_that_takes_nothing_does_not_hold_up_the_tunnel(caplog: pytest.Lo
         controller.reconcile("all")
     assert carries(world)
     assert controller.leadership is not None
-    assert [record.message for record in caplog.records] == ["could not take up the node's network"]
+    assert [record.message for record in caplog.records] == ["could not take up the node's network, retrying"]
     world.fault = None
     for _ in range(2):
         controller.reconcile("all")

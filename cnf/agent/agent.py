@@ -30,7 +30,11 @@ log = logging.getLogger(__name__)
 
 COLLECT_S = 30.0
 COLLECT_FIRST_S = 2.0
-"""After the start, which on a node that booted found everything dead once: what is freed now, others wait for."""
+"""Delay of the first collection.
+
+After a reboot the sweep at the start has found every attachment dead once. This second look frees their addresses,
+which new pods may be waiting for.
+"""
 
 
 class Agent:
@@ -49,7 +53,7 @@ class Agent:
         )
 
     def threads(self) -> process.Threads:
-        """Return what runs besides the node's own."""
+        """Return the threads to run, by name."""
         shared, controllers = self._shared, self._controllers
         workers = parts.build_workers(shared.work_queues, shared.caches, controllers)
         return {

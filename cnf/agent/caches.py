@@ -48,7 +48,7 @@ class Caches:
         )
 
     def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
-        """Return the reflectors' threads."""
+        """Return the threads to run, by name."""
         return {
             "watch fleetnodes": self._nodes.run,
             "watch peers": self._peers.run,

@@ -66,7 +66,7 @@ class LocalNode:
         log.info("restored attachments", extra={"summary": str(summary), "taken_over": str(self.taken_over)})
 
     def threads(self) -> process.Threads:
-        """Return what runs from now on."""
+        """Return the threads to run, by name."""
         return {
             "cni server": self._server.run,
             "spooled deletions": self._spool.run,
@@ -76,7 +76,7 @@ class LocalNode:
     def listen(self, *, on_change: Callable[[], None], on_call: OnCall, why_no_block: Callable[[], str]) -> None:
         """Report changed attachments and every call, also those that came before.
 
-        ``why_no_block`` says why no further block comes, or nothing.
+        ``why_no_block`` returns why no further block comes, or nothing.
         """
         with self._listening:
             self._on_change, self._on_call, self._on_why_no_block = on_change, on_call, why_no_block

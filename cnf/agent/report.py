@@ -65,7 +65,10 @@ class NodeReporter:
         )
 
     def _leading(self) -> fleet.Leading | None:
-        """Say what this node sees of the hub while it leads: crossdns can't probe, and the hub can't tell it."""
+        """Return whether this node reaches the relay, while it leads.
+
+        crossdns can't probe the relay, and an unreachable hub can't report that it is unreachable.
+        """
         if not self.elector.leading:
             return None
         return fleet.Leading(epoch=self.elector.epoch, hub_reachable=not self.sessions.isolated)

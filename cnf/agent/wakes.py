@@ -13,10 +13,11 @@ from fleetboard.kube import workqueue
 from fleetboard.kube.controller import SINGLE
 
 ChangeRecorder = Callable[[str], None]
+"""Records an event for a controller, by the key of the object that changed."""
 
 
 class AgentSource(enum.Enum):
-    """What happened."""
+    """Events that give controllers work; the value is for readers."""
 
     START = "the agent starts"
     MESH = "a FleetNode or Peer changed in a field that a plan reads"
@@ -28,7 +29,7 @@ class AgentSource(enum.Enum):
     POD = "a pod of this node changed"
     LEADERSHIP = "the Lease changed hands"
     NETWORK = "the node took up another part of the fleet network"
-    ISOLATION = "the hub became reachable or unreachable from this node"
+    ISOLATION = "the relay became reachable or unreachable from this node"
     ATTACHMENT = "a pod of this node was attached or detached"
 
 
@@ -60,7 +61,7 @@ WORK_BY_SOURCE: Mapping[AgentSource, tuple[AgentWork, ...]] = {
 
 
 class WorkQueues:
-    """The controllers' queues, filled by ``WORK_BY_SOURCE``; safe to share by threads.
+    """The controllers' queues, filled by ``WORK_BY_SOURCE``. Thread-safe.
 
     ``recorders`` are called with the event's key before anything is woken: a controller learns by them what changed.
     """

@@ -39,8 +39,9 @@ class Added:
 class Adder:
     """Serves ADD.
 
-    ``reclaim`` frees dead pods' addresses when none is free. ``why_no_block`` says why no further block will come, or
-    nothing. ``boot`` is the machine's boot id, ``address_timeout_s`` the time to wait for a free address in seconds.
+    ``reclaim`` frees dead pods' addresses when none is free. ``why_no_block`` returns why no further block will come,
+    or nothing. ``boot`` is the machine's boot id; ``address_timeout_s`` returns how many seconds to wait for a free
+    address.
     """
 
     ledger: ledger.Ledger

@@ -36,7 +36,7 @@ class CallHandler:
     ) -> None:
         """``recovery`` frees the addresses of dead pods when an ADD finds none free."""
         self.address_timeout_s = address_timeout_s
-        """How long an ADD waits for a free address. Callers may change it at any time."""
+        """Seconds that an ADD waits for a free address. May be changed at any time."""
         self._resources = resources
         self._recovery = recovery
         self._hooks = hooks
@@ -153,7 +153,7 @@ class CallHandler:
     def _collect_garbage(self, call: protocol.Call) -> None:
         """Free what is dead among the attachments that the runtime doesn't list.
 
-        What isn't listed and still stands in the kernel is left: a list that is wrong must not cut off a pod.
+        An unlisted attachment that still exists in the kernel is kept: a wrong list must not cut off a pod.
         """
         if call.valid is None:
             return

@@ -1,8 +1,8 @@
 """Makes ledger and kernel agree: after a restart, and every half minute.
 
 Theory of operation. The kernel is the truth, and the API is never asked. A veth pair dies with either of its
-namespaces, so what is left in the kernel tells what happened while nobody looked. ``sweep`` compares each record of
-the ledger with the interfaces in cnf's namespace:
+namespaces, so what is left in the kernel shows what happened meanwhile. ``sweep`` compares each record of the ledger
+with the interfaces in cnf's namespace:
 
     record      pair        pod's namespace     then
     finished    exists      (lives)             adopted; at a start cnf's end is wired again

@@ -17,6 +17,7 @@ from cnf.attach import errors, frames
 log = logging.getLogger(__name__)
 
 _PERIOD_S = 3.0
+"""How often the folder is listed. A spooled DEL only frees addresses; its pod has ended."""
 
 
 class Spool:

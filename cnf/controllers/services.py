@@ -24,6 +24,7 @@ from fleetboard.model import addresses, names
 log = logging.getLogger(__name__)
 
 RESYNC_S = 60.0
+"""When to look again without an event. Every input raises one; a look compares each share by identity."""
 
 
 class PendingChanges:
@@ -38,7 +39,7 @@ class PendingChanges:
 
     @property
     def recorders(self) -> Mapping[AgentSource, ChangeRecorder]:
-        """What remembers each event."""
+        """What records each event."""
         return {
             AgentSource.MESH: self._record_mesh,
             AgentSource.ZONE: self._record_mesh,
@@ -77,7 +78,7 @@ class _MeshInputs:
 class ServiceController:
     """Reconciles ``FirewallWriter`` with the caches.
 
-    ``isolated`` says whether this node can't reach the hub.
+    ``isolated`` says whether the relay doesn't answer this node's probes.
     """
 
     def __init__(
@@ -112,11 +113,11 @@ class ServiceController:
             self._firewall_ensured = True
 
     def reconcile(self, _key: str) -> float:
-        """Plan again what changed, and write it."""
+        """Plan what changed, write it, and return the seconds until the next look."""
         mesh = self._current_mesh()
         if mesh is None:
             return RESYNC_S
-        # First and by itself: whatever is wrong with a service, the firewall stands.
+        # Separately and first, so that a service the kernel refuses can't hold the firewall back.
         try:
             self._firewall_writer.set_base(mesh.firewall)
         except vip_errors.VipError as err:
@@ -141,7 +142,7 @@ class ServiceController:
         return self._firewall_writer.refused
 
     def _current_mesh(self) -> _MeshInputs | None:
-        """Return the inputs, read again only when one of them changed: that costs all nodes and peers."""
+        """Return the inputs, read again only when one of them changed, because it parses all nodes and peers."""
         mesh = self._mesh
         if mesh is None or self._pending.mesh or mesh.isolated != self._isolated():
             self._pending.mesh = False
@@ -153,7 +154,7 @@ class ServiceController:
         return self._mesh
 
     def _read_mesh(self) -> _MeshInputs | None:
-        """Return None while an object that they are read from is missing."""
+        """Return the inputs as they are now; None while one of the objects it needs is missing."""
         hub_peer, own_peer = self._caches.peer(names.HUB), self._caches.peer(self._cluster)
         node = self._caches.node(self._node)
         if hub_peer is None or own_peer is None or node is None or not node.spec.blocks:
@@ -167,7 +168,7 @@ class ServiceController:
             own=addresses.parse_networks(own_peer.status.cluster_cidrs, field="clusterCIDRs"),
             node_addresses=tuple({block.version: block.network_address for block in reversed(blocks)}.values()),
             other_nodes=tuple(
-                # Sorted: the nodes in another order would be rules to write.
+                # Sorted, so that the same nodes in another order don't count as changed rules.
                 sorted(
                     (address for other in nodes if other.name != self._node for address in other.addresses),
                     key=lambda address: (address.version, int(address)),

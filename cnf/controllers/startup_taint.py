@@ -26,6 +26,7 @@ from fleetboard.model import resource, taints
 log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
+"""How often the runtime's folder is read, which raises no event: pods start without their attachment meanwhile."""
 RESYNC_S = 60.0
 """When to read the node again although nothing changed here: somebody else may have written it."""
 SUFFIXES = (".conf", ".conflist", ".json")

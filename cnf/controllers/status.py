@@ -20,6 +20,10 @@ from fleetboard.model import fleet, meta, names, resource, times
 
 MANAGER = "cnf"
 RESYNC_S = 30.0
+"""When to compare again without an event.
+
+Readiness, refused services and the end of a quarantine raise none, and somebody may have deleted the NodeAttachments.
+"""
 WIREGUARD_OVERHEAD = {4: 60, 6: 80}
 """Bytes of IP, UDP and WireGuard headers around a packet, per family of the underlay."""
 CHANGED_S = 1.0
@@ -49,7 +53,7 @@ class Report:
     refused: str = ""
     """The services that the kernel refuses, with port and reason, else empty."""
     leading: fleet.Leading | None = None
-    """Whether the leader reaches the hub; None on every other node."""
+    """Whether the leader reaches the relay; None on every other node."""
 
 
 def read_addresses(cni: service.CniService) -> tuple[ipam.Usage, int, list[str], list[str]]:
@@ -106,7 +110,7 @@ def differs_beyond_counts(status: fleet.FleetNodeStatus, shown: fleet.FleetNodeS
 
 
 def largest_tunnel_mtu(pod_ip: str, *, sysfs: pathlib.Path = pathlib.Path("/sys/class/net")) -> int:
-    """Return the largest tunnel MTU that the pod's own interface carries, 0 when it can't be read."""
+    """Return the largest MTU inside the tunnel that the pod's own interface carries; 0 when that can't be read."""
     try:
         mtu = int((sysfs / "eth0" / "mtu").read_text())
     except (OSError, ValueError):

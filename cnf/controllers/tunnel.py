@@ -25,7 +25,9 @@ from fleetboard.model import addresses, names
 log = logging.getLogger(__name__)
 
 RESYNC_S = 10.0
+"""When to plan again without an event, above all after a network that could not be taken up."""
 LEADER_POLL_S = 0.1
+"""How often the Elector is looked at, which raises no event: it delays a takeover, and costs one comparison."""
 UNKNOWN_S = 8.0
 """How long the leader may stay unknown once the API answers: longer than a term."""
 UNKNOWN_POLL_S = 0.05
@@ -87,7 +89,7 @@ class TunnelController:
         return RESYNC_S
 
     def watch_leader(self, stop: threading.Event) -> None:
-        """Wake whom it concerns when the Lease changes hands, until ``stop``."""
+        """Wake the controllers concerned when the Lease changes hands, until ``stop``."""
         seen = ("", 0)
         while not stop.wait(LEADER_POLL_S):
             now = (self._elector.holder, self._elector.epoch)
@@ -106,7 +108,7 @@ class TunnelController:
     def _choose_leadership(self, nodes: list[str]) -> mesh.Leadership | None:
         holder = self._elector.holder
         if not holder:
-            return self.leadership  # released, not taken yet: the last leader's session still stands
+            return self.leadership  # released, not taken yet: the last leader's session still exists
         offered = mesh.Leadership(holder, plan.choose_standbys(holder, nodes), self._elector.epoch)
         return plan.newer(self.leadership, offered)
 

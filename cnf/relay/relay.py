@@ -30,8 +30,11 @@ log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "cnf-hub"
 RESYNC_S = 10.0
+"""When to plan again without an event; Peers and PeerReports raise one at each change."""
 HEALTH_S = 0.2
+"""How often the probes' states are read: a fifth of the second after which a member is unreachable."""
 HEALTH_RETRY_S = 2.0
+"""Longest pause between attempts to write the members' health: other members withdraw by it."""
 PAUSE_RATIO = 2.0
 """Every heartbeat of a member is an event. Planning at each, 250 members would take a core."""
 
@@ -136,7 +139,7 @@ class Relay:
     def _watch_members(self, members: list[mesh.RelayMember], desired: DesiredTunnel) -> None:
         """Accept announcements of the sessions that the plan admitted, and probe their leaders.
 
-        Never of all sessions: a report may name any address and any key.
+        Other sessions don't count: a report may name any address and any key.
         """
         admitted = plan.admitted_sessions(members, desired)
         self._highest_epochs.allow(

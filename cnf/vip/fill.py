@@ -1,7 +1,7 @@
 """Fills a table's maps and sets with services' elements, without the services that the kernel refuses.
 
 All elements are one transaction. Only when the kernel refuses it are they framed again, with no two services in one
-message: the numbers of the refused messages then tell the services. Invariant: nothing is in force, or all of
+message: the numbers of the refused messages then identify the services. Invariant: nothing is in force, or all of
 ``TableFill.shares`` is.
 """
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from cnf.attach.node_network.network import NodeNetwork
 
 _TICK_S = 0.2
+"""How often a waiting call checks ``cancelled``."""
 
 
 class Supply:

@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 
 MANAGER = "cnf-leader"
 RESYNC_S = 30.0
+"""When to look again for nodes that the cluster no longer has, and for quarantines that are over; no event says so."""
 SOON_S = 0.05
+"""When to plan again after a conflict: a node's pods may be waiting for the block."""
 
 
 class BlockController:
@@ -187,7 +189,7 @@ class BlockController:
 
 
 def why_no_block(caches: Caches, *, node: str, cluster: str) -> str:
-    """Return why no further block comes for ``node``, as far as the caches tell; nothing when one is free."""
+    """Return why no further block comes for ``node``, as far as the caches show; nothing when one is free."""
     peer = caches.peer(cluster)
     if peer is None:
         return ""

@@ -22,7 +22,7 @@ PURPOSE = "node-block"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Grant:
-    """Give ``block`` to ``node``.
+    """A block that a node gets.
 
     Attributes:
         node: Name of the node.

@@ -195,7 +195,7 @@ def _admit_sessions(member: RelayMember, owners: Mapping[str, str]) -> tuple[lis
     admitted: dict[str, MemberSession] = {}
     refusals: list[MeshRefusal] = []
     held: set[Address] = set()
-    # The leader first: it must not lose its place to a standby that key_owners its key or address.
+    # The leader first: it must not lose its place to a standby that claims its key or address.
     for session in sorted(member.sessions, key=lambda session: not session.leader):
         refusal = _refuse_session(member, session, owners, held)
         if refusal is None and session.public_key in admitted:

@@ -1,7 +1,8 @@
-"""Which node leads each cluster, by the highest epoch known.
+"""Which public key leads each cluster, by the highest epoch known.
 
-Invariant: a cluster's epoch never falls, and one epoch has one leader. An announcement counts only if it comes from an
-address that WireGuard ties to the announced key. So no cluster speaks for another, and no node for another node.
+Invariant: while a cluster has a session here, its epoch never falls, and one epoch has one leader. An announcement
+counts only if it comes from an address that WireGuard ties to the announced key. So no cluster speaks for another, and
+no node for another node.
 """
 
 from __future__ import annotations

@@ -20,10 +20,14 @@ from fleetboard.model.addresses import Address
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+"""Seconds between two steps of a session: how late a lost probe revives the peer or isolates the node."""
 ISOLATED_S = 1.0
-"""A relay that is silent for so long makes everything behind it unreachable."""
+"""A relay that is silent for this long makes everything behind it unreachable."""
 RELAYED_S = 1.0
-"""Between probes of a node without a session. They pass through the leader, and there may be thousands of nodes."""
+"""Seconds between the probes of a node without a session.
+
+They pass through the leader, and there may be thousands of nodes.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from fleetboard.model.addresses import Network
 log = logging.getLogger(__name__)
 
 RESYNC_S = 30.0
+"""When to compare with the device without an event: somebody else may have changed peers or routes."""
 _POLL_S = 0.5
 _RETRY_S = (0.2, 5.0)
 _FAILURES_AT_START = 3
@@ -59,7 +60,7 @@ class Counters:
         syncs: Comparisons with the device.
         writes: Writes to the device.
         revivals: Peers removed and added again for a new handshake.
-        restores: New devices that everything was written to again.
+        restores: Times the device was made again (wireguard-go had ended) and everything was written to it.
     """
 
     syncs: int = 0

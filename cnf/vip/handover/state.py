@@ -3,7 +3,7 @@
 A new pod is a new network namespace with empty tables. So every few seconds, and once more when it stops, a cnf saves
 two files: the connections, as the kernel lists them, and the firewall, when it changed. The next cnf restores the
 firewall first and then the connections, because the kernel derives their translation from its rules. Files of another
-node are ignored. Connections of another boot are ignored too, since their age can't be told.
+node are ignored. Connections of another boot are ignored too, since their age is unknown.
 
 Invariant: nothing is forwarded before a firewall is in force: the saved one, or one that forwards nothing.
 """

@@ -43,7 +43,7 @@ def without_ours(remembered: str) -> str | None:
         return None
     if not isinstance(delegates, list):
         return None
-    kept = [one for one in delegates if not _is_ours_delegate(one)]
+    kept = [delegate for delegate in delegates if not _is_ours_delegate(delegate)]
     return json.dumps(kept, separators=(",", ":")) if len(kept) < len(delegates) else None
 
 

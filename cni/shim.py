@@ -82,14 +82,14 @@ def connect(patience_s: float) -> _socket.socket | None:
 
 def pause() -> None:
     """Sleep without importing ``time``, by a receive that times out."""
-    one, two = _socket.socketpair()
-    one.settimeout(RETRY_S)
+    silent, peer = _socket.socketpair()
+    silent.settimeout(RETRY_S)
     try:  # noqa: SIM105 - contextlib would be one more import
-        one.recv(1)
+        silent.recv(1)
     except OSError:
         pass
-    one.close()
-    two.close()
+    silent.close()
+    peer.close()
 
 
 def frame(environ: dict[bytes, bytes], config: bytes) -> bytes:

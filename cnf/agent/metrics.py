@@ -50,7 +50,10 @@ class TunnelCollector(Collector):
     def _actions(self) -> Iterable[Metric]:
         done = self._tunnel.counters
         family = CounterMetricFamily(
-            "fleetboard_tunnel_actions", "What was done to the tunnel, by kind.", labels=["action"]
+            "fleetboard_tunnel_actions",
+            "Actions on the tunnel: sync compares, write writes the difference, kick removes a peer and adds it again, "
+            "restore writes everything to a new device.",
+            labels=["action"],
         )
         for action, value in (
             ("sync", done.syncs),

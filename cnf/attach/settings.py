@@ -32,7 +32,7 @@ class CniSettings:
     """Marks the files in ``state_dir``: a copy on another node is not used."""
     boot_id: str = dataclasses.field(default_factory=read_boot_id)
     address_timeout_s: float = 10.0
-    """How long an ADD waits for a free address before it is refused."""
+    """Seconds that an ADD waits for a free address before it is refused."""
     idle_s: float = demand.IDLE_S
     """How long a block is empty before the node returns it."""
 

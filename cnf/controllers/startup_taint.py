@@ -66,8 +66,8 @@ class StartupTaintController:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._node, self._conf_dir, self._ready = client, node, conf_dir, ready
-        self._mark = state_dir / "multus-seen"
-        self._seen = self._mark.exists()
+        self._seen_path = state_dir / "multus-seen"
+        self._seen = self._seen_path.exists()
         self._warned = False
         self._clock = clock
         self._written: tuple[bool, bool] | None = None
@@ -101,7 +101,7 @@ class StartupTaintController:
         if called and not self._seen:
             self._seen = True
             try:
-                self._mark.touch()
+                self._seen_path.touch()
             except OSError as err:
                 log.warning("could not record that Multus was seen on this node", extra={"error": str(err)})
         return called

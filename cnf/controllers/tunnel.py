@@ -31,6 +31,7 @@ LEADER_POLL_S = 0.1
 UNKNOWN_S = 8.0
 """How long the leader may stay unknown once the API answers: longer than a term."""
 UNKNOWN_POLL_S = 0.05
+"""How often to look for the leader until then; the tunnel of a former process carries traffic meanwhile."""
 
 
 class TunnelController:

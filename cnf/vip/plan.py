@@ -132,7 +132,7 @@ def _believe(
         if port.port and trust.is_port(port.port) and port.protocol in table.PROTOCOLS
     ]
     for endpoint in endpoint_slice.endpoints or ():
-        # An endpoint's addresses are interchangeable (discovery/v1): the first stands for all.
+        # An endpoint's addresses are interchangeable (discovery/v1): the first is used for all.
         address = trust.parse_endpoint(endpoint.addresses[0], blocks) if endpoint.addresses else None
         if address is None:
             dropped[cluster] += 1

@@ -26,7 +26,7 @@ TABLE_NAME = 1
 """First attribute of every message about a table."""
 TABLE_FLAGS = 2
 DORMANT = 1
-"""Flag of a table that sleeps: no packet meets its chains."""
+"""Flag of a dormant table: no packet meets its chains."""
 
 _CHAIN_NAME = 3
 _NETLINK_NETFILTER = 12
@@ -92,7 +92,7 @@ def connect() -> connection.Connection:
     return connection.Connection(_open_socket())
 
 
-def table_awake(name: str = firewall.NAME) -> bool | None:
+def table_active(name: str = firewall.NAME) -> bool | None:
     """Return whether packets meet that table in the calling thread's network namespace; None when it doesn't exist.
 
     Raises:

@@ -245,7 +245,7 @@ def test_a_former_firewall_that_is_put_back_in_part_leaves_no_table(
     echo.listen("servers", SERVERS[0], 8080)
     assert take_over(tmp_path) == handover_state.TakenOver()
     with topology.inside("cnf"):
-        assert transaction.table_awake() is None
+        assert transaction.table_active() is None
 
     Node()
 

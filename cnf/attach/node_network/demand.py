@@ -32,7 +32,7 @@ def wanted_blocks(*, held: int, free: int, waiting: int = 0) -> int:
 def held_blocks(network: NodeNetwork | None, addresses: Collection[Address]) -> tuple[Network, ...]:
     """Return the node's active blocks in their order, and then the other blocks that ``addresses`` are in.
 
-    The API may have lost the latter. Without ``network``, the addresses still tell which block can't be the node's
+    The API may have lost the latter. Without ``network``, the addresses still show which block can't be the node's
     first one: there the first address is the node's own, and no pod has it.
     """
     own = network.blocks if network is not None else ()

@@ -101,7 +101,7 @@ class BlockController:
         # A FleetNode that was created again has no first block yet, and its node may hold one.
         if node is None or node.metadata.uid != decided_on.metadata.uid:
             return
-        # A block that it returned and has not seen taken yet is not granted again: the node could not tell.
+        # A block that it returned and has not seen taken yet is not granted again: the node would not notice.
         claimed = [str(grant.block) for grant in grants]
         new = [block for block in claimed if block not in (*node.spec.blocks, *node.status.blocks_returned)]
         if new:
@@ -144,7 +144,7 @@ class BlockController:
         if block in node.spec.blocks:
             spec = msgspec.structs.replace(claim.spec, released="", returned=False)
         elif not claim.spec.released:
-            # Recorded now: once the node forgets that it returned the block, nobody can tell whether it was empty.
+            # Recorded now: once the node forgets that it returned the block, nobody knows whether it was empty.
             returned = block in node.status.blocks_returned
             spec = msgspec.structs.replace(claim.spec, released=self._now(), returned=returned)
         else:

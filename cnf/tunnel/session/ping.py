@@ -37,7 +37,7 @@ class Pinger:
         Raises:
             OSError: the kernel cannot send it now.
         """
-        # The kernel fills in checksum and identifier; the payload tells requests apart.
+        # The kernel fills in checksum and identifier; the payload identifies the request.
         self.socket.sendto(_HEADER.pack(_REQUEST[self._version], 0, 0, 0, 0) + payload, (str(address), 0))
 
     def received(self) -> Iterator[tuple[bytes, Address]]:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 RESYNC_S = 30.0
 """When to compare with the device without an event: somebody else may have changed peers or routes."""
 _POLL_S = 0.5
+"""How often ``stop``, the watching thread and ``RESYNC_S`` are checked."""
 _RETRY_S = (0.2, 5.0)
 _FAILURES_AT_START = 3
 """Failures in a row that are no error yet: the container with wireguard-go may still be starting."""

@@ -24,6 +24,7 @@ from cnf.vip.handover import files, flows
 log = logging.getLogger(__name__)
 
 PERIOD_S = 3.0
+"""How often the state is saved. A pod that is killed loses the connections of the last period."""
 PAUSE_RATIO = 30
 """The pause after saving, in multiples of the time it took: large tables are saved less often."""
 
@@ -76,7 +77,7 @@ class Handover:
         if nftables.serving() is not None:
             return TakenOver(firewall=True, same_namespace=True)
         # A table that doesn't serve: the former process ended before it had filled it.
-        same_namespace = transaction.table_awake() is not None
+        same_namespace = transaction.table_active() is not None
         rules = self._read(self._rules)
         restored = rules is not None and self._restore_firewall(rules.content)
         if not restored:

@@ -173,7 +173,7 @@ class Nft:
     def apply(self, text: str) -> None:
         self.texts.append(text)
         self._take(
-            "asleep"
+            "dormant"
             if "\n  flags dormant;\n" in text
             else "base"
             if "delete table inet fleetboard\n" in text
@@ -245,7 +245,7 @@ def test_a_table_of_another_version_serves_until_a_spare_one_does_and_that_until
 
     made.set_base(wall())
 
-    assert nft.transactions == ["rules", *["asleep", "elements", "elements"] * 2]
+    assert nft.transactions == ["rules", *["dormant", "elements", "elements"] * 2]
     fill_spare, to_spare, fill, to_ours = nft.batches
     assert (names_of(fill_spare), names_of(fill)) == ({nftables.SPARE_TABLE}, {firewall.NAME})
     assert to_spare == exchange(nftables.SPARE_TABLE, firewall.NAME)
@@ -266,36 +266,36 @@ def test_a_spare_table_that_serves_is_taken_over_from_a_process_that_ended_in_be
 
     made.set_base(wall())
 
-    assert nft.transactions == ["asleep", "elements", "elements"]
+    assert nft.transactions == ["dormant", "elements", "elements"]
     assert nft.batches[-1] == exchange(firewall.NAME, nftables.SPARE_TABLE)
 
 
 def test_where_no_spare_table_can_be_made_forwarding_stops_until_the_maps_are_full() -> None:
     nft, made = another_version_stands(firewall.NAME)
-    nft.refuses = lambda kind: kind in ("rules", "asleep")
+    nft.refuses = lambda kind: kind in ("rules", "dormant")
 
     made.set_base(wall())
 
-    assert nft.transactions == ["rules", "asleep", "base", "elements"]
+    assert nft.transactions == ["rules", "dormant", "base", "elements"]
     assert made.render() is not None
 
 
 def test_a_table_that_serves_is_kept_where_nft_is_killed_before_there_is_a_spare_one() -> None:
     nft, made = another_version_stands(firewall.NAME)
     nft.error = errors.NftUnavailableError
-    nft.refuses = lambda kind: kind in ("rules", "asleep")
+    nft.refuses = lambda kind: kind in ("rules", "dormant")
 
     with pytest.raises(errors.NftUnavailableError):
         made.set_base(wall())
 
-    assert nft.transactions == ["rules", "asleep"]
+    assert nft.transactions == ["rules", "dormant"]
 
 
 def spare_serves(failing: list[str], error: type[errors.VipError]) -> tuple[Nft, writer.FirewallWriter]:
     """Let the exchange fail at the last of ``failing``, once the spare table serves."""
     nft, made = another_version_stands(firewall.NAME)
     nft.error = error
-    to_spare = ["rules", "asleep", "elements", "elements"]
+    to_spare = ["rules", "dormant", "elements", "elements"]
     nft.refuses = lambda kind: kind == "rules" or nft.transactions == [*to_spare, *failing]
     with pytest.raises(error):
         made.set_base(wall())
@@ -306,7 +306,7 @@ def spare_serves(failing: list[str], error: type[errors.VipError]) -> tuple[Nft,
 
 
 @pytest.mark.parametrize("error", [errors.RulesetRefusedError, errors.NftUnavailableError])
-@pytest.mark.parametrize("failing", [["asleep"], ["asleep", "elements"], ["asleep", "elements", "elements"]])
+@pytest.mark.parametrize("failing", [["dormant"], ["dormant", "elements"], ["dormant", "elements", "elements"]])
 def test_a_spare_table_that_serves_all_is_kept_where_ours_fails_and_the_next_call_goes_on(
     failing: list[str], error: type[errors.VipError]
 ) -> None:
@@ -315,22 +315,22 @@ def test_a_spare_table_that_serves_all_is_kept_where_ours_fails_and_the_next_cal
 
     made.sync(ONE)
 
-    assert nft.transactions == ["asleep", "elements", "elements"]
+    assert nft.transactions == ["dormant", "elements", "elements"]
     assert nft.batches[-1] == exchange(firewall.NAME, nftables.SPARE_TABLE)
     assert made.render() is not None
 
 
 def test_a_spare_table_is_given_up_only_where_it_lacks_what_is_wanted() -> None:
-    nft, made = spare_serves(["asleep"], errors.RulesetRefusedError)
-    nft.refuses = lambda kind: kind in ("rules", "asleep")
+    nft, made = spare_serves(["dormant"], errors.RulesetRefusedError)
+    nft.refuses = lambda kind: kind in ("rules", "dormant")
 
     for _ in range(2):
         with pytest.raises(errors.RulesetRefusedError):
             made.sync(ONE)
-    assert nft.transactions == ["asleep"] * 2
+    assert nft.transactions == ["dormant"] * 2
     made.sync(TWO)
 
-    assert nft.transactions == [*["asleep"] * 3, "base", "elements"]
+    assert nft.transactions == [*["dormant"] * 3, "base", "elements"]
     assert SECOND in nft.batches[-1]
 
 
@@ -340,15 +340,15 @@ def test_a_firewall_that_is_tried_again_keeps_to_the_services_that_the_spare_tab
     made.sync(ONE)
     nft.there = firewall.NAME
     nft.transactions.clear()
-    nft.refuses = lambda kind: kind == "rules" or nft.transactions in (["elements"], [*tried, "asleep"])
-    tried = ["elements", "rules", "asleep", "elements", "elements"]
+    nft.refuses = lambda kind: kind == "rules" or nft.transactions in (["elements"], [*tried, "dormant"])
+    tried = ["elements", "rules", "dormant", "elements", "elements"]
     with pytest.raises(errors.RulesetRefusedError):
         made.sync(TWO)
     nft.there, nft.refuses = nftables.SPARE_TABLE, lambda _: False
 
     made.set_base(wall())
 
-    assert nft.transactions == [*tried, "asleep", "asleep", "elements", "elements"]
+    assert nft.transactions == [*tried, "dormant", "dormant", "elements", "elements"]
     assert SECOND in nft.batches[-2]
     assert FIRST not in nft.batches[-2]
 

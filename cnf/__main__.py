@@ -30,7 +30,7 @@ def main() -> int:
             vip_errors.VipError,
             OSError,  # a state folder that can't be written
         ) as err:
-            log.error("%s", err)  # noqa: TRY400 - the sentence says all
+            log.error("%s", err)
             return 1
         crew.start(local_node.threads())
         # Imported here: pods are served while this loads.

@@ -1,7 +1,7 @@
 """Removes all of Fleetboard from the node: the last step of an uninstall, run where the node's folders are mounted.
 
 Multus remembers how each pod was attached, and calls the plugin again when the pod ends. Without the executable, Multus
-would fail the whole DEL and the pod would be Terminating for ever. So this also removes Fleetboard's network from what
+would fail the whole DEL and the pod would be Terminating forever. So this also removes Fleetboard's network from what
 Multus and libcni remember, and leaves other networks there alone.
 
 Every step may be repeated, and an absent file is fine.
@@ -28,7 +28,7 @@ FOLDER = "fleetboard"
 
 
 def is_ours(config: object) -> bool:
-    """Tell whether a CNI configuration, or one of its list of plugins, calls our executable."""
+    """Return whether a CNI configuration, or one of its list of plugins, calls our executable."""
     if not isinstance(config, dict):
         return False
     plugins = config.get("plugins") or []
@@ -43,7 +43,7 @@ def without_ours(remembered: str) -> str | None:
         return None
     if not isinstance(delegates, list):
         return None
-    kept = [one for one in delegates if not _is_ours_delegate(one)]
+    kept = [delegate for delegate in delegates if not _is_ours_delegate(delegate)]
     return json.dumps(kept, separators=(",", ":")) if len(kept) < len(delegates) else None
 
 
@@ -52,7 +52,7 @@ def _is_ours_delegate(delegate: object) -> bool:
 
 
 def is_our_result(kept: str) -> bool:
-    """Tell whether a result that libcni keeps came from our executable."""
+    """Return whether a result that libcni keeps came from our executable."""
     try:
         entry: dict[str, Any] = json.loads(kept)
         return is_ours(json.loads(base64.b64decode(entry["config"])))

@@ -82,14 +82,14 @@ def connect(patience_s: float) -> _socket.socket | None:
 
 def pause() -> None:
     """Sleep without importing ``time``, by a receive that times out."""
-    one, two = _socket.socketpair()
-    one.settimeout(RETRY_S)
+    silent, peer = _socket.socketpair()
+    silent.settimeout(RETRY_S)
     try:  # noqa: SIM105 - contextlib would be one more import
-        one.recv(1)
+        silent.recv(1)
     except OSError:
         pass
-    one.close()
-    two.close()
+    silent.close()
+    peer.close()
 
 
 def frame(environ: dict[bytes, bytes], config: bytes) -> bytes:
@@ -142,7 +142,7 @@ def open_netns(path: bytes) -> int:
 
 
 def is_own(netns: int) -> bool:
-    """Tell whether that is the namespace of this process, the host's; cnf can't see it and so can't tell."""
+    """Return whether that is the namespace of this process, the host's; cnf can't see it."""
     try:
         theirs, ours = posix.fstat(netns), posix.stat(b"/proc/self/ns/net")
     except OSError:
@@ -173,7 +173,7 @@ def spool(environ: dict[bytes, bytes], request: bytes) -> bool:
 
 
 def away(environ: dict[bytes, bytes], config: bytes, request: bytes) -> tuple[int, bytes]:
-    """Answer in place of cnf: spool a DEL (CNI spec: DEL should succeed), tell every other call to try again."""
+    """Answer in place of cnf: spool a DEL (CNI spec: DEL should succeed), have every other call tried again."""
     command = environ.get(b"CNI_COMMAND", b"")
     if command == b"DEL" and spool(environ, request):
         return 0, b""

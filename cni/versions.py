@@ -18,7 +18,7 @@ import signal
 
 
 def is_running(executable: pathlib.Path) -> bool | None:
-    """Tell whether any process of the node executes that file; None where the filesystem has no leases.
+    """Return whether any process of the node executes that file; None where the filesystem has no leases.
 
     The file must belong to the caller.
     """

@@ -30,7 +30,11 @@ log = logging.getLogger(__name__)
 
 COLLECT_S = 30.0
 COLLECT_FIRST_S = 2.0
-"""After the start, which on a node that booted found everything dead once: what is freed now, others wait for."""
+"""Delay of the first collection.
+
+After a reboot the sweep at the start has found every attachment dead once. This second look frees their addresses,
+which new pods may be waiting for.
+"""
 
 
 class Agent:
@@ -43,15 +47,15 @@ class Agent:
     def connect(self) -> None:
         """Listen to the node's own part."""
         self._shared.local_node.listen(
-            on_change=functools.partial(self._shared.wakes.wake, AgentSource.ATTACHMENT),
+            on_change=functools.partial(self._shared.work_queues.wake, AgentSource.ATTACHMENT),
             on_call=self._calls.count,
-            outlook=self._controllers.reporter.outlook,
+            why_no_block=self._controllers.reporter.why_no_block,
         )
 
     def threads(self) -> process.Threads:
-        """Return what runs besides the node's own."""
+        """Return the threads to run, by name."""
         shared, controllers = self._shared, self._controllers
-        workers = parts.build_workers(shared.wakes, shared.caches, controllers)
+        workers = parts.build_workers(shared.work_queues, shared.caches, controllers)
         return {
             "garbage-collect attachments": self._collect,
             "tunnel": shared.tunnel.run,
@@ -71,7 +75,7 @@ class Agent:
             *self._calls.collectors,
             metrics.TunnelCollector(shared.tunnel, shared.sessions.prober.states),
             metrics.FirewallCollector(
-                services=lambda: services.services,
+                services=lambda: services.service_count,
                 refused=lambda: len(services.refused),
                 dropped=lambda: services.dropped,
             ),
@@ -85,13 +89,13 @@ class Agent:
         ]
 
     def ready(self) -> str | None:
-        """Say why a pod can't be attached and carried here yet, or None."""
+        """Return why a pod can't be attached and carried here yet, or None."""
         return self._controllers.reporter.ready()
 
     def _campaign(self, stop: threading.Event) -> None:
-        wakes = self._shared.wakes
-        wakes.wake(AgentSource.START)
-        changed = functools.partial(wakes.wake, AgentSource.LEADERSHIP)
+        work_queues = self._shared.work_queues
+        work_queues.wake(AgentSource.START)
+        changed = functools.partial(work_queues.wake, AgentSource.LEADERSHIP)
         self._shared.elector.run(stop, on_start=changed, on_stop=changed)
 
     def _collect(self, stop: threading.Event) -> None:
@@ -102,7 +106,7 @@ class Agent:
                 self._shared.local_node.cni.collect()
             except (attach_errors.AttachError, netlink_errors.NetlinkError) as err:
                 # A full disk, a kernel out of memory: the next round tries again, and pods are carried meanwhile.
-                log.error("garbage collection of attachments failed", extra={"error": str(err)})  # noqa: TRY400 - as it says
+                log.error("could not garbage-collect attachments, retrying", extra={"error": str(err)})
 
 
 def run(settings: AgentSettings, local_node: LocalNode, crew: process.Crew) -> int:
@@ -113,7 +117,7 @@ def run(settings: AgentSettings, local_node: LocalNode, crew: process.Crew) -> i
         agent = Agent(shared, parts.build_controllers(shared))
         agent.connect()
     except (kube_errors.KubeError, tunnel_errors.TunnelError, OSError) as err:
-        log.error("%s", err)  # noqa: TRY400 - the sentence says all
+        log.error("%s", err)
         return 1
     registry = prometheus_client.CollectorRegistry()
     kube_metrics.register(registry)

@@ -48,7 +48,7 @@ class Caches:
         )
 
     def threads(self) -> Mapping[str, Callable[[threading.Event], None]]:
-        """Return the reflectors' threads."""
+        """Return the threads to run, by name."""
         return {
             "watch fleetnodes": self._nodes.run,
             "watch peers": self._peers.run,
@@ -132,7 +132,7 @@ class Caches:
         if self._node_filter.differs(key, self._nodes.get(key)):
             self._on_change(AgentSource.MESH, key)
         elif key.endswith(f"/{self._node}"):
-            self._on_change(AgentSource.COUNTS, key)
+            self._on_change(AgentSource.STATUS_ONLY, key)
 
     def _peer_changed(self, key: str) -> None:
         if self._peer_filter.differs(key, self._peers.get(key)):

@@ -15,19 +15,19 @@ from fleetboard.model import fleet
 
 T = TypeVar("T")
 
-COUNTS: Mapping[str, Any] = {"addresses_used": 0, "addresses_free": 0, "version": "", "conditions": []}
+UNPLANNED_FIELDS: Mapping[str, Any] = {"addresses_used": 0, "addresses_free": 0, "version": "", "conditions": []}
 """Fields of a FleetNode's status that only people read."""
 
 
 class ChangeFilter(Generic[T]):
-    """Remembers of each object what a plan reads; of one thread."""
+    """Remembers of each object what a plan reads. Not thread-safe."""
 
     def __init__(self, essence: Callable[[T], object]) -> None:
         self._essence = essence
         self._seen: dict[Hashable, object] = {}
 
     def differs(self, key: str, current: T | None) -> bool:
-        """Tell whether the object of that key, None when it is gone, differs from last time; remember it."""
+        """Return whether the object of that key, None when it is gone, differs from last time; remember it."""
         before = self._seen.pop(key, None)
         if current is None:
             return before is not None
@@ -38,7 +38,7 @@ class ChangeFilter(Generic[T]):
 def node_essence(node: fleet.FleetNode) -> object:
     """Return what tunnels, blocks and firewall are planned from."""
     meta = node.metadata
-    status = msgspec.structs.replace(node.status, **COUNTS)
+    status = msgspec.structs.replace(node.status, **UNPLANNED_FIELDS)
     return meta.uid, meta.creation_timestamp, meta.deletion_timestamp, node.spec, status
 
 

@@ -9,6 +9,7 @@ from cnf.controllers.services import ServiceController
 from cnf.controllers.tunnel import TunnelController
 
 SOON_S = 0.05
+"""When to look again whether the services are in place; a look is one comparison."""
 GUARD_S = 3.0
 """How long the first tunnel waits for the services; then the firewall is put in force without them."""
 
@@ -29,7 +30,7 @@ class TunnelGate:
         self._guard_at = 0.0
 
     def reconcile(self, key: str) -> float:
-        """Reconcile the tunnel once the firewall stands; return when to look again.
+        """Reconcile the tunnel once the firewall is in force; return when to look again.
 
         Raises:
             VipError: the kernel doesn't hold the firewall; the tunnel is left alone.

@@ -26,7 +26,7 @@ class TunnelCollector(Collector):
         self._tunnel, self._probed = tunnel, probed
 
     def describe(self) -> Iterable[Metric]:
-        """Describe nothing beforehand: collecting needs the device."""
+        """Return nothing, so that registering doesn't collect."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -50,7 +50,10 @@ class TunnelCollector(Collector):
     def _actions(self) -> Iterable[Metric]:
         done = self._tunnel.counters
         family = CounterMetricFamily(
-            "fleetboard_tunnel_actions", "What was done to the tunnel, by kind.", labels=["action"]
+            "fleetboard_tunnel_actions",
+            "Actions on the tunnel: sync compares, write writes the difference, kick removes a peer and adds it again, "
+            "restore writes everything to a new device.",
+            labels=["action"],
         )
         for action, value in (
             ("sync", done.syncs),
@@ -85,7 +88,7 @@ class FirewallCollector(Collector):
         self._services, self._refused, self._dropped = services, refused, dropped
 
     def describe(self) -> Iterable[Metric]:
-        """Describe nothing beforehand: collecting asks the kernel."""
+        """Return nothing, so that registering doesn't collect."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -129,7 +132,7 @@ class NodeCollector(Collector):
         self._started = time.time()
 
     def describe(self) -> Iterable[Metric]:
-        """Describe nothing beforehand."""
+        """Return nothing, so that registering doesn't collect."""
         return []
 
     def collect(self) -> Iterable[Metric]:

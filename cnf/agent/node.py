@@ -34,13 +34,13 @@ class LocalNode:
         self._unreported: list[tuple[str, int, float]] = []
         self._on_change: Callable[[], None] | None = None
         self._on_call: OnCall | None = None
-        self._on_outlook: Callable[[], str] | None = None
+        self._on_why_no_block: Callable[[], str] | None = None
         self.firewall_writer = FirewallWriter()
         self.taken_over = state.TakenOver()
         self.cni = CniService(
             CniSettings(state_dir=settings.state_dir, netns_dir=settings.netns_dir, node=settings.node),
             node_netns=namespace.NetworkNamespace.current(),
-            hooks=CniHooks(on_change=self._changed, on_call=self._called, outlook=self._outlook),
+            hooks=CniHooks(on_change=self._changed, on_call=self._called, why_no_block=self._why_no_block),
         )
         self._handover = state.Handover(
             self.firewall_writer,
@@ -63,23 +63,23 @@ class LocalNode:
         self._settings.state_dir.mkdir(parents=True, exist_ok=True)
         self.taken_over = self._handover.take_over()
         summary = self.cni.restore()
-        log.info("attachments restored", extra={"summary": str(summary), "taken_over": str(self.taken_over)})
+        log.info("restored attachments", extra={"summary": str(summary), "taken_over": str(self.taken_over)})
 
     def threads(self) -> process.Threads:
-        """Return what runs from now on."""
+        """Return the threads to run, by name."""
         return {
             "cni server": self._server.run,
             "spooled deletions": self._spool.run,
             "save for the next cnf": self._handover.run,
         }
 
-    def listen(self, *, on_change: Callable[[], None], on_call: OnCall, outlook: Callable[[], str]) -> None:
+    def listen(self, *, on_change: Callable[[], None], on_call: OnCall, why_no_block: Callable[[], str]) -> None:
         """Report changed attachments and every call, also those that came before.
 
-        ``outlook`` says why no further block comes, or nothing.
+        ``why_no_block`` returns why no further block comes, or nothing.
         """
         with self._listening:
-            self._on_change, self._on_call, self._on_outlook = on_change, on_call, outlook
+            self._on_change, self._on_call, self._on_why_no_block = on_change, on_call, why_no_block
             for call in self._unreported:
                 on_call(*call)
             self._unreported.clear()
@@ -88,8 +88,8 @@ class LocalNode:
         if self._on_change is not None:
             self._on_change()
 
-    def _outlook(self) -> str:
-        return "" if self._on_outlook is None else self._on_outlook()
+    def _why_no_block(self) -> str:
+        return "" if self._on_why_no_block is None else self._on_why_no_block()
 
     def _called(self, verb: str, code: int, seconds: float) -> None:
         with self._listening:

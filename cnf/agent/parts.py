@@ -13,7 +13,7 @@ from cnf.agent.gate import TunnelGate
 from cnf.agent.node import LocalNode
 from cnf.agent.report import NodeReporter
 from cnf.agent.settings import AgentSettings
-from cnf.agent.wakes import AgentSource, AgentWork, Wakes
+from cnf.agent.wakes import AgentSource, AgentWork, WorkQueues
 from cnf.controllers.blocks.controller import BlockController
 from cnf.controllers.latecomers.controller import LatecomerController
 from cnf.controllers.services import PendingChanges, ServiceController
@@ -41,7 +41,7 @@ class SharedParts:
     local_node: LocalNode
     client: kube_client.Client
     pending: PendingChanges
-    wakes: Wakes
+    work_queues: WorkQueues
     caches: Caches
     recorder: events.Recorder
     elector: lease.Elector
@@ -68,7 +68,7 @@ def build_shared(
 ) -> SharedParts:
     """Build what the controllers use; nothing runs yet."""
     pending = PendingChanges()
-    wakes = Wakes(pending.marks)
+    work_queues = WorkQueues(pending.recorders)
     tunnel = Tunnel(private_key=private_key)
     elector = lease.Elector(
         client,
@@ -84,13 +84,13 @@ def build_shared(
         local_node=local_node,
         client=client,
         pending=pending,
-        wakes=wakes,
-        caches=Caches(client, settings.namespace, node=settings.node, on_change=wakes.wake),
+        work_queues=work_queues,
+        caches=Caches(client, settings.namespace, node=settings.node, on_change=work_queues.wake),
         recorder=events.Recorder(client, "cnf"),
         elector=elector,
         tunnel=tunnel,
         sessions=SessionRunner(
-            tunnel, outbid=elector.outbid, on_isolation=functools.partial(wakes.wake, AgentSource.ISOLATION)
+            tunnel, outbid=elector.outbid, on_isolation=functools.partial(work_queues.wake, AgentSource.ISOLATION)
         ),
     )
 
@@ -125,9 +125,9 @@ def build_controllers(parts: SharedParts) -> Controllers:
 
 
 def build_workers(
-    wakes: Wakes, caches: Caches, controllers: Controllers
+    work_queues: WorkQueues, caches: Caches, controllers: Controllers
 ) -> Mapping[AgentWork, controller.Controller[str]]:
-    """Return the loop of each kind of work; each takes its work from the queue that ``wakes`` fills."""
+    """Return the loop of each kind of work; each takes its work from the queue that ``work_queues`` fills."""
     steps: Mapping[AgentWork, tuple[Callable[[str], float | None], Sequence[threading.Event], float]] = {
         AgentWork.TUNNEL: (controllers.gate.reconcile, caches.mesh_synced, REST),
         AgentWork.SERVICES: (controllers.services.reconcile, caches.services_synced, REST),
@@ -137,7 +137,7 @@ def build_workers(
         AgentWork.LATECOMERS: (controllers.latecomers.reconcile, caches.pods_synced, 0.0),
     }
     return {
-        work: controller.Controller(work.value, reconcile, wait_for=synced, rest=rest, queue=wakes.queue(work))
+        work: controller.Controller(work.value, reconcile, wait_for=synced, rest=rest, queue=work_queues.queue(work))
         for work, (reconcile, synced, rest) in steps.items()
     }
 
@@ -162,7 +162,7 @@ def _build_tunnel_controller(parts: SharedParts) -> TunnelController:
         sessions=parts.sessions,
         elector=parts.elector,
         set_network=parts.local_node.cni.set_network,
-        wakes=parts.wakes,
+        work_queues=parts.work_queues,
         tunnel_exists=parts.local_node.taken_over.same_namespace,
     )
 

@@ -18,7 +18,7 @@ from fleetboard.model import fleet
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReporter:
-    """Reads the parts of one node's agent; any thread."""
+    """Reads the parts of one node's agent. Thread-safe."""
 
     settings: AgentSettings
     cni: CniService
@@ -29,7 +29,7 @@ class NodeReporter:
     services: ServiceController
 
     def ready(self) -> str | None:
-        """Say why a pod can't be attached and carried here yet, or None."""
+        """Return why a pod can't be attached and carried here yet, or None."""
         if self.cni.network() is None:
             return "this node has no block of addresses yet: has the cluster joined, and is there a leader?"
         if not self.tunnel.backend:
@@ -38,9 +38,9 @@ class NodeReporter:
             return "the services of the clusterset are not in place yet"
         return None
 
-    def outlook(self) -> str:
-        """Say why no further block comes for this node; nothing when one is free."""
-        return blocks_controller.outlook(self.caches, node=self.settings.node, cluster=self.settings.cluster)
+    def why_no_block(self) -> str:
+        """Return why no further block comes for this node; nothing when one is free."""
+        return blocks_controller.why_no_block(self.caches, node=self.settings.node, cluster=self.settings.cluster)
 
     def own_node(self) -> fleet.FleetNode | None:
         """Return this node's FleetNode."""
@@ -52,20 +52,23 @@ class NodeReporter:
         return status.Report(
             public_key=self.tunnel.public_key,
             endpoint=status.endpoint(self.settings.pod_ip),
-            mtu=status.underlay_mtu(self.settings.pod_ip),
+            mtu=status.largest_tunnel_mtu(self.settings.pod_ip),
             used=usage.used,
             free=usage.free,
             wanted=wanted,
             returned=returned,
             held=held,
             ready=self.ready(),
-            exhausted="" if usage.free else self.outlook(),
+            exhausted="" if usage.free else self.why_no_block(),
             refused=self.services.refused.describe(),
             leading=self._leading(),
         )
 
     def _leading(self) -> fleet.Leading | None:
-        """Say what this node sees of the hub while it leads: crossdns can't probe, and the hub can't tell it."""
+        """Return whether this node reaches the relay, while it leads.
+
+        crossdns can't probe the relay, and an unreachable hub can't report that it is unreachable.
+        """
         if not self.elector.leading:
             return None
         return fleet.Leading(epoch=self.elector.epoch, hub_reachable=not self.sessions.isolated)

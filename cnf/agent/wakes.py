@@ -12,15 +12,16 @@ from collections.abc import Callable, Mapping
 from fleetboard.kube import workqueue
 from fleetboard.kube.controller import SINGLE
 
-Mark = Callable[[str], None]
+ChangeRecorder = Callable[[str], None]
+"""Records an event for a controller, by the key of the object that changed."""
 
 
 class AgentSource(enum.Enum):
-    """What happened."""
+    """Events that give controllers work; the value is for readers."""
 
     START = "the agent starts"
     MESH = "a FleetNode or Peer changed in a field that a plan reads"
-    COUNTS = "this node's FleetNode changed in other fields alone"
+    STATUS_ONLY = "this node's FleetNode changed in other fields alone"
     ZONE = "this node's zone changed"
     SERVICE = "a FleetService changed"
     ENDPOINTS = "an imported EndpointSlice changed"
@@ -28,7 +29,7 @@ class AgentSource(enum.Enum):
     POD = "a pod of this node changed"
     LEADERSHIP = "the Lease changed hands"
     NETWORK = "the node took up another part of the fleet network"
-    ISOLATION = "the hub became reachable or unreachable from this node"
+    ISOLATION = "the relay became reachable or unreachable from this node"
     ATTACHMENT = "a pod of this node was attached or detached"
 
 
@@ -43,10 +44,10 @@ class AgentWork(enum.Enum):
     LATECOMERS = "latecomers"
 
 
-WAKES: Mapping[AgentSource, tuple[AgentWork, ...]] = {
+WORK_BY_SOURCE: Mapping[AgentSource, tuple[AgentWork, ...]] = {
     AgentSource.START: (AgentWork.STATUS, AgentWork.ATTACHMENTS),
     AgentSource.MESH: (AgentWork.TUNNEL, AgentWork.BLOCKS, AgentWork.STATUS, AgentWork.SERVICES),
-    AgentSource.COUNTS: (AgentWork.STATUS,),
+    AgentSource.STATUS_ONLY: (AgentWork.STATUS,),
     AgentSource.ZONE: (AgentWork.SERVICES,),
     AgentSource.SERVICE: (AgentWork.SERVICES,),
     AgentSource.ENDPOINTS: (AgentWork.SERVICES,),
@@ -59,22 +60,22 @@ WAKES: Mapping[AgentSource, tuple[AgentWork, ...]] = {
 }
 
 
-class Wakes:
-    """The controllers' queues, filled by ``WAKES``; safe to share by threads.
+class WorkQueues:
+    """The controllers' queues, filled by ``WORK_BY_SOURCE``. Thread-safe.
 
-    ``marks`` are called with the event's key before anything is woken: a controller learns by them what changed.
+    ``recorders`` are called with the event's key before anything is woken: a controller learns by them what changed.
     """
 
-    def __init__(self, marks: Mapping[AgentSource, Mark] | None = None) -> None:
-        self._marks = marks or {}
+    def __init__(self, recorders: Mapping[AgentSource, ChangeRecorder] | None = None) -> None:
+        self._recorders = recorders or {}
         self._queues = {work: workqueue.WorkQueue[str]() for work in AgentWork}
 
     def wake(self, source: AgentSource, key: str = "") -> None:
         """Give work to every controller that ``source`` concerns; ``key`` names the object that changed."""
-        mark = self._marks.get(source)
-        if mark is not None:
-            mark(key)
-        for work in WAKES[source]:
+        record = self._recorders.get(source)
+        if record is not None:
+            record(key)
+        for work in WORK_BY_SOURCE[source]:
             self._queues[work].add(SINGLE)
 
     def queue(self, work: AgentWork) -> workqueue.WorkQueue[str]:

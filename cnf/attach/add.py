@@ -39,8 +39,9 @@ class Added:
 class Adder:
     """Serves ADD.
 
-    ``reclaim`` frees dead pods' addresses when none is free. ``outlook`` says why no further block will come, or
-    nothing. ``boot`` is the machine's boot id, ``patience`` the time to wait for a free address in seconds.
+    ``reclaim`` frees dead pods' addresses when none is free. ``why_no_block`` returns why no further block will come,
+    or nothing. ``boot`` is the machine's boot id; ``address_timeout_s`` returns how many seconds to wait for a free
+    address.
     """
 
     ledger: ledger.Ledger
@@ -48,9 +49,9 @@ class Adder:
     pods: pods.Pods
     supply: supply.Supply
     reclaim: Callable[[], object]
-    outlook: Callable[[], str]
+    why_no_block: Callable[[], str]
     boot: str
-    patience: Callable[[], float]
+    address_timeout_s: Callable[[], float]
 
     def add(self, call: protocol.Call, request: Request) -> Added:
         """Attach one pod; the caller holds the container's lock.
@@ -77,12 +78,12 @@ class Adder:
         if pod.cookie == self.plumber.own_cookie:
             raise CallRefusedError(Code.INVALID_NETNS, f"CNI_NETNS {call.netns!r} is cnf's own namespace")
         self._refuse_second(call, pod.cookie)
-        record, mark, network = self._reserve(call, request, pod)
+        record, offset, network = self._reserve(call, request, pod)
         ends: wiring.Ends | None = None
         try:
             ends = self._wire(record, network, pod=pod, inside=inside)
             self.ledger.commit(record.key, index=ends.far.index)
-            self.ledger.sync(mark)
+            self.ledger.sync(offset)
             _refuse_cancelled(request)
         except BaseException:
             self._roll_back(record, ends, inside)
@@ -95,7 +96,9 @@ class Adder:
             if ends is not None:
                 self.plumber.abandon(ends, inside=inside)
         except netlink_errors.NetlinkError as err:
-            log.error("could not undo a failed ADD yet", extra={"container": record.container_id, "error": str(err)})
+            log.error(
+                "could not undo a failed ADD, retrying", extra={"container": record.container_id, "error": str(err)}
+            )
             return
         self.ledger.release(record.key, quarantine=False)
 
@@ -123,15 +126,15 @@ class Adder:
         self, call: protocol.Call, request: Request, pod: NetworkNamespace
     ) -> tuple[records.Record, int, NodeNetwork]:
         draft = self._draft(call, pod)
-        deadline = time.monotonic() + self.patience()
+        deadline = time.monotonic() + self.address_timeout_s()
         while True:
             _refuse_cancelled(request)
             generation = self.supply.generation
             try:
                 network = _require(self.supply.network)
-                record, mark = self.ledger.reserve(draft, requested=call.requested)
+                record, offset = self.ledger.reserve(draft, requested=call.requested)
             except errors.ExhaustedError as err:
-                with self.supply.queue():
+                with self.supply.count_waiting():
                     self._reclaim()
                     now = time.monotonic()
                     if now >= deadline:
@@ -140,7 +143,7 @@ class Adder:
                     until = min(deadline, now + _SWEEP_AGAIN_S)
                     self.supply.wait(generation, deadline=until, cancelled=request.cancelled)
                 continue
-            return record, mark, network
+            return record, offset, network
 
     def _reclaim(self) -> None:
         """Free addresses of dead pods. If the kernel doesn't answer, a block may still come."""
@@ -150,9 +153,9 @@ class Adder:
             log.warning("could not scan for addresses of dead pods", extra={"error": str(err)})
 
     def _explain(self) -> str:
-        return self.outlook() or (
-            f"no further block came within {self.patience():.0f} s: the cluster has no leader to allocate one, or this "
-            "node doesn't reach the API"
+        return self.why_no_block() or (
+            f"no further block came within {self.address_timeout_s():.0f} s: the cluster has no leader to allocate "
+            "one, or this node doesn't reach the API"
         )
 
     def _draft(self, call: protocol.Call, pod: NetworkNamespace) -> records.Record:

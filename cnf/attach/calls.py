@@ -14,7 +14,7 @@ import time
 from cnf.attach import add, check, delete, errors, identity, protocol, records, recovery, results
 from cnf.attach.errors import CallRefusedError, Code
 from cnf.attach.frames import Request, Response
-from cnf.attach.parts import Parts
+from cnf.attach.node_resources import NodeResources
 from cnf.attach.settings import CniHooks
 from cnf.netlink import errors as netlink_errors
 
@@ -23,29 +23,35 @@ _REMEMBERED_DELETIONS = 4096
 
 
 class CallHandler:
-    """Serves every verb of the specification. Any thread."""
+    """Serves every verb of the specification. Thread-safe."""
 
     def __init__(
-        self, parts: Parts, *, recovery: recovery.Recovery, hooks: CniHooks, boot_id: str, patience_s: float
+        self,
+        resources: NodeResources,
+        *,
+        recovery: recovery.Recovery,
+        hooks: CniHooks,
+        boot_id: str,
+        address_timeout_s: float,
     ) -> None:
         """``recovery`` frees the addresses of dead pods when an ADD finds none free."""
-        self.patience_s = patience_s
-        """How long an ADD waits for a free address. Callers may change it at any time."""
-        self._parts = parts
+        self.address_timeout_s = address_timeout_s
+        """Seconds that an ADD waits for a free address. May be changed at any time."""
+        self._resources = resources
         self._recovery = recovery
         self._hooks = hooks
         self._adder = add.Adder(
-            ledger=parts.ledger,
-            plumber=parts.plumber,
-            pods=parts.pods,
-            supply=parts.supply,
+            ledger=resources.ledger,
+            plumber=resources.plumber,
+            pods=resources.pods,
+            supply=resources.supply,
             reclaim=self._reclaim_addresses,
-            outlook=hooks.outlook,
+            why_no_block=hooks.why_no_block,
             boot=boot_id,
-            patience=lambda: self.patience_s,
+            address_timeout_s=lambda: self.address_timeout_s,
         )
-        self._deleter = delete.Deleter(parts.ledger, parts.plumber, parts.pods, parts.supply)
-        self._checker = check.Checker(parts.ledger, parts.plumber, parts.pods, parts.supply)
+        self._deleter = delete.Deleter(resources.ledger, resources.plumber, resources.pods, resources.supply)
+        self._checker = check.Checker(resources.ledger, resources.plumber, resources.pods, resources.supply)
         self._reclaim_turn = threading.Lock()
         self._arrivals = itertools.count(1)
         self._deletions: collections.OrderedDict[records.Key, int] = collections.OrderedDict()
@@ -60,9 +66,9 @@ class CallHandler:
         self._hooks.on_call(verb if is_verb else "unknown", code, time.monotonic() - started)
         return response
 
-    def under_way(self, container_id: str) -> int:
+    def count_calls(self, container_id: str) -> int:
         """Count the calls of a container that are served now or wait for their turn."""
-        return self._parts.locks.users(container_id)
+        return self._resources.locks.users(container_id)
 
     def _answer(self, request: Request, arrival: int) -> tuple[Response, int]:
         try:
@@ -73,7 +79,7 @@ class CallHandler:
         except errors.JournalError as err:
             refusal = CallRefusedError(Code.TRY_AGAIN, "the node's address journal can't be written", str(err))
         except netlink_errors.NetlinkError as err:
-            refusal = CallRefusedError(Code.TRY_AGAIN, "the kernel refused", str(err))
+            refusal = CallRefusedError(Code.TRY_AGAIN, "the pod's interface can't be changed now", str(err))
         return Response(1, results.render_error(protocol.echo_version(request.stdin), refusal)), int(refusal.code)
 
     def _serve(self, call: protocol.Call, request: Request, arrival: int) -> Response:
@@ -88,10 +94,12 @@ class CallHandler:
                 return Response(0, b"")
         if call.verb is protocol.Verb.DEL:
             self._remember_deletion(call.key, arrival)
-        with self._parts.locks.hold(call.container_id, timeout_s=_LOCK_TIMEOUT_S) as held:
+        with self._resources.locks.hold(call.container_id, timeout_s=_LOCK_TIMEOUT_S) as held:
             if not held:
                 raise CallRefusedError(
-                    Code.TRY_AGAIN, f"another call of container {call.container_id} takes more than 25 s"
+                    Code.TRY_AGAIN,
+                    f"another call for container {call.container_id} has been running for more than "
+                    f"{_LOCK_TIMEOUT_S:.0f} s",
                 )
             return self._serve_container(call, request, arrival)
 
@@ -112,12 +120,12 @@ class CallHandler:
 
     def _undo(self, record: records.Record) -> None:
         """Take back an ADD whose answer could not be delivered."""
-        with self._parts.locks.hold(record.container_id, timeout_s=_LOCK_TIMEOUT_S) as held:
-            current = self._parts.ledger.find(record.key)
+        with self._resources.locks.hold(record.container_id, timeout_s=_LOCK_TIMEOUT_S) as held:
+            current = self._resources.ledger.find(record.key)
             if not held or current is None or current.cookie != record.cookie:
                 return
-            self._parts.plumber.detach(identity.veth_name(*record.key))
-            self._parts.ledger.release(record.key, quarantine=False)
+            self._resources.plumber.detach(identity.veth_name(*record.key))
+            self._resources.ledger.release(record.key, quarantine=False)
         self._hooks.on_change()
 
     def _remember_deletion(self, key: records.Key, arrival: int) -> None:
@@ -128,24 +136,24 @@ class CallHandler:
                 self._deletions.popitem(last=False)
 
     def _check_status(self) -> None:
-        network = self._parts.supply.network
+        network = self._resources.supply.network
         if network is None or not network.blocks:
             raise CallRefusedError(Code.NOT_AVAILABLE, "this node has no fleet addresses yet")
-        if not self._parts.plumber.holds(network.node_address):
+        if not self._resources.plumber.holds(network.node_address):
             raise CallRefusedError(
                 Code.LIMITED,
                 f"the node's address {network.node_address} is missing in cnf: attached pods reach nothing",
             )
-        if not self._parts.ledger.ensure_writable():
+        if not self._resources.ledger.ensure_writable():
             raise CallRefusedError(Code.NOT_AVAILABLE, "the node's address journal can't be written")
-        if not self._parts.ledger.usage().free:
+        if not self._resources.ledger.usage().free:
             blocks = ", ".join(str(block) for block in network.active_blocks)
             raise CallRefusedError(Code.NOT_AVAILABLE, f"no free address in {blocks}")
 
     def _collect_garbage(self, call: protocol.Call) -> None:
         """Free what is dead among the attachments that the runtime doesn't list.
 
-        What isn't listed and still stands in the kernel is left: a list that is wrong must not cut off a pod.
+        An unlisted attachment that still exists in the kernel is kept: a wrong list must not cut off a pod.
         """
         if call.valid is None:
             return
@@ -159,6 +167,6 @@ class CallHandler:
         # An ADD that finds another one sweeping waits for what that sweep frees.
         if self._reclaim_turn.acquire(blocking=False):
             try:
-                self._recovery.sweep(self._parts.supply.network)
+                self._recovery.sweep(self._resources.supply.network)
             finally:
                 self._reclaim_turn.release()

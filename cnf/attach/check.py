@@ -46,7 +46,7 @@ class Checker:
         try:
             with pod.connect() as inside:
                 if pod.cookie != record.cookie and record.cookie:
-                    raise _differs(f"CNI_NETNS {call.netns!r} is another namespace than the one attached")
+                    raise _differs(f"CNI_NETNS {call.netns!r} is not the namespace that was attached")
                 ends = wiring.plan_ends(record, network).at(near.index, record.index)
                 _check_inside(record, ends, inside)
         except errors.NetlinkError as err:

@@ -57,7 +57,7 @@ class Deleter:
                 pod.close()
 
     def _is_anothers(self, call: protocol.Call, pod: NetworkNamespace) -> bool:
-        """Say whether the pod has another attachment, whose routes are the same: this one was a refused second."""
+        """Return whether the pod has another attachment, whose routes are the same: this one was a refused second."""
         holders = self.ledger.holders(cookie=pod.cookie, container_id=call.container_id)
         return any(other.key != call.key and other.cookie == pod.cookie for other in holders)
 

@@ -71,10 +71,10 @@ def parse_alias(text: str) -> tuple[str, str, tuple[Address, ...], str] | None:
 
 
 def is_tag_of(text: str, container_id: str, interface: str) -> bool:
-    """Say whether an interface's tag is that of this attachment."""
+    """Return whether an interface's tag is that of this attachment."""
     return text.partition(" ")[0] == f"fleet:{container_id}:{interface}"[:_ALIAS_LIMIT]
 
 
 def is_ours(text: str) -> bool:
-    """Say whether an interface's tag is one of cnf's."""
+    """Return whether an interface's tag is one of cnf's."""
     return text.startswith("fleet:")

@@ -104,7 +104,7 @@ class Pool:
         )
 
     def covers(self, address: Address) -> bool:
-        """Say whether an address is in one of the blocks."""
+        """Return whether an address is in one of the blocks."""
         return any(address in block for block in self._blocks)
 
     def _count(self, version: int) -> Usage:

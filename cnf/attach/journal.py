@@ -73,7 +73,9 @@ def acquire(path: pathlib.Path, *, timeout_s: float = 20) -> int:
         except OSError as err:
             if time.monotonic() > deadline:
                 os.close(descriptor)
-                raise errors.JournalError(f"{path} is held by another cnf for more than {timeout_s:.0f} s") from err
+                raise errors.JournalError(
+                    f"{path} has been held by another cnf for more than {timeout_s:.0f} s"
+                ) from err
             time.sleep(0.05)
             continue
         return descriptor
@@ -90,7 +92,7 @@ def _open_lock(path: pathlib.Path) -> int:
 
 
 class Journal:
-    """The journal, open for appending. Any thread."""
+    """The journal, open for appending. Thread-safe."""
 
     def __init__(self, path: pathlib.Path, *, fsync: Callable[[int], None] = os.fdatasync) -> None:
         """``fsync`` is a parameter for tests of failing disks."""
@@ -99,7 +101,7 @@ class Journal:
         self._lock = threading.Condition()
         self._file = -1
         self._size = 0
-        # Bytes, counted on over rewrites: a mark from before a rewrite is still valid after it.
+        # Bytes, counted on over rewrites: an offset from before a rewrite is still valid after it.
         self._written = 0
         self._durable = 0
         self._syncing = False
@@ -159,7 +161,7 @@ class Journal:
             self._lock.notify_all()
 
     def append(self, entry: records.Entry) -> int:
-        """Write one entry and return a mark for ``sync``.
+        """Write one entry and return the offset for ``sync``.
 
         Raises:
             JournalError: the disk is full or read-only; the entry will not be read back.
@@ -180,15 +182,15 @@ class Journal:
                 self._flusher.submit(self._flush)
             return self._written
 
-    def sync(self, mark: int) -> None:
-        """Wait until all entries up to ``mark`` are on disk; ``append`` has started that.
+    def sync(self, offset: int) -> None:
+        """Wait until all entries up to ``offset`` are on disk; ``append`` has started that.
 
         Raises:
             JournalError: the disk failed or doesn't answer.
         """
         deadline = time.monotonic() + _DISK_S
         with self._lock:
-            while self._durable < mark:
+            while self._durable < offset:
                 if not self.healthy:
                     raise errors.JournalError(f"{self._path} can't be written since an earlier failure")
                 if not self._lock.wait(max(0.0, deadline - time.monotonic())):

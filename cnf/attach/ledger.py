@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Ledger:
-    """The node's attachments. Any thread."""
+    """The node's attachments. Thread-safe."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Ledger:
 
     def _refuse_foreign(self, state: records.JournalState) -> records.JournalState:
         if self._node and state.origin not in ("", self._node):
-            log.error("ignored the journal of another node", extra={"of": state.origin, "node": self._node})
+            log.error("ignored the journal of another node", extra={"owner": state.origin, "node": self._node})
             state = records.JournalState()
         state.origin = self._node or state.origin
         return state
@@ -110,7 +110,7 @@ class Ledger:
         with self._lock:
             return self._pool.free(version, now=self._clock())
 
-    def withdraw(self, blocks: Collection[Network], *, excluded: Iterable[Address]) -> bool:
+    def close_blocks(self, blocks: Collection[Network], *, excluded: Iterable[Address]) -> bool:
         """Allocate no more addresses from these blocks; return whether that is so.
 
         Nothing changes when an address of theirs is used or quarantined by now. Nor does it while the journal can't be
@@ -158,7 +158,7 @@ class Ledger:
             return [r for r in self._state.records.values() if r.cookie == cookie or r.container_id == container_id]
 
     def reserve(self, draft: records.Record, *, requested: Iterable[Address] = ()) -> tuple[records.Record, int]:
-        """Allocate addresses for ``draft`` and write its entry; return the record and a mark for ``sync``.
+        """Allocate addresses for ``draft`` and write its entry; return the record and the offset for ``sync``.
 
         A key that holds addresses already keeps them, if they are in the node's blocks and include those requested.
 
@@ -182,13 +182,13 @@ class Ledger:
                 addresses = [str(a) for a in self._pool.allocate(requested=requested, now=self._clock())]
             record = msgspec.structs.replace(draft, addresses=addresses, reserved_at=self._wall())
             try:
-                mark = self._write(records.Reserve(record))
+                offset = self._write(records.Reserve(record))
             except errors.JournalError:
                 if before is None:
                     for address in record.parse_addresses():
                         self._pool.release(address, until=self._clock())
                 raise
-            return record, mark
+            return record, offset
 
     def adopt(self, record: records.Record) -> None:
         """Write an attachment that exists in the kernel and that the journal has lost."""
@@ -199,7 +199,7 @@ class Ledger:
             self._write_or_log(records.Commit(*record.key, record.index))
 
     def holds(self, address: Address) -> bool:
-        """Say whether an attachment holds an address."""
+        """Return whether an attachment holds an address."""
         with self._lock:
             return str(address) in self._state.holders
 
@@ -209,12 +209,12 @@ class Ledger:
             return [ipaddress.ip_address(address) for address in self._state.holders]
 
     def uses(self, block: Network) -> bool:
-        """Say whether an attachment holds an address of a block."""
+        """Return whether an attachment holds an address of a block."""
         with self._lock:
             return any(ipaddress.ip_address(address) in block for address in self._state.holders)
 
     def commit(self, key: records.Key, *, index: int) -> int:
-        """Write that the interface exists; return a mark for ``sync``.
+        """Write that the interface exists; return the offset for ``sync``.
 
         Raises:
             JournalError: the entry can't be written.
@@ -222,13 +222,13 @@ class Ledger:
         with self._lock:
             return self._write(records.Commit(*key, index))
 
-    def sync(self, mark: int) -> None:
-        """Wait until the entries up to ``mark`` are on disk.
+    def sync(self, offset: int) -> None:
+        """Wait until the entries up to ``offset`` are on disk.
 
         Raises:
             JournalError: the disk failed.
         """
-        self._journal.sync(mark)
+        self._journal.sync(offset)
 
     def release(self, key: records.Key, *, quarantine: bool = True) -> bool:
         """Release the addresses of ``key``, after its interface is gone; return whether it held any."""
@@ -251,9 +251,9 @@ class Ledger:
         return set(requested) <= set(held) and all(self._pool.covers(address) for address in held)
 
     def _write(self, entry: records.Entry) -> int:
-        mark = self._journal.append(entry)
+        offset = self._journal.append(entry)
         records.apply(self._state, entry)
-        return mark
+        return offset
 
     def _write_or_log(self, entry: records.Entry) -> None:
         """Write an entry about what has already happened: memory follows even if the disk doesn't."""

@@ -18,7 +18,7 @@ class _Entry:
 
 
 class KeyedLocks:
-    """Locks by name. Any thread."""
+    """Locks by name. Thread-safe."""
 
     def __init__(self) -> None:
         """Locks exist while they are used."""

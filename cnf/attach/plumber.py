@@ -1,7 +1,7 @@
 """Executes wiring plans in cnf's namespace and in pods'.
 
-Invariant: ``attach`` leaves both ends complete or neither. Only ``standing`` reads a whole table, so ADD and DEL don't
-call it. Nothing here starts a process.
+Invariant: ``attach`` leaves both ends complete or neither. Only ``list_pairs`` reads a whole table, so ADD and DEL
+don't call it. Nothing here starts a process.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Plumber:
             kernel.send(wiring.plan_node(network))
 
     def holds(self, address: Address) -> bool:
-        """Say whether cnf's namespace has that address."""
+        """Return whether cnf's namespace has that address."""
         return self._netns.holds(address)
 
     def attach(self, ends: wiring.Ends, *, pod: NetworkNamespace, inside: connection.Connection) -> wiring.Ends:
@@ -115,8 +115,11 @@ class Plumber:
         """Delete a pair, if it exists, by the name of cnf's end."""
         self._remover.remove(name)
 
-    def standing(self) -> dict[str, links.Link]:
-        """Return the pairs in cnf's namespace by name, as a hint like ``links.read``. It is a dump."""
+    def list_pairs(self) -> dict[str, links.Link]:
+        """Return cnf's ends of all pairs by name.
+
+        Incomplete while pairs change. It dumps the whole table, so it is not for ADD or DEL.
+        """
         with self.kernel() as kernel:
             veths = links.read(kernel, kind="veth")
         return {link.name: link for link in veths if link.name.startswith(names.VETH_PREFIX)}
@@ -144,10 +147,10 @@ class Plumber:
                 self.detach(ends.near.name)
                 continue
             return attempt if attempt.far.index else self._read_indexes(attempt, inside)
-        raise errors.SilentKernelError(f"veth {ends.near.name} can't be created: its name is taken again and again")
+        raise errors.UnstableError(f"veth {ends.near.name} can't be created: its name is taken repeatedly")
 
     def _read_indexes(self, ends: wiring.Ends, inside: connection.Connection) -> wiring.Ends:
         near, far = self.find(ends.near.name), links.find(inside, ends.far.name)
         if near is None or far is None:
-            raise errors.SilentKernelError(f"veth {ends.near.name} disappeared while it was created")
+            raise errors.UnstableError(f"veth {ends.near.name} disappeared while it was created")
         return ends.at(near.index, far.index)

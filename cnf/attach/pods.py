@@ -46,7 +46,7 @@ class Pods:
             return None
 
     def leads_to(self, netns: str, namespace: NetworkNamespace) -> bool:
-        """Say whether cnf finds ``namespace`` by that path. Equal inodes prove it while both are open."""
+        """Return whether cnf finds ``namespace`` by that path. Equal inodes prove it while both are open."""
         name = pathlib.PurePath(netns).name if netns else ""
         try:
             at_path, held = os.stat(self._folder / name), os.fstat(namespace.fileno())

@@ -1,8 +1,8 @@
 """Makes ledger and kernel agree: after a restart, and every half minute.
 
 Theory of operation. The kernel is the truth, and the API is never asked. A veth pair dies with either of its
-namespaces, so what is left in the kernel tells what happened while nobody looked. ``sweep`` compares each record of
-the ledger with the interfaces in cnf's namespace:
+namespaces, so what is left in the kernel shows what happened meanwhile. ``sweep`` compares each record of the ledger
+with the interfaces in cnf's namespace:
 
     record      pair        pod's namespace     then
     finished    exists      (lives)             adopted; at a start cnf's end is wired again
@@ -37,7 +37,7 @@ import msgspec
 
 from cnf.attach import errors, identity, records, wiring
 from cnf.attach.node_network.network import NodeNetwork
-from cnf.attach.parts import Parts
+from cnf.attach.node_resources import NodeResources
 from cnf.netlink import connection, links
 from cnf.netlink import errors as netlink_errors
 
@@ -74,14 +74,14 @@ class _Outcome(enum.Enum):
 
 
 class Recovery:
-    """Sweeps, one at a time. Any thread."""
+    """Sweeps, one at a time. Thread-safe."""
 
-    def __init__(self, parts: Parts, *, boot: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, resources: NodeResources, *, boot: str, clock: Callable[[], float] = time.monotonic) -> None:
         """A container whose lock a call holds is left alone."""
-        self._ledger = parts.ledger
-        self._plumber = parts.plumber
-        self._pods = parts.pods
-        self._locks = parts.locks
+        self._ledger = resources.ledger
+        self._plumber = resources.plumber
+        self._pods = resources.pods
+        self._locks = resources.locks
         self._boot = boot
         self._clock = clock
         self._turn = threading.Lock()
@@ -99,13 +99,13 @@ class Recovery:
         """Look at everything once. Without ``network`` nothing is recreated, and nothing living is freed."""
         with self._turn:
             # In this order: an interface that an ADD creates meanwhile is in the ledger by the time that is read.
-            standing = self._plumber.standing()
+            pairs = self._plumber.list_pairs()
             attached, unfinished = self._ledger.attached(), self._ledger.unfinished()
-            strays = self._find_strays(standing)
+            strays = self._find_strays(pairs)
             self._forget_suspects(attached)
             outcomes = [self._end_unfinished(record) for record in unfinished]
             with concurrent.futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="sweep") as workers:
-                outcomes += workers.map(lambda r: self._reconcile(r, standing, network, at_start=at_start), attached)
+                outcomes += workers.map(lambda r: self._reconcile(r, pairs, network, at_start=at_start), attached)
             outcomes += self._reconcile_strays(strays, at_start=at_start)
         return _count(outcomes)
 
@@ -127,13 +127,13 @@ class Recovery:
     def _reconcile(
         self,
         record: records.Record,
-        standing: Mapping[str, links.Link],
+        pairs: Mapping[str, links.Link],
         network: NodeNetwork | None,
         *,
         at_start: bool,
     ) -> _Outcome:
         name = identity.veth_name(*record.key)
-        link = standing.get(name)
+        link = pairs.get(name)
         if link is not None and not at_start and (network is None or link.mtu <= network.mtu):
             return _Outcome.ADOPTED  # the usual case takes no lock and asks no kernel
         with self._locks.hold(record.container_id, timeout_s=0) as held:
@@ -174,7 +174,10 @@ class Recovery:
                     continue
                 self._retune(record, wiring.plan_ends(record, network).at(link.index, record.index))
             except netlink_errors.NetlinkError as err:
-                log.error("could not change a pod's interface", extra={"pod": record.pod_name, "error": str(err)})
+                log.error(
+                    "could not change a pod's interface",
+                    extra={"pod": f"{record.pod_namespace}/{record.pod_name}", "error": str(err)},
+                )
 
     def _retune(self, record: records.Record, ends: wiring.Ends) -> None:
         pod = self._pods.open(record.netns, cookie=record.cookie)
@@ -225,15 +228,16 @@ class Recovery:
             try:
                 self._plumber.detach(identity.veth_name(*record.key))
             except netlink_errors.NetlinkError as err:
-                log.error("could not undo an unfinished ADD", extra={"error": str(err)})
+                extra = {"container": record.container_id, "error": str(err)}
+                log.error("could not undo an unfinished ADD, retrying", extra=extra)
                 return _Outcome.FAILED
             self._ledger.release(record.key, quarantine=False)
             return _Outcome.FREED
 
-    def _find_strays(self, standing: Mapping[str, links.Link]) -> dict[str, links.Link]:
+    def _find_strays(self, pairs: Mapping[str, links.Link]) -> dict[str, links.Link]:
         """Return the pairs without a record. Call it before records are freed, or their pairs count as strays."""
         named = {identity.veth_name(*r.key) for r in (*self._ledger.attached(), *self._ledger.unfinished())}
-        return {name: link for name, link in standing.items() if name not in named}
+        return {name: link for name, link in pairs.items() if name not in named}
 
     def _reconcile_strays(self, strays: Mapping[str, links.Link], *, at_start: bool) -> list[_Outcome]:
         """Write pairs without a record into the ledger, which lost them, or delete them."""

@@ -38,7 +38,7 @@ class _Batch:
 
 
 class Remover:
-    """Deletes interfaces by name. Any thread."""
+    """Deletes interfaces by name. Thread-safe."""
 
     def __init__(self, lend: Lend) -> None:
         """``lend`` lends a connection in the namespace of the interfaces."""

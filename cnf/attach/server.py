@@ -32,6 +32,7 @@ _ADDERS = 48
 _QUEUED = 512
 _READ_S = 10.0
 _TICK_MS = 200
+_WARN_AGAIN_S = 10.0
 
 Serve = Callable[[frames.Request], frames.Response]
 
@@ -45,6 +46,7 @@ class CniServer:
         self._call = call
         self._allowed_uid = allowed_uid
         self._slots = threading.BoundedSemaphore(_QUEUED)
+        self._warned_at = float("-inf")
         self.listening = threading.Event()
 
     def run(self, stop: threading.Event) -> None:
@@ -68,8 +70,15 @@ class CniServer:
     ) -> None:
         if not self._slots.acquire(blocking=False):
             sock.close()
+            self._warn_full()
             return
         workers.submit(self._serve, sock, adders)
+
+    def _warn_full(self) -> None:
+        now = time.monotonic()
+        if now - self._warned_at >= _WARN_AGAIN_S:
+            self._warned_at = now
+            log.warning("closed a CNI call unanswered: too many calls are open", extra={"open": _QUEUED})
 
     def _serve(self, sock: socket.socket, adders: concurrent.futures.Executor) -> None:
         with _reported(), contextlib.ExitStack() as opened:
@@ -94,30 +103,43 @@ class CniServer:
             try:
                 sock.settimeout(_READ_S)
                 sock.sendall(response.encode())
-            except OSError:
+            except OSError as err:
+                extra = {**_call_of(request), "error": str(err)}
+                log.warning("could not deliver the answer to a CNI call: an ADD is undone", extra=extra)
                 response.undo()
-                raise
 
     def _respond(self, request: frames.Request) -> frames.Response:
         try:
             return self._call(request)
         except Exception as err:
-            log.exception("CNI call failed")
-            refusal = errors.CallRefusedError(errors.Code.INTERNAL, "cnf failed; its log has the trace", repr(err))
+            log.exception("CNI call failed", extra=_call_of(request))
+            message = 'cnf failed unexpectedly: see its log on this node (container cnf, "CNI call failed")'
+            refusal = errors.CallRefusedError(errors.Code.INTERNAL, message, repr(err))
             return frames.Response(1, results.render_error(protocol.echo_version(request.stdin), refusal))
 
 
 @contextlib.contextmanager
 def _reported() -> Iterator[None]:
-    """Log any failure of a call, and end its thread's work."""
+    """Log any failure of a thread that serves a call, and end its work."""
     try:
         yield
     except errors.FrameError as err:
-        log.warning("refused a CNI call", extra={"error": str(err)})
+        log.warning("refused a malformed CNI call", extra={"error": str(err)})
     except OSError as err:
-        log.info("connection of a CNI call failed", extra={"error": str(err)})
+        log.info("could not read a CNI call", extra={"error": str(err)})
     except Exception:
-        log.exception("CNI call failed")
+        log.exception("a thread of the CNI server failed")
+
+
+def _call_of(request: frames.Request) -> dict[str, str]:
+    """Return the fields of a log line about a call, none of which has been checked."""
+    args = dict(pair.partition("=")[::2] for pair in request.env.get("CNI_ARGS", "").split(";"))
+    return {
+        "verb": request.env.get("CNI_COMMAND", ""),
+        "container": request.env.get("CNI_CONTAINERID", ""),
+        "interface": request.env.get("CNI_IFNAME", ""),
+        "pod": f"{args.get('K8S_POD_NAMESPACE', '')}/{args.get('K8S_POD_NAME', '')}".strip("/"),
+    }
 
 
 @contextlib.contextmanager
@@ -175,7 +197,7 @@ def _more(sock: socket.socket, deadline: float) -> bytes:
     sock.settimeout(max(0.01, deadline - time.monotonic()))
     chunk = sock.recv(1 << 16)
     if not chunk:
-        raise errors.FrameError("the caller hung up within its request")
+        raise errors.FrameError("the caller hung up before its request was complete")
     return chunk
 
 

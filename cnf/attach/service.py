@@ -11,10 +11,11 @@ import os
 import time
 from collections.abc import Callable
 
-from cnf.attach import calls, ipam, journal, parts, records, recovery
+from cnf.attach import calls, ipam, journal, records, recovery
 from cnf.attach.frames import Request, Response
 from cnf.attach.node_network import blocks, demand
 from cnf.attach.node_network.network import NodeNetwork
+from cnf.attach.node_resources import NodeResources
 from cnf.attach.settings import CniHooks, CniSettings
 from cnf.netlink.namespace import NetworkNamespace
 from fleetboard.model import fleet
@@ -22,7 +23,7 @@ from fleetboard.model.addresses import Network
 
 
 class CniService:
-    """Serves the CNI calls of one node. Any thread."""
+    """Serves the CNI calls of one node. Thread-safe."""
 
     def __init__(
         self,
@@ -37,22 +38,22 @@ class CniService:
         self._state_dir = settings.state_dir
         self._lock_file = -1
         self._hooks = hooks
-        self._parts = parts.Parts.build(settings, node_netns=node_netns, clock=clock, wall=wall)
-        self._recovery = recovery.Recovery(self._parts, boot=settings.boot_id, clock=clock)
+        self._resources = NodeResources.build(settings, node_netns=node_netns, clock=clock, wall=wall)
+        self._recovery = recovery.Recovery(self._resources, boot=settings.boot_id, clock=clock)
         self._node_blocks = blocks.NodeBlocks(
             path=settings.state_dir / "network.json",
             node=settings.node,
-            ledger=self._parts.ledger,
-            supply=self._parts.supply,
+            ledger=self._resources.ledger,
+            supply=self._resources.supply,
             surplus=demand.Surplus(idle_s=settings.idle_s, clock=clock),
-            ensure_node_addresses=self._parts.plumber.ensure_node_addresses,
+            ensure_node_addresses=self._resources.plumber.ensure_node_addresses,
         )
-        self.calls = calls.CallHandler(
-            self._parts,
+        self._calls = calls.CallHandler(
+            self._resources,
             recovery=self._recovery,
             hooks=hooks,
             boot_id=settings.boot_id,
-            patience_s=settings.patience_s,
+            address_timeout_s=settings.address_timeout_s,
         )
 
     def restore(self) -> recovery.RestoreSummary:
@@ -64,18 +65,18 @@ class CniService:
         if not self._state_dir.is_dir():
             self._state_dir.mkdir(parents=True)
         self._lock_file = journal.acquire(self._state_dir / "lock")
-        damaged = self._parts.ledger.load()
+        damaged = self._resources.ledger.load()
         freed = self._recovery.free_former_boots()
         network = self._node_blocks.recall()
         summary = self._recovery.sweep(network, at_start=True)
         if network is not None:
-            self._parts.supply.change(network)
+            self._resources.supply.replace(network)
         return dataclasses.replace(summary, damaged=damaged, freed=summary.freed + freed)
 
     def close(self) -> None:
         """Close files and sockets; the kernel keeps every interface."""
-        self._parts.ledger.close()
-        self._parts.plumber.close()
+        self._resources.ledger.close()
+        self._resources.plumber.close()
         if self._lock_file >= 0:
             os.close(self._lock_file)
             self._lock_file = -1
@@ -90,34 +91,24 @@ class CniService:
             JournalError: the file of the node's network can't be written; nothing changed.
             NetworkRefusedError: a pod holds what would be the node's own address; nothing changed.
         """
-        old = self._parts.supply.network
+        old = self._resources.supply.network
         if not self._node_blocks.change(new):
             return
-        new = self._parts.supply.network or new
+        new = self._resources.supply.network or new
         if old is None:
             self._recovery.sweep(new, at_start=True)
         elif new.mtu < old.mtu or new.fleet != old.fleet or new.node_address != old.node_address:
             self._recovery.retune(new)
         self._hooks.on_change()
 
-    def return_empty_blocks(self) -> int:
-        """Allocate no more addresses from blocks that have been empty for long; return how many blocks.
-
-        From then on ``network`` lists them as returned, and the leader may take them.
-        """
-        count = self._node_blocks.return_empty_blocks()
-        if count:
-            self._hooks.on_change()
-        return count
-
     @property
     def waiting(self) -> int:
         """Count the ADDs that wait for an address."""
-        return self._parts.supply.waiting
+        return self._resources.supply.waiting
 
     def network(self) -> NodeNetwork | None:
         """Return the node's part of the fleet, as far as it is known."""
-        return self._parts.supply.network
+        return self._resources.supply.network
 
     def attachments(self) -> list[fleet.Attachment]:
         """Return which pod holds which addresses; of a pod with several sandboxes only the newest counts."""
@@ -129,33 +120,30 @@ class CniService:
                 interface=record.interface,
                 addresses=record.addresses,
             )
-            for record in records.newest(self._parts.ledger.attached())
+            for record in records.newest(self._resources.ledger.attached())
         ]
 
     def held_blocks(self) -> tuple[Network, ...]:
         """Return the blocks that addresses are allocated from or held in, the node's first block first."""
-        return demand.held_blocks(self._parts.supply.network, self._parts.ledger.held_addresses())
+        return demand.held_blocks(self._resources.supply.network, self._resources.ledger.held_addresses())
 
     def usage(self) -> ipam.Usage:
         """Count addresses; the agent asks for a block when few are free."""
-        return self._parts.ledger.usage()
-
-    def sweep(self) -> recovery.RestoreSummary:
-        """Free what is dead and restore what is missing."""
-        return self._recovery.sweep(self._parts.supply.network)
+        return self._resources.ledger.usage()
 
     def collect(self) -> int:
         """Sweep, make the journal writable again, return empty blocks; return how many attachments were freed.
 
-        Call it every half minute.
+        Call it every half minute. ``network`` lists the returned blocks from then on, and the leader may take them.
         """
-        summary = self.sweep()
+        summary = self._recovery.sweep(self._resources.supply.network)
         if summary.freed or summary.recreated:
             self._hooks.on_change()
-        self._parts.ledger.ensure_writable()
-        self.return_empty_blocks()
+        self._resources.ledger.ensure_writable()
+        if self._node_blocks.return_empty_blocks():
+            self._hooks.on_change()
         return summary.freed
 
     def call(self, request: Request) -> Response:
         """Serve one CNI call."""
-        return self.calls.call(request)
+        return self._calls.call(request)

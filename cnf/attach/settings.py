@@ -31,8 +31,8 @@ class CniSettings:
     node: str = ""
     """Marks the files in ``state_dir``: a copy on another node is not used."""
     boot_id: str = dataclasses.field(default_factory=read_boot_id)
-    patience_s: float = 10.0
-    """How long an ADD waits for a free address before it is refused."""
+    address_timeout_s: float = 10.0
+    """Seconds that an ADD waits for a free address before it is refused."""
     idle_s: float = demand.IDLE_S
     """How long a block is empty before the node returns it."""
 
@@ -45,5 +45,5 @@ class CniHooks:
     """Attachments, or the count of free addresses, changed."""
     on_call: Callable[[str, int, float], None] = _ignore
     """A call was served: its verb, its CNI error code or 0, and its seconds."""
-    outlook: Callable[[], str] = str
+    why_no_block: Callable[[], str] = str
     """Return why no further block will come, or nothing."""

@@ -17,6 +17,7 @@ from cnf.attach import errors, frames
 log = logging.getLogger(__name__)
 
 _PERIOD_S = 3.0
+"""How often the folder is listed. A spooled DEL only frees addresses; its pod has ended."""
 
 
 class Spool:
@@ -41,7 +42,7 @@ class Spool:
             try:
                 self.replay()
             except OSError as err:
-                log.error("could not read spooled DELs", extra={"folder": str(self._folder), "error": str(err)})
+                log.error("could not read spooled DELs", extra={"path": str(self._folder), "error": str(err)})
             if stop.wait(_PERIOD_S):
                 return
 
@@ -49,24 +50,24 @@ class Spool:
         try:
             request = frames.parse_request(path.read_bytes())
         except errors.FrameError as err:
-            log.error("dropped a damaged spooled DEL", extra={"file": path.name, "error": str(err)})
+            log.error("dropped a damaged spooled DEL", extra={"path": str(path), "error": str(err)})
             path.unlink(missing_ok=True)
             return False
         except FileNotFoundError:
             return False
         if request.env.get("CNI_COMMAND") != "DEL":
-            log.error("dropped a spooled call that is not a DEL", extra={"file": path.name})
+            log.error("dropped a spooled call that is not a DEL", extra={"path": str(path)})
             path.unlink(missing_ok=True)
             return False
         try:
             response = self._call(frames.Request(request.env, request.stdin, issued_at=issued_at))
         except Exception:
             # A call that fails here must not end the process at every start; a sweep frees what it would have freed.
-            log.exception("dropped a spooled DEL that failed", extra={"file": path.name})
+            log.exception("dropped a spooled DEL that failed", extra={"path": str(path)})
             path.unlink(missing_ok=True)
             return False
         if response.code:
-            log.error("spooled DEL failed", extra={"file": path.name, "answer": response.stdout.decode()})
+            log.error("could not serve a spooled DEL", extra={"path": str(path), "answer": response.stdout.decode()})
             if _is_hopeless(response):
                 path.unlink(missing_ok=True)
             return False
@@ -80,6 +81,6 @@ def _is_complete(path: pathlib.Path) -> bool:
 
 
 def _is_hopeless(response: frames.Response) -> bool:
-    """Say whether the call itself is wrong, so that no later try can serve it."""
+    """Return whether the call itself is wrong, so that no later try can serve it."""
     code = int(msgspec.json.decode(response.stdout).get("code", 0))
     return 0 < code < errors.Code.TRY_AGAIN

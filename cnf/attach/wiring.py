@@ -61,7 +61,7 @@ def plan_ends(record: records.Record, network: NodeNetwork) -> Ends:
 
 
 def plan_near(ends: Ends) -> list[wire.Message]:
-    """Wire cnf's end: a router's port with one host behind it."""
+    """Return the messages that wire cnf's end: a router's port with one host behind it."""
     index = ends.near.index
     plan = [links.set_no_link_local(index), links.set_inet(index, _ROUTER), links.set_up(index, alias=ends.alias)]
     for pod, node in ends.paths:
@@ -71,7 +71,7 @@ def plan_near(ends: Ends) -> list[wire.Message]:
 
 
 def plan_far(ends: Ends) -> list[wire.Message]:
-    """Wire the pod's end."""
+    """Return the messages that wire the pod's end."""
     index = ends.far.index
     plan = [*plan_fence(ends), links.set_no_link_local(index), links.set_up(index, alias=ends.alias)]
     for pod, node in ends.paths:
@@ -93,22 +93,28 @@ def fleet_routes(ends: Ends) -> list[routes.Route]:
 
 
 def plan_fence(ends: Ends) -> list[wire.Message]:
-    """Keep the pod from sending to the fleet by another interface. It comes first, so there is no gap."""
+    """Return the messages that keep the pod from sending to the fleet by another interface.
+
+    They come first, so there is no gap.
+    """
     return [routes.Route(cidr, metric=routes.WORST).put() for cidr in ends.fleet]
 
 
 def plan_unfence(fleet: tuple[Network, ...]) -> list[wire.Message]:
-    """Undo ``plan_fence`` in a pod that loses its interface."""
+    """Return the messages that undo ``plan_fence`` in a pod that loses its interface."""
     return [routes.Route(cidr, metric=routes.WORST).delete() for cidr in fleet]
 
 
 def plan_mtu(ends: Ends) -> tuple[wire.Message, wire.Message]:
-    """Change the MTU of both ends, the near one's first."""
+    """Return the messages that change the MTU of both ends, the near one's first."""
     return links.set_mtu(ends.near.index, ends.near.mtu), links.set_mtu(ends.far.index, ends.far.mtu)
 
 
 def plan_node(network: NodeNetwork) -> list[wire.Message]:
-    """Put the node's addresses on ``lo``, before all routes: routes name them as their source."""
+    """Return the messages that put the node's addresses on ``lo``.
+
+    They come before all routes, which name the addresses as their source.
+    """
     return [
         links.set_up(links.LOOPBACK),
         *(addresses.put(links.LOOPBACK, address) for address in network.gateways()),

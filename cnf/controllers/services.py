@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import AgentSource, Mark
+from cnf.agent.wakes import AgentSource, ChangeRecorder
 from cnf.tunnel.plan import parse
 from cnf.vip import errors as vip_errors
 from cnf.vip import plan as vip_plan
@@ -24,10 +24,11 @@ from fleetboard.model import addresses, names
 log = logging.getLogger(__name__)
 
 RESYNC_S = 60.0
+"""When to look again without an event. Every input raises one; a look compares each share by identity."""
 
 
 class PendingChanges:
-    """What changed since the last plan; safe to share by threads."""
+    """What changed since the last plan. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,13 +38,13 @@ class PendingChanges:
         """Whether nodes, peers or this node's zone may have changed."""
 
     @property
-    def marks(self) -> Mapping[AgentSource, Mark]:
-        """What remembers each event."""
+    def recorders(self) -> Mapping[AgentSource, ChangeRecorder]:
+        """What records each event."""
         return {
-            AgentSource.MESH: self._mark_mesh,
-            AgentSource.ZONE: self._mark_mesh,
-            AgentSource.SERVICE: self._mark_service,
-            AgentSource.ENDPOINTS: self._mark_slice,
+            AgentSource.MESH: self._record_mesh,
+            AgentSource.ZONE: self._record_mesh,
+            AgentSource.SERVICE: self._record_service,
+            AgentSource.ENDPOINTS: self._record_slice,
         }
 
     def take(self) -> tuple[set[str], set[str]]:
@@ -53,14 +54,14 @@ class PendingChanges:
             slices, self._slices = self._slices, set()
         return services, slices
 
-    def _mark_mesh(self, _key: str) -> None:
+    def _record_mesh(self, _key: str) -> None:
         self.mesh = True
 
-    def _mark_service(self, key: str) -> None:
+    def _record_service(self, key: str) -> None:
         with self._lock:
             self._services.add(key)
 
-    def _mark_slice(self, key: str) -> None:
+    def _record_slice(self, key: str) -> None:
         with self._lock:
             self._slices.add(key)
 
@@ -77,7 +78,7 @@ class _MeshInputs:
 class ServiceController:
     """Reconciles ``FirewallWriter`` with the caches.
 
-    ``isolated`` says whether this node can't reach the hub.
+    ``isolated`` says whether the relay doesn't answer this node's probes.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class ServiceController:
         self._planner = vip_shares.Planner()
         self.dropped: dict[str, int] = {}
         """Endpoints outside their cluster's blocks, by cluster, as of the last plan."""
-        self.services = 0
+        self.service_count = 0
         self.ready = False
         self._firewall_ensured = False
 
@@ -112,11 +113,11 @@ class ServiceController:
             self._firewall_ensured = True
 
     def reconcile(self, _key: str) -> float:
-        """Plan again what changed, and write it."""
+        """Plan what changed, write it, and return the seconds until the next look."""
         mesh = self._current_mesh()
         if mesh is None:
             return RESYNC_S
-        # First and by itself: whatever is wrong with a service, the firewall stands.
+        # Separately and first, so that a service the kernel refuses can't hold the firewall back.
         try:
             self._firewall_writer.set_base(mesh.firewall)
         except vip_errors.VipError as err:
@@ -132,7 +133,7 @@ class ServiceController:
         dropped = vip_shares.count_dropped(shares)
         if dropped != self.dropped and dropped:
             log.warning("left out endpoints outside their cluster's blocks", extra={"dropped": dropped})
-        self.dropped, self.services, self.ready = dropped, self._caches.service_count, True
+        self.dropped, self.service_count, self.ready = dropped, self._caches.service_count, True
         return min(RESYNC_S, self._firewall_writer.refused.wait_s)
 
     @property
@@ -141,7 +142,7 @@ class ServiceController:
         return self._firewall_writer.refused
 
     def _current_mesh(self) -> _MeshInputs | None:
-        """Return the inputs, read again only when one of them changed: that costs all nodes and peers."""
+        """Return the inputs, read again only when one of them changed, because it parses all nodes and peers."""
         mesh = self._mesh
         if mesh is None or self._pending.mesh or mesh.isolated != self._isolated():
             self._pending.mesh = False
@@ -153,7 +154,7 @@ class ServiceController:
         return self._mesh
 
     def _read_mesh(self) -> _MeshInputs | None:
-        """Return None while an object that they are read from is missing."""
+        """Return the inputs as they are now; None while one of the objects it needs is missing."""
         hub_peer, own_peer = self._caches.peer(names.HUB), self._caches.peer(self._cluster)
         node = self._caches.node(self._node)
         if hub_peer is None or own_peer is None or node is None or not node.spec.blocks:
@@ -167,7 +168,7 @@ class ServiceController:
             own=addresses.parse_networks(own_peer.status.cluster_cidrs, field="clusterCIDRs"),
             node_addresses=tuple({block.version: block.network_address for block in reversed(blocks)}.values()),
             other_nodes=tuple(
-                # Sorted: the nodes in another order would be rules to write.
+                # Sorted, so that the same nodes in another order don't count as changed rules.
                 sorted(
                     (address for other in nodes if other.name != self._node for address in other.addresses),
                     key=lambda address: (address.version, int(address)),
@@ -175,7 +176,7 @@ class ServiceController:
             ),
         )
         view = vip_plan.view_clusterset(
-            self._caches.peers, cluster=self._cluster, local=blocks, zone=self._caches.zone, isolated=isolated
+            self._caches.peers, cluster=self._cluster, node_blocks=blocks, zone=self._caches.zone, isolated=isolated
         )
         self._report_malformed(view)
         return _MeshInputs(firewall, view, isolated)

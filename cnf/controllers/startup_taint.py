@@ -26,6 +26,7 @@ from fleetboard.model import resource, taints
 log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
+"""How often the runtime's folder is read, which raises no event: pods start without their attachment meanwhile."""
 RESYNC_S = 60.0
 """When to read the node again although nothing changed here: somebody else may have written it."""
 SUFFIXES = (".conf", ".conflist", ".json")
@@ -34,7 +35,7 @@ MULTUS = ("multus", "multus-shim")
 
 
 def calls_multus(conf_dir: pathlib.Path) -> bool:
-    """Tell whether the container runtime calls Multus: it uses the first valid file, by name."""
+    """Return whether the container runtime calls Multus: it uses the first valid file, by name."""
     for path in sorted(conf_dir.iterdir()) if conf_dir.is_dir() else []:
         types = _types(path) if path.suffix in SUFFIXES else []
         if types:
@@ -65,8 +66,8 @@ class StartupTaintController:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._node, self._conf_dir, self._ready = client, node, conf_dir, ready
-        self._mark = state_dir / "multus-seen"
-        self._seen = self._mark.exists()
+        self._seen_path = state_dir / "multus-seen"
+        self._seen = self._seen_path.exists()
         self._warned = False
         self._clock = clock
         self._written: tuple[bool, bool] | None = None
@@ -100,7 +101,7 @@ class StartupTaintController:
         if called and not self._seen:
             self._seen = True
             try:
-                self._mark.touch()
+                self._seen_path.touch()
             except OSError as err:
                 log.warning("could not record that Multus was seen on this node", extra={"error": str(err)})
         return called
@@ -110,5 +111,5 @@ class StartupTaintController:
             self._warned = True
             log.warning(
                 "no configuration of Multus in cni.confDir, now or before: leaving the startup taint as it is",
-                extra={"folder": str(self._conf_dir)},
+                extra={"path": str(self._conf_dir)},
             )

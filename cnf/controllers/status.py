@@ -20,6 +20,10 @@ from fleetboard.model import fleet, meta, names, resource, times
 
 MANAGER = "cnf"
 RESYNC_S = 30.0
+"""When to compare again without an event.
+
+Readiness, refused services and the end of a quarantine raise none, and somebody may have deleted the NodeAttachments.
+"""
 WIREGUARD_OVERHEAD = {4: 60, 6: 80}
 """Bytes of IP, UDP and WireGuard headers around a packet, per family of the underlay."""
 CHANGED_S = 1.0
@@ -49,7 +53,7 @@ class Report:
     refused: str = ""
     """The services that the kernel refuses, with port and reason, else empty."""
     leading: fleet.Leading | None = None
-    """Whether the leader reaches the hub; None on every other node."""
+    """Whether the leader reaches the relay; None on every other node."""
 
 
 def read_addresses(cni: service.CniService) -> tuple[ipam.Usage, int, list[str], list[str]]:
@@ -99,14 +103,14 @@ def render_status(report: Report, fleet_node: fleet.FleetNode, *, version: str, 
     )
 
 
-def is_pressing(status: fleet.FleetNodeStatus, shown: fleet.FleetNodeStatus) -> bool:
-    """Tell whether ``status`` differs from ``shown`` in more than its counts."""
+def differs_beyond_counts(status: fleet.FleetNodeStatus, shown: fleet.FleetNodeStatus) -> bool:
+    """Return whether ``status`` differs from ``shown`` in more than its counts."""
     counts = {"addresses_used": shown.addresses_used, "addresses_free": shown.addresses_free}
     return msgspec.structs.replace(status, **counts) != shown
 
 
-def underlay_mtu(pod_ip: str, *, sysfs: pathlib.Path = pathlib.Path("/sys/class/net")) -> int:
-    """Return the largest tunnel MTU that the pod's own interface carries, 0 when it can't be read."""
+def largest_tunnel_mtu(pod_ip: str, *, sysfs: pathlib.Path = pathlib.Path("/sys/class/net")) -> int:
+    """Return the largest MTU inside the tunnel that the pod's own interface carries; 0 when that can't be read."""
     try:
         mtu = int((sysfs / "eth0" / "mtu").read_text())
     except (OSError, ValueError):
@@ -148,7 +152,7 @@ class StatusController:
         now = times.now()
         status = render_status(self._report(), fleet_node, version=self._version, now=now)
         left_s = self._counted + COUNTS_S - self._clock()
-        if status == fleet_node.status or (left_s > 0 and not is_pressing(status, fleet_node.status)):
+        if status == fleet_node.status or (left_s > 0 and not differs_beyond_counts(status, fleet_node.status)):
             return RESYNC_S if status == fleet_node.status else left_s
         # At the version that was read: a late write would offer blocks that are in use again by then.
         metadata = msgspec.structs.replace(self._meta(), resource_version=fleet_node.metadata.resource_version)

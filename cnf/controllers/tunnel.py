@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import AgentSource, Wakes
+from cnf.agent.wakes import AgentSource, WorkQueues
 from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.netlink import errors as netlink_errors
@@ -25,10 +25,13 @@ from fleetboard.model import addresses, names
 log = logging.getLogger(__name__)
 
 RESYNC_S = 10.0
+"""When to plan again without an event, above all after a network that could not be taken up."""
 LEADER_POLL_S = 0.1
+"""How often the Elector is looked at, which raises no event: it delays a takeover, and costs one comparison."""
 UNKNOWN_S = 8.0
 """How long the leader may stay unknown once the API answers: longer than a term."""
 UNKNOWN_POLL_S = 0.05
+"""How often to look for the leader until then; the tunnel of a former process carries traffic meanwhile."""
 
 
 class TunnelController:
@@ -47,13 +50,13 @@ class TunnelController:
         sessions: SessionRunner,
         elector: lease.Elector,
         set_network: Callable[[network.NodeNetwork], None],
-        wakes: Wakes,
+        work_queues: WorkQueues,
         tunnel_exists: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node, self._cluster, self._caches = node, cluster, caches
         self._tunnel, self._sessions, self._elector = tunnel, sessions, elector
-        self._take_up_network, self._wakes = set_network, wakes
+        self._take_up_network, self._work_queues = set_network, work_queues
         self._clock = clock
         self._tunnel_exists = tunnel_exists
         self._wait_until: float | None = None
@@ -80,20 +83,20 @@ class TunnelController:
         planned = plan.plan_node(identity, nodes, relay, self.leadership, key_owners=self._key_owners)
         self._key_owners = planned.key_owners
         self._report_refusals((*refused_nodes, *refused_relay, *planned.refusals))
-        self._tunnel.want(planned.wanted)
+        self._tunnel.set_desired(planned.desired)
         self._sessions.update(
-            self._plan_session(identity, relay, keeps=planned.wanted.peer(relay.public_key) is not None)
+            self._plan_session(identity, relay, keeps=planned.desired.peer(relay.public_key) is not None)
         )
         return RESYNC_S
 
     def watch_leader(self, stop: threading.Event) -> None:
-        """Wake whom it concerns when the Lease changes hands, until ``stop``."""
+        """Wake the controllers concerned when the Lease changes hands, until ``stop``."""
         seen = ("", 0)
         while not stop.wait(LEADER_POLL_S):
             now = (self._elector.holder, self._elector.epoch)
             if now != seen:
                 seen = now
-                self._wakes.wake(AgentSource.LEADERSHIP)
+                self._work_queues.wake(AgentSource.LEADERSHIP)
 
     def _waits_for_leader(self) -> bool:
         if self.leadership is not None or not self._tunnel_exists:
@@ -106,7 +109,7 @@ class TunnelController:
     def _choose_leadership(self, nodes: list[str]) -> mesh.Leadership | None:
         holder = self._elector.holder
         if not holder:
-            return self.leadership  # released, not taken yet: the last leader's session still stands
+            return self.leadership  # released, not taken yet: the last leader's session still exists
         offered = mesh.Leadership(holder, plan.choose_standbys(holder, nodes), self._elector.epoch)
         return plan.newer(self.leadership, offered)
 
@@ -125,18 +128,20 @@ class TunnelController:
         except (errors.AttachError, netlink_errors.NetlinkError) as err:
             # A full disk must not hold up the tunnel of all pods; the next round tries again.
             if str(err) != self._network_error:
-                log.error("could not take up the node's network", extra={"error": str(err)})  # noqa: TRY400 - as it says
+                log.error("could not take up the node's network, retrying", extra={"error": str(err)})
             self._network_error = str(err)
             return
         self._network, self._network_error = node_network, ""
-        self._wakes.wake(AgentSource.NETWORK)
+        self._work_queues.wake(AgentSource.NETWORK)
 
     def _plan_session(self, identity: mesh.NodeIdentity, relay: mesh.RelayPeer, *, keeps: bool) -> Session:
         own_address = identity.addresses[0]
         relay_address = next((address for address in relay.addresses if address.version == own_address.version), None)
         leads = self.leadership is not None and self.leadership.leader == self._node
-        claim = epochs.LeaderClaim(self.leadership.epoch, identity.public_key) if leads and self.leadership else None
-        return Session(own_address, self._cluster, relay.public_key if keeps else "", relay_address, claim)
+        leader_epoch = None
+        if leads and self.leadership is not None:
+            leader_epoch = epochs.LeaderEpoch(self.leadership.epoch, identity.public_key)
+        return Session(own_address, self._cluster, relay.public_key if keeps else "", relay_address, leader_epoch)
 
     def _report_refusals(self, refused: tuple[mesh.MeshRefusal, ...]) -> None:
         if refused != self._refused:

@@ -23,7 +23,10 @@ BITS = {4: 32, 6: 128}
 
 
 def put(index: int, address: Address) -> Message:
-    """Give an interface one address, /32 or /128; without duplicate detection, because nobody shares the link."""
+    """Return the message that gives an interface one address, /32 or /128.
+
+    There is no duplicate detection, because nobody shares the link.
+    """
     flags = _NO_PREFIX_ROUTE | (_NO_DUPLICATE_DETECTION if address.version == 6 else 0)
     return Message(
         _NEWADDR,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from cnf.netlink import errors, wire
 
+# include/uapi/linux/netlink.h
 _SOL_NETLINK = 270
 _CAP_ACK = 10
 _EXT_ACK = 11
@@ -33,14 +34,18 @@ def open_socket() -> socket.socket:
 
 
 class Connection:
-    """One rtnetlink socket. One thread at a time."""
+    """One rtnetlink socket. Not thread-safe."""
 
     def __init__(self, sock: socket.socket, *, timeout_s: float = 10) -> None:
-        """Take over ``sock``. It stays in the namespace where it was opened, whichever thread uses it."""
+        """Take over ``sock``. It stays in the namespace where it was opened, whichever thread uses it.
+
+        ``timeout_s`` bounds each send and each receive.
+        """
         self._socket = sock
         self._socket.settimeout(timeout_s)
         self._sequence = 0
         self.usable = True
+        """False once the connection is closed: by ``close``, or by a request without a usable answer."""
 
     def __enter__(self) -> Connection:
         return self
@@ -61,20 +66,23 @@ class Connection:
         The kernel applies the rest of a batch after a message that failed, so the caller of a failed batch undoes all.
 
         Raises:
-            RefusedError: a message failed with an errno that it doesn't tolerate; it is the first one.
+            RefusedError: a message failed with an errno that it doesn't tolerate; of several, the first.
+            SilentKernelError: no usable answer; the connection is closed.
         """
         for start in range(0, len(messages), _BATCH):
             self._send_batch(messages[start : start + _BATCH])
 
-    def ask(self, question: wire.Message, *, torn: bool = False) -> list[wire.KernelMessage]:
+    def ask(self, question: wire.Message, *, allow_torn: bool = False) -> list[wire.KernelMessage]:
         """Return the kernel's answers to a GET: one, or with ``Flag.DUMP`` all.
 
-        A dump whose table changed meanwhile is retried, unless ``torn``. A torn dump may lack new entries and list
-        deleted ones; on kernels before 6.9 it may even lack entries that existed all the time.
+        A dump whose table changed meanwhile is retried, unless ``allow_torn``. A torn dump may lack new entries and
+        list deleted ones; on kernels before 6.9 it may even lack entries that existed all the time.
 
         Raises:
             AbsentError: the object doesn't exist.
             RefusedError: the kernel refuses for another reason.
+            SilentKernelError: no usable answer; the connection is closed.
+            UnstableError: the table changed during each of five dumps.
         """
         dump = question.flags & wire.Flag.DUMP == wire.Flag.DUMP
         for _ in range(5):
@@ -91,9 +99,9 @@ class Connection:
                 answers.append(answer)
                 if not dump:
                     break
-            if torn or not interrupted:
+            if allow_torn or not interrupted:
                 return answers
-        raise errors.SilentKernelError(f"{question.action}: the table changed under five dumps in a row")
+        raise errors.UnstableError(f"{question.action}: the table changed during five dumps in a row")
 
     def _send_batch(self, messages: Sequence[wire.Message]) -> None:
         first = self._transmit(messages)
@@ -130,4 +138,6 @@ class Connection:
                 return answer
             if answer.sequence > sequence:
                 self.close()
-                raise errors.SilentKernelError(f"the kernel answered {answer.sequence} where {sequence} was due")
+                raise errors.SilentKernelError(
+                    f"the kernel answered request {answer.sequence} when {sequence} was expected"
+                )

@@ -3,6 +3,7 @@
 NetlinkError
 ├── NamespaceError          a path or descriptor is not a network namespace, or can't be entered
 ├── SilentKernelError       no answer in time, or one that belongs to another request
+├── UnstableError           the kernel's state kept changing meanwhile
 └── RefusedError            the kernel refused; ``code`` is its errno
     ├── ExistsError         EEXIST
     ├── AbsentError         ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL
@@ -28,6 +29,10 @@ class NamespaceError(NetlinkError):
 
 class SilentKernelError(NetlinkError):
     """The kernel didn't answer in time, or answered another request."""
+
+
+class UnstableError(NetlinkError):
+    """The kernel's state kept changing while it was read or written; trying again may succeed."""
 
 
 class RefusedError(NetlinkError):

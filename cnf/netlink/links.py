@@ -79,10 +79,10 @@ def pack_mac(mac: str) -> bytes:
 
 
 def create_veth(near: VethEnd, far: VethEnd, *, namespace: int) -> Message:
-    """Create a veth pair: ``near`` in the socket's namespace, ``far`` in that of the descriptor ``namespace``.
+    """Return the message that creates a veth pair.
 
-    It is atomic: on EEXIST or EBUSY (an index is taken) nothing is left. The kernel uses the far end's index only if
-    the near end has one too.
+    ``near`` is in the socket's namespace, ``far`` in that of the descriptor ``namespace``. It is atomic: on EEXIST or
+    EBUSY (an index is taken) nothing is left. The kernel uses the far end's index only if the near end has one too.
     """
     peer = wire.attribute(
         _VETH_PEER, _INFO.pack(0, 0, far.index, 0, 0) + far.attributes() + wire.u32(_NET_NS_FD, namespace)
@@ -96,7 +96,10 @@ def create_veth(near: VethEnd, far: VethEnd, *, namespace: int) -> Message:
 
 
 def create(name: str, kind: str, *, mtu: int) -> Message:
-    """Make an interface of a kind that needs no further data; one of that name is fine as it is."""
+    """Return the message that makes an interface of a kind that needs no further data.
+
+    An interface of that name is fine as it is.
+    """
     body = (
         _INFO.pack(0, 0, 0, 0, 0)
         + wire.text(_IFNAME, name)
@@ -115,26 +118,29 @@ def _set(
 
 
 def set_up(index: int, *, alias: str | None = None) -> Message:
-    """Bring an interface up and, when ``alias`` is given, tag it."""
+    """Return the message that brings an interface up and, when ``alias`` is given, tags it."""
     payload = b"" if alias is None else wire.attribute(_IFALIAS, alias.encode())
     return _set(index, payload, f"bring up interface {index}", up=True)
 
 
 def set_mtu(index: int, mtu: int) -> Message:
-    """Change an interface's MTU."""
+    """Return the message that changes an interface's MTU."""
     return _set(index, wire.u32(_MTU, mtu), f"set MTU {mtu} of interface {index}")
 
 
 def set_inet(index: int, settings: Mapping[int, int]) -> Message:
-    """Set IPv4 per-device settings (``FORWARDING``, ...) without /proc/sys, which is read-only in a plain pod."""
+    """Return the message that sets IPv4 per-device settings (``FORWARDING``, ...).
+
+    It needs no /proc/sys, which is read-only in a plain pod.
+    """
     conf = wire.nested(_INET_CONF, *(wire.u32(number, value) for number, value in settings.items()))
     return _set(index, wire.nested(_AF_SPEC, wire.nested(_AF_INET, conf)), f"set IPv4 of interface {index}")
 
 
 def set_no_link_local(index: int) -> Message:
-    """Keep the kernel from giving an interface an IPv6 link-local address. Send it before the interface is up.
+    """Return the message that keeps the kernel from giving an interface an IPv6 link-local address.
 
-    A host without IPv6 answers EAFNOSUPPORT; there is no such address then.
+    Send it before the interface is up. A host without IPv6 answers EAFNOSUPPORT; there is no such address then.
     """
     conf = wire.nested(_AF_INET6, wire.u8(_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE))
     tolerate = frozenset({errno.EAFNOSUPPORT, errno.EINVAL})
@@ -142,19 +148,22 @@ def set_no_link_local(index: int) -> Message:
 
 
 def set_group(name: str, group: int) -> Message:
-    """Put an interface, if it exists, into a group for ``delete_group``."""
+    """Return the message that puts an interface, if it exists, into a group for ``delete_group``."""
     body = _INFO.pack(0, 0, 0, 0, 0) + wire.text(_IFNAME, name) + wire.u32(_GROUP, group)
     return Message(_SETLINK, Flag.ACK, body, f"put {name} into group {group}", frozenset({errno.ENODEV}))
 
 
 def delete(name: str) -> Message:
-    """Delete an interface if it exists; of a veth pair, both ends."""
+    """Return the message that deletes an interface if it exists; of a veth pair, both ends."""
     body = _INFO.pack(0, 0, 0, 0, 0) + wire.text(_IFNAME, name)
     return Message(_DELLINK, Flag.ACK, body, f"delete interface {name}", frozenset({errno.ENODEV}))
 
 
 def delete_group(group: int) -> Message:
-    """Delete all interfaces of a group at once: the kernel waits once for its readers, not for each interface."""
+    """Return the message that deletes all interfaces of a group at once.
+
+    The kernel waits once for its readers, not for each interface.
+    """
     body = _INFO.pack(0, 0, 0, 0, 0) + wire.u32(_GROUP, group)
     return Message(_DELLINK, Flag.ACK, body, f"delete interfaces of group {group}", frozenset({errno.ENODEV}))
 
@@ -183,7 +192,7 @@ def read_inet(kernel: connection.Connection, index: int) -> dict[int, int]:
 
 
 def list_all(*, kind: str = "") -> Message:
-    """Request all interfaces, or those of one ``kind`` if the kernel filters by it."""
+    """Return the question for all interfaces, or for those of one ``kind`` if the kernel filters by it."""
     body = _INFO.pack(0, 0, 0, 0, 0) + wire.u32(_EXT_MASK, _SKIP_STATISTICS)
     if kind:
         body += wire.nested(_LINKINFO, wire.attribute(_INFO_KIND, kind.encode()))
@@ -196,7 +205,7 @@ def read(kernel: connection.Connection, *, kind: str = "") -> list[Link]:
     The list is a hint: it may be torn while interfaces are created and deleted. Look up by ``find`` an interface that
     it lacks.
     """
-    all_links = (_parse(answer.body) for answer in kernel.ask(list_all(kind=kind), torn=True))
+    all_links = (_parse(answer.body) for answer in kernel.ask(list_all(kind=kind), allow_torn=True))
     return [link for link in all_links if not kind or link.kind == kind]
 
 
@@ -204,19 +213,19 @@ def changed_names(datagram: bytes) -> list[str]:
     """Return the interfaces that the RTM_NEWLINK and RTM_DELLINK notices of a datagram are about."""
     bodies = (notice.body for notice in wire.answers(datagram) if notice.type in (_NEWLINK, _DELLINK))
     attributes = (wire.attributes(body[_INFO.size :]) for body in bodies)
-    return [wire.parse_string(found[_IFNAME]) for found in attributes if _IFNAME in found]
+    return [wire.parse_string(notice[_IFNAME]) for notice in attributes if _IFNAME in notice]
 
 
 def _parse(body: bytes) -> Link:
     _, _, index, flags, _ = _INFO.unpack_from(body)
-    found = wire.attributes(body[_INFO.size :])
+    attributes = wire.attributes(body[_INFO.size :])
     return Link(
         index=index,
-        name=wire.parse_string(found.get(_IFNAME, b"")),
-        kind=wire.parse_string(wire.attributes(found.get(_LINKINFO, b"")).get(_INFO_KIND, b"")),
-        mac=found.get(_ADDRESS, b"").hex(":"),
-        mtu=wire.parse_u32(found.get(_MTU, bytes(4))),
+        name=wire.parse_string(attributes.get(_IFNAME, b"")),
+        kind=wire.parse_string(wire.attributes(attributes.get(_LINKINFO, b"")).get(_INFO_KIND, b"")),
+        mac=attributes.get(_ADDRESS, b"").hex(":"),
+        mtu=wire.parse_u32(attributes.get(_MTU, bytes(4))),
         up=bool(flags & _UP),
-        alias=wire.parse_string(found.get(_IFALIAS, b"")),
-        peer_index=wire.parse_u32(found.get(_LINK, bytes(4))),
+        alias=wire.parse_string(attributes.get(_IFALIAS, b"")),
+        peer_index=wire.parse_u32(attributes.get(_LINK, bytes(4))),
     )

@@ -42,7 +42,7 @@ def cookie_of(sock: socket.socket) -> int:
     try:
         return int(struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0])
     except OSError as err:
-        raise errors.NamespaceError(f"the kernel gives no namespace cookie (Linux 5.14 has it): {err}") from err
+        raise errors.NamespaceError(f"the kernel gives no namespace cookie (needs Linux 5.14): {err}") from err
 
 
 class NetworkNamespace:
@@ -118,7 +118,7 @@ class NetworkNamespace:
         return self.open_inside(connection.open_socket)
 
     def holds(self, address: Address) -> bool:
-        """Say whether the namespace has ``address``: only then can a socket bind to it.
+        """Return whether the namespace has ``address``: only then can a socket bind to it.
 
         Raises:
             NamespaceError: it can't be entered (CAP_SYS_ADMIN).

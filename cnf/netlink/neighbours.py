@@ -19,7 +19,7 @@ _PERMANENT = 0x80
 
 
 def put(index: int, address: Address, mac: str) -> Message:
-    """Set the permanent MAC of ``address`` on an interface."""
+    """Return the message that sets the permanent MAC of ``address`` on an interface."""
     body = (
         _INFO.pack(addresses.FAMILY[address.version], index, _PERMANENT, 0, 0)
         + wire.attribute(_DST, address.packed)

@@ -26,7 +26,7 @@ _ONLINK = 4
 PROTOCOL = 112
 """rtm_protocol of the CNI server's routes: any number that no routing daemon has (/etc/iproute2/rt_protos)."""
 WORST = 0xFFFFFFFF
-"""The metric that every other one wins against."""
+"""The highest metric: any other route is preferred."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,12 +66,12 @@ class Route:
         return body
 
     def put(self) -> Message:
-        """Add the route, or replace the one of the same destination and metric."""
+        """Return the message that adds the route, or replaces the one of the same destination and metric."""
         action = f"put {'route' if self.index else 'unreachable route'} {self.destination}"
         return Message(_NEWROUTE, wire.PUT, self._body(), action)
 
     def delete(self) -> Message:
-        """Delete the route if it exists."""
+        """Return the message that deletes the route of this metric, device and gateway, if it exists."""
         gone = frozenset({errno.ESRCH, errno.ENOENT})
         return Message(_DELROUTE, Flag.ACK, self._body(), f"delete route {self.destination}", gone)
 
@@ -89,8 +89,11 @@ class InstalledRoute:
     unreachable: bool
 
 
-def delete(destination: Network, *, protocol: int) -> Message:
-    """Delete the route that ``protocol`` marks, whatever it does with a packet; one that is gone is fine."""
+def delete_any(destination: Network, *, protocol: int) -> Message:
+    """Return the message that deletes the route of that destination which ``protocol`` marks, if it exists.
+
+    It matches whatever the route does with a packet: device, gateway and metric don't count.
+    """
     head = _INFO.pack(
         addresses.FAMILY[destination.version], destination.prefixlen, 0, 0, _MAIN, protocol, _NOWHERE, 0, 0
     )

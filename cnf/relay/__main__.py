@@ -32,7 +32,7 @@ def main() -> int:
         logs.configure(COMPONENT, settings.log_level)
         client = kube_client.Client.in_cluster(user_agent="fleetboard-cnf-hub")
     except (environment.SettingRefusedError, kube_errors.KubeError) as err:
-        log.error("%s", err)  # noqa: TRY400 - the sentence says all
+        log.error("%s", err)
         return 1
     registry = prometheus_client.CollectorRegistry()
     kube_metrics.register(registry)
@@ -50,7 +50,7 @@ def main() -> int:
         started.append(relay)
         return process.run(relay.threads(), grace_s=agent_settings.GRACE_S)
     except (kube_errors.KubeError, errors.TunnelError) as err:
-        log.error("%s", err)  # noqa: TRY400 - the sentence says all
+        log.error("%s", err)
         return 1
     finally:
         observed.close()

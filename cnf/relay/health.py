@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 
 SILENT_S = 1.0
+"""A member whose path carried nothing for this long is unreachable."""
 WINDOW_S = 10.0
 """Members that fell silent within it fell silent together."""
 
@@ -28,7 +29,10 @@ class Observation:
 
 
 def decide(observations: Mapping[str, Observation], *, now: float) -> tuple[dict[str, bool], bool]:
-    """Return for each member of which it is known whether it is reachable, and whether the relay itself is cut off.
+    """Return (reachability, cut_off).
+
+    The first is, by cluster, whether it is reachable, without clusters of which that is unknown. The second is whether
+    the relay itself is cut off.
 
     The relay is cut off when more than two and more than a fifth of the members fell silent within one window. The
     result then leaves those members out, however long they stay silent.

@@ -57,5 +57,7 @@ def wait(client: kube_client.Client, namespace: str) -> key.PrivateKey:
             return ensure(client, namespace)
         except (kube_errors.UnreachableError, kube_errors.ServerError, kube_errors.ThrottledError) as err:
             delay_s = pauses.after(err)
-            log.warning("cannot read the relay's key yet", extra={"error": str(err), "retry_s": round(delay_s, 1)})
+            log.warning(
+                "could not read the relay's key, retrying", extra={"error": str(err), "retry_s": round(delay_s, 1)}
+            )
             time.sleep(delay_s)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cnf.relay import health
 from cnf.tunnel import errors
 from cnf.tunnel.plan import mesh, parse, plan
-from cnf.tunnel.plan.wanted import Wanted
+from cnf.tunnel.plan.desired import DesiredTunnel
 from cnf.tunnel.session import epochs, probe, probe_port
 from cnf.tunnel.wireguard.tunnel import Tunnel
 from cnf.vip import firewall
@@ -30,8 +30,11 @@ log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "cnf-hub"
 RESYNC_S = 10.0
+"""When to plan again without an event; Peers and PeerReports raise one at each change."""
 HEALTH_S = 0.2
+"""How often the probes' states are read: a fifth of the second after which a member is unreachable."""
 HEALTH_RETRY_S = 2.0
+"""Longest pause between attempts to write the members' health: other members withdraw by it."""
 PAUSE_RATIO = 2.0
 """Every heartbeat of a member is an event. Planning at each, 250 members would take a core."""
 
@@ -56,10 +59,10 @@ class Relay:
         )
         self._peers = reflector.Reflector(client, resource.PEERS, namespace=self._namespace, notify=self._wake_tunnel)
         self._reports = reflector.Reflector(client, resource.PEER_REPORTS, notify=self._wake_tunnel)
-        self._leader_claims = epochs.LeaderClaims()
+        self._highest_epochs = epochs.HighestEpochs()
         self.prober = probe.Prober()
         self._lock = threading.Lock()
-        self._order = threading.Lock()  # a plan older than an announcement must not be wanted after it
+        self._order = threading.Lock()  # a plan older than an announcement must not be set after it
         self._key_owners: Mapping[str, str] = {}
         self._identity: mesh.RelayIdentity | None = None
         self._leaders: dict[str, mesh.MemberSession] = {}
@@ -93,22 +96,22 @@ class Relay:
 
     def _reconcile_tunnel(self, _key: str) -> float:
         with self._order:
-            wanted = self._plan()
-            if wanted is not None:
+            desired = self._plan()
+            if desired is not None:
                 self._ensure_firewall()
-                self._tunnel.want(wanted)
-        if wanted is not None:
+                self._tunnel.set_desired(desired)
+        if desired is not None:
             self._write_own_status()
         return RESYNC_S
 
     def _ensure_firewall(self) -> None:
-        """Forward between members only. It comes before ``want``: no peer sends before the firewall is in place."""
+        """Forward between members only. It comes before ``set_desired``: no peer sends before the firewall is there."""
         hub_peer = self._peer(names.HUB)
         if hub_peer is not None and self._identity is not None:
             vips = addresses.parse_networks(hub_peer.status.vip_cidrs, field="vipCIDRs")
             self._firewall_writer.set_base(firewall.RelayFirewall(fleet=self._identity.fleet, vips=vips))
 
-    def _plan(self) -> Wanted | None:
+    def _plan(self) -> DesiredTunnel | None:
         with self._lock:
             hub_peer = self._peer(names.HUB)
             if hub_peer is None or not (self._peers.synced.is_set() and self._reports.synced.is_set()):
@@ -122,24 +125,24 @@ class Relay:
             planned = plan.plan_relay(identity, members, key_owners=self._key_owners)
             self._key_owners, self._identity = planned.key_owners, identity
             self._report_refusals((*refused, *planned.refusals))
-            self._watch_members(members, planned.wanted)
-            return planned.wanted
+            self._watch_members(members, planned.desired)
+            return planned.desired
 
     def _with_latest_leader(self, member: mesh.RelayMember) -> mesh.RelayMember:
         if member.leader is not None:
-            self._leader_claims.observe(member.cluster, epochs.LeaderClaim(member.epoch, member.leader.public_key))
-        claim = self._leader_claims.claim(member.cluster)
-        if claim is None:
+            self._highest_epochs.observe(member.cluster, epochs.LeaderEpoch(member.epoch, member.leader.public_key))
+        leader_epoch = self._highest_epochs.highest(member.cluster)
+        if leader_epoch is None:
             return member
-        return parse.with_leader(member, epoch=claim.epoch, public_key=claim.public_key)
+        return parse.with_leader(member, epoch=leader_epoch.epoch, public_key=leader_epoch.public_key)
 
-    def _watch_members(self, members: list[mesh.RelayMember], wanted: Wanted) -> None:
+    def _watch_members(self, members: list[mesh.RelayMember], desired: DesiredTunnel) -> None:
         """Accept announcements of the sessions that the plan admitted, and probe their leaders.
 
-        Never of all sessions: a report may name any address and any key.
+        Other sessions don't count: a report may name any address and any key.
         """
-        admitted = plan.admitted_sessions(members, wanted)
-        self._leader_claims.allow(
+        admitted = plan.admitted_sessions(members, desired)
+        self._highest_epochs.allow(
             {
                 cluster: {address: session.public_key for session in sessions for address in session.addresses}
                 for cluster, sessions in admitted.items()
@@ -152,23 +155,23 @@ class Relay:
         self._leaders = {cluster: leader for cluster, leader in leaders if leader is not None}
         self.prober.set_targets(session.addresses[0] for session in self._leaders.values() if session.addresses)
 
-    def _on_claim(self, cluster: str, claim: epochs.LeaderClaim) -> None:
+    def _on_new_leader(self, cluster: str, leader_epoch: epochs.LeaderEpoch) -> None:
         """Move a cluster to its new leader before the ack goes out."""
-        log.info("new leader announced", extra={"cluster": cluster, "epoch": claim.epoch})
+        log.info("a new leader announced itself", extra={"cluster": cluster, "epoch": leader_epoch.epoch})
         try:
             with self._order:
-                wanted = self._plan()
-                if wanted is not None:
-                    self._tunnel.sync(wanted)
+                desired = self._plan()
+                if desired is not None:
+                    self._tunnel.sync(desired)
         except (errors.TunnelError, addresses.AddressRefusedError) as err:
-            log.warning("cannot serve the announced leader yet", extra={"cluster": cluster, "error": str(err)})
+            log.warning("could not serve the announced leader, retrying", extra={"cluster": cluster, "error": str(err)})
         self._tunnel_controller.enqueue(controller.SINGLE)
 
     def _serve_probes(self, stop: threading.Event) -> None:
         while self._identity is None:
             if stop.wait(0.1):
                 return
-        responder = probe_port.Responder(self._leader_claims, on_claim=self._on_claim)
+        responder = probe_port.Responder(self._highest_epochs, on_new_leader=self._on_new_leader)
         probe_port.ProbeSocket(self._identity.addresses[0], prober=self.prober, responder=responder).run(stop)
 
     def _write_own_status(self) -> None:
@@ -195,7 +198,10 @@ class Relay:
         for cluster, reachable in reachability.items():
             peer = self._peer(cluster)
             if peer is not None and (peer.status.health is None or peer.status.health.reachable is not reachable):
-                log.warning("member is reachable" if reachable else "member is unreachable", extra={"cluster": cluster})
+                if reachable:
+                    log.info("a member is reachable", extra={"cluster": cluster})
+                else:
+                    log.warning("a member is unreachable", extra={"cluster": cluster})
                 self._write_status(cluster, {"health": {"reachable": reachable, "since": times.now()}})
         return HEALTH_S
 

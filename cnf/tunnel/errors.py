@@ -1,12 +1,12 @@
 """Errors of the tunnel.
 
 TunnelError
- +- KeyRefusedError        a private or public key is malformed
- +- EndpointRefusedError   an endpoint isn't ``host:port``
- +- MtuRefusedError        an MTU is out of range
- +- DeviceError            the kernel refused to make or change the link, an address or a route
- |   +- DeviceAbsentError  the link did not appear in time: the wireguard container isn't running
- +- BackendError           WireGuard refused a change, or went away
+├── KeyRefusedError          a private or public key is malformed
+├── EndpointRefusedError     an endpoint isn't ``host:port``
+├── MtuRefusedError          an MTU is out of range
+├── DeviceError              the link, an address or a route can't be made or changed
+│   └── DeviceAbsentError    the link did not appear in time: the wireguard container isn't running
+└── BackendError             WireGuard refused a change, or went away
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class MtuRefusedError(TunnelError, ValueError):
 
 
 class DeviceError(TunnelError):
-    """The kernel refused an operation on the link, its addresses or its routes."""
+    """The link, its addresses or its routes can't be made or changed: the kernel refused, or gave no answer."""
 
 
 class DeviceAbsentError(DeviceError):
-    """The link or its control socket did not appear in time."""
+    """The link or its control socket did not appear, or the wait ended early."""
 
 
 class BackendError(TunnelError):

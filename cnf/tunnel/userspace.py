@@ -35,7 +35,7 @@ _HANDOVER_S = 5.0
 
 
 def kernel_has_wireguard() -> bool:
-    """Tell whether the kernel makes WireGuard links: make one and delete it.
+    """Return whether the kernel makes WireGuard links: make one and delete it.
 
     Raises:
         DeviceError: the kernel refused for another reason, as without NET_ADMIN.
@@ -60,7 +60,7 @@ def ensure_tun(path: Path = TUN) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except OSError as err:
         raise errors.DeviceError(
-            f"cannot make or open {path}: {err}; expected capabilities MKNOD and NET_ADMIN and a kernel with TUN"
+            f"can't make or open {path}: {err}; expected capabilities MKNOD and NET_ADMIN and a kernel with TUN"
         ) from err
 
 
@@ -83,7 +83,7 @@ def clear(name: str, *, handover_s: float = _HANDOVER_S) -> None:
 
 
 def has_offload(program: Path) -> bool:
-    """Tell whether this wireguard-go has UDP segmentation offload."""
+    """Return whether this wireguard-go has UDP segmentation offload."""
     return OFFLOAD in program.read_bytes()
 
 
@@ -111,18 +111,18 @@ def run(name: str) -> None:
     try:
         os.execve(program, [PROGRAM, "-f", name], environment)  # noqa: S606 - it takes this process' place
     except OSError as err:
-        raise errors.DeviceError(f"cannot run {program}: {errno.errorcode.get(err.errno or 0, err)}") from err
+        raise errors.DeviceError(f"can't run {program}: {errno.errorcode.get(err.errno or 0, err)}") from err
 
 
 def main() -> int:
-    """Run; return 1, with one sentence in the log, if this container cannot work."""
+    """Run; return 1, with one sentence in the log, if this container can't work."""
     logs.configure("wireguard", os.environ.get("LOG_LEVEL", "info"))
     # Blocked before anything else: a container's first process ignores a signal without a handler. sigwait takes it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         run(sys.argv[1] if len(sys.argv) > 1 else names.TUNNEL_INTERFACE)
     except errors.TunnelError as err:
-        log.error(str(err))  # noqa: TRY400 - one sentence, no traceback
+        log.error("%s", err)
         return 1
     return 0
 

@@ -1,10 +1,10 @@
 """Errors of clusterset virtual addresses and the firewall.
 
-    VipError
-    |-- RulesetRefusedError   nft or the kernel refused a ruleset; nothing of it is in force
-    |-- NftUnavailableError   nft or the kernel's nftables gave no answer in time
-    |-- ConntrackError        the kernel didn't list, delete or accept tracked connections
-    `-- HandoverError         a file for the next cnf can't be written
+VipError
+├── RulesetRefusedError     nft or the kernel refused a ruleset; nothing of it is in force
+├── NftUnavailableError     nft or the kernel's nftables gave no answer in time
+├── ConntrackError          the kernel didn't list, delete or accept tracked connections
+└── HandoverError           a file for the next cnf can't be written
 
 VipError catches everything that this package raises on purpose.
 """

@@ -1,7 +1,7 @@
 """Fills a table's maps and sets with services' elements, without the services that the kernel refuses.
 
 All elements are one transaction. Only when the kernel refuses it are they framed again, with no two services in one
-message: the numbers of the refused messages then tell the services. Invariant: nothing is in force, or all of
+message: the numbers of the refused messages then identify the services. Invariant: nothing is in force, or all of
 ``TableFill.shares`` is.
 """
 
@@ -58,7 +58,7 @@ class TableFill:
         self._table, self._last = table, [(None, message) for message in last]
         self._first: list[_Framed] = []
         if over is None and flush:
-            self._first = [(None, message) for message in elements.flushes(versions, table=table)]
+            self._first = [(None, message) for message in elements.frame_flush(versions, table=table)]
         framed = list(self._frame(self._changes(changed)))
         self.empty = not framed
         self.batch = transaction.encode(_messages(framed)) if framed else transaction.Batch(b"")
@@ -100,9 +100,9 @@ class TableFill:
     def _frame(self, changes: elements.ElementChanges, *, apart: bool = False) -> Iterator[_Framed]:
         yield from self._first
         if apart:
-            yield from elements.parts(changes, table=self._table)
+            yield from elements.frame_by_subject(changes, table=self._table)
         else:
-            yield from ((None, message) for message in elements.messages(changes, table=self._table))
+            yield from ((None, message) for message in elements.frame(changes, table=self._table))
         yield from self._last
 
 

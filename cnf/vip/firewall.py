@@ -55,7 +55,6 @@ class NodeFirewall:
         own: Blocks of this cluster.
         node_addresses: The node's fleet addresses, the source of hairpin connections.
         other_nodes: Fleet addresses of the cluster's other nodes.
-        expose_all: Whether other clusters may reach every port of the pods, and not only the exported ones.
     """
 
     fleet: tuple[Network, ...]
@@ -63,7 +62,6 @@ class NodeFirewall:
     own: tuple[Network, ...]
     node_addresses: tuple[Address, ...]
     other_nodes: tuple[Address, ...] = ()
-    expose_all: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,9 +198,6 @@ def _transit(firewall: NodeFirewall) -> Iterator[str]:
 
 def _arrival(firewall: NodeFirewall) -> Iterator[str]:
     """Render the rules for what comes out of the tunnel for a pod of this node."""
-    if firewall.expose_all:
-        yield "accept"
-        return
     for version in versions(firewall):
         ip = _FAMILY[version]
         yield f"{ip} saddr @own{version} accept"

@@ -45,16 +45,16 @@ def _without(name: str, *, flags: str = "") -> str:
 
 
 def _without_waking(name: str) -> str:
-    """Delete a table that may sleep, half filled, beside the one that serves.
+    """Delete a table that may be dormant, half filled, beside the one that serves.
 
-    nft declares a table with all its flags: without ``dormant`` the kernel would hook a sleeping table's chains at
+    nft declares a table with all its flags: without ``dormant`` the kernel would hook a dormant table's chains at
     once, not at the end of the transaction, and they would judge packets by empty sets.
     """
     return _without(name, flags=" { flags dormant; }")
 
 
-# It may wake a table that sleeps: no packet gets that far, as the chain that drops comes first, here and on the hook.
-BARE = CLOSED + _without(vip_firewall.NAME) + _without(SPARE_TABLE)
+# It may wake a dormant table: no packet gets that far, as the chain that drops comes first, here and on the hook.
+CLOSED_ONLY = CLOSED + _without(vip_firewall.NAME) + _without(SPARE_TABLE)
 """Forwards nothing, and deletes the tables whose maps may be empty."""
 _LOCATION = re.compile(r"^\S*?:(\d+):\d+(?:-\d+)?: (?:Error: )?(.*)$", re.MULTILINE)
 _FAMILY = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
@@ -68,11 +68,11 @@ def render_base(firewall: Firewall) -> str:
 
     Delete ``CLOSED_TABLE`` once the elements are in the maps.
     """
-    return f"{BARE}table {_TABLE} {{\n{_render_all(firewall)}}}\n"
+    return f"{CLOSED_ONLY}table {_TABLE} {{\n{_render_all(firewall)}}}\n"
 
 
-def render_asleep(firewall: Firewall, name: str) -> str:
-    """Render the whole table under ``name``, in place of any former one; no packet meets it until it is awakened."""
+def render_dormant(firewall: Firewall, name: str) -> str:
+    """Render the whole table under ``name``, in place of any former one; no packet meets it until it is woken."""
     return f"{_without_waking(name)}table inet {name} {{\n  flags dormant;\n{_render_all(firewall)}}}\n"
 
 
@@ -139,7 +139,7 @@ def serving() -> str | None:
     if transaction.chain_exists(CLOSED_TABLE, CLOSED_CHAIN):
         return None
     tables = (SPARE_TABLE, vip_firewall.NAME)
-    return next((name for name in tables if transaction.table_awake(name)), None)
+    return next((name for name in tables if transaction.table_active(name)), None)
 
 
 def describe_refusal(stderr: str, text: str) -> str:

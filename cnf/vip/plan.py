@@ -30,7 +30,7 @@ class ClustersetView:
         blocks: Networks of each cluster's pods, as the hub allocated them.
         reach: Which clusters are reachable from here.
         malformed: Clusters whose blocks can't be read; none of their endpoints is believed.
-        local: Blocks of this node.
+        node_blocks: Blocks of this node.
         zone: Zone of this node, empty without one.
     """
 
@@ -38,19 +38,19 @@ class ClustersetView:
     blocks: Mapping[str, tuple[Network, ...]]
     reach: Reach = dataclasses.field(default_factory=Reach)
     malformed: frozenset[str] = frozenset()
-    local: tuple[Network, ...] = ()
+    node_blocks: tuple[Network, ...] = ()
     zone: str = ""
 
 
 def view_clusterset(
-    peers: Iterable[Peer], *, cluster: str, local: Sequence[Network] = (), zone: str = "", isolated: bool = False
+    peers: Iterable[Peer], *, cluster: str, node_blocks: Sequence[Network] = (), zone: str = "", isolated: bool = False
 ) -> ClustersetView:
     """Sum up the peers as this node sees them.
 
     Args:
         peers: The clusterset's peers, this cluster and the hub among them.
         cluster: Name of this cluster.
-        local: Blocks of this node.
+        node_blocks: Blocks of this node.
         zone: Zone of this node.
         isolated: Whether this node's own probe of the relay gets no answer.
     """
@@ -61,7 +61,7 @@ def view_clusterset(
         blocks={name: networks for name, networks in blocks.items() if networks is not None},
         malformed=frozenset(name for name, networks in blocks.items() if networks is None),
         reach=model_reach.read(peers, own=[cluster], isolated=isolated),
-        local=tuple(local),
+        node_blocks=tuple(node_blocks),
         zone=zone,
     )
 
@@ -98,15 +98,15 @@ def plan_service(service: FleetService | None, slices: Iterable[EndpointSlice], 
                 for candidate in believed
             )
     backends = {} if service is None else _plan_backends(service, candidates, view)
-    local_endpoints = {candidate.target.address for candidate in candidates if candidate.on_node}
+    on_node_addresses = {candidate.target.address for candidate in candidates if candidate.on_node}
     return VipTable(
         backends=backends,
         exported=frozenset(exported),
         hairpin=frozenset(
             target.address
             for backend in backends.values()
-            for target in (backend.targets if local_endpoints else ())
-            if target.address in local_endpoints
+            for target in (backend.targets if on_node_addresses else ())
+            if target.address in on_node_addresses
         ),
         dropped=dict(dropped),
     )
@@ -132,7 +132,7 @@ def _believe(
         if port.port and trust.is_port(port.port) and port.protocol in table.PROTOCOLS
     ]
     for endpoint in endpoint_slice.endpoints or ():
-        # An endpoint's addresses are interchangeable (discovery/v1): the first stands for all.
+        # An endpoint's addresses are interchangeable (discovery/v1): the first is used for all.
         address = trust.parse_endpoint(endpoint.addresses[0], blocks) if endpoint.addresses else None
         if address is None:
             dropped[cluster] += 1
@@ -147,7 +147,7 @@ def _believe(
                 target=BackendAddress(address, port),
                 ready=endpoint.ready,
                 serving=serving,
-                on_node=own and trust.is_inside(address, view.local),
+                on_node=own and trust.is_inside(address, view.node_blocks),
                 # Zones of two clusters may have the same name and be far from each other.
                 in_zone=own and bool(view.zone) and endpoint.zone == view.zone,
                 in_cluster=own,

@@ -42,7 +42,7 @@ class _Refused:
 
 
 class Refusals:
-    """The currently refused services; changed by one thread at a time."""
+    """The currently refused services. Not thread-safe, except to read."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Planner:
-    """Plans shares from the last version of each object; of one thread."""
+    """Plans shares from the last version of each object. Not thread-safe."""
 
     def __init__(self) -> None:
         self._services = _ServiceMembers(plan.service_key)

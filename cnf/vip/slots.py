@@ -26,7 +26,7 @@ _CONTENDERS_A_SLOT = 8
 
 
 def size_class(targets: int) -> int:
-    """Return the number of slots for so many targets: one, or at least three for each as far as the classes go.
+    """Return the number of slots for ``targets`` targets: one, or at least three for each as far as the classes go.
 
     With three, no target of up to five gets more than a quarter above its even share (16 slots: 6, 5, 5; 4, 4, 4, 4;
     4, 3, 3, 3, 3). Memory and loading time decide against more: most services have one to five endpoints, and

@@ -1,6 +1,7 @@
 """What the kernel must hold: every virtual address and port of the clusterset with the endpoints behind it.
 
-A VipTable is a value without reference to API objects, so two tables tell exactly which elements have to change.
+A VipTable is a value without reference to API objects, so comparing two tables shows exactly which elements
+have to change.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ TABLE_NAME = 1
 """First attribute of every message about a table."""
 TABLE_FLAGS = 2
 DORMANT = 1
-"""Flag of a table that sleeps: no packet meets its chains."""
+"""Flag of a dormant table: no packet meets its chains."""
 
 _CHAIN_NAME = 3
 _NETLINK_NETFILTER = 12
@@ -92,8 +92,8 @@ def connect() -> connection.Connection:
     return connection.Connection(_open_socket())
 
 
-def table_awake(name: str = firewall.NAME) -> bool | None:
-    """Tell whether packets meet that table in the calling thread's network namespace; None when it doesn't exist.
+def table_active(name: str = firewall.NAME) -> bool | None:
+    """Return whether packets meet that table in the calling thread's network namespace; None when it doesn't exist.
 
     Raises:
         NftUnavailableError: the kernel gave no answer.
@@ -105,7 +105,7 @@ def table_awake(name: str = firewall.NAME) -> bool | None:
 
 
 def chain_exists(table: str, chain: str) -> bool:
-    """Tell whether the calling thread's network namespace has that chain.
+    """Return whether the calling thread's network namespace has that chain.
 
     Raises:
         NftUnavailableError: the kernel gave no answer.

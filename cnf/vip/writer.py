@@ -4,8 +4,8 @@ Theory of operation. What is wanted is a firewall (rules) and shares (elements o
 
 1. *Change.* The kernel's content is known: only the differences are written, rules by nft, elements by netlink.
 2. *Refill.* The content isn't known, but there is a table of our layout: its rules are replaced, all elements written.
-3. *Exchange.* Another version's table serves, or a spare one: a new table is filled asleep beside it, then awakened in
-   the transaction that deletes the other. A table can't be renamed, so a spare one may serve in between.
+3. *Exchange.* Another version's table serves, or a spare one: a new table is filled, dormant, beside it. The
+   transaction that wakes it deletes the other. A table can't be renamed, so a spare one may serve in between.
 
 Where no table forwards yet, ``CLOSED_TABLE`` drops everything until the maps are full. Nothing is removed on stop.
 Tracked connections are in no table: they outlive both a replacement and this process.
@@ -52,13 +52,13 @@ class _TableState:
     shares: Shares
 
 
-_OPENING = elements.deletion(nftables.CLOSED_TABLE)
+_OPENING = elements.frame_table_deletion(nftables.CLOSED_TABLE)
 
 
 class FirewallWriter:
     """Firewall and virtual addresses of one network namespace: that of the threads that call it.
 
-    Any thread of that namespace may call; one call at a time goes to the kernel.
+    Thread-safe within that namespace: one call at a time goes to the kernel.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class FirewallWriter:
         # The shares in force, or those that came before the first firewall; refused shares never get here.
         self._shares: Shares | None = None
         self._held: _TableState | None = None
-        # Once a spare table was awakened: what was wanted of it, and what it holds.
+        # Once a spare table was woken: what was wanted of it, and what it holds.
         self._spare: tuple[_TableState, ...] = ()
         self._freed = False
         self.refused = refusals.Refusals()
@@ -173,7 +173,7 @@ class FirewallWriter:
                 self.version += 1
         except errors.VipError as err:
             # Somebody else changed the table, or a write was cut short.
-            log.warning("the kernel refused the changes, replacing the whole table", extra={"reason": str(err)})
+            log.warning("the kernel refused the changes, replacing the whole table", extra={"error": str(err)})
             return self._replace(wanted)
         self._held = _TableState(wanted.firewall, fill.shares)
         return refused
@@ -191,9 +191,7 @@ class FirewallWriter:
             except errors.RulesetRefusedError as err:
                 if wanted in self._spare:
                     raise  # the spare table serves all that is wanted, and the next call goes on from there
-                log.warning(
-                    "could not create a second table, replacing the one that serves", extra={"reason": str(err)}
-                )
+                log.warning("could not create a second table, replacing the one that serves", extra={"error": str(err)})
         if rebuild:
             self._apply(nftables.render_base(wanted.firewall))
         try:
@@ -205,7 +203,7 @@ class FirewallWriter:
         return refused
 
     def _replace_rules(self, firewall: Firewall) -> bool:
-        """Replace the rules; tell whether there was a table of our layout to take them."""
+        """Replace the rules; return whether there was a table of our layout to take them."""
         try:
             self._apply(nftables.render_rules(firewall))
         except errors.RulesetRefusedError:
@@ -227,7 +225,7 @@ class FirewallWriter:
         if serving == vip_firewall.NAME:
             steps.insert(0, (nftables.SPARE_TABLE, vip_firewall.NAME))
         for name, other in steps:
-            self._apply(nftables.render_asleep(wanted.firewall, name))
+            self._apply(nftables.render_dormant(wanted.firewall, name))
             fill = TableFill(
                 wanted.shares,
                 versions=_versions(wanted.firewall),
@@ -237,8 +235,8 @@ class FirewallWriter:
             )
             refused = {**refused, **fill.write(self._write_elements)}
             wanted = _TableState(wanted.firewall, fill.shares)
-            # In a transaction of its own: a chain is met as soon as it wakes, elements only after the transaction.
-            self._write_elements(transaction.encode([elements.waking(name), elements.deletion(other)]))
+            # In a transaction of its own: a chain is met as soon as it is woken, elements only after the transaction.
+            self._write_elements(transaction.encode([elements.frame_wake(name), elements.frame_table_deletion(other)]))
             if name == nftables.SPARE_TABLE:
                 self._spare = (whole, wanted)
                 if self._shares is not None:
@@ -258,7 +256,7 @@ class FirewallWriter:
             try:
                 self._write_elements(batch)
             except errors.VipError as err:
-                log.warning("forwarding is still blocked", extra={"reason": str(err)})
+                log.warning("could not reopen forwarding", extra={"error": str(err)})
             else:
                 return
 

@@ -10,7 +10,7 @@ import time
 import bench_vip_api
 
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import AgentWork, Wakes
+from cnf.agent.wakes import AgentWork, WorkQueues
 from cnf.controllers.services import PendingChanges, ServiceController
 from cnf.vip import writer
 from fleetboard.kube import client, controller
@@ -23,8 +23,8 @@ def main(server: str) -> None:
     stop = threading.Event()
     api = client.Client.from_token(server, ca_pem=b"", token=lambda: "any", user_agent="bench")
     pending = PendingChanges()
-    wakes = Wakes(pending.marks)
-    caches = Caches(api, names.NAMESPACE, node=bench_vip_api.NODE, on_change=wakes.wake)
+    work_queues = WorkQueues(pending.recorders)
+    caches = Caches(api, names.NAMESPACE, node=bench_vip_api.NODE, on_change=work_queues.wake)
     services = ServiceController(
         node=bench_vip_api.NODE,
         cluster=bench_vip_api.CLUSTER,
@@ -42,7 +42,7 @@ def main(server: str) -> None:
         return again_s
 
     worker = controller.Controller(
-        "services", reconcile, wait_for=caches.services_synced, rest=2.0, queue=wakes.queue(AgentWork.SERVICES)
+        "services", reconcile, wait_for=caches.services_synced, rest=2.0, queue=work_queues.queue(AgentWork.SERVICES)
     )
     runs = [*caches.threads().values(), worker.run]
     threads = [threading.Thread(target=run, args=(stop,), daemon=True) for run in runs]

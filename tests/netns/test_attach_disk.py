@@ -64,7 +64,11 @@ class Node:
         self.handle = NetworkNamespace.open(self.node_netns.path)
         self.cni = CniService(
             CniSettings(
-                state_dir=self.disk.path / "state", netns_dir=self.nets.folder, node="n", patience_s=0, boot_id=boot
+                state_dir=self.disk.path / "state",
+                netns_dir=self.nets.folder,
+                node="n",
+                address_timeout_s=0,
+                boot_id=boot,
             ),
             node_netns=self.handle,
             hooks=CniHooks(on_change=lambda: None),
@@ -205,7 +209,7 @@ def test_a_copied_state_folder_allocates_no_address_of_its_first_node(node: Node
                 state_dir=copy / "state",
                 netns_dir=tmp_path / "nothing",
                 node="another",
-                patience_s=0,
+                address_timeout_s=0,
                 boot_id="boot 1",
             ),
             node_netns=handle,

@@ -62,11 +62,11 @@ class Node:
             on_change=self._changed,
         )
         self.cni = CniService(
-            CniSettings(state_dir=folder / "state", netns_dir=nets.folder, node=NODE, patience_s=60),
+            CniSettings(state_dir=folder / "state", netns_dir=nets.folder, node=NODE, address_timeout_s=60),
             node_netns=self.handle,
             hooks=CniHooks(
                 on_change=lambda: self.publish.enqueue(ALL),
-                outlook=lambda: block_controller.outlook(self.known, node=NODE, cluster="c1"),
+                why_no_block=lambda: block_controller.why_no_block(self.known, node=NODE, cluster="c1"),
             ),
             clock=self.clock,
         )
@@ -103,7 +103,7 @@ class Node:
     def _changed(self, source: AgentSource, _key: str) -> None:
         if source is AgentSource.CLAIM:
             self.grant.enqueue(ALL)
-        elif source in (AgentSource.MESH, AgentSource.COUNTS):
+        elif source in (AgentSource.MESH, AgentSource.STATUS_ONLY):
             self._mesh_changed()
 
     def _mesh_changed(self) -> None:
@@ -204,9 +204,9 @@ def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
 
     # The cluster's block is exhausted: five more fit, and the others learn why while the hub can still help.
     held += [address(add(container)) for container in late[:5]]
-    node.cni.calls.patience_s = 8
+    node.cni._calls.address_timeout_s = 8
     refused = add(late[5])
-    node.cni.calls.patience_s = 60
+    node.cni._calls.address_timeout_s = 60
     assert refused.code == 1
     answer = json.loads(refused.stdout)
     assert answer["code"] == 11

@@ -158,7 +158,7 @@ class Node:
                     state_dir=self.folder / "state",
                     netns_dir=self.nets.folder,
                     node="n",
-                    patience_s=0,
+                    address_timeout_s=0,
                     idle_s=120,
                     boot_id=f"boot {self.boot}",
                 ),

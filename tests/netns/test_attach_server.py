@@ -143,7 +143,7 @@ def test_no_delete_waits_behind_adds_that_wait_for_a_block(
     node.cni.set_network(dataclasses.replace(NETWORK, blocks=(tiny,)))
     first = node.nets.make()
     assert node.call("ADD", "first", first)[0] == 0
-    node.cni.calls.patience_s = 25
+    node.cni._calls.address_timeout_s = 25
     late = [node.nets.make() for _ in range(30)]
     with concurrent.futures.ThreadPoolExecutor(30) as callers:
         waiting = [callers.submit(node.call, "ADD", f"late{number}", pod) for number, pod in enumerate(late)]

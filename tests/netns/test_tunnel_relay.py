@@ -17,6 +17,7 @@ from entering import enter, inside
 
 from cnf.tunnel import errors, userspace
 from cnf.tunnel.plan import mesh, plan
+from cnf.tunnel.plan.desired import DesiredTunnel, PeerEndpoint
 from cnf.tunnel.plan.mesh import (
     Leadership,
     MemberSession,
@@ -26,7 +27,6 @@ from cnf.tunnel.plan.mesh import (
     RelayMember,
     RelayPeer,
 )
-from cnf.tunnel.plan.wanted import PeerEndpoint, Wanted
 from cnf.tunnel.session import epochs, probe, probe_port
 from cnf.tunnel.wireguard import key, uapi
 from cnf.tunnel.wireguard.tunnel import Tunnel, TunnelPeerStatus
@@ -138,12 +138,12 @@ class World:
             uapi.socket_path(box.link).unlink(missing_ok=True)
         subprocess.run(["ip", "netns", "del", UNDERLAY], check=False, stderr=subprocess.DEVNULL)
 
-    def wanted(self, name: str) -> Wanted:
-        return self._wanted_relay() if name == RELAY else self._wanted_node(name)
+    def desired(self, name: str) -> DesiredTunnel:
+        return self._desired_relay() if name == RELAY else self._desired_node(name)
 
     def sync(self, name: str) -> None:
-        wanted = self.wanted(name)
-        inside(BOXES[name].namespace, lambda: self.tunnels[name].sync(wanted))
+        desired = self.desired(name)
+        inside(BOXES[name].namespace, lambda: self.tunnels[name].sync(desired))
 
     def status(self, name: str) -> list[TunnelPeerStatus]:
         return inside(BOXES[name].namespace, self.tunnels[name].status)
@@ -152,13 +152,13 @@ class World:
         for name in BOXES:
             self.sync(name)
 
-    def _wanted_relay(self) -> Wanted:
+    def _desired_relay(self) -> DesiredTunnel:
         identity = RelayIdentity(self.keys[RELAY].public, (ip_address(BOXES[RELAY].address),), (FLEET,), self.mtu)
         members = [
             RelayMember(cluster, (BLOCKS[cluster],), tuple(self._sessions(cluster)), self.epoch[cluster])
             for cluster in BLOCKS
         ]
-        return plan.plan_relay(identity, members).wanted
+        return plan.plan_relay(identity, members).desired
 
     def _sessions(self, cluster: str) -> Iterator[MemberSession]:
         for name, box in BOXES.items():
@@ -166,7 +166,7 @@ class World:
                 leads = self.leaders[cluster] == name
                 yield MemberSession(self.keys[name].public, (ip_address(box.address),), leads, name)
 
-    def _wanted_node(self, name: str) -> Wanted:
+    def _desired_node(self, name: str) -> DesiredTunnel:
         own = BOXES[name]
         cluster = own.cluster
         boxes = {other: box for other, box in BOXES.items() if box.cluster == cluster}
@@ -184,7 +184,7 @@ class World:
         leader = self.leaders[cluster]
         leadership = Leadership(leader, plan.choose_standbys(leader, boxes), self.epoch[cluster])
         identity = NodeIdentity(name, self.keys[name].public, (ip_network(own.block),), (BLOCKS[cluster],))
-        return plan.plan_node(identity, nodes, relay, leadership).wanted
+        return plan.plan_node(identity, nodes, relay, leadership).desired
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ def test_a_link_that_went_away_gets_everything_back(world: World) -> None:
     runner = threading.Thread(target=keep)
     with client("c1b", "c2a") as pods:
         wait_for(pods.once, "first answer")
-        tunnel.want(world.wanted("c1b"))
+        tunnel.set_desired(world.desired("c1b"))
         runner.start()
         try:
             world.kill_wireguard("c1b")
@@ -350,7 +350,7 @@ def test_without_wireguard_go_the_sync_says_which_container_is_missing(world: Wo
     world.kill_wireguard("c2a")
     lonely = Tunnel(BOXES["c2a"].link, private_key=world.keys["c2a"], wait_s=0.2)
     with absent_unless_kernel(world, match="container 'wireguard'"):
-        inside(BOXES["c2a"].namespace, lambda: lonely.sync(world.wanted("c2a")))
+        inside(BOXES["c2a"].namespace, lambda: lonely.sync(world.desired("c2a")))
 
 
 def absent_unless_kernel(world: World, *, match: str | None = None) -> contextlib.AbstractContextManager[object]:
@@ -363,7 +363,7 @@ def test_a_foreign_link_with_the_tunnels_name_makes_way(world: World) -> None:
     sh(f"ip -n {box.namespace} link add {box.link} type bridge")
     lonely = Tunnel(box.link, private_key=world.keys["c2a"], wait_s=0.2)
     with absent_unless_kernel(world):
-        inside(box.namespace, lambda: lonely.sync(world.wanted("c2a")))
+        inside(box.namespace, lambda: lonely.sync(world.desired("c2a")))
     world.start_wireguard("c2a")
     world.sync("c2a")
     with client("c1b", "c2a") as pods:
@@ -384,19 +384,19 @@ def test_the_link_forwards_and_checks_sources_loosely(world: World) -> None:
 
 def test_dropping_a_prefix_loses_none_of_the_others(world: World) -> None:
     extra = ip_network("10.113.99.0/26")
-    wanted = world.wanted("c1b")
-    leader = wanted.peer(world.keys["c1a"].public)
+    desired = world.desired("c1b")
+    leader = desired.peer(world.keys["c1a"].public)
     assert leader is not None
     wider = dataclasses.replace(leader, allowed=leader.allowed | {extra})
-    others = tuple(peer for peer in wanted.peers if peer != leader)
+    others = tuple(peer for peer in desired.peers if peer != leader)
     with client("c1b", "c2a") as pods:
         wait_for(pods.once, "first answer")
-        inside("tun-c1b", lambda: world.tunnels["c1b"].sync(dataclasses.replace(wanted, peers=(*others, wider))))
+        inside("tun-c1b", lambda: world.tunnels["c1b"].sync(dataclasses.replace(desired, peers=(*others, wider))))
         assert extra in allowed(world, "c1b", "c1a")
         world.sync("c1b")
         assert pods.lost_of(20) == 0
     assert allowed(world, "c1b", "c1a") == leader.allowed
-    assert len(world.status("c1b")) == len(wanted.peers)
+    assert len(world.status("c1b")) == len(desired.peers)
 
 
 def allowed(world: World, at: str, peer: str) -> frozenset[object]:
@@ -498,39 +498,39 @@ def alive(prober: probe.Prober, address: object) -> bool | None:
 
 
 def test_an_announcement_in_the_tunnel_moves_the_traffic_and_a_lower_epoch_is_refused(world: World) -> None:
-    leader_claims = epochs.LeaderClaims()
-    leader_claims.allow(
+    highest_epochs = epochs.HighestEpochs()
+    highest_epochs.allow(
         {"c1": {ip_address(BOXES[name].address): world.keys[name].public for name in ("c1a", "c1b")}},
     )
-    leader_claims.observe("c1", epochs.LeaderClaim(1, world.keys["c1a"].public))
+    highest_epochs.observe("c1", epochs.LeaderEpoch(1, world.keys["c1a"].public))
 
-    def take_over(cluster: str, claim: epochs.LeaderClaim) -> None:
-        world.leaders[cluster] = next(name for name in BOXES if world.keys[name].public == claim.public_key)
-        world.epoch[cluster] = claim.epoch
+    def take_over(cluster: str, leader_epoch: epochs.LeaderEpoch) -> None:
+        world.leaders[cluster] = next(name for name in BOXES if world.keys[name].public == leader_epoch.public_key)
+        world.epoch[cluster] = leader_epoch.epoch
         world.sync(RELAY)
 
     relay_address = ip_address(BOXES[RELAY].address)
     with (
-        probe_socket(BOXES[RELAY], probe.Prober(), probe_port.Responder(leader_claims, on_claim=take_over)),
+        probe_socket(BOXES[RELAY], probe.Prober(), probe_port.Responder(highest_epochs, on_new_leader=take_over)),
         probe_socket(BOXES["c1a"], probe.Prober(), probe_port.Responder()) as old,
         probe_socket(BOXES["c1b"], probe.Prober(), probe_port.Responder()) as new,
         client("c1b", "c2a") as pods,
     ):
         wait_for(pods.once, "first answer")
         ack = new.announce(
-            relay_address, cluster="c1", claim=epochs.LeaderClaim(2, world.keys["c1b"].public), attempts=20
+            relay_address, cluster="c1", leader_epoch=epochs.LeaderEpoch(2, world.keys["c1b"].public), attempts=20
         )
         assert ack is not None
         assert ack.accepted
         world.sync("c1b")
         assert pods.lost_of(20) <= 2
         late = old.announce(
-            relay_address, cluster="c1", claim=epochs.LeaderClaim(1, world.keys["c1a"].public), attempts=20
+            relay_address, cluster="c1", leader_epoch=epochs.LeaderEpoch(1, world.keys["c1a"].public), attempts=20
         )
         assert late is not None
         assert (late.accepted, late.epoch) == (False, 2)
         forged = old.announce(
-            relay_address, cluster="c2", claim=epochs.LeaderClaim(9, world.keys["c1a"].public), attempts=2
+            relay_address, cluster="c2", leader_epoch=epochs.LeaderEpoch(9, world.keys["c1a"].public), attempts=2
         )
         assert forged is None
     assert mesh.host(ip_address(BOXES["c1a"].address)) in allowed(world, RELAY, "c1a")

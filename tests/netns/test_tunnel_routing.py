@@ -12,7 +12,7 @@ from netlab import Net, Nets
 from cnf.netlink import connection, links
 from cnf.netlink.connection import Connection
 from cnf.tunnel import errors
-from cnf.tunnel.plan.wanted import RouteKind, WantedRoute
+from cnf.tunnel.plan.desired import DesiredRoute, RouteKind
 from cnf.tunnel.wireguard import device, routing
 
 pytestmark = pytest.mark.netns
@@ -23,11 +23,11 @@ FLEET, FLEET_SIX = ip_network("10.112.0.0/12"), ip_network("fd00::/32")
 OWN, OTHER, OTHER_SIX = ip_network("10.113.4.0/26"), ip_network("10.113.8.0/22"), ip_network("fd00:2::/64")
 
 PLAN = (
-    WantedRoute(FLEET, RouteKind.TUNNEL, NODE),
-    WantedRoute(OWN, RouteKind.UNREACHABLE),
-    WantedRoute(OTHER, RouteKind.TUNNEL, NODE),
-    WantedRoute(FLEET_SIX, RouteKind.UNREACHABLE),
-    WantedRoute(OTHER_SIX, RouteKind.TUNNEL, NODE_SIX),
+    DesiredRoute(FLEET, RouteKind.TUNNEL, NODE),
+    DesiredRoute(OWN, RouteKind.UNREACHABLE),
+    DesiredRoute(OTHER, RouteKind.TUNNEL, NODE),
+    DesiredRoute(FLEET_SIX, RouteKind.UNREACHABLE),
+    DesiredRoute(OTHER_SIX, RouteKind.TUNNEL, NODE_SIX),
 )
 
 
@@ -82,9 +82,9 @@ def test_a_route_that_changes_its_kind_is_replaced_and_one_that_is_not_wanted_go
     link = configured(kernel)
     routing.ensure_routes(kernel, link, PLAN)
     changed = (
-        WantedRoute(FLEET, RouteKind.UNREACHABLE),
-        WantedRoute(FLEET_SIX, RouteKind.TUNNEL, NODE_SIX),
-        WantedRoute(OTHER_SIX, RouteKind.UNREACHABLE),
+        DesiredRoute(FLEET, RouteKind.UNREACHABLE),
+        DesiredRoute(FLEET_SIX, RouteKind.TUNNEL, NODE_SIX),
+        DesiredRoute(OTHER_SIX, RouteKind.UNREACHABLE),
     )
     assert routing.ensure_routes(kernel, link, changed)
     assert shown(net) == {
@@ -118,8 +118,8 @@ def test_a_link_gets_its_mtu_and_settings_once(net: Net, kernel: Connection) -> 
     assert after is not None
     assert (after.index, after.mtu, after.up) == (link.index, 1300, True)
     settings = links.read_inet(kernel, link.index)
-    wanted = {links.FORWARDING: 1, links.ACCEPT_REDIRECTS: 0, links.SEND_REDIRECTS: 0, links.RP_FILTER: 2}
-    assert {number: settings[number] for number in wanted} == wanted
+    desired = {links.FORWARDING: 1, links.ACCEPT_REDIRECTS: 0, links.SEND_REDIRECTS: 0, links.RP_FILTER: 2}
+    assert {number: settings[number] for number in desired} == desired
     assert net.run("cat", f"/proc/sys/net/ipv4/conf/{LINK}/rp_filter").strip() == "2"
 
 

@@ -189,12 +189,6 @@ def test_the_own_cluster_reaches_every_port(node: Node) -> None:
     assert topology.ask(SIBLING, SERVERS[1], 8080, namespace="far").client == SIBLING
 
 
-def test_expose_all_opens_every_port(node: Node) -> None:
-    Node(topology.firewall(expose_all=True)).sync(vips())
-
-    assert topology.ask(FOREIGN, SERVERS[1], 8080, namespace="far").client == FOREIGN
-
-
 def test_a_segment_in_midstream_opens_no_way_to_a_closed_port(node: Node) -> None:
     source, target = (FOREIGN, 45001), (SERVERS[1], 8080)
 

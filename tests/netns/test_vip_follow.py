@@ -25,7 +25,7 @@ HTTP, DNS = ServicePort(port=80, name="http"), ServicePort(port=53, name="dns", 
 HERE = plan.ClustersetView(
     cluster="c1",
     blocks={"c1": (ipaddress.ip_network("10.113.0.0/22"),), "c2": (topology.FOREIGN_BLOCK,)},
-    local=(ipaddress.ip_network("10.113.0.0/26"),),
+    node_blocks=(ipaddress.ip_network("10.113.0.0/26"),),
 )
 MANY_CLIENTS = [f"10.113.0.{number}" for number in range(64, 124)]
 EVERY = 200

@@ -236,13 +236,16 @@ def test_a_process_killed_before_it_filled_the_table_is_made_good_from_what_is_k
 def test_a_former_firewall_that_is_put_back_in_part_leaves_no_table(
     echo: topology.Echo, tmp_path: pathlib.Path
 ) -> None:
-    rules, filling = nftables.render_base(topology.firewall()), transaction.encode([elements.deletion("none")])
+    rules, filling = (
+        nftables.render_base(topology.firewall()),
+        transaction.encode([elements.frame_table_deletion("none")]),
+    )
     content = zlib.compress(rules.encode() + b"\0" + filling.content)
     files.write(tmp_path / "firewall", content, origin=files.HandoverOrigin(OWNER, "x", 1), taken_s=0)
     echo.listen("servers", SERVERS[0], 8080)
     assert take_over(tmp_path) == handover_state.TakenOver()
     with topology.inside("cnf"):
-        assert transaction.table_awake() is None
+        assert transaction.table_active() is None
 
     Node()
 
@@ -393,7 +396,7 @@ def test_only_translated_connections_that_live_are_kept(
 
 def test_living_connections_come_before_half_open_ones(echo: topology.Echo) -> None:
     Node().sync(vips((frontend(), backend(SERVERS))))
-    fill(flows.LIMIT, state=1)
+    fill(flows.MAX_ENTRIES, state=1)
     with connections(3), topology.inside("cnf"):
         first = itertools.islice(flows.plan_restore(flows.read(), age_s=0), 3)
         states = [wire.attributes(message.body[tracking.HEAD.size :])[tracking.PROTOINFO] for message in first]
@@ -426,7 +429,7 @@ def test_many_connections_are_bounded_and_seldom_written(
     fill(50_000)
     made = handover(tmp_path, node)
     with topology.inside("cnf"):
-        assert len(list(flows.plan_restore(flows.read(), age_s=0))) == flows.LIMIT
+        assert len(list(flows.plan_restore(flows.read(), age_s=0))) == flows.MAX_ENTRIES
         started, spent = time.perf_counter(), time.process_time()
         made.save()
         took, cpu = time.perf_counter() - started, time.process_time() - spent
@@ -436,10 +439,10 @@ def test_many_connections_are_bounded_and_seldom_written(
     back = time.perf_counter() - started
     with capsys.disabled():
         print(
-            f"\n50 000 connections: {flows.LIMIT} kept in {took * 1000:.0f} ms ({cpu * 1000:.0f} ms of CPU), "
+            f"\n50 000 connections: {flows.MAX_ENTRIES} kept in {took * 1000:.0f} ms ({cpu * 1000:.0f} ms of CPU), "
             f"put back in {back * 1000:.0f} ms"
         )
-    assert taken_over.connections == flows.LIMIT
+    assert taken_over.connections == flows.MAX_ENTRIES
 
 
 @pytest.mark.parametrize("refused", ["firewall", "connections"])

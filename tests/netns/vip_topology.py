@@ -82,14 +82,13 @@ def inside(namespace: str) -> Iterator[None]:
         os.close(there)
 
 
-def firewall(*, expose_all: bool = False) -> NodeFirewall:
+def firewall() -> NodeFirewall:
     return NodeFirewall(
         fleet=(ipaddress.ip_network("10.112.0.0/12"),),
         vips=(ipaddress.ip_network("10.112.0.0/16"),),
         own=(ipaddress.ip_network("10.113.0.0/22"),),
         node_addresses=(ipaddress.ip_address(NODE),),
         other_nodes=(ipaddress.ip_address(SIBLING_NODE),),
-        expose_all=expose_all,
     )
 
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class NodeBlocks:
-    """Changes ledger, file and ``supply`` together. Any thread."""
+    """Changes ledger, file and ``supply`` together. Thread-safe."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class NodeBlocks:
                     self._install(old)
                     raise
                 log.error("could not save the node's network for the next start", extra={"error": str(err)})
-            self._supply.change(new)
+            self._supply.replace(new)
             return True
 
     def return_empty_blocks(self) -> int:
@@ -87,7 +87,7 @@ class NodeBlocks:
                 return 0
             active = network.active_blocks
             chosen = self._surplus.choose(active, idle=self._ledger.empty_blocks(), free=self._ledger.free)
-            if not chosen or not self._ledger.withdraw(chosen, excluded=network.gateways()):
+            if not chosen or not self._ledger.close_blocks(chosen, excluded=network.gateways()):
                 return 0
             new = dataclasses.replace(network, returned=(*network.returned, *chosen))
             try:
@@ -96,8 +96,8 @@ class NodeBlocks:
                 log.error("could not return empty blocks", extra={"error": str(err)})
                 self._ledger.set_blocks(active, excluded=network.gateways())
                 return 0
-            self._supply.change(new)
-        log.info("empty blocks returned", extra={"blocks": [str(block) for block in chosen]})
+            self._supply.replace(new)
+        log.info("returned empty blocks", extra={"blocks": [str(block) for block in chosen]})
         return len(chosen)
 
     def _count_returned(self, network: NodeNetwork) -> NodeNetwork:

@@ -32,7 +32,7 @@ def wanted_blocks(*, held: int, free: int, waiting: int = 0) -> int:
 def held_blocks(network: NodeNetwork | None, addresses: Collection[Address]) -> tuple[Network, ...]:
     """Return the node's active blocks in their order, and then the other blocks that ``addresses`` are in.
 
-    The API may have lost the latter. Without ``network``, the addresses still tell which block can't be the node's
+    The API may have lost the latter. Without ``network``, the addresses still show which block can't be the node's
     first one: there the first address is the node's own, and no pod has it.
     """
     own = network.blocks if network is not None else ()
@@ -46,7 +46,7 @@ def held_blocks(network: NodeNetwork | None, addresses: Collection[Address]) -> 
 
 
 class Surplus:
-    """Chooses the blocks that have been empty for long enough. One thread at a time."""
+    """Chooses the blocks that have been empty for long enough. Not thread-safe."""
 
     def __init__(self, *, idle_s: float = IDLE_S, clock: Callable[[], float] = time.monotonic) -> None:
         """A block counts as empty from the first ``choose`` that finds it so."""

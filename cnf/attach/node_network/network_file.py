@@ -72,7 +72,7 @@ def read(path: pathlib.Path, *, node: str = "") -> NodeNetwork | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as err:
-        log.error("could not read the node's network", extra={"file": str(path), "error": str(err)})
+        log.error("could not read the node's network", extra={"path": str(path), "error": str(err)})
         return None
 
 

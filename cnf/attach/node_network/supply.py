@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from cnf.attach.node_network.network import NodeNetwork
 
 _TICK_S = 0.2
+"""How often a waiting call checks ``cancelled``."""
 
 
 class Supply:
-    """Holds the current NodeNetwork. Any thread."""
+    """Holds the current NodeNetwork. Thread-safe."""
 
     def __init__(self) -> None:
-        """There is no network until the first ``change``."""
+        """There is no network until the first ``replace``."""
         self._changed = threading.Condition()
         self._network: NodeNetwork | None = None
         self._generation = 0
@@ -27,7 +28,7 @@ class Supply:
 
     @property
     def network(self) -> NodeNetwork | None:
-        """The current network; None before the first ``change``."""
+        """The current network; None before the first ``replace``."""
         return self._network
 
     @property
@@ -41,7 +42,7 @@ class Supply:
         return self._waiting
 
     @contextlib.contextmanager
-    def queue(self) -> Iterator[None]:
+    def count_waiting(self) -> Iterator[None]:
         """Count the caller as waiting."""
         with self._changed:
             self._waiting += 1
@@ -51,7 +52,7 @@ class Supply:
             with self._changed:
                 self._waiting -= 1
 
-    def change(self, network: NodeNetwork) -> None:
+    def replace(self, network: NodeNetwork) -> None:
         """Replace the network and wake all that wait."""
         with self._changed:
             self._network = network

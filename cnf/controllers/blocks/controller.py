@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 
 MANAGER = "cnf-leader"
 RESYNC_S = 30.0
+"""When to look again for nodes that the cluster no longer has, and for quarantines that are over; no event says so."""
 SOON_S = 0.05
+"""When to plan again after a conflict: a node's pods may be waiting for the block."""
 
 
 class BlockController:
@@ -99,7 +101,7 @@ class BlockController:
         # A FleetNode that was created again has no first block yet, and its node may hold one.
         if node is None or node.metadata.uid != decided_on.metadata.uid:
             return
-        # A block that it returned and has not seen taken yet is not granted again: the node could not tell.
+        # A block that it returned and has not seen taken yet is not granted again: the node would not notice.
         claimed = [str(grant.block) for grant in grants]
         new = [block for block in claimed if block not in (*node.spec.blocks, *node.status.blocks_returned)]
         if new:
@@ -142,7 +144,7 @@ class BlockController:
         if block in node.spec.blocks:
             spec = msgspec.structs.replace(claim.spec, released="", returned=False)
         elif not claim.spec.released:
-            # Recorded now: once the node forgets that it returned the block, nobody can tell whether it was empty.
+            # Recorded now: once the node forgets that it returned the block, nobody knows whether it was empty.
             returned = block in node.status.blocks_returned
             spec = msgspec.structs.replace(claim.spec, released=self._now(), returned=returned)
         else:
@@ -186,8 +188,8 @@ class BlockController:
         return times.render(datetime.datetime.fromtimestamp(self._clock(), datetime.UTC))
 
 
-def outlook(caches: Caches, *, node: str, cluster: str) -> str:
-    """Say why no further block comes for ``node``, as far as the caches tell; nothing when one is free."""
+def why_no_block(caches: Caches, *, node: str, cluster: str) -> str:
+    """Return why no further block comes for ``node``, as far as the caches show; nothing when one is free."""
     peer = caches.peer(cluster)
     if peer is None:
         return ""

@@ -22,7 +22,7 @@ PURPOSE = "node-block"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Grant:
-    """Give ``block`` to ``node``.
+    """A block that a node gets.
 
     Attributes:
         node: Name of the node.
@@ -101,7 +101,7 @@ class _BlockPool:
         return addresses.node_blocks(self._cluster_blocks)
 
     def explain(self) -> str:
-        """Say why the cluster has no free node block."""
+        """Return why the cluster has no free node block."""
         if not self._cluster_blocks:
             return "the cluster has no block of addresses yet"
         quarantined = sum(1 for claim in self._claims.values() if claim.spec.released and not _is_returned(claim))
@@ -154,7 +154,7 @@ def explain_exhaustion(
     *,
     now: datetime.datetime,
 ) -> str:
-    """Say why no further block comes for ``node``; nothing when one is free."""
+    """Return why no further block comes for ``node``; nothing when one is free."""
     pool = _BlockPool(list(nodes), claims, cluster_blocks, now)
     return pool.explain() if pool.allocate(node) is None else ""
 
@@ -206,7 +206,7 @@ def _held(claims: Iterable[fleet.Claim]) -> Iterator[fleet.Claim]:
 
 
 def _may_get_blocks(node: fleet.FleetNode) -> bool:
-    """Tell whether a node may get blocks: not while a new FleetNode lacks its node's report of what it holds."""
+    """Return whether a node may get blocks: not while a new FleetNode lacks its node's report of what it holds."""
     return not node.metadata.deletion_timestamp and bool(node.spec.blocks or node.status.public_key)
 
 

@@ -23,6 +23,7 @@ from fleetboard.model.addresses import Address
 log = logging.getLogger(__name__)
 
 RESYNC_S = 10.0
+"""When to try again the pods whose attachment failed; a pod of this node that changes is an event."""
 CONFIRM_S = 2.0
 """When to look again for a pod without its attachment: its own ADD may be under way."""
 _CONFIG = {"cniVersion": "1.0.0", "name": names.NETWORK, "type": "fleetboard"}

@@ -10,7 +10,7 @@ import ipaddress
 import re
 
 from cnf.tunnel import errors
-from cnf.tunnel.plan.wanted import PeerEndpoint
+from cnf.tunnel.plan.desired import PeerEndpoint
 from fleetboard.model.addresses import Address
 
 _PARTS = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>[0-9]{1,5})")

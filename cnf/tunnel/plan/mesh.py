@@ -9,7 +9,7 @@ import dataclasses
 import enum
 import ipaddress
 
-from cnf.tunnel.plan.wanted import DEFAULT_MTU, PeerEndpoint
+from cnf.tunnel.plan.desired import DEFAULT_MTU, PeerEndpoint
 from fleetboard.model.addresses import Address, Network
 
 
@@ -96,7 +96,7 @@ class RelayPeer:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Leadership:
-    """Which node carries its cluster's traffic to the relay, and which nodes stand by."""
+    """Which node carries its cluster's traffic to the relay, and which nodes are its standbys."""
 
     leader: str
     standbys: tuple[str, ...] = ()

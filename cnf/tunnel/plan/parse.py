@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from cnf.tunnel import errors
 from cnf.tunnel.plan import endpoints, mesh, public_key
+from cnf.tunnel.plan.desired import DEFAULT_MTU, PeerEndpoint
 from cnf.tunnel.plan.mesh import (
     MemberSession,
     MeshNode,
@@ -22,7 +23,6 @@ from cnf.tunnel.plan.mesh import (
     RelayMember,
     RelayPeer,
 )
-from cnf.tunnel.plan.wanted import DEFAULT_MTU, PeerEndpoint
 from fleetboard.model import addresses, fleet, meta, names
 from fleetboard.model.addresses import Address
 

@@ -12,6 +12,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cnf.tunnel.plan import mesh, prefixes
+from cnf.tunnel.plan.desired import DEFAULT_MTU, KEEPALIVE_S, DesiredPeer, DesiredRoute, DesiredTunnel, RouteKind
 from cnf.tunnel.plan.mesh import (
     Leadership,
     MemberSession,
@@ -23,7 +24,6 @@ from cnf.tunnel.plan.mesh import (
     RelayMember,
     RelayPeer,
 )
-from cnf.tunnel.plan.wanted import DEFAULT_MTU, KEEPALIVE_S, RouteKind, Wanted, WantedPeer, WantedRoute
 from fleetboard.model import names
 from fleetboard.model.addresses import Address, Network
 
@@ -36,12 +36,12 @@ class TunnelPlan:
     """What the tunnel must be, and what was left out of it.
 
     Attributes:
-        wanted: For ``Tunnel``.
+        desired: For ``Tunnel``.
         refusals: For conditions and logs.
         key_owners: Public key to owner. Pass it to the next plan, so that the first owner stays the first.
     """
 
-    wanted: Wanted
+    desired: DesiredTunnel
     refusals: tuple[MeshRefusal, ...]
     key_owners: Mapping[str, str]
 
@@ -76,8 +76,8 @@ def plan_node(
         peers.extend(_relay_peer(identity, relay, leadership))
     routes = _node_routes(identity, others, fleet, leads=leader == identity.name)
     mtu = relay.mtu if relay is not None else DEFAULT_MTU
-    wanted = Wanted(identity.addresses, mtu, _sorted_peers(peers), _sorted_routes(routes))
-    return TunnelPlan(wanted, tuple(refusals), kept)
+    desired = DesiredTunnel(identity.addresses, mtu, _sorted_peers(peers), _sorted_routes(routes))
+    return TunnelPlan(desired, tuple(refusals), kept)
 
 
 def plan_relay(
@@ -92,9 +92,9 @@ def plan_relay(
     prefix_owners = prefixes.PrefixOwners()
     for address in relay.addresses:
         prefix_owners.assign(mesh.host(address), names.HUB)
-    peers: list[WantedPeer] = []
+    peers: list[DesiredPeer] = []
     refusals: list[MeshRefusal] = []
-    routes = [WantedRoute(cidr, RouteKind.UNREACHABLE) for cidr in relay.fleet]
+    routes = [DesiredRoute(cidr, RouteKind.UNREACHABLE) for cidr in relay.fleet]
     for member in members:
         blocks, overlapping = _admit_blocks(member.cluster, member.blocks, relay.fleet, prefix_owners)
         sessions, refused = _admit_sessions(dataclasses.replace(member, blocks=blocks), owners)
@@ -102,15 +102,15 @@ def plan_relay(
         member_peers = [_session_peer(session, blocks) for session in sessions]
         carries = any(session.leader for session in sessions)
         reached = blocks if carries else _hosts(sessions)
-        routes += [WantedRoute(cidr, RouteKind.TUNNEL, _source(relay.addresses, cidr)) for cidr in reached]
+        routes += [DesiredRoute(cidr, RouteKind.TUNNEL, _source(relay.addresses, cidr)) for cidr in reached]
         peers += member_peers
-    wanted = Wanted(relay.addresses, relay.mtu, _sorted_peers(peers), _sorted_routes(routes))
-    return TunnelPlan(wanted, tuple(refusals), {peer.public_key: owners[peer.public_key] for peer in peers})
+    desired = DesiredTunnel(relay.addresses, relay.mtu, _sorted_peers(peers), _sorted_routes(routes))
+    return TunnelPlan(desired, tuple(refusals), {peer.public_key: owners[peer.public_key] for peer in peers})
 
 
-def admitted_sessions(members: Iterable[RelayMember], wanted: Wanted) -> dict[str, list[MemberSession]]:
+def admitted_sessions(members: Iterable[RelayMember], desired: DesiredTunnel) -> dict[str, list[MemberSession]]:
     """Return, by cluster, the sessions that a plan of the relay took: WireGuard ties their addresses to their keys."""
-    allowed = {peer.public_key: peer.allowed for peer in wanted.peers}
+    allowed = {peer.public_key: peer.allowed for peer in desired.peers}
     return {
         member.cluster: [
             session
@@ -121,32 +121,32 @@ def admitted_sessions(members: Iterable[RelayMember], wanted: Wanted) -> dict[st
     }
 
 
-def _mesh_peer(node: MeshNode, fleet: tuple[Network, ...]) -> WantedPeer:
+def _mesh_peer(node: MeshNode, fleet: tuple[Network, ...]) -> DesiredPeer:
     endpoints = (node.endpoint,) if node.endpoint is not None else ()
-    return WantedPeer(node.public_key, endpoints, frozenset((*node.blocks, *fleet)))
+    return DesiredPeer(node.public_key, endpoints, frozenset((*node.blocks, *fleet)))
 
 
-def _relay_peer(identity: NodeIdentity, relay: RelayPeer, leadership: Leadership) -> Iterator[WantedPeer]:
+def _relay_peer(identity: NodeIdentity, relay: RelayPeer, leadership: Leadership) -> Iterator[DesiredPeer]:
     leads = leadership.leader == identity.name
     if not leads and identity.name not in leadership.standbys:
         return
     # The leader keeps the relay's own prefix beside the fleet's, so that taking over removes nothing.
     allowed = frozenset((*map(mesh.host, relay.addresses), *(relay.fleet if leads else ())))
-    yield WantedPeer(relay.public_key, relay.endpoints, allowed, KEEPALIVE_S)
+    yield DesiredPeer(relay.public_key, relay.endpoints, allowed, KEEPALIVE_S)
 
 
 def _node_routes(
     identity: NodeIdentity, others: Iterable[MeshNode], fleet: Iterable[Network], *, leads: bool
-) -> Iterator[WantedRoute]:
+) -> Iterator[DesiredRoute]:
     for block in identity.blocks:
-        yield WantedRoute(block, RouteKind.UNREACHABLE)
+        yield DesiredRoute(block, RouteKind.UNREACHABLE)
     tunnelled = [*(block for node in others for block in node.blocks), *fleet]
     for cidr in tunnelled:
-        yield WantedRoute(cidr, RouteKind.TUNNEL, _source(identity.addresses, cidr))
+        yield DesiredRoute(cidr, RouteKind.TUNNEL, _source(identity.addresses, cidr))
     if leads:
         # Without these, packets to addresses that no node owns would go to the relay, which would send them back.
         for block in identity.cluster_blocks:
-            yield WantedRoute(block, RouteKind.UNREACHABLE)
+            yield DesiredRoute(block, RouteKind.UNREACHABLE)
 
 
 def _admit_nodes(
@@ -195,7 +195,7 @@ def _admit_sessions(member: RelayMember, owners: Mapping[str, str]) -> tuple[lis
     admitted: dict[str, MemberSession] = {}
     refusals: list[MeshRefusal] = []
     held: set[Address] = set()
-    # The leader first: it must not lose its place to a standby that key_owners its key or address.
+    # The leader first: it must not lose its place to a standby that claims its key or address.
     for session in sorted(member.sessions, key=lambda session: not session.leader):
         refusal = _refuse_session(member, session, owners, held)
         if refusal is None and session.public_key in admitted:
@@ -229,9 +229,9 @@ def _refuse_session(
     return None
 
 
-def _session_peer(session: MemberSession, blocks: tuple[Network, ...]) -> WantedPeer:
+def _session_peer(session: MemberSession, blocks: tuple[Network, ...]) -> DesiredPeer:
     allowed = frozenset((*map(mesh.host, session.addresses), *(blocks if session.leader else ())))
-    return WantedPeer(session.public_key, (), allowed)
+    return DesiredPeer(session.public_key, (), allowed)
 
 
 def _owners(
@@ -265,13 +265,13 @@ def _source(addresses: Iterable[Address], cidr: Network) -> Address | None:
     return next((address for address in addresses if address.version == cidr.version), None)
 
 
-def _sorted_peers(peers: Iterable[WantedPeer]) -> tuple[WantedPeer, ...]:
+def _sorted_peers(peers: Iterable[DesiredPeer]) -> tuple[DesiredPeer, ...]:
     return tuple(sorted(peers, key=lambda peer: peer.public_key))
 
 
-def _sorted_routes(routes: Iterable[WantedRoute]) -> tuple[WantedRoute, ...]:
+def _sorted_routes(routes: Iterable[DesiredRoute]) -> tuple[DesiredRoute, ...]:
     # The first route to a destination counts: a node's block and its cluster's may be the same prefix.
-    first: dict[Network, WantedRoute] = {}
+    first: dict[Network, DesiredRoute] = {}
     for route in routes:
         first.setdefault(route.destination, route)
     return tuple(sorted(first.values(), key=lambda route: (route.destination.version, route.destination)))

@@ -37,7 +37,7 @@ class Pinger:
         Raises:
             OSError: the kernel cannot send it now.
         """
-        # The kernel fills in checksum and identifier; the payload tells requests apart.
+        # The kernel fills in checksum and identifier; the payload identifies the request.
         self.socket.sendto(_HEADER.pack(_REQUEST[self._version], 0, 0, 0, 0) + payload, (str(address), 0))
 
     def received(self) -> Iterator[tuple[bytes, Address]]:
@@ -56,14 +56,20 @@ class Pinger:
 
 
 def open_pinger(address: Address) -> Pinger | None:
-    """Open a ping socket; return None where the pod's ``net.ipv4.ping_group_range`` excludes this process' group."""
+    """Open a ping socket; return None where the kernel gives none.
+
+    For example, ``net.ipv4.ping_group_range`` of the pod may exclude this process' group.
+    """
     family, protocol = (
         (socket.AF_INET, socket.IPPROTO_ICMP) if address.version == 4 else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
     )
     try:
         opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
     except OSError as err:
-        log.warning("cannot open a ping socket: agents answer probes, not kernels", extra={"error": str(err)})
+        log.warning(
+            "could not open a ping socket: probes use UDP, and fail while the far agent restarts",
+            extra={"address": str(address), "error": str(err)},
+        )
         return None
     try:
         # The address may appear a moment after this socket.

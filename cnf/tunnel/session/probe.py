@@ -1,4 +1,6 @@
-"""Probes of fleet addresses: they show within a second whether the path to an address carries packets.
+"""Probes of fleet addresses: they show whether the path to an address carries packets.
+
+Three lost probes in a row show that it does not: within a second at the default interval.
 
 No I/O: ``Prober`` returns what to send and counts the echoes; ``probe_port`` moves the datagrams.
 Invariant: a target is alive only by an echo of a nonce that was sent to that very address.
@@ -17,8 +19,9 @@ from fleetboard.model.addresses import Address
 
 INTERVAL_S = 0.2
 LOST_IS_DEAD = 3
+"""Probes lost in a row after which a target is dead."""
 UNDER_WAY = 10
-"""Probes of one target that an echo may still answer: those of two seconds."""
+"""Probes of one target that an echo may still answer: those of two seconds at the default interval."""
 
 Datagram = tuple[Address, bytes]
 

@@ -26,20 +26,20 @@ log = logging.getLogger(__name__)
 
 
 class Responder:
-    """Answers probes, and announcements when it has ``leader_claims`` to enter them in.
+    """Answers probes, and announcements when it has ``highest_epochs`` to enter them in.
 
-    ``on_claim(cluster, claim)`` is called in the thread of ``ProbeSocket.run`` when an announcement is news. The ack is
-    sent after it returned, so that the sender knows its announcement applied.
+    ``on_new_leader(cluster, leader_epoch)`` is called in the thread of ``ProbeSocket.run`` when an announcement is new.
+    The ack is sent after it returned, so that the sender knows its announcement applied.
     """
 
     def __init__(
         self,
-        leader_claims: epochs.LeaderClaims | None = None,
+        highest_epochs: epochs.HighestEpochs | None = None,
         *,
-        on_claim: Callable[[str, epochs.LeaderClaim], None] = lambda _cluster, _claim: None,
+        on_new_leader: Callable[[str, epochs.LeaderEpoch], None] = lambda _cluster, _leader_epoch: None,
     ) -> None:
-        self._leader_claims = leader_claims
-        self._on_claim = on_claim
+        self._highest_epochs = highest_epochs
+        self._on_new_leader = on_new_leader
         self.refused = 0
         """Announcements whose sender may not make them."""
 
@@ -47,13 +47,13 @@ class Responder:
         """Return the answer to a message, if there is one."""
         if isinstance(message, wire.Probe):
             return wire.Echo(message.nonce)
-        if not isinstance(message, wire.Announcement) or self._leader_claims is None:
+        if not isinstance(message, wire.Announcement) or self._highest_epochs is None:
             return None
-        verdict = self._leader_claims.receive(message, source)
+        verdict = self._highest_epochs.receive(message, source)
         if verdict.ack is None:
             self.refused += 1
-        if verdict.claim is not None:
-            self._on_claim(message.cluster, verdict.claim)
+        if verdict.new_epoch is not None:
+            self._on_new_leader(message.cluster, verdict.new_epoch)
         return verdict.ack
 
 
@@ -94,7 +94,7 @@ class ProbeSocket:
         target: Address,
         *,
         cluster: str,
-        claim: epochs.LeaderClaim,
+        leader_epoch: epochs.LeaderEpoch,
         attempts: int = 5,
         wait_s: float = probe.INTERVAL_S,
         stop: threading.Event | None = None,
@@ -104,7 +104,7 @@ class ProbeSocket:
         arrived = threading.Event()
         acks: list[wire.Ack] = []
         self._answers[nonce] = (target, arrived, acks)
-        datagram = wire.encode(wire.Announcement(nonce, cluster, claim.epoch, claim.public_key))
+        datagram = wire.encode(wire.Announcement(nonce, cluster, leader_epoch.epoch, leader_epoch.public_key))
         try:
             for _ in range(attempts):
                 self._send(target, datagram)
@@ -153,14 +153,14 @@ class ProbeSocket:
         try:
             self._pinger.send(address, datagram)
         except OSError as err:
-            log.debug("cannot send an echo request", extra={"address": str(address), "error": str(err)})
+            log.debug("could not send an echo request", extra={"address": str(address), "error": str(err)})
 
     def _send(self, address: Address, datagram: bytes) -> None:
         try:
             self._socket.sendto(datagram, (str(address), self.port))
         except OSError as err:
             # No route, no peer or a full queue: the probe counts as lost, as it should.
-            log.debug("cannot send to the probe port", extra={"address": str(address), "error": str(err)})
+            log.debug("could not send to the probe port", extra={"address": str(address), "error": str(err)})
 
 
 def _bind(address: Address, port: int) -> socket.socket:

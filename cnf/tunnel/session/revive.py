@@ -12,9 +12,9 @@ import dataclasses
 import random
 from collections.abc import Callable
 
-LOST = 5
+REVIVE_AFTER_LOST = 5
 """Probes lost in a row: one second without an answer."""
-LEAST_S, MOST_S = 1.0, 10.0
+RETRY_MIN_S, RETRY_MAX_S = 1.0, 10.0
 SETTLE_S = 15.0
 """Pause after a revival that a handshake answered: as long as WireGuard itself would take."""
 
@@ -35,8 +35,8 @@ def is_due(
     now: float,
     jitter: Callable[[float, float], float] = random.uniform,
 ) -> bool:
-    """Tell whether to revive the peer now; ``lost`` is the count of probes lost in a row."""
-    if lost < LOST:
+    """Return whether to revive the peer now; ``lost`` is the count of probes lost in a row."""
+    if lost < REVIVE_AFTER_LOST:
         return False
     since = now - revivals.at
     answered = handshake_age_s is not None and handshake_age_s < since
@@ -44,9 +44,9 @@ def is_due(
         return since >= SETTLE_S
     if not revivals.count:
         return True
-    return since >= min(MOST_S, LEAST_S * 1.5 ** (revivals.count - 1)) * jitter(0.8, 1.2)
+    return since >= min(RETRY_MAX_S, RETRY_MIN_S * 1.5 ** (revivals.count - 1)) * jitter(0.8, 1.2)
 
 
-def after(revivals: Revivals, *, now: float) -> Revivals:
+def record_revival(revivals: Revivals, *, now: float) -> Revivals:
     """Return the record with one more revival, which happened ``now``."""
     return Revivals(now, revivals.count + 1)

@@ -13,17 +13,21 @@ import time
 from collections.abc import Callable
 
 from cnf.tunnel import errors
-from cnf.tunnel.session import epochs, probe, probe_port, revive
+from cnf.tunnel.session import epochs, probe, probe_port, revive, wire
 from cnf.tunnel.wireguard.tunnel import Tunnel
 from fleetboard.model.addresses import Address
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+"""Seconds between two steps of a session: how late a lost probe revives the peer or isolates the node."""
 ISOLATED_S = 1.0
-"""A relay that is silent for so long makes everything behind it unreachable."""
+"""A relay that is silent for this long makes everything behind it unreachable."""
 RELAYED_S = 1.0
-"""Between probes of a node without a session. They pass through the leader, and there may be thousands of nodes."""
+"""Seconds between the probes of a node without a session.
+
+They pass through the leader, and there may be thousands of nodes.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,14 +39,14 @@ class Session:
         cluster: Of this node.
         relay_key: The relay's public key; empty when this node keeps no session.
         relay_address: The relay's fleet address.
-        claim: What to announce to the relay; set while this node leads.
+        leader_epoch: What to announce to the relay; set while this node leads.
     """
 
     address: Address
     cluster: str
     relay_key: str = ""
     relay_address: Address | None = None
-    claim: epochs.LeaderClaim | None = None
+    leader_epoch: epochs.LeaderEpoch | None = None
 
 
 class SessionRunner:
@@ -64,7 +68,7 @@ class SessionRunner:
         """Whether the relay answers no probe, on whichever path this node has to it."""
         self._changed = threading.Event()
         self._session: Session | None = None
-        self._announced: epochs.LeaderClaim | None = None
+        self._announced: epochs.LeaderEpoch | None = None
         self._revivals = revive.Revivals()
         self._interval_s = probe.INTERVAL_S
         self.prober = probe.Prober()
@@ -102,7 +106,7 @@ class SessionRunner:
             ended.set()
             serving.join(5)
         if not stop.is_set():
-            raise errors.DeviceError("the thread of the probe port ended")
+            raise errors.DeviceError("the probe port's thread ended")
 
     def _step(self, session: Session, probe_socket: probe_port.ProbeSocket, stop: threading.Event) -> None:
         relay = session.relay_address
@@ -116,22 +120,30 @@ class SessionRunner:
             self._announced = None
             return
         self._revive(session, relay)
-        if session.claim is not None and session.claim != self._announced:
-            ack = probe_socket.announce(relay, cluster=session.cluster, claim=session.claim, stop=stop)
+        if session.leader_epoch is not None and session.leader_epoch != self._announced:
+            ack = probe_socket.announce(relay, cluster=session.cluster, leader_epoch=session.leader_epoch, stop=stop)
             if ack is not None:
-                self._announced = session.claim
-                extra = {"epoch": session.claim.epoch, "accepted": ack.accepted}
-                log.info("the relay acknowledged this leader", extra=extra)
-                if not ack.accepted:
-                    # A Lease that was deleted or restored counts from below what the relay saw, which it refuses.
-                    self._outbid(ack.epoch)
+                self._announced = session.leader_epoch
+                self._receive_ack(session.leader_epoch, ack)
+
+    def _receive_ack(self, leader_epoch: epochs.LeaderEpoch, ack: wire.Ack) -> None:
+        if ack.accepted:
+            log.info("the relay accepted this leader", extra={"epoch": leader_epoch.epoch})
+            return
+        extra = {"epoch": leader_epoch.epoch, "known": ack.epoch}
+        log.warning("the relay refused this leader: its epoch is not the highest, or has another leader", extra=extra)
+        # A Lease that was deleted or restored counts from below what the relay saw, which it refuses.
+        self._outbid(ack.epoch)
 
     def _update_isolation(self, relay: Address | None) -> None:
         state = self.prober.state(relay) if relay is not None else None
         isolated = is_isolated(state, interval_s=self._interval_s)
         if isolated is not self.isolated:
             self.isolated = isolated
-            log.warning("the relay does not answer" if isolated else "the relay answers")
+            if isolated:
+                log.warning("the relay does not answer")
+            else:
+                log.info("the relay answers")
             self._on_isolation()
 
     def _revive(self, session: Session, relay: Address) -> None:
@@ -146,15 +158,15 @@ class SessionRunner:
         now = time.monotonic()
         if not revive.is_due(self._revivals, lost=state.lost, handshake_age_s=age, now=now):
             return
-        self._revivals = revive.after(self._revivals, now=now)
+        self._revivals = revive.record_revival(self._revivals, now=now)
         try:
             self._tunnel.revive(session.relay_key)
         except errors.TunnelError as err:
-            log.warning("cannot revive the relay's peer", extra={"error": str(err)})
+            log.warning("could not revive the relay's peer, retrying", extra={"error": str(err)})
 
 
 def is_isolated(state: probe.ProbeTarget | None, *, interval_s: float) -> bool:
-    """Tell whether the probes of the relay, sent every ``interval_s``, show that nothing behind it can be reached.
+    """Return whether the probes of the relay, sent every ``interval_s``, show that nothing behind it can be reached.
 
     It begins as False, unlike ``alive``: before the first probes nothing is known, and nothing is withdrawn.
     """

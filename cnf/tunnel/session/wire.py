@@ -46,7 +46,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Ack(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """The answer to an ``Announcement``: the highest epoch known, and whether it is the announced leader's."""
+    """The answer to an ``Announcement``: the highest epoch known. ``accepted``: the announced leader now holds it."""
 
     nonce: Nonce
     cluster: Name

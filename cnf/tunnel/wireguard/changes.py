@@ -28,7 +28,7 @@ class ResolvedPeer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class WantedDevice:
+class DesiredDevice:
     """A WireGuard device as it must be; keys are base64."""
 
     private_key: str = dataclasses.field(repr=False)
@@ -83,17 +83,17 @@ class DeviceChanges:
 
 
 def diff(
-    wanted: WantedDevice, actual: ActualDevice, *, written: Mapping[str, SocketAddress], now: float
+    desired: DesiredDevice, actual: ActualDevice, *, written: Mapping[str, SocketAddress], now: float
 ) -> DeviceChanges:
-    """Return what turns ``actual`` into ``wanted``.
+    """Return what turns ``actual`` into ``desired``.
 
     ``written`` is the endpoint last written to each peer. WireGuard follows a peer that roams, so an endpoint that
     differs from ours may be the better one. Ours is written when the peer has none, when ours changed, or when the
     peer has no session that a write could break. ``now`` is wall-clock time.
     """
     updates = []
-    for public_key in sorted(wanted.peers):
-        peer, held = wanted.peers[public_key], actual.peers.get(public_key)
+    for public_key in sorted(desired.peers):
+        peer, held = desired.peers[public_key], actual.peers.get(public_key)
         update = PeerUpdate(
             public_key,
             endpoint=_endpoint(peer, held or ActualPeer(), written.get(public_key), now),
@@ -102,22 +102,22 @@ def diff(
         )
         if held is None or update != PeerUpdate(public_key):
             updates.append(update)
-    everything = frozenset[Network]().union(*(peer.allowed for peer in wanted.peers.values()))
-    staying = (peer.allowed for public_key, peer in actual.peers.items() if public_key in wanted.peers)
+    everything = frozenset[Network]().union(*(peer.allowed for peer in desired.peers.values()))
+    staying = (peer.allowed for public_key, peer in actual.peers.items() if public_key in desired.peers)
     return DeviceChanges(
-        private_key=wanted.private_key if wanted.private_key != actual.private_key else None,
-        port=wanted.port if wanted.port != actual.port else None,
+        private_key=desired.private_key if desired.private_key != actual.private_key else None,
+        port=desired.port if desired.port != actual.port else None,
         updates=tuple(updates),
         drop=frozenset[Network]().union(*staying) - everything,
-        remove=tuple(sorted(actual.peers.keys() - wanted.peers.keys())),
+        remove=tuple(sorted(actual.peers.keys() - desired.peers.keys())),
     )
 
 
 def _endpoint(
-    wanted: ResolvedPeer, held: ActualPeer, written: SocketAddress | None, now: float
+    desired: ResolvedPeer, held: ActualPeer, written: SocketAddress | None, now: float
 ) -> SocketAddress | None:
-    if wanted.endpoint is None or wanted.endpoint == held.endpoint:
+    if desired.endpoint is None or desired.endpoint == held.endpoint:
         return None
     has_session = now - held.handshake_at < SESSION_S
-    ours_changed = written is not None and written != wanted.endpoint
-    return wanted.endpoint if held.endpoint is None or ours_changed or not has_session else None
+    ours_changed = written is not None and written != desired.endpoint
+    return desired.endpoint if held.endpoint is None or ours_changed or not has_session else None

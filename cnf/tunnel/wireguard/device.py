@@ -23,10 +23,11 @@ log = logging.getLogger(__name__)
 KERNEL_KIND = "wireguard"
 USERSPACE_KIND = "tun"
 WAIT_S = 10.0
+"""Seconds to wait for wireguard-go's link and control socket."""
 _POLL_S = 0.02
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOENT, errno.EPROTONOSUPPORT)
-# What the tunnel needs: forward between peers and pods; loose reverse-path check, since pods' addresses arrive by the
-# same link that others leave by; no redirects.
+# What the tunnel needs: forwarding between peers and pods; a loose reverse-path filter, because packets from a fleet
+# address may arrive by another link than the route back uses; no redirects.
 _SETTINGS = {links.FORWARDING: 1, links.ACCEPT_REDIRECTS: 0, links.SEND_REDIRECTS: 0, links.RP_FILTER: 2}
 
 
@@ -36,10 +37,18 @@ class WireGuardBackend(Protocol):
     kind: str
 
     def read(self) -> changes.ActualDevice:
-        """Return the device as it is."""
+        """Return the device as it is.
 
-    def apply(self, wanted: changes.DeviceChanges) -> None:
-        """Write the changes."""
+        Raises:
+            BackendError: the device is away.
+        """
+
+    def apply(self, difference: changes.DeviceChanges) -> None:
+        """Write the changes.
+
+        Raises:
+            BackendError: refused, or the device is away.
+        """
 
 
 @contextlib.contextmanager
@@ -53,7 +62,7 @@ def open_rtnetlink() -> Iterator[connection.Connection]:
         try:
             yield rtnetlink
         except netlink_errors.NetlinkError as err:
-            raise errors.DeviceError(f"the kernel refused: {err}") from err
+            raise errors.DeviceError(str(err)) from err
 
 
 def create(rtnetlink: connection.Connection, name: str, kind: str, *, mtu: int) -> bool:
@@ -82,8 +91,10 @@ def ensure(
 ) -> tuple[links.Link, WireGuardBackend]:
     """Return the link and what drives it; make the link if the kernel has WireGuard, else wait for wireguard-go.
 
+    ``stopped`` ends the wait early.
+
     Raises:
-        DeviceAbsentError: wireguard-go did not appear in ``wait_s``.
+        DeviceAbsentError: wireguard-go did not appear in ``wait_s``, or ``stopped`` became true.
         NetlinkError: the kernel refused.
     """
     deadline = clock() + wait_s
@@ -94,19 +105,20 @@ def ensure(
         if link is not None and link.kind == USERSPACE_KIND and uapi.answers(name):
             return link, uapi.UserspaceWireGuard(name)
         if link is not None and link.kind not in (KERNEL_KIND, USERSPACE_KIND):
-            log.warning("a foreign link has the tunnel's name: deleting it", extra={"link": name, "kind": link.kind})
+            log.warning("deleting a foreign link that has the tunnel's name", extra={"link": name, "kind": link.kind})
             rtnetlink.send([links.delete(name)])
         elif link is None and create(rtnetlink, name, KERNEL_KIND, mtu=mtu):
             continue
-        if clock() >= deadline or stopped():
-            raise errors.DeviceAbsentError(_absent(name, link, wait_s))
+        is_late = clock() >= deadline
+        if is_late or stopped():
+            raise errors.DeviceAbsentError(_absent(name, link, f" in {wait_s:g} s" if is_late else ""))
         time.sleep(_POLL_S)
 
 
-def _absent(name: str, link: links.Link | None, wait_s: float) -> str:
+def _absent(name: str, link: links.Link | None, waited: str) -> str:
     what = "link" if link is None else "control socket"
     return (
-        f"the kernel has no WireGuard and the {what} of {name} did not appear in {wait_s:g} s: "
+        f"the kernel has no WireGuard and the {what} of {name} did not appear{waited}: "
         "expected the container 'wireguard' of this pod to run wireguard-go"
     )
 

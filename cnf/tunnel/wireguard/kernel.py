@@ -45,7 +45,7 @@ class KernelWireGuard:
         except (exceptions.NetlinkError, OSError) as err:
             raise _refused(self.name, err) from err
 
-    def apply(self, wanted: changes.DeviceChanges) -> None:
+    def apply(self, difference: changes.DeviceChanges) -> None:
         """Write the changes.
 
         Raises:
@@ -53,30 +53,30 @@ class KernelWireGuard:
         """
         try:
             with pyroute2.WireGuard() as wireguard:
-                for message in messages(wanted):
+                for message in messages(difference):
                     wireguard.set(self.name, **message)
         except (exceptions.NetlinkError, OSError) as err:
             raise _refused(self.name, err) from err
 
 
-def messages(wanted: changes.DeviceChanges) -> Iterator[dict[str, Any]]:
+def messages(difference: changes.DeviceChanges) -> Iterator[dict[str, Any]]:
     """Return the arguments of each ``WireGuard.set`` call that the changes need, in order."""
     device: dict[str, Any] = {}
-    if wanted.private_key is not None:
-        device["private_key"] = wanted.private_key
-    if wanted.port is not None:
-        device["listen_port"] = wanted.port
+    if difference.private_key is not None:
+        device["private_key"] = difference.private_key
+    if difference.port is not None:
+        device["listen_port"] = difference.port
     if device:
         yield device
-    for update in wanted.updates:
+    for update in difference.updates:
         yield from _update(update)
-    if wanted.drop:
+    if difference.drop:
         # They move to a peer that exists for these messages only: see ``changes``.
         passing = key.generate().public
-        for chunk in _chunks(wanted.drop):
+        for chunk in _chunks(difference.drop):
             yield {"peer": {"public_key": passing, "allowed_ips": chunk}}
         yield {"peer": {"public_key": passing, "remove": True}}
-    for public_key in wanted.remove:
+    for public_key in difference.remove:
         yield {"peer": {"public_key": public_key, "remove": True}}
 
 

@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
+from cnf.tunnel.plan.desired import PeerEndpoint
 from cnf.tunnel.plan.endpoints import SocketAddress
-from cnf.tunnel.plan.wanted import PeerEndpoint
 from fleetboard.model.addresses import Address
 
 log = logging.getLogger(__name__)
@@ -24,12 +24,13 @@ RETRY_S = 5.0
 
 
 def look_up(host: str) -> list[Address]:
-    """Resolve a name, in the resolver's order; return nothing if that fails now."""
-    try:
-        entries = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as err:
-        log.warning("cannot resolve an endpoint's name", extra={"host": host, "error": str(err)})
-        return []
+    """Resolve a name, in the resolver's order.
+
+    Raises:
+        OSError: the name can't be resolved now.
+        UnicodeError: it is not a host name.
+    """
+    entries = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
     return [ipaddress.ip_address(entry[4][0]) for entry in entries]
 
 
@@ -50,6 +51,7 @@ class Resolver:
         self._known: dict[str, tuple[Address, ...]] = {}
         self._due: dict[str, float] = {}
         self._running: set[str] = set()
+        self._failing: set[str] = set()
 
     def addresses(self, candidates: Iterable[PeerEndpoint]) -> tuple[SocketAddress, ...]:
         """Return the known addresses of ``candidates``, in their order, and look up what is due. Never waits."""
@@ -72,8 +74,11 @@ class Resolver:
 
     def _refresh(self, host: str) -> None:
         resolved: tuple[Address, ...] = ()
+        error = "the resolver knows no address"
         try:
             resolved = tuple(dict.fromkeys(self._look_up(host)))
+        except (OSError, UnicodeError) as err:
+            error = str(err)
         finally:
             with self._lock:
                 changed = bool(resolved) and set(resolved) != set(self._known.get(host, ()))
@@ -81,5 +86,17 @@ class Resolver:
                     self._known[host] = resolved
                 self._due[host] = self._clock() + (REFRESH_S if resolved else RETRY_S)
                 self._running.discard(host)
+                self._report(host, "" if resolved else error)
         if changed:
             self._on_change()
+
+    def _report(self, host: str, error: str) -> None:
+        """Log when a name begins to fail, and when it can be resolved again."""
+        if error and host not in self._failing:
+            self._failing.add(host)
+            kept = "keeping its last addresses" if host in self._known else "which has no address yet"
+            message = f"could not resolve the host name of a peer endpoint, {kept}"
+            log.warning(message, extra={"host": host, "error": error, "retry_s": RETRY_S})
+        elif not error and host in self._failing:
+            self._failing.discard(host)
+            log.info("resolved the host name of a peer endpoint again", extra={"host": host})

@@ -10,14 +10,14 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 
 from cnf.netlink import addresses, connection, links, routes
-from cnf.tunnel.plan.wanted import RouteKind, WantedRoute
+from cnf.tunnel.plan.desired import DesiredRoute, RouteKind
 from fleetboard.model.addresses import Address, Network
 
 ROUTE_PROTOCOL = 113
 """Marks our routes (rtnetlink(7) leaves numbers above 4 to user space; none of iproute2's rt_protos has this one)."""
 
 
-def ensure_addresses(kernel: connection.Connection, wanted: Iterable[Address]) -> None:
+def ensure_addresses(kernel: connection.Connection, desired: Iterable[Address]) -> None:
     """Put the node's addresses on ``lo`` that are missing there.
 
     On a member's node the CNI server is their writer (``attach.wiring.plan_node``): it puts them before the first plan
@@ -25,36 +25,36 @@ def ensure_addresses(kernel: connection.Connection, wanted: Iterable[Address]) -
     The relay has no CNI server, so there this is the writer. Neither removes an address.
     """
     held = addresses.read(kernel, links.LOOPBACK)
-    kernel.send([addresses.put(links.LOOPBACK, address) for address in wanted if address.packed not in held])
+    kernel.send([addresses.put(links.LOOPBACK, address) for address in desired if address.packed not in held])
 
 
-def ensure_routes(kernel: connection.Connection, link: links.Link, wanted: Sequence[WantedRoute]) -> bool:
-    """Write what differs between our routes and ``wanted``; return whether anything was written."""
+def ensure_routes(kernel: connection.Connection, link: links.Link, desired: Sequence[DesiredRoute]) -> bool:
+    """Write what differs between our routes and ``desired``; return whether anything was written."""
     installed = dict(_read_routes(kernel, link))
-    missing = [route for route in wanted if installed.get(route.destination) != route]
+    missing = [route for route in desired if installed.get(route.destination) != route]
     # Narrow ones first, one message each: a wide unreachable route must not cover a node's block for a moment, or for
     # longer if the kernel refuses the narrow one.
     for route in sorted(missing, key=lambda route: -route.destination.prefixlen):
         kernel.send([_route(link, route).put()])
-    stale = installed.keys() - {route.destination for route in wanted}
-    kernel.send([routes.delete(destination, protocol=ROUTE_PROTOCOL) for destination in stale])
+    stale = installed.keys() - {route.destination for route in desired}
+    kernel.send([routes.delete_any(destination, protocol=ROUTE_PROTOCOL) for destination in stale])
     return bool(missing or stale)
 
 
-def _read_routes(kernel: connection.Connection, link: links.Link) -> Iterator[tuple[Network, WantedRoute | None]]:
+def _read_routes(kernel: connection.Connection, link: links.Link) -> Iterator[tuple[Network, DesiredRoute | None]]:
     for version in addresses.FAMILY:
         for route in routes.read(kernel, version, protocol=ROUTE_PROTOCOL):
             destination = ipaddress.ip_network((route.destination, route.length))
             if route.unreachable:
-                yield destination, WantedRoute(destination, RouteKind.UNREACHABLE)
+                yield destination, DesiredRoute(destination, RouteKind.UNREACHABLE)
             elif route.index == link.index:
                 source = ipaddress.ip_address(route.source) if route.source else None
-                yield destination, WantedRoute(destination, RouteKind.TUNNEL, source)
+                yield destination, DesiredRoute(destination, RouteKind.TUNNEL, source)
             else:
                 yield destination, None
 
 
-def _route(link: links.Link, route: WantedRoute) -> routes.Route:
+def _route(link: links.Link, route: DesiredRoute) -> routes.Route:
     if route.kind is RouteKind.UNREACHABLE:
         return routes.Route(route.destination, protocol=ROUTE_PROTOCOL)
     # A gateway in name only: WireGuard looks at the packet's own destination. But where a packet leaves by the link it

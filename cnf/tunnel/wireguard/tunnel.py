@@ -1,9 +1,10 @@
-"""Reconciles the kernel with the plan: the tunnel of this network namespace is kept as ``Wanted`` says.
+"""Reconciles the kernel with the plan: the tunnel of this network namespace is kept as ``DesiredTunnel`` says.
 
-A controller (``controllers.tunnel`` on a node, ``relay`` on the hub) passes its plan to ``want``. ``run`` brings it
-about in a thread of its own: at every new plan, when the link changed (``watch``), when the name of an endpoint got
-another address (``resolver``), and every 30 s. ``sync`` does the same at once in the caller's thread: the relay must
-move a member to its new leader before it acknowledges that. ``revive`` is for the session, when a peer fell silent.
+A controller (``controllers.tunnel`` on a node, ``relay`` on the hub) passes its plan to ``set_desired``. ``run``
+applies it in a thread of its own: at every new plan, when the link changed (``watch``), when the name of an endpoint
+got another address (``resolver``), and every 30 s. ``sync`` does the same at once in the caller's thread: the relay
+must move a member to its new leader before it acknowledges that. ``revive`` is for the session, when a peer fell
+silent.
 
 The order is: the node's addresses (``routing``), the link (``device``), its peers (``changes``, and a backend that
 writes them), the link's settings, the routes. Each step needs the ones before it.
@@ -22,8 +23,8 @@ import time
 from collections.abc import Callable
 
 from cnf.tunnel import errors
+from cnf.tunnel.plan.desired import DesiredPeer, DesiredTunnel
 from cnf.tunnel.plan.endpoints import SocketAddress
-from cnf.tunnel.plan.wanted import Wanted, WantedPeer
 from cnf.tunnel.wireguard import changes, device, key, routing, watch
 from cnf.tunnel.wireguard.resolver import Resolver
 from fleetboard.model import names
@@ -32,8 +33,12 @@ from fleetboard.model.addresses import Network
 log = logging.getLogger(__name__)
 
 RESYNC_S = 30.0
+"""When to compare with the device without an event: somebody else may have changed peers or routes."""
 _POLL_S = 0.5
+"""How often ``stop``, the watching thread and ``RESYNC_S`` are checked."""
 _RETRY_S = (0.2, 5.0)
+_FAILURES_AT_START = 3
+"""Failures in a row that are no error yet: the container with wireguard-go may still be starting."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class Counters:
         syncs: Comparisons with the device.
         writes: Writes to the device.
         revivals: Peers removed and added again for a new handshake.
-        restores: New devices that everything was written to again.
+        restores: Times the device was made again (wireguard-go had ended) and everything was written to it.
     """
 
     syncs: int = 0
@@ -68,7 +73,7 @@ class Counters:
 class Tunnel:
     """WireGuard link ``name`` of the network namespace that the methods are called in.
 
-    Pass plans to ``want`` and run ``run`` in a thread of its own.
+    Pass plans to ``set_desired`` and run ``run`` in a thread of its own.
     """
 
     def __init__(
@@ -90,7 +95,7 @@ class Tunnel:
         self._resolver = resolver or Resolver(on_change=self.wake)
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._wanted: Wanted | None = None
+        self._desired: DesiredTunnel | None = None
         self._written: dict[str, SocketAddress] = {}
         self._turn: dict[str, int] = {}
         self._index = 0
@@ -107,26 +112,26 @@ class Tunnel:
         """``kernel`` or ``userspace``; empty before the first sync."""
         return self._backend.kind if self._backend is not None else ""
 
-    def want(self, wanted: Wanted) -> None:
-        """Make ``run`` bring ``wanted`` about. Does not wait, and costs nothing if it was wanted before."""
-        if wanted != self._wanted:
-            self._wanted = wanted
+    def set_desired(self, desired: DesiredTunnel) -> None:
+        """Make ``run`` apply ``desired``. Does not wait, and costs nothing if it is unchanged."""
+        if desired != self._desired:
+            self._desired = desired
             self._wake.set()
 
     def wake(self) -> None:
         """Make ``run`` compare now."""
         self._wake.set()
 
-    def sync(self, wanted: Wanted) -> None:
-        """Bring ``wanted`` about in this thread.
+    def sync(self, desired: DesiredTunnel) -> None:
+        """Apply ``desired`` in this thread.
 
         Raises:
-            TunnelError: something is not as wanted; ``run`` tries again.
+            TunnelError: something is not as desired; ``run`` tries again.
         """
-        self._wanted = wanted
+        self._desired = desired
         try:
             with self._lock:
-                self._apply(wanted)
+                self._apply(desired)
         except errors.TunnelError:
             self._wake.set()
             raise
@@ -140,13 +145,13 @@ class Tunnel:
             TunnelError: the device is away or refused.
         """
         with self._lock:
-            wanted, backend = self._wanted, self._backend
-            if wanted is None or backend is None or wanted.peer(public_key) is None:
+            desired, backend = self._desired, self._backend
+            if desired is None or backend is None or desired.peer(public_key) is None:
                 return False
             self._turn[public_key] = self._turn.get(public_key, 0) + 1
             if public_key in backend.read().peers:
                 self._write(backend, changes.DeviceChanges(remove=(public_key,)))
-            self._sync_peers(backend, wanted)
+            self._sync_peers(backend, desired)
             self.counters = dataclasses.replace(self.counters, revivals=self.counters.revivals + 1)
         return True
 
@@ -163,7 +168,7 @@ class Tunnel:
         return [_status(public_key, peers[public_key], now) for public_key in sorted(peers)]
 
     def run(self, stop: threading.Event) -> None:
-        """Keep the tunnel as wanted until ``stop``."""
+        """Keep the tunnel as desired until ``stop``."""
         watcher = threading.Thread(target=watch.watch, args=(self.name, self.wake, stop), name="tunnel watch")
         watcher.start()
         failures = 0
@@ -174,53 +179,58 @@ class Tunnel:
             if not woken and not self._due():
                 continue
             self._wake.clear()
-            failures = 0 if self._try(stop) else failures + 1
-            if failures:
-                stop.wait(_back_off(failures))
+            error = self._try(stop)
+            failures = failures + 1 if error is not None else 0
+            if error is not None and not stop.is_set():
+                pause_s = _back_off(failures)
+                self._report(error, failures=failures, retry_s=pause_s)
+                stop.wait(pause_s)
                 self._wake.set()
         watcher.join()
 
     def _due(self) -> bool:
         return time.monotonic() - self._last >= RESYNC_S
 
-    def _try(self, stop: threading.Event) -> bool:
-        wanted = self._wanted
-        if wanted is None:
-            return True
-        try:
-            with self._lock:
-                self._apply(wanted, stopped=stop.is_set)
-        except errors.TunnelError as err:
-            if not stop.is_set():
-                log.error("tunnel reconciliation failed", extra={"error": str(err)})  # noqa: TRY400 - expected kinds
-            return False
-        return True
+    def _try(self, stop: threading.Event) -> errors.TunnelError | None:
+        desired = self._desired
+        if desired is not None:
+            try:
+                with self._lock:
+                    self._apply(desired, stopped=stop.is_set)
+            except errors.TunnelError as err:
+                return err
+        return None
 
-    def _apply(self, wanted: Wanted, *, stopped: Callable[[], bool] = lambda: False) -> None:
+    def _report(self, error: errors.TunnelError, *, failures: int, retry_s: float) -> None:
+        level = logging.ERROR if failures > _FAILURES_AT_START else logging.WARNING
+        extra = {"link": self.name, "error": str(error), "retry_s": round(retry_s, 1)}
+        log.log(level, "could not bring the tunnel to its plan, retrying", extra=extra)
+
+    def _apply(self, desired: DesiredTunnel, *, stopped: Callable[[], bool] = lambda: False) -> None:
         self._last = time.monotonic()
         self.counters = dataclasses.replace(self.counters, syncs=self.counters.syncs + 1)
         with device.open_rtnetlink() as rtnetlink:
-            routing.ensure_addresses(rtnetlink, wanted.addresses)
-            link, backend = device.ensure(rtnetlink, self.name, mtu=wanted.mtu, wait_s=self._wait_s, stopped=stopped)
+            routing.ensure_addresses(rtnetlink, desired.addresses)
+            link, backend = device.ensure(rtnetlink, self.name, mtu=desired.mtu, wait_s=self._wait_s, stopped=stopped)
             if link.index != self._index:
                 restored = self._index != 0
                 self._index = link.index
                 self._written.clear()
                 self.counters = dataclasses.replace(self.counters, restores=self.counters.restores + restored)
             self._backend = backend
-            self._sync_peers(backend, wanted)
-            device.configure(rtnetlink, link, mtu=wanted.mtu)
-            routing.ensure_routes(rtnetlink, link, wanted.routes)
+            self._sync_peers(backend, desired)
+            device.configure(rtnetlink, link, mtu=desired.mtu)
+            routing.ensure_routes(rtnetlink, link, desired.routes)
 
-    def _sync_peers(self, backend: device.WireGuardBackend, wanted: Wanted) -> None:
-        wanted_device = changes.WantedDevice(
-            self._key.base64, self.port, {peer.public_key: self._resolve(peer) for peer in wanted.peers}
+    def _sync_peers(self, backend: device.WireGuardBackend, desired: DesiredTunnel) -> None:
+        desired_device = changes.DesiredDevice(
+            self._key.base64, self.port, {peer.public_key: self._resolve(peer) for peer in desired.peers}
         )
-        difference = changes.diff(wanted_device, backend.read(), written=self._written, now=self._wall_clock())
+        difference = changes.diff(desired_device, backend.read(), written=self._written, now=self._wall_clock())
         if difference:
             self._write(backend, difference)
 
-    def _resolve(self, peer: WantedPeer) -> changes.ResolvedPeer:
+    def _resolve(self, peer: DesiredPeer) -> changes.ResolvedPeer:
         candidates = self._resolver.addresses(peer.endpoints)
         turn = self._turn.get(peer.public_key, 0)
         endpoint = candidates[turn % len(candidates)] if candidates else None

@@ -28,7 +28,7 @@ def socket_path(name: str) -> Path:
 
 
 def answers(name: str) -> bool:
-    """Tell whether a wireguard-go listens for link ``name``."""
+    """Return whether a wireguard-go listens for link ``name``."""
     try:
         with _connect(name):
             return True
@@ -52,38 +52,38 @@ class UserspaceWireGuard:
         """
         return parse(_exchange(self.name, "get=1\n\n"))
 
-    def apply(self, wanted: changes.DeviceChanges) -> None:
+    def apply(self, difference: changes.DeviceChanges) -> None:
         """Write the changes.
 
         Raises:
             BackendError: refused, or wireguard-go is away.
         """
-        _exchange(self.name, render(wanted))
+        _exchange(self.name, render(difference))
 
 
-def render(wanted: changes.DeviceChanges) -> str:
+def render(difference: changes.DeviceChanges) -> str:
     """Return the ``set`` operation of the changes."""
-    return "\n".join(["set=1", *_lines(wanted), "", ""])
+    return "\n".join(["set=1", *_lines(difference), "", ""])
 
 
-def _lines(wanted: changes.DeviceChanges) -> Iterator[str]:
-    if wanted.private_key is not None:
-        yield f"private_key={to_hex(wanted.private_key)}"
-    if wanted.port is not None:
-        yield f"listen_port={wanted.port}"
-    for update in wanted.updates:
+def _lines(difference: changes.DeviceChanges) -> Iterator[str]:
+    if difference.private_key is not None:
+        yield f"private_key={to_hex(difference.private_key)}"
+    if difference.port is not None:
+        yield f"listen_port={difference.port}"
+    for update in difference.updates:
         yield f"public_key={to_hex(update.public_key)}"
         if update.endpoint is not None:
             yield f"endpoint={update.endpoint}"
         if update.keepalive_s is not None:
             yield f"persistent_keepalive_interval={update.keepalive_s}"
         yield from (f"allowed_ip={network}" for network in sorted(update.add, key=str))
-    if wanted.drop:
+    if difference.drop:
         # They move to a peer that exists for these lines only: see ``changes``.
         yield f"public_key={to_hex(key.generate().public)}"
-        yield from (f"allowed_ip={network}" for network in sorted(wanted.drop, key=str))
+        yield from (f"allowed_ip={network}" for network in sorted(difference.drop, key=str))
         yield "remove=true"
-    for public_key in wanted.remove:
+    for public_key in difference.remove:
         yield f"public_key={to_hex(public_key)}"
         yield "remove=true"
 
@@ -146,7 +146,7 @@ def _connect(name: str) -> socket.socket:
         connection.connect(str(socket_path(name)))
     except OSError as err:
         connection.close()
-        raise errors.BackendError(f"wireguard-go of {name} does not answer: {err}", errno=err.errno or 0) from err
+        raise errors.BackendError(f"wireguard-go for {name} does not answer: {err}", errno=err.errno or 0) from err
     return connection
 
 
@@ -163,13 +163,13 @@ def _exchange(name: str, operation: str) -> list[tuple[str, str]]:
                     if field:
                         lines.append((field, value))
         except (OSError, ValueError) as err:
-            raise errors.BackendError(f"wireguard-go of {name} went away: {err}") from err
-    raise errors.BackendError(f"wireguard-go of {name} closed the connection without an answer")
+            raise errors.BackendError(f"wireguard-go for {name} went away: {err}") from err
+    raise errors.BackendError(f"wireguard-go for {name} closed the connection without an answer")
 
 
 def _check(name: str, status: int, lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
     if status:
-        raise errors.BackendError(f"wireguard-go of {name} refused: {os.strerror(-status)}", errno=-status)
+        raise errors.BackendError(f"wireguard-go for {name} refused: {os.strerror(-status)}", errno=-status)
     return lines
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from cnf.netlink import connection, links
 
 _POLL_S = 0.5
+"""How often ``stop`` is checked."""
 _RECEIVE = 1 << 16
 
 

@@ -22,7 +22,7 @@ from cnf.vip.tracking import FlowEnd
 
 log = logging.getLogger(__name__)
 
-LIMIT = 10_000
+MAX_ENTRIES = 10_000
 """Maximum of saved entries: restoring as many takes 0.3 to 0.5 s, and pods wait for it."""
 
 _BATCH = 64
@@ -61,13 +61,13 @@ def read() -> bytes:
 
 
 def select(entries: Iterable[bytes]) -> Iterator[bytes]:
-    """Return the entries to save, ``LIMIT`` at most: translated and alive, established TCP first."""
+    """Return the entries to save, ``MAX_ENTRIES`` at most: translated and alive, established TCP first."""
     living = [body for body in entries if not any(state in body for state in _ENDED)]
-    if len(living) > LIMIT:
+    if len(living) > MAX_ENTRIES:
         # Other clients start again, or find their endpoint by the hash.
         living.sort(key=lambda body: _ESTABLISHED not in body)
     # Kernels before 5.18 list the untranslated too.
-    return itertools.islice(filter(_is_translated, living), LIMIT)
+    return itertools.islice(filter(_is_translated, living), MAX_ENTRIES)
 
 
 def restore(saved: bytes, *, age_s: float) -> int:

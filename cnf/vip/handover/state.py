@@ -3,7 +3,7 @@
 A new pod is a new network namespace with empty tables. So every few seconds, and once more when it stops, a cnf saves
 two files: the connections, as the kernel lists them, and the firewall, when it changed. The next cnf restores the
 firewall first and then the connections, because the kernel derives their translation from its rules. Files of another
-node are ignored. Connections of another boot are ignored too, since their age can't be told.
+node are ignored. Connections of another boot are ignored too, since their age is unknown.
 
 Invariant: nothing is forwarded before a firewall is in force: the saved one, or one that forwards nothing.
 """
@@ -24,6 +24,7 @@ from cnf.vip.handover import files, flows
 log = logging.getLogger(__name__)
 
 PERIOD_S = 3.0
+"""How often the state is saved. A pod that is killed loses the connections of the last period."""
 PAUSE_RATIO = 30
 """The pause after saving, in multiples of the time it took: large tables are saved less often."""
 
@@ -76,11 +77,11 @@ class Handover:
         if nftables.serving() is not None:
             return TakenOver(firewall=True, same_namespace=True)
         # A table that doesn't serve: the former process ended before it had filled it.
-        same_namespace = transaction.table_awake() is not None
+        same_namespace = transaction.table_active() is not None
         rules = self._read(self._rules)
         restored = rules is not None and self._restore_firewall(rules.content)
         if not restored:
-            nftables.apply(nftables.BARE)
+            nftables.apply(nftables.CLOSED_ONLY)
         return TakenOver(firewall=restored, connections=self._restore_connections(), same_namespace=same_namespace)
 
     def run(self, stop: threading.Event) -> None:
@@ -120,14 +121,14 @@ class Handover:
         except errors.VipError as err:
             problem = str(err)
         if problem and problem != self._problem:
-            log.error("failed to save state for the next cnf", extra={"error": problem})
+            log.error("could not save state for the next cnf, retrying", extra={"error": problem})
         self._problem = problem
         return time.monotonic() - started
 
     def _read(self, path: pathlib.Path) -> files.HandoverFile | None:
         saved = files.read(path)
         if saved is not None and saved.origin.owner != self._origin.owner:
-            extra = {"path": str(path), "of": saved.origin.owner, "node": self._origin.owner}
+            extra = {"path": str(path), "owner": saved.origin.owner, "node": self._origin.owner}
             log.error("ignored the saved state of another node", extra=extra)
             return None
         return saved
@@ -152,5 +153,5 @@ class Handover:
         try:
             return flows.restore(saved.content, age_s=saved.age_s)
         except errors.VipError as err:
-            log.error("could not restore connections", extra={"error": str(err)})  # noqa: TRY400 - as it says
+            log.error("could not restore connections", extra={"error": str(err)})
             return 0

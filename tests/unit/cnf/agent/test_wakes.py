@@ -12,14 +12,14 @@ import pytest
 import cnf
 from cnf.agent import parts
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import WAKES, AgentSource, AgentWork, Wakes
+from cnf.agent.wakes import WORK_BY_SOURCE, AgentSource, AgentWork, WorkQueues
 from cnf.controllers.services import PendingChanges
 from fleetboard.kube.controller import SINGLE
 
 EXPECTED = {
     AgentSource.START: {AgentWork.STATUS, AgentWork.ATTACHMENTS},
     AgentSource.MESH: {AgentWork.TUNNEL, AgentWork.BLOCKS, AgentWork.STATUS, AgentWork.SERVICES},
-    AgentSource.COUNTS: {AgentWork.STATUS},
+    AgentSource.STATUS_ONLY: {AgentWork.STATUS},
     AgentSource.ZONE: {AgentWork.SERVICES},
     AgentSource.SERVICE: {AgentWork.SERVICES},
     AgentSource.ENDPOINTS: {AgentWork.SERVICES},
@@ -34,32 +34,34 @@ EXPECTED = {
 
 @pytest.mark.parametrize("source", AgentSource)
 def test_a_source_wakes_whom_it_concerns_and_nobody_else(source: AgentSource) -> None:
-    wakes = Wakes()
+    work_queues = WorkQueues()
 
-    wakes.wake(source)
+    work_queues.wake(source)
 
-    assert {work for work in AgentWork if len(wakes.queue(work))} == EXPECTED[source]
+    assert {work for work in AgentWork if len(work_queues.queue(work))} == EXPECTED[source]
 
 
 def test_what_changed_is_remembered_before_anybody_is_woken() -> None:
     seen: list[int] = []
-    wakes = Wakes({AgentSource.SERVICE: lambda _key: seen.append(len(wakes.queue(AgentWork.SERVICES)))})
+    work_queues = WorkQueues(
+        {AgentSource.SERVICE: lambda _key: seen.append(len(work_queues.queue(AgentWork.SERVICES)))}
+    )
 
-    wakes.wake(AgentSource.SERVICE, "default/web")
+    work_queues.wake(AgentSource.SERVICE, "default/web")
 
     assert seen == [0]
-    assert wakes.queue(AgentWork.SERVICES).get() == SINGLE
+    assert work_queues.queue(AgentWork.SERVICES).get() == SINGLE
 
 
 def test_services_are_planned_from_what_was_remembered_once() -> None:
     pending = PendingChanges()
-    wakes = Wakes(pending.marks)
+    work_queues = WorkQueues(pending.recorders)
     pending.mesh = False
 
-    wakes.wake(AgentSource.SERVICE, "fleetboard-system/default.web")
-    wakes.wake(AgentSource.ENDPOINTS, "default/web-c2")
+    work_queues.wake(AgentSource.SERVICE, "fleetboard-system/default.web")
+    work_queues.wake(AgentSource.ENDPOINTS, "default/web-c2")
     assert not pending.mesh
-    wakes.wake(AgentSource.ZONE)
+    work_queues.wake(AgentSource.ZONE)
 
     assert pending.mesh
     assert pending.take() == ({"fleetboard-system/default.web"}, {"default/web-c2"})
@@ -67,13 +69,13 @@ def test_services_are_planned_from_what_was_remembered_once() -> None:
 
 
 def test_all_work_has_a_controller_that_takes_it_from_its_queue() -> None:
-    wakes, anything = Wakes(), mock.MagicMock()
-    workers = parts.build_workers(wakes, cast("Caches", anything), cast("parts.Controllers", anything))
+    work_queues, anything = WorkQueues(), mock.MagicMock()
+    workers = parts.build_workers(work_queues, cast("Caches", anything), cast("parts.Controllers", anything))
 
     assert {*workers} == {*AgentWork}
     for work, worker in workers.items():
         worker.enqueue(SINGLE)
-        assert wakes.queue(work).get() == SINGLE
+        assert work_queues.queue(work).get() == SINGLE
 
 
 def test_all_work_is_woken_and_all_sources_are_raised() -> None:
@@ -88,5 +90,5 @@ def test_all_work_is_woken_and_all_sources_are_raised() -> None:
         and argument.value.id == "AgentSource"
     }
 
-    assert {source.name for source in AgentSource} == {source.name for source in WAKES} == raised
-    assert {work for woken in WAKES.values() for work in woken} == {*AgentWork}
+    assert {source.name for source in AgentSource} == {source.name for source in WORK_BY_SOURCE} == raised
+    assert {work for woken in WORK_BY_SOURCE.values() for work in woken} == {*AgentWork}

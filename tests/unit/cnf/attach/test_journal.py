@@ -46,10 +46,10 @@ def open_journal(path: pathlib.Path) -> journal.Journal:
 
 def test_what_was_written_is_read_back_whole(tmp_path: pathlib.Path) -> None:
     made = open_journal(tmp_path / "journal")
-    mark = 0
+    offset = 0
     for entry in ENTRIES:
-        mark = made.append(entry)
-    made.sync(mark)
+        offset = made.append(entry)
+    made.sync(offset)
     made.close()
     assert journal.Journal(tmp_path / "journal").read() == (ENTRIES, 0)
 
@@ -122,15 +122,15 @@ def test_a_disk_that_fails_to_sync_is_not_trusted_until_the_journal_is_rewritten
     made = journal.Journal(tmp_path / "journal", fsync=fsync)
     made.rewrite([])
     broken.set()
-    mark = made.append(ENTRIES[0])
+    offset = made.append(ENTRIES[0])
     with pytest.raises(errors.JournalError):
-        made.sync(mark)
+        made.sync(offset)
     assert not made.healthy
     with pytest.raises(errors.JournalError, match="Input/output"):
         made.rewrite([ENTRIES[0]])
     broken.clear()
     made.rewrite([ENTRIES[0]])
-    made.sync(mark)
+    made.sync(offset)
     made.sync(made.append(ENTRIES[1]))
     made.close()
 
@@ -151,8 +151,8 @@ def test_those_who_wait_at_one_time_share_a_sync(tmp_path: pathlib.Path) -> None
 
     made = journal.Journal(tmp_path / "journal", fsync=fsync)
     made.rewrite([])
-    marks = [made.append(records.Reserve(make_record(n))) for n in range(1, 30)]
-    waiting = [threading.Thread(target=made.sync, args=(mark,)) for mark in marks]
+    offsets = [made.append(records.Reserve(make_record(n))) for n in range(1, 30)]
+    waiting = [threading.Thread(target=made.sync, args=(offset,)) for offset in offsets]
     for thread in waiting:
         thread.start()
     gate.set()

@@ -112,8 +112,8 @@ def test_a_release_happens_though_the_disk_is_full(tmp_path: pathlib.Path) -> No
     ledger = Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
     ledger.load()
     ledger.set_blocks([BLOCK], excluded=[BLOCK.network_address])
-    record, mark = ledger.reserve(draft(1))
-    ledger.sync(mark)
+    record, offset = ledger.reserve(draft(1))
+    ledger.sync(offset)
     failing.append(True)
     with pytest.raises(errors.JournalError):
         ledger.sync(ledger.commit(record.key, index=1))
@@ -137,16 +137,16 @@ def test_no_block_is_returned_while_the_journal_may_name_pods_in_it(tmp_path: pa
     ledger = Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
     ledger.load()
     ledger.set_blocks([BLOCK], excluded=[])
-    record, mark = ledger.reserve(draft(1))
-    ledger.sync(mark)
+    record, offset = ledger.reserve(draft(1))
+    ledger.sync(offset)
     full = True
     with pytest.raises(errors.JournalError):
         ledger.sync(ledger.commit(record.key, index=5))
     ledger.release(record.key, quarantine=False)
     assert ledger.empty_blocks() == (BLOCK,)
-    assert not ledger.withdraw([BLOCK], excluded=[])
+    assert not ledger.close_blocks([BLOCK], excluded=[])
     full = False
-    assert ledger.withdraw([BLOCK], excluded=[])
+    assert ledger.close_blocks([BLOCK], excluded=[])
     ledger.close()
 
 

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import AgentSource, Wakes
+from cnf.agent.wakes import AgentSource, WorkQueues
 from cnf.controllers.services import PendingChanges, ServiceController
 from cnf.vip import errors, nftables, transaction, writer
 from fleetboard.model import addresses, core, fleet, meta, names
@@ -30,8 +30,8 @@ class FakeCaches:
     pending: PendingChanges = dataclasses.field(default_factory=PendingChanges)
 
     @property
-    def wakes(self) -> Wakes:
-        return Wakes(self.pending.marks)
+    def work_queues(self) -> WorkQueues:
+        return WorkQueues(self.pending.recorders)
 
     def peer(self, cluster: str) -> fleet.Peer:
         status = fleet.PeerStatus(
@@ -117,7 +117,7 @@ def services(fake_caches: FakeCaches, kernel: Kernel) -> ServiceController:
 def show(fake_caches: FakeCaches, *targets: bytes) -> None:
     before, fake_caches.slices = fake_caches.slices, {f"web{target[-1]}": slice_of(target) for target in targets}
     for key in before.keys() | fake_caches.slices.keys():
-        fake_caches.wakes.wake(AgentSource.ENDPOINTS, key)
+        fake_caches.work_queues.wake(AgentSource.ENDPOINTS, key)
 
 
 def test_endpoints_that_are_refused_are_over_with_their_deletion(
@@ -141,7 +141,7 @@ def test_refused_endpoints_hold_up_no_firewall(
     services.reconcile("all")
     show(fake_caches, BAD)
     fake_caches.blocks["c1"].append("10.113.8.0/22")
-    fake_caches.wakes.wake(AgentSource.MESH)
+    fake_caches.work_queues.wake(AgentSource.MESH)
 
     with pytest.raises(errors.RulesetRefusedError):
         services.reconcile("all")
@@ -157,7 +157,7 @@ def test_fewer_endpoints_are_taken_up_though_the_former_ones_are_refused_first(
     show(fake_caches, GOOD)
     services.reconcile("all")
     fake_caches.blocks["c1"].append("10.113.8.0/22")
-    fake_caches.wakes.wake(AgentSource.MESH)
+    fake_caches.work_queues.wake(AgentSource.MESH)
     kernel.lame = True
     with pytest.raises(errors.RulesetRefusedError):
         services.reconcile("all")
@@ -174,7 +174,7 @@ def test_a_malformed_block_of_ours_is_told_until_it_is_mended(
 ) -> None:
     services.reconcile("all")
     fake_caches.blocks["c1"] = ["10.113.4.1/22"]
-    fake_caches.wakes.wake(AgentSource.MESH)
+    fake_caches.work_queues.wake(AgentSource.MESH)
     for _ in range(2):
         with pytest.raises(addresses.AddressRefusedError):
             services.reconcile("all")

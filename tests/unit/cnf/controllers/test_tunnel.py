@@ -8,11 +8,11 @@ from typing import cast
 import pytest
 
 from cnf.agent.caches import Caches
-from cnf.agent.wakes import AgentWork, Wakes
+from cnf.agent.wakes import AgentWork, WorkQueues
 from cnf.attach import errors
 from cnf.attach.node_network import network
 from cnf.controllers import tunnel as tunnel_controller
-from cnf.tunnel.plan.wanted import Wanted
+from cnf.tunnel.plan.desired import DesiredTunnel
 from cnf.tunnel.session.session import Session, SessionRunner
 from cnf.tunnel.wireguard import key
 from cnf.tunnel.wireguard.tunnel import Tunnel
@@ -30,10 +30,10 @@ class World:
     epoch: int = 3
     now: float = 100.0
     public_key: str = OWN
-    wanted: Wanted | None = None
+    desired: DesiredTunnel | None = None
     fault: Exception | None = None
     taken_up: list[network.NodeNetwork] = dataclasses.field(default_factory=list)
-    wakes: Wakes = dataclasses.field(default_factory=Wakes)
+    work_queues: WorkQueues = dataclasses.field(default_factory=WorkQueues)
     nodes: tuple[fleet.FleetNode, ...] = (
         fleet.FleetNode(
             metadata=meta.ObjectMeta(name="n1"),
@@ -56,8 +56,8 @@ class World:
     def node(self, _name: str) -> fleet.FleetNode:
         return self.nodes[0]
 
-    def want(self, wanted: Wanted) -> None:
-        self.wanted = wanted
+    def set_desired(self, desired: DesiredTunnel) -> None:
+        self.desired = desired
 
     def update(self, _session: Session) -> None:
         pass
@@ -76,21 +76,21 @@ class World:
             sessions=cast("SessionRunner", self),
             elector=cast("lease.Elector", self),
             set_network=self.take_up,
-            wakes=self.wakes,
+            work_queues=self.work_queues,
             tunnel_exists=tunnel_exists,
             clock=lambda: self.now,
         )
 
 
 def carries(world: World) -> bool:
-    return world.wanted is not None and world.wanted.peer(HUB) is not None
+    return world.desired is not None and world.desired.peer(HUB) is not None
 
 
 def test_a_standing_tunnel_is_left_alone_until_the_lease_was_read() -> None:
     world = World()
     controller = world.make_controller(tunnel_exists=True)
     assert controller.reconcile("all") == pytest.approx(tunnel_controller.UNKNOWN_POLL_S)
-    assert world.wanted is None
+    assert world.desired is None
     world.holder = "n1"
     controller.reconcile("all")
     assert carries(world)
@@ -101,7 +101,7 @@ def test_the_time_without_an_api_does_not_count() -> None:
     controller = world.make_controller(tunnel_exists=True)
     world.now += 60
     assert controller.reconcile("all") == pytest.approx(tunnel_controller.UNKNOWN_POLL_S)
-    assert world.wanted is None
+    assert world.desired is None
 
 
 def test_where_nobody_leads_the_nodes_are_joined_all_the_same() -> None:
@@ -110,7 +110,7 @@ def test_where_nobody_leads_the_nodes_are_joined_all_the_same() -> None:
     controller.reconcile("all")
     world.now += tunnel_controller.UNKNOWN_S
     controller.reconcile("all")
-    assert world.wanted is not None
+    assert world.desired is not None
     assert not carries(world)
 
 
@@ -121,15 +121,15 @@ def test_a_disk_that_takes_nothing_does_not_hold_up_the_tunnel(caplog: pytest.Lo
         controller.reconcile("all")
     assert carries(world)
     assert controller.leadership is not None
-    assert [record.message for record in caplog.records] == ["could not take up the node's network"]
+    assert [record.message for record in caplog.records] == ["could not take up the node's network, retrying"]
     world.fault = None
     for _ in range(2):
         controller.reconcile("all")
     assert [str(found.node_address) for found in world.taken_up] == ["10.113.4.0"]
-    assert len(world.wakes.queue(AgentWork.STATUS)) == 1
+    assert len(world.work_queues.queue(AgentWork.STATUS)) == 1
 
 
 def test_a_new_tunnel_waits_for_nobody() -> None:
     world = World()
     world.make_controller(tunnel_exists=False).reconcile("all")
-    assert world.wanted is not None
+    assert world.desired is not None

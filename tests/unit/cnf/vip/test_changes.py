@@ -35,11 +35,11 @@ class Kernel:
         self.written: Counter[str] = Counter()
 
     def take(self, changes: elements.ElementChanges) -> None:
-        for name, gone in changes.gone.items():
+        for name, gone in changes.removed.items():
             for key in gone:
                 self.written["gone"] += 1
                 del self.elements[name, key]
-        for name, come in changes.come.items():
+        for name, come in changes.added.items():
             for key, value in come.items():
                 self.written["come"] += 1
                 assert (name, key) not in self.elements, f"{key.hex()} is there already"
@@ -116,7 +116,7 @@ def test_one_endpoint_more_writes_its_slots_alone() -> None:
 def test_affinity_moves_a_service_to_other_maps() -> None:
     made = elements.difference(VipTable({front(1): back(1, 2)}), VipTable({front(1): back(1, 2, sticky=True)}))
 
-    assert (list(made.gone), list(made.come)) == (["spread4_16"], ["sticky4_16"])
+    assert (list(made.removed), list(made.added)) == (["spread4_16"], ["sticky4_16"])
 
 
 def test_the_layout_is_the_same_whatever_the_clusters_blocks_are() -> None:
@@ -173,7 +173,7 @@ class Nft:
     def apply(self, text: str) -> None:
         self.texts.append(text)
         self._take(
-            "asleep"
+            "dormant"
             if "\n  flags dormant;\n" in text
             else "base"
             if "delete table inet fleetboard\n" in text
@@ -201,7 +201,7 @@ class Nft:
 ONE = {"a": VipTable({front(1): back(1)})}
 TWO = {"a": VipTable({front(1): back(2)})}
 FIRST, SECOND = (ipaddress.ip_address(f"10.113.0.{n}").packed for n in (1, 2))
-OPENING = transaction.encode([elements.deletion(nftables.CLOSED_TABLE)]).content
+OPENING = transaction.encode([elements.frame_table_deletion(nftables.CLOSED_TABLE)]).content
 
 
 def test_a_refused_change_is_made_good_by_all_elements() -> None:
@@ -245,7 +245,7 @@ def test_a_table_of_another_version_serves_until_a_spare_one_does_and_that_until
 
     made.set_base(wall())
 
-    assert nft.transactions == ["rules", *["asleep", "elements", "elements"] * 2]
+    assert nft.transactions == ["rules", *["dormant", "elements", "elements"] * 2]
     fill_spare, to_spare, fill, to_ours = nft.batches
     assert (names_of(fill_spare), names_of(fill)) == ({nftables.SPARE_TABLE}, {firewall.NAME})
     assert to_spare == exchange(nftables.SPARE_TABLE, firewall.NAME)
@@ -256,7 +256,7 @@ def test_a_table_of_another_version_serves_until_a_spare_one_does_and_that_until
 
 
 def exchange(woken: str, deleted: str) -> bytes:
-    return transaction.encode([elements.waking(woken), elements.deletion(deleted)]).content
+    return transaction.encode([elements.frame_wake(woken), elements.frame_table_deletion(deleted)]).content
 
 
 def test_a_spare_table_that_serves_is_taken_over_from_a_process_that_ended_in_between() -> None:
@@ -266,36 +266,36 @@ def test_a_spare_table_that_serves_is_taken_over_from_a_process_that_ended_in_be
 
     made.set_base(wall())
 
-    assert nft.transactions == ["asleep", "elements", "elements"]
+    assert nft.transactions == ["dormant", "elements", "elements"]
     assert nft.batches[-1] == exchange(firewall.NAME, nftables.SPARE_TABLE)
 
 
 def test_where_no_spare_table_can_be_made_forwarding_stops_until_the_maps_are_full() -> None:
     nft, made = another_version_stands(firewall.NAME)
-    nft.refuses = lambda kind: kind in ("rules", "asleep")
+    nft.refuses = lambda kind: kind in ("rules", "dormant")
 
     made.set_base(wall())
 
-    assert nft.transactions == ["rules", "asleep", "base", "elements"]
+    assert nft.transactions == ["rules", "dormant", "base", "elements"]
     assert made.render() is not None
 
 
 def test_a_table_that_serves_is_kept_where_nft_is_killed_before_there_is_a_spare_one() -> None:
     nft, made = another_version_stands(firewall.NAME)
     nft.error = errors.NftUnavailableError
-    nft.refuses = lambda kind: kind in ("rules", "asleep")
+    nft.refuses = lambda kind: kind in ("rules", "dormant")
 
     with pytest.raises(errors.NftUnavailableError):
         made.set_base(wall())
 
-    assert nft.transactions == ["rules", "asleep"]
+    assert nft.transactions == ["rules", "dormant"]
 
 
 def spare_serves(failing: list[str], error: type[errors.VipError]) -> tuple[Nft, writer.FirewallWriter]:
     """Let the exchange fail at the last of ``failing``, once the spare table serves."""
     nft, made = another_version_stands(firewall.NAME)
     nft.error = error
-    to_spare = ["rules", "asleep", "elements", "elements"]
+    to_spare = ["rules", "dormant", "elements", "elements"]
     nft.refuses = lambda kind: kind == "rules" or nft.transactions == [*to_spare, *failing]
     with pytest.raises(error):
         made.set_base(wall())
@@ -306,7 +306,7 @@ def spare_serves(failing: list[str], error: type[errors.VipError]) -> tuple[Nft,
 
 
 @pytest.mark.parametrize("error", [errors.RulesetRefusedError, errors.NftUnavailableError])
-@pytest.mark.parametrize("failing", [["asleep"], ["asleep", "elements"], ["asleep", "elements", "elements"]])
+@pytest.mark.parametrize("failing", [["dormant"], ["dormant", "elements"], ["dormant", "elements", "elements"]])
 def test_a_spare_table_that_serves_all_is_kept_where_ours_fails_and_the_next_call_goes_on(
     failing: list[str], error: type[errors.VipError]
 ) -> None:
@@ -315,22 +315,22 @@ def test_a_spare_table_that_serves_all_is_kept_where_ours_fails_and_the_next_cal
 
     made.sync(ONE)
 
-    assert nft.transactions == ["asleep", "elements", "elements"]
+    assert nft.transactions == ["dormant", "elements", "elements"]
     assert nft.batches[-1] == exchange(firewall.NAME, nftables.SPARE_TABLE)
     assert made.render() is not None
 
 
 def test_a_spare_table_is_given_up_only_where_it_lacks_what_is_wanted() -> None:
-    nft, made = spare_serves(["asleep"], errors.RulesetRefusedError)
-    nft.refuses = lambda kind: kind in ("rules", "asleep")
+    nft, made = spare_serves(["dormant"], errors.RulesetRefusedError)
+    nft.refuses = lambda kind: kind in ("rules", "dormant")
 
     for _ in range(2):
         with pytest.raises(errors.RulesetRefusedError):
             made.sync(ONE)
-    assert nft.transactions == ["asleep"] * 2
+    assert nft.transactions == ["dormant"] * 2
     made.sync(TWO)
 
-    assert nft.transactions == [*["asleep"] * 3, "base", "elements"]
+    assert nft.transactions == [*["dormant"] * 3, "base", "elements"]
     assert SECOND in nft.batches[-1]
 
 
@@ -340,15 +340,15 @@ def test_a_firewall_that_is_tried_again_keeps_to_the_services_that_the_spare_tab
     made.sync(ONE)
     nft.there = firewall.NAME
     nft.transactions.clear()
-    nft.refuses = lambda kind: kind == "rules" or nft.transactions in (["elements"], [*tried, "asleep"])
-    tried = ["elements", "rules", "asleep", "elements", "elements"]
+    nft.refuses = lambda kind: kind == "rules" or nft.transactions in (["elements"], [*tried, "dormant"])
+    tried = ["elements", "rules", "dormant", "elements", "elements"]
     with pytest.raises(errors.RulesetRefusedError):
         made.sync(TWO)
     nft.there, nft.refuses = nftables.SPARE_TABLE, lambda _: False
 
     made.set_base(wall())
 
-    assert nft.transactions == [*tried, "asleep", "asleep", "elements", "elements"]
+    assert nft.transactions == [*tried, "dormant", "dormant", "elements", "elements"]
     assert SECOND in nft.batches[-2]
     assert FIRST not in nft.batches[-2]
 
@@ -440,8 +440,8 @@ def test_what_is_of_a_family_that_the_firewall_lacks_is_left_out_until_it_has_it
 
     four = elements.difference(table.EMPTY, mixed, versions=[4])
 
-    assert set(four.come) == {"spread4_1", "exported4", "hairpin4"}
-    assert set(elements.difference(table.EMPTY, mixed).come) > set(four.come)
+    assert set(four.added) == {"spread4_1", "exported4", "hairpin4"}
+    assert set(elements.difference(table.EMPTY, mixed).added) > set(four.added)
 
 
 def test_the_same_again_writes_nothing() -> None:

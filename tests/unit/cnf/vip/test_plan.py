@@ -99,7 +99,7 @@ def plan_from_c1(
         planner.put_service(str(number), one)
     for number, one_slice in enumerate(slices):
         planner.put_slice(str(number), one_slice)
-    here = plan.view_clusterset(peers, cluster="c1", local=[network], zone=zone, isolated=isolated)
+    here = plan.view_clusterset(peers, cluster="c1", node_blocks=[network], zone=zone, isolated=isolated)
     return table.combine(planner.shares(here))
 
 

@@ -34,7 +34,7 @@ tables = st.builds(
 def test_apart_each_message_concerns_what_it_says(wanted: VipTable) -> None:
     made = elements.difference(table.EMPTY, wanted)
     found: dict[str, set[bytes]] = {}
-    for subject, message in elements.parts(made, table="t"):
+    for subject, message in elements.frame_by_subject(made, table="t"):
         assert subject is not None
         one = VipTable(
             backends={front: back for front, back in wanted.backends.items() if front == subject},
@@ -42,11 +42,11 @@ def test_apart_each_message_concerns_what_it_says(wanted: VipTable) -> None:
             hairpin=frozenset({address for address in wanted.hairpin if address == subject}),
         )
         kind = message.action.removeprefix("add to ")
-        known = elements.difference(table.EMPTY, one).come[kind]
+        known = elements.difference(table.EMPTY, one).added[kind]
         elements_of = {key for key in known if key in message.body}
         assert elements_of
         found.setdefault(kind, set()).update(elements_of)
-    assert found == {name: set(keys) for name, keys in made.come.items()}
+    assert found == {name: set(keys) for name, keys in made.added.items()}
 
 
 class Kernel:

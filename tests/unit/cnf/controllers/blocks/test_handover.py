@@ -108,7 +108,7 @@ class Node:
         )
         known = self.node_blocks.recall()
         if known is not None:
-            self.supply.change(known)
+            self.supply.replace(known)
         self.publishing = status.StatusController(
             cast("kube_client.Client", self.outbox),
             namespace="fleetboard-system",

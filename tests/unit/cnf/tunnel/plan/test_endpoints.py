@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cnf.tunnel import errors
 from cnf.tunnel.plan import endpoints
-from cnf.tunnel.plan.wanted import PeerEndpoint
+from cnf.tunnel.plan.desired import PeerEndpoint
 
 
 @pytest.mark.parametrize(

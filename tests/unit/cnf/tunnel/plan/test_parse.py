@@ -6,8 +6,8 @@ import pytest
 
 from cnf.tunnel import errors
 from cnf.tunnel.plan import parse
+from cnf.tunnel.plan.desired import DEFAULT_MTU, PeerEndpoint
 from cnf.tunnel.plan.mesh import MemberSession, MeshRefusalReason, RelayMember
-from cnf.tunnel.plan.wanted import DEFAULT_MTU, PeerEndpoint
 from cnf.tunnel.wireguard import key
 from fleetboard.model import addresses, fleet, meta
 

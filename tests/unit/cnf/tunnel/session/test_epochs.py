@@ -5,7 +5,7 @@ from ipaddress import ip_address
 import pytest
 
 from cnf.tunnel.session import epochs, wire
-from cnf.tunnel.session.epochs import LeaderClaim
+from cnf.tunnel.session.epochs import LeaderEpoch
 from cnf.tunnel.wireguard import key
 from fleetboard.model.addresses import Address
 
@@ -13,40 +13,40 @@ A, B = ip_address("10.113.4.0"), ip_address("10.113.8.0")
 KEY, OTHER = key.generate().public, key.generate().public
 
 
-def make_leader_claims() -> epochs.LeaderClaims:
-    leader_claims = epochs.LeaderClaims()
-    leader_claims.allow({"c1": {A: KEY, B: OTHER}, "c2": {ip_address("10.113.12.0"): OTHER}})
-    return leader_claims
+def make_highest_epochs() -> epochs.HighestEpochs:
+    highest_epochs = epochs.HighestEpochs()
+    highest_epochs.allow({"c1": {A: KEY, B: OTHER}, "c2": {ip_address("10.113.12.0"): OTHER}})
+    return highest_epochs
 
 
 def announce(
-    leader_claims: epochs.LeaderClaims, source: Address, epoch: int, public_key: str, cluster: str = "c1"
+    highest_epochs: epochs.HighestEpochs, source: Address, epoch: int, public_key: str, cluster: str = "c1"
 ) -> epochs.Verdict:
-    return leader_claims.receive(wire.Announcement(7, cluster, epoch, public_key), source)
+    return highest_epochs.receive(wire.Announcement(7, cluster, epoch, public_key), source)
 
 
 def test_a_higher_epoch_is_new_and_a_lower_one_is_answered_with_the_highest() -> None:
-    leader_claims = make_leader_claims()
-    assert announce(leader_claims, A, 4, KEY).claim == LeaderClaim(4, KEY)
-    assert announce(leader_claims, B, 5, OTHER).claim == LeaderClaim(5, OTHER)
-    late = announce(leader_claims, A, 4, KEY)
+    highest_epochs = make_highest_epochs()
+    assert announce(highest_epochs, A, 4, KEY).new_epoch == LeaderEpoch(4, KEY)
+    assert announce(highest_epochs, B, 5, OTHER).new_epoch == LeaderEpoch(5, OTHER)
+    late = announce(highest_epochs, A, 4, KEY)
     assert late == epochs.Verdict(wire.Ack(7, "c1", 5, accepted=False), None)
-    assert leader_claims.claim("c1") == LeaderClaim(5, OTHER)
+    assert highest_epochs.highest("c1") == LeaderEpoch(5, OTHER)
 
 
 def test_an_announcement_sent_twice_is_accepted_twice_and_new_once() -> None:
-    leader_claims = make_leader_claims()
-    announce(leader_claims, A, 4, KEY)
-    assert announce(leader_claims, A, 4, KEY) == epochs.Verdict(wire.Ack(7, "c1", 4, accepted=True), None)
+    highest_epochs = make_highest_epochs()
+    announce(highest_epochs, A, 4, KEY)
+    assert announce(highest_epochs, A, 4, KEY) == epochs.Verdict(wire.Ack(7, "c1", 4, accepted=True), None)
 
 
 def test_one_epoch_has_one_leader() -> None:
-    leader_claims = make_leader_claims()
-    announce(leader_claims, A, 4, KEY)
-    second = announce(leader_claims, B, 4, OTHER)
+    highest_epochs = make_highest_epochs()
+    announce(highest_epochs, A, 4, KEY)
+    second = announce(highest_epochs, B, 4, OTHER)
     assert second.ack is not None
     assert not second.ack.accepted
-    assert leader_claims.claim("c1") == LeaderClaim(4, KEY)
+    assert highest_epochs.highest("c1") == LeaderEpoch(4, KEY)
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_one_epoch_has_one_leader() -> None:
     ids=["another node's key", "another cluster", "a pod's address", "no cluster"],
 )
 def test_nobody_speaks_for_another(source: Address, public_key: str, cluster: str) -> None:
-    leader_claims = make_leader_claims()
-    assert announce(leader_claims, source, 9, public_key, cluster) == epochs.Verdict(None, None)
-    assert leader_claims.claim(cluster) is None
+    highest_epochs = make_highest_epochs()
+    assert announce(highest_epochs, source, 9, public_key, cluster) == epochs.Verdict(None, None)
+    assert highest_epochs.highest(cluster) is None
 
 
 def test_an_epoch_read_elsewhere_raises_and_never_lowers() -> None:
-    leader_claims = make_leader_claims()
-    assert leader_claims.observe("c1", LeaderClaim(3, KEY))
-    assert not leader_claims.observe("c1", LeaderClaim(2, OTHER))
-    assert leader_claims.claim("c1") == LeaderClaim(3, KEY)
+    highest_epochs = make_highest_epochs()
+    assert highest_epochs.observe("c1", LeaderEpoch(3, KEY))
+    assert not highest_epochs.observe("c1", LeaderEpoch(2, OTHER))
+    assert highest_epochs.highest("c1") == LeaderEpoch(3, KEY)

@@ -13,10 +13,10 @@ from cnf.tunnel.wireguard import kernel, key, uapi
 from cnf.tunnel.wireguard.changes import (
     ActualDevice,
     ActualPeer,
+    DesiredDevice,
     DeviceChanges,
     PeerUpdate,
     ResolvedPeer,
-    WantedDevice,
     diff,
 )
 from fleetboard.model.addresses import Network
@@ -29,8 +29,8 @@ TWO: Network = ip_network("10.112.0.0/12")
 HOME, AWAY = SocketAddress(ip_address("192.0.2.1"), 31820), SocketAddress(ip_address("2001:db8::1"), 9)
 
 
-def target(**peers: ResolvedPeer) -> WantedDevice:
-    return WantedDevice(OWN.base64, 31820, {{"a": A, "b": B, "c": C}[name]: peer for name, peer in peers.items()})
+def target(**peers: ResolvedPeer) -> DesiredDevice:
+    return DesiredDevice(OWN.base64, 31820, {{"a": A, "b": B, "c": C}[name]: peer for name, peer in peers.items()})
 
 
 def actual(**peers: ActualPeer) -> ActualDevice:
@@ -38,15 +38,15 @@ def actual(**peers: ActualPeer) -> ActualDevice:
 
 
 def compare(
-    wanted: WantedDevice, there: ActualDevice, *, written: SocketAddress | None = None, now: float = 1000.0
+    desired: DesiredDevice, there: ActualDevice, *, written: SocketAddress | None = None, now: float = 1000.0
 ) -> DeviceChanges:
-    return diff(wanted, there, written={A: written} if written else {}, now=now)
+    return diff(desired, there, written={A: written} if written else {}, now=now)
 
 
 def test_nothing_is_written_when_all_is_as_wanted() -> None:
-    wanted = target(a=ResolvedPeer(HOME, frozenset([ONE]), 25))
+    desired = target(a=ResolvedPeer(HOME, frozenset([ONE]), 25))
     there = actual(a=ActualPeer(HOME, frozenset([ONE]), 25, 999.0, 5, 6))
-    assert not compare(wanted, there)
+    assert not compare(desired, there)
 
 
 def test_a_new_device_gets_key_port_and_peers() -> None:
@@ -59,9 +59,9 @@ def test_a_peer_without_anything_to_say_is_still_made() -> None:
 
 
 def test_a_prefix_moves_by_being_added_to_the_gaining_peer_alone() -> None:
-    wanted = target(a=ResolvedPeer(None, frozenset([ONE])), b=ResolvedPeer(None, frozenset([TWO])))
+    desired = target(a=ResolvedPeer(None, frozenset([ONE])), b=ResolvedPeer(None, frozenset([TWO])))
     there = actual(a=ActualPeer(None, frozenset([ONE, TWO])), b=ActualPeer())
-    assert compare(wanted, there) == DeviceChanges(updates=(PeerUpdate(B, add=frozenset([TWO])),))
+    assert compare(desired, there) == DeviceChanges(updates=(PeerUpdate(B, add=frozenset([TWO])),))
 
 
 def test_a_prefix_that_nobody_gains_is_dropped_without_a_rewrite_of_its_peer() -> None:
@@ -78,8 +78,8 @@ def test_a_peer_that_is_not_wanted_goes_with_its_prefixes() -> None:
 
 
 def test_a_peer_that_may_roam_never_gets_an_endpoint() -> None:
-    wanted = target(a=ResolvedPeer(None, frozenset()))
-    assert not compare(wanted, actual(a=ActualPeer(AWAY)), written=HOME)
+    desired = target(a=ResolvedPeer(None, frozenset()))
+    assert not compare(desired, actual(a=ActualPeer(AWAY)), written=HOME)
 
 
 @pytest.mark.parametrize(
@@ -188,10 +188,10 @@ def _disjoint(peers: dict[str, Prefixes]) -> dict[str, Prefixes]:
 _allotted = st.dictionaries(_names, _prefixes, max_size=3).map(_disjoint)
 
 
-@given(there=_allotted, wanted=_allotted, endpoint=_endpoints, handshake_at=_handshakes, keepalive_s=_keepalives)
+@given(there=_allotted, desired=_allotted, endpoint=_endpoints, handshake_at=_handshakes, keepalive_s=_keepalives)
 def test_applying_the_difference_leaves_none(
     there: dict[str, Prefixes],
-    wanted: dict[str, Prefixes],
+    desired: dict[str, Prefixes],
     endpoint: SocketAddress | None,
     handshake_at: float,
     keepalive_s: int,
@@ -201,10 +201,10 @@ def test_applying_the_difference_leaves_none(
         0,
         {k: ActualPeer(endpoint, prefixes, 0, handshake_at) for k, prefixes in there.items()},
     )
-    goal = WantedDevice(
+    goal = DesiredDevice(
         OWN.base64,
         31820,
-        {k: ResolvedPeer(HOME, prefixes, keepalive_s) for k, prefixes in wanted.items()},
+        {k: ResolvedPeer(HOME, prefixes, keepalive_s) for k, prefixes in desired.items()},
     )
     changes = diff(goal, before, written={}, now=1000.0)
     after = apply(before, changes)

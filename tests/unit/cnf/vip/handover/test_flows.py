@@ -89,8 +89,8 @@ def test_what_nobody_translated_is_left_out() -> None:
 
 def test_a_kernel_that_lists_all_connections_crowds_no_translated_one_out() -> None:
     direct = entry(answered=Flow(socket.IPPROTO_TCP, VIP, CLIENT), status=tracking.SEEN_REPLY)
-    assert list(flows.select([direct] * flows.LIMIT + [entry()])) == [entry()]
-    assert len(list(flows.select([entry()] * (flows.LIMIT + 1)))) == flows.LIMIT
+    assert list(flows.select([direct] * flows.MAX_ENTRIES + [entry()])) == [entry()]
+    assert len(list(flows.select([entry()] * (flows.MAX_ENTRIES + 1)))) == flows.MAX_ENTRIES
 
 
 def test_the_source_is_translated_again_where_it_was() -> None:

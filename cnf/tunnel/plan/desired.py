@@ -1,7 +1,7 @@
-"""What the tunnel must be: the value that a plan results in and that ``Tunnel`` brings about.
+"""What the tunnel must be: the value that a plan returns and ``Tunnel`` applies.
 
-Invariant: in one ``Wanted`` every prefix has at most one peer. WireGuard gives a prefix to the peer that it was written
-to last, so two peers would take it from each other at every sync.
+Invariant: in one ``DesiredTunnel`` every prefix has at most one peer. WireGuard gives a prefix to the peer that it was
+written to last, so two peers would take it from each other at every sync.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PeerEndpoint:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class WantedPeer:
+class DesiredPeer:
     """One peer.
 
     Attributes:
@@ -57,7 +57,7 @@ class RouteKind(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class WantedRoute:
+class DesiredRoute:
     """One route of the main table.
 
     ``source`` is the node's fleet address. The peer would drop an ICMP error from cnf's primary address as foreign, and
@@ -70,7 +70,7 @@ class WantedRoute:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredTunnel:
     """The whole of the tunnel.
 
     Attributes:
@@ -82,14 +82,14 @@ class Wanted:
 
     addresses: tuple[Address, ...]
     mtu: int
-    peers: tuple[WantedPeer, ...]
-    routes: tuple[WantedRoute, ...]
+    peers: tuple[DesiredPeer, ...]
+    routes: tuple[DesiredRoute, ...]
 
     @property
     def address(self) -> Address | None:
         """The first fleet address."""
         return self.addresses[0] if self.addresses else None
 
-    def peer(self, public_key: str) -> WantedPeer | None:
+    def peer(self, public_key: str) -> DesiredPeer | None:
         """Return the peer with that key."""
         return next((peer for peer in self.peers if peer.public_key == public_key), None)

@@ -16,8 +16,8 @@ from cnf.netlink.namespace import NetworkNamespace
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Parts:
-    """The node's records, its kernel and its network. Each is safe to use from any thread."""
+class NodeResources:
+    """The node's records, its kernel and its network. Each is thread-safe."""
 
     ledger: Ledger
     plumber: Plumber
@@ -34,8 +34,8 @@ class Parts:
         node_netns: NetworkNamespace,
         clock: Callable[[], float],
         wall: Callable[[], float],
-    ) -> Parts:
-        """Build the parts; nothing is read or changed yet."""
+    ) -> NodeResources:
+        """Build them; nothing is read or changed yet."""
         return cls(
             ledger=Ledger(Journal(settings.state_dir / "journal"), node=settings.node, clock=clock, wall=wall),
             plumber=Plumber(node_netns),

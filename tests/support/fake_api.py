@@ -36,7 +36,7 @@ class Target:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class RecordedRequest:
     """One request as it came."""
 
     method: str
@@ -63,7 +63,7 @@ class FakeApi:
     """State of the server and the switches of its faults; use as a context manager."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
+        self.requests: list[RecordedRequest] = []
         self.connections = 0
         self.tokens: set[str] | None = None  # None: everybody may
         self.stalled = threading.Event()  # set: requests are read and never answered
@@ -76,7 +76,7 @@ class FakeApi:
         self.faults: list[Fault] = []
         self.objects: dict[tuple[str, str, str], Object] = {}  # replaced by each change: who iterates has the old one
         self.applied: dict[tuple[str, ...], Object] = {}
-        self.lacking: dict[str, set[str]] = {}  # collection to fields of spec that its schema doesn't have
+        self.missing_fields: dict[str, set[str]] = {}  # collection to fields of spec that its schema doesn't have
         self.openapi: dict[str, Object] = {}  # group/version to its document
         self.quota: dict[tuple[str, str], int] = {}  # collection and namespace to how many objects there may be
         self.bookmarked = 0  # version of the last bookmark
@@ -104,11 +104,11 @@ class FakeApi:
     def client(self, *, token: str = "t") -> Client:
         return Client.from_token(self.url, ca_pem=b"", token=lambda: token, user_agent="test/1")
 
-    def watches(self) -> list[Asked]:
-        return [asked for asked in self.asked if "watch" in asked.query]
+    def watches(self) -> list[RecordedRequest]:
+        return [request for request in self.requests if "watch" in request.query]
 
-    def lists(self) -> list[Asked]:
-        return [asked for asked in self.asked if asked.method == "GET" and "watch" not in asked.query]
+    def lists(self) -> list[RecordedRequest]:
+        return [request for request in self.requests if request.method == "GET" and "watch" not in request.query]
 
     # What happens to the objects.
 
@@ -253,7 +253,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         query = dict(urllib.parse.parse_qsl(query_text))
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
         headers = {name.lower(): value for name, value in self.headers.items()}
-        api.asked.append(Asked(method, path, query, headers, body))
+        api.requests.append(RecordedRequest(method, path, query, headers, body))
         while api.stalled.is_set() and not api.closing:
             time.sleep(0.02)
         fault = api.fault(method, path, watch="watch" in query)
@@ -287,7 +287,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         key = (target.collection, target.namespace, name)
         old = api.objects.get(key)
         if isinstance(body, dict) and "spec" in body:
-            dropped = api.lacking.get(target.collection, set())
+            dropped = api.missing_fields.get(target.collection, set())
             body["spec"] = {field: value for field, value in body["spec"].items() if field not in dropped}
         apply = self.headers.get("Content-Type", "").startswith("application/apply-patch")
         held = sum(one[:2] == key[:2] for one in api.objects)

@@ -128,7 +128,7 @@ def test_the_folder_is_carried_out_and_said(api: fake_api.FakeApi) -> None:
     assert said[IMPORTS] == "left alone: v99.0.0 revision 0 is newer than v0.5.2 revision 0"
     assert said[PEERS] == "now revision 2, was one without a version"
     assert said["claims.fleetboard.io"] == "installed revision 1"
-    written = {asked.path.rpartition("/")[2] for asked in api.asked if asked.method == "PATCH"}
+    written = {request.path.rpartition("/")[2] for request in api.requests if request.method == "PATCH"}
     assert written == {one["metadata"]["name"] for one in ours} - {IMPORTS}
     assert api.objects[COLLECTION, "", IMPORTS]["metadata"]["labels"] == {RELEASE: "v99.0.0"}
 

@@ -41,7 +41,8 @@ class World:
         return {one["type"]: f"{one['status']} {one['reason']}" for one in status.get("conditions", [])}
 
     def writes(self, api: fake_api.FakeApi) -> list[str]:
-        return [asked.path.rpartition("/apis/")[2] for asked in api.asked if asked.method in ("POST", "PUT", "PATCH")]
+        written = [request for request in api.requests if request.method in ("POST", "PUT", "PATCH")]
+        return [request.path.rpartition("/apis/")[2] for request in written]
 
     def merge(self) -> None:
         """Merge the export, as the hub does."""

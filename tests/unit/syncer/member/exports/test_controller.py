@@ -214,7 +214,7 @@ def test_the_hub_away_keeps_a_merged_export_ready(cluster: joined_cluster.Cluste
 def test_a_hub_of_the_version_before_gets_what_its_schema_has(
     cluster: joined_cluster.Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cluster.hub.lacking["exportedservices"] = {"internalTrafficPolicy", "trafficDistribution", "ipFamilies"}
+    cluster.hub.missing_fields["exportedservices"] = {"internalTrafficPolicy", "trafficDistribution", "ipFamilies"}
     cluster.export("u1=10.113.0.5")
     with cluster.running():
         eventually(lambda: exported(cluster) and cluster.sent())
@@ -225,8 +225,8 @@ def test_a_hub_of_the_version_before_gets_what_its_schema_has(
         # One log line reports it, and the dropped fields cause no further writes.
         assert sum("older than this cluster" in record.message for record in caplog.records) == 1
         eventually(lambda: cluster.reported().get("Valid") == ("True", "Valid"))
-        before = len(cluster.hub.asked)
-        never(lambda: [one for one in cluster.hub.asked[before:] if one.method in ("PUT", "POST")], for_s=1.0)
+        before = len(cluster.hub.requests)
+        never(lambda: [one for one in cluster.hub.requests[before:] if one.method in ("PUT", "POST")], for_s=1.0)
 
 
 def test_a_hub_that_fails_is_not_taken_for_an_older_one(cluster: joined_cluster.Cluster) -> None:

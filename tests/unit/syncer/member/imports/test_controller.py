@@ -144,12 +144,12 @@ def test_a_field_that_another_owns_and_we_leave_out_is_no_reason_to_write(cluste
             found = cluster.local.objects[IMPORTS, "shop", "web"]
             spec = {**found["spec"], "internalTrafficPolicy": "Local"}
             cluster.local.store((IMPORTS, "shop", "web"), {**found, "spec": spec})
-        before = len(cluster.local.asked)
+        before = len(cluster.local.requests)
         cluster.publish("10.113.4.7")
         eventually(lambda: cluster.received() == ["10.113.4.7"])
         cluster.publish("10.113.4.8")
         eventually(lambda: cluster.received() == ["10.113.4.8"])
-        asked = [one.path for one in cluster.local.asked[before:] if one.method == "PATCH"]
+        asked = [one.path for one in cluster.local.requests[before:] if one.method == "PATCH"]
         assert not [path for path in asked if path.endswith("/serviceimports/web")]
 
 
@@ -262,7 +262,7 @@ def test_a_namespace_that_is_being_deleted_is_left_alone_and_not_made_again(
         )  # the copy is written
 
         def tries() -> int:
-            return sum(one.method == "PATCH" and "/serviceimports" in one.path for one in list(cluster.local.asked))
+            return sum(one.method == "PATCH" and "/serviceimports" in one.path for one in list(cluster.local.requests))
 
         if phase == "known":
             never(lambda: tries(), for_s=1.0)
@@ -270,7 +270,7 @@ def test_a_namespace_that_is_being_deleted_is_left_alone_and_not_made_again(
             eventually(lambda: tries() >= 2)
             never(lambda: tries() > 60, for_s=1.0)
             assert any("being terminated" in getattr(record, "error", "") for record in caplog.records)
-        assert not [one for one in cluster.local.asked if one.method == "POST" and one.path.endswith("/namespaces")]
+        assert not [one for one in cluster.local.requests if one.method == "POST" and one.path.endswith("/namespaces")]
         # Made anew under the same name, it gets its imports.
         cluster.local.faults.clear()
         cluster.local.remove("namespaces", "shop", "")
@@ -320,8 +320,8 @@ def test_watches_that_an_outage_left_silent_are_made_anew(cluster: joined_cluste
     cluster.merge("c2")
     cluster.publish("10.113.4.5")
 
-    def reports() -> list[fake_api.Asked]:
-        return [one for one in list(cluster.hub.asked) if one.method == "PATCH" and "/peerreports" in one.path]
+    def reports() -> list[fake_api.RecordedRequest]:
+        return [one for one in list(cluster.hub.requests) if one.method == "PATCH" and "/peerreports" in one.path]
 
     with cluster.running() as member:
         eventually(lambda: cluster.received() == ["10.113.4.5"])

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Hidden folders are tools' caches, but for this one.
+# Hidden folders are tools' caches, except this one.
 CI = ".ci"
 MADE = frozenset({"build", "dist", "__pycache__"})
 
@@ -26,10 +26,10 @@ class Hit:
 
     path: pathlib.Path
     line: int
-    found: str
+    text: str
 
     def __str__(self) -> str:
-        return f"{self.path.relative_to(ROOT)}:{self.line}: {self.found}"
+        return f"{self.path.relative_to(ROOT)}:{self.line}: {self.text}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     for path in folder.iterdir():
         if path.name in MADE or (path.name.startswith(".") and path.name != CI and path.is_dir()):
             continue
-        # A link shows files that stand elsewhere.
+        # A link shows files that are elsewhere.
         if path.is_dir() and not path.is_symlink():
             yield from _walk(path)
         elif path.is_file() and path.name != ".git":

@@ -35,7 +35,7 @@ class Spec:
 
 
 def read_specs(file: pathlib.Path) -> list[Spec]:
-    """Read the specs of a report in Ginkgo's JSON; what only prepares or cleans up is none."""
+    """Read the specs of a report in Ginkgo's JSON; setup and cleanup nodes are skipped."""
     suites = json.loads(file.read_text(encoding="utf-8"))
     return [_parse(one) for suite in suites for one in suite["SpecReports"] if one["LeafNodeType"] == "It"]
 

@@ -1,6 +1,6 @@
 """Samples into figures: percentiles, ratios, the table.
 
-One invariant: a figure is always of samples that were taken by turns with those it is compared to.
+Invariant: a figure is always of samples that were taken by turns with those it is compared to.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A small API server over real sockets that can be told to misbehave in ways a real one can't.
+"""A small API server over real sockets that a test can make misbehave in ways a real one can't.
 
-One invariant: it speaks the real protocol (Status bodies, resource versions, chunked watches, continue tokens), so the
+Invariant: it speaks the real protocol (Status bodies, resource versions, chunked watches, continue tokens), so the
 client under test has no seam for it.
 """
 
@@ -65,16 +65,18 @@ class FakeApi:
     def __init__(self) -> None:
         self.requests: list[RecordedRequest] = []
         self.connections = 0
-        self.tokens: set[str] | None = None  # None: everybody may
+        self.tokens: set[str] | None = None  # None: any token is accepted
         self.stalled = threading.Event()  # set: requests are read and never answered
         self.end_watches_at_once = False
-        self._muted = 0  # so many watches, the first ones, stay open and say nothing
+        self._muted = 0  # how many watches, the oldest ones, stay open and send nothing
         self.changed = threading.Condition()
         self.version = 100
         self.compacted = 0
         self.log: list[tuple[int, str, str, Object]] = []
         self.faults: list[Fault] = []
-        self.objects: dict[tuple[str, str, str], Object] = {}  # replaced by each change: who iterates has the old one
+        self.objects: dict[
+            tuple[str, str, str], Object
+        ] = {}  # replaced by each change, so that an iteration keeps the old one
         self.applied: dict[tuple[str, ...], Object] = {}
         self.missing_fields: dict[str, set[str]] = {}  # collection to fields of spec that its schema doesn't have
         self.openapi: dict[str, Object] = {}  # group/version to its document
@@ -130,7 +132,7 @@ class FakeApi:
         return obj
 
     def replace(self, key: tuple[str, str, str], obj: Object) -> Object:
-        """Store an object anew; one that stays as it is keeps its version, and nobody hears of it."""
+        """Store an object again; an unchanged one keeps its version, and no watch reports it."""
         old = self.objects.get(key)
         if old is not None:
             served = {name: old["metadata"][name] for name in ("uid", "resourceVersion")}
@@ -158,7 +160,7 @@ class FakeApi:
         method: str = "GET",
         watch: bool | None = None,
         reason: str = "",
-        message: str = "told to fail",
+        message: str = "made to fail",
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
         path: str = "",
@@ -176,18 +178,18 @@ class FakeApi:
             self.log.clear()
 
     def bookmark(self) -> None:
-        """Tell every watch how far it is."""
+        """Send a bookmark to every watch."""
         with self.changed:
             self.version += 1
             self.bookmarked = self.version
             self.changed.notify_all()
 
     def mute(self) -> None:
-        """Let the watches that are open say nothing more, as when what we acknowledge doesn't arrive."""
+        """Stop the events of the watches that are open, as when a connection is half dead."""
         self._muted = len(self.watches())
 
     def is_muted(self, number: int) -> bool:
-        """Tell whether the watch of that number, counted from 1, says nothing more."""
+        """Return whether the watch of that number, counted from 1, is muted."""
         return number <= self._muted
 
     def cut(self) -> None:
@@ -217,7 +219,7 @@ class _Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of connections that we cut."""
+        """Log no error for connections that ``cut`` ended."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

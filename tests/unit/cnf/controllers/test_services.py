@@ -1,4 +1,4 @@
-"""Whatever is wrong with one object, the firewall stands, and what is mended is taken up."""
+"""Whatever is wrong with one object, the firewall is in force, and corrections take effect."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_fewer_endpoints_are_taken_up_though_the_former_ones_are_refused_first(
     assert GOOD not in kernel.elements[-1]
 
 
-def test_a_malformed_block_of_ours_is_told_until_it_is_mended(
+def test_our_malformed_block_is_reported_until_it_is_mended(
     services: ServiceController, fake_caches: FakeCaches, kernel: FakeNftables
 ) -> None:
     services.reconcile("all")

@@ -37,7 +37,7 @@ class Node:
         return self.former or self.client.find(resource.FLEET_NODES, "n", names.NAMESPACE)
 
     def publish(self) -> bool:
-        """Say whether it wrote."""
+        """Return whether it wrote."""
         before = self.api.version
         self.again_s = self.controller.reconcile_node("all")
         return self.api.version > before

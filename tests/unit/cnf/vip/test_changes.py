@@ -216,7 +216,7 @@ def test_a_refused_change_is_made_good_by_all_elements() -> None:
     assert ipaddress.ip_address("10.113.0.1").packed in nft.batches[-1]
 
 
-def test_where_there_is_no_table_of_ours_all_of_it_is_written() -> None:
+def test_without_our_table_all_of_it_is_written() -> None:
     nft = Nft()
     nft.refuses = lambda kind: kind == "rules"
     made = writer.FirewallWriter(apply=nft.apply, write=nft.write, evict=nft.evict, serving=lambda: nft.there)

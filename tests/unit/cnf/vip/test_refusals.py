@@ -171,7 +171,7 @@ def test_one_that_changes_is_tried_at_once_and_one_that_waits_stays_refused() ->
     assert not len(seen)
 
 
-def test_a_refusal_is_told_once_with_service_port_and_reason(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_is_reported_once_with_service_port_and_reason(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock(100)
     seen = refusals.Refusals(clock)
     wanted = {"bad": service(1, 1)}

@@ -243,7 +243,7 @@ def test_without_a_token_nothing_is_asked(api: fake_api.FakeApi) -> None:
     assert api.requests == []
 
 
-def test_a_token_that_cannot_be_read_is_told(api: fake_api.FakeApi) -> None:
+def test_a_token_that_cannot_be_read_is_reported(api: fake_api.FakeApi) -> None:
     def token() -> str:
         raise FileNotFoundError("/nowhere")
 

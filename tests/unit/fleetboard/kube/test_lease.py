@@ -40,7 +40,7 @@ class Store:
 
 
 class Player:
-    """A candidate whose requests take time, fail, or succeed without its hearing of it."""
+    """A candidate whose requests take time, fail, or succeed without its receiving the answer."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -190,7 +190,7 @@ def test_a_lease_that_was_never_there_is_made_after_a_whole_duration() -> None:
     assert spec.lease_transitions == 1
 
 
-def test_an_absent_lease_is_waited_for_anew_by_who_could_not_look() -> None:
+def test_a_candidate_that_could_not_look_waits_again_for_an_absent_lease() -> None:
     rules = make_rules()
     assert claim(rules, None, 100) is None
     assert claim(rules, None, 200) is None

@@ -38,7 +38,7 @@ class ReflectorThread:
 
 
 def ends(running: ReflectorThread) -> bool:
-    """Stop it and tell whether it ends within a minute."""
+    """Stop it and return whether it ends within a minute."""
     running.stop.set()
     running.thread.join(60)
     return not running.thread.is_alive()
@@ -105,7 +105,7 @@ def test_a_cut_watch_goes_on_where_it_was(api: fake_api.FakeApi, start: Start) -
     assert len(api.lists()) == 1
 
 
-def test_a_bookmark_moves_the_version_without_telling_anyone(api: fake_api.FakeApi, start: Start) -> None:
+def test_a_bookmark_moves_the_version_and_notifies_nobody(api: fake_api.FakeApi, start: Start) -> None:
     running = start()
     wait_until(api.watches)
     api.bookmark()
@@ -116,7 +116,7 @@ def test_a_bookmark_moves_the_version_without_telling_anyone(api: fake_api.FakeA
     assert running.notified == []
 
 
-def test_a_relist_tells_only_of_keys_that_changed(api: fake_api.FakeApi, start: Start) -> None:
+def test_a_relist_notifies_of_changed_keys_alone(api: fake_api.FakeApi, start: Start) -> None:
     for name in ("same", "changed", "deleted"):
         api.put("claims", name, spec=SPEC)
     running = start()
@@ -135,7 +135,7 @@ def test_a_relist_tells_only_of_keys_that_changed(api: fake_api.FakeApi, start: 
     assert len(api.lists()) == 2
 
 
-def test_a_410_instead_of_a_watch_makes_it_list_anew(api: fake_api.FakeApi, start: Start) -> None:
+def test_a_410_instead_of_a_watch_makes_it_list_again(api: fake_api.FakeApi, start: Start) -> None:
     api.fail(410, reason="Expired", watch=True)
     running = start()
     wait_until(lambda: len(api.lists()) == 2)
@@ -236,22 +236,20 @@ def remember(running: ReflectorThread, obj: fake_api.Object) -> None:
     running.reflector.remember(encoding.decode(resource.CLAIMS, json.dumps(obj).encode()))
 
 
-def test_a_write_of_ours_is_known_before_the_watch_tells_of_it_and_told_once(
-    api: fake_api.FakeApi, start: Start
-) -> None:
+def test_our_write_is_known_before_the_watch_reports_it_and_notified_once(api: fake_api.FakeApi, start: Start) -> None:
     api.put("claims", "a", spec=SPEC)
     running = start()
     wait_until(api.watches)
     with api.changed:  # while we hold this, no watch says anything
         fresh = api.store(("claims", "default", "b"), {"metadata": {"name": "b", "namespace": "default"}, "spec": SPEC})
         remember(running, fresh)
-        remember(running, fresh)  # a write that changed nothing is no news
+        remember(running, fresh)  # a write that changed nothing is not reported
         assert running.names() == {"a", "b"}
     api.put("claims", "c", spec=SPEC)
     wait_until(lambda: running.notified == ["default/a", "default/b", "default/c"])
 
 
-def test_what_the_watch_said_is_not_undone_by_an_older_write_of_ours(api: fake_api.FakeApi, start: Start) -> None:
+def test_what_the_watch_said_is_not_undone_by_our_older_write(api: fake_api.FakeApi, start: Start) -> None:
     mine = api.put("claims", "a", spec=SPEC | {"owner": "me"})
     gone = api.put("claims", "b", spec=SPEC)
     running = start()
@@ -265,7 +263,7 @@ def test_what_the_watch_said_is_not_undone_by_an_older_write_of_ours(api: fake_a
     assert running.owner("a") == "another"
 
 
-def test_an_older_event_does_not_undo_a_write_of_ours(api: fake_api.FakeApi, start: Start) -> None:
+def test_an_older_event_does_not_undo_our_write(api: fake_api.FakeApi, start: Start) -> None:
     api.put("claims", "a", spec=SPEC)
     running = start()
     wait_until(api.watches)

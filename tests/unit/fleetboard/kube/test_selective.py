@@ -117,10 +117,12 @@ def test_a_new_value_is_listed_and_the_others_are_not_listed_again(
     assert running.notified.count("default/a") == 1
 
 
-def test_what_changed_before_a_value_was_listed_is_not_told_again(api: fake_api.FakeApi, running: MirrorThread) -> None:
+def test_what_changed_before_a_value_was_listed_is_not_notified_again(
+    api: fake_api.FakeApi, running: MirrorThread
+) -> None:
     running.select("shop")
     wait_until(api.watches)
-    # The watch of "shop" hears of none of these and stays at its version: the next one begins before them.
+    # The watch of "shop" gets none of these and stays at its version: the next one begins before them.
     put(api, "gone", "web")
     put(api, "kept", "web", owner="old")
     put(api, "kept", "web", owner="new")
@@ -144,14 +146,16 @@ def test_a_value_that_is_left_out_takes_its_objects_along(api: fake_api.FakeApi,
     assert running.names() == {"a", "d"}
 
 
-def test_whoever_waits_for_a_value_is_told_once_it_is_covered(api: fake_api.FakeApi, running: MirrorThread) -> None:
+def test_a_caller_that_waits_for_a_value_is_notified_once_it_is_covered(
+    api: fake_api.FakeApi, running: MirrorThread
+) -> None:
     running.select("shop")
     running.select("shop", "web")
     wait_until(lambda: len(running.covered) == 2)
     assert running.covered == [frozenset({"shop"}), frozenset({"web"})]
 
 
-def test_changes_while_the_values_change_are_all_heard(api: fake_api.FakeApi, running: MirrorThread) -> None:
+def test_no_change_is_missed_while_the_values_change(api: fake_api.FakeApi, running: MirrorThread) -> None:
     values = [f"v{number}" for number in range(20)]
     put(api, "first", values[0])
     running.select(values[0])
@@ -183,7 +187,7 @@ def test_changes_while_the_values_change_are_all_heard(api: fake_api.FakeApi, ru
     wait_until(lambda: owners() == written)
 
 
-def test_after_a_compaction_everything_selected_is_listed_anew(api: fake_api.FakeApi, running: MirrorThread) -> None:
+def test_after_a_compaction_everything_selected_is_listed_again(api: fake_api.FakeApi, running: MirrorThread) -> None:
     put(api, "a", "shop")
     running.select("shop")
     wait_until(api.watches)

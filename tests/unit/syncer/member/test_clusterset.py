@@ -81,7 +81,7 @@ def test_endpoints_are_unknown_until_their_namespace_is_watched(hub: fake_api.Fa
     assert running.slices("late/web") is None, "unknown is not the same as none"
 
 
-def test_services_of_a_namespace_made_later_are_decided_anew(hub: fake_api.FakeApi, running: ViewThreads) -> None:
+def test_services_of_a_namespace_made_later_are_decided_again(hub: fake_api.FakeApi, running: ViewThreads) -> None:
     hub.put("fleetservices", "late.web", HUB, spec={"namespace": "late", "name": "web"})
     running.view.follow(frozenset({"shop"}))
     wait_until(lambda: running.view.service(LATE) is not None)

@@ -20,7 +20,7 @@ def test_a_heartbeat_first_seen_is_in_time_whatever_it_says() -> None:
     assert Heartbeats(FakeClock(100)).see("c1", "1999-01-01T00:00:00Z") == 0
 
 
-def test_a_new_term_counts_anew() -> None:
+def test_a_new_term_counts_from_zero() -> None:
     clock = FakeClock(100)
     beats = Heartbeats(clock)
     beats.see("c1", "a")

@@ -18,7 +18,7 @@ from fleetboard.model import names
 
 NAMESPACE = "shop"
 SERVICES = 10_000
-"""With a virtual address, each asked for."""
+"""Services with a virtual address; each is asked for."""
 HEADLESS, CLUSTERS, ENDPOINTS = 1500, ("c1", "c2"), 5
 """A slice for each headless service and cluster: 3000."""
 

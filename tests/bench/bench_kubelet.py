@@ -74,7 +74,7 @@ def pod(name: str, networks: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def prepared(bridge: pathlib.Path) -> Iterator[None]:
-    """Make the namespace, the network beside ours, and see to it that its plugin is on the node."""
+    """Make the namespace, the network beside ours, and make sure that its plugin is on the node."""
     kubectl("get", "network-attachment-definitions", "--namespace", "default", "fleetboard")
     target = f"{NODE}:/opt/cni/bin/bridge"
     there = subprocess.run(["docker", "exec", NODE, "test", "-x", "/opt/cni/bin/bridge"], check=False).returncode == 0

@@ -1,7 +1,7 @@
 """A small API server over real sockets that a test can make misbehave in ways a real one can't.
 
 Invariant: it speaks the real protocol (Status bodies, resource versions, chunked watches, continue tokens), so the
-client under test has no seam for it.
+client under test needs no hook for it.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class FakeApi:
         headers: dict[str, str] | None = None,
         path: str = "",
     ) -> None:
-        """Answer the next ``times`` requests of that kind, and with ``path`` in theirs, with ``status``."""
+        """Answer the next ``times`` requests of ``method`` with ``status``, if their path contains ``path``."""
         status_body = {"kind": "Status", "code": status, "reason": reason, "message": message}
         answer = json.dumps(status_body).encode() if body is None else body
         self.faults.append(Fault(status, answer, times, method, watch, headers or {}, path))
@@ -319,7 +319,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return
             kept = old or {}
             if apply:
-                # What its manager says no longer goes.
+                # Fields that the manager no longer sets are removed.
                 owned = (*key, query.get("fieldManager", ""), target.subresource)
                 kept = _without(kept, api.applied.get(owned, {}), body)
                 api.applied[owned] = body

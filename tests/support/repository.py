@@ -22,7 +22,7 @@ MADE = frozenset({"build", "dist", "__pycache__"})
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """What was found, and where."""
+    """A piece of text that a test objects to, and where it is."""
 
     path: pathlib.Path
     line: int
@@ -41,7 +41,7 @@ class Text:
     text: str
 
     def search(self, pattern: re.Pattern[str]) -> list[Hit]:
-        """Return what a pattern, or its group, finds."""
+        """Return the matches of a pattern, or of its last group."""
         return [
             Hit(self.path, self.line + self.text.count("\n", 0, hit.start()), hit[hit.lastindex or 0])
             for hit in pattern.finditer(self.text)
@@ -83,7 +83,7 @@ def pages() -> list[pathlib.Path]:
 
 
 def shell() -> list[pathlib.Path]:
-    """Return what is run by a shell, by make, or builds an image."""
+    """Return scripts, the Makefile and what builds images."""
     return [path for path in files() if path.relative_to(ROOT).parts[0] in ("hack", CI, "Makefile")]
 
 

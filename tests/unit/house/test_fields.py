@@ -20,7 +20,7 @@ import repository
 import yaml
 from repository import ROOT
 
-# Which kind an object is, is no field that a part decides on.
+# No component decides which kind an object is.
 FIXED = frozenset({"api_version", "kind"})
 GROUP = "fleetboard.io"
 SCALARS = {"str": "string", "int": "integer", "bool": "boolean"}

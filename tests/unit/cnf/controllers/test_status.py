@@ -1,4 +1,4 @@
-"""What a node says of itself, and how often."""
+"""What a node reports about itself, and how often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fleetboard crds install``: a cluster's definitions are brought up to ours, and never back."""
+"""``fleetboard crds install``: a cluster's definitions are raised to ours, and never lowered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A member is late only if we watched it say nothing."""
+"""A member is late only if the hub has watched it stay silent."""
 
 from __future__ import annotations
 

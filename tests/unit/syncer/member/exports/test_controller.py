@@ -1,4 +1,4 @@
-"""What this cluster exports follows what happens to it, also to what happened while nobody looked."""
+"""What this cluster exports follows every change, also one that the syncer did not see."""
 
 from __future__ import annotations
 

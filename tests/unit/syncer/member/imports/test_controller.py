@@ -1,4 +1,4 @@
-"""What this cluster imports follows the hub and its own namespaces, also what happened while nobody looked."""
+"""What this cluster imports follows the hub and its own namespaces, also changes that the syncer did not see."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Prints what the conformance suite's report holds: one line a spec, and the sums.
 
-Usage: conformance_report.py SPECS.JSON. The exit code is 0 when every spec that ran passed, but the one that can't.
+Usage: conformance_report.py SPECS.JSON. The exit code is 0 when every spec that ran passed, except the one that can't.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Spec:
 
 
 def read_specs(file: pathlib.Path) -> list[Spec]:
-    """Read the specs of a report in Ginkgo's JSON; setup and cleanup nodes are skipped."""
+    """Read the specs of a report in Ginkgo's JSON, without those that only prepare or clean up."""
     suites = json.loads(file.read_text(encoding="utf-8"))
     return [_parse(one) for suite in suites for one in suite["SpecReports"] if one["LeafNodeType"] == "It"]
 

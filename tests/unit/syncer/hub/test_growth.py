@@ -31,12 +31,12 @@ class Hub:
         self.api, self.client = api, api.client()
         self.changed = threading.Event()
 
-        def note_change(_key: str) -> None:
+        def hear(_key: str) -> None:
             self.changed.set()
 
         bus = HubBus(WAKES)
         for work in HubWork:
-            bus.connect(work, note_change)
+            bus.connect(work, hear)
         self.view = View(self.client, TERMS, bus, now=lambda: NOW)
         self.member_controller = MemberController(self.view, recorder=events.Recorder(self.client, "syncer-hub"))
         self.stop = threading.Event()

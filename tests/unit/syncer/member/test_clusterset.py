@@ -38,7 +38,7 @@ class ViewThreads:
         for thread in self.threads:
             thread.start()
 
-    def slices(self, text: str) -> list[str] | None:
+    def found(self, text: str) -> list[str] | None:
         remote = self.view.remote(keys.parse_slash(text))
         return None if remote is None else [one.metadata.name for one in remote]
 
@@ -75,21 +75,21 @@ def put_slice(hub: fake_api.FakeApi, namespace: str, *, source: str = "c2") -> N
 
 def test_endpoints_are_unknown_until_their_namespace_is_watched(hub: fake_api.FakeApi, running: ViewThreads) -> None:
     put_slice(hub, "shop")
-    assert running.slices("shop/web") is None
+    assert running.found("shop/web") is None
     running.view.follow(frozenset({"shop"}))
-    wait_until(lambda: running.slices("shop/web") == ["c2.shop.web"])
-    assert running.slices("late/web") is None, "unknown is not the same as none"
+    wait_until(lambda: running.found("shop/web") == ["c2.shop.web"])
+    assert running.found("late/web") is None, "unknown is not the same as none"
 
 
 def test_services_of_a_namespace_made_later_are_decided_again(hub: fake_api.FakeApi, running: ViewThreads) -> None:
     hub.put("fleetservices", "late.web", HUB, spec={"namespace": "late", "name": "web"})
     running.view.follow(frozenset({"shop"}))
     wait_until(lambda: running.view.service(LATE) is not None)
-    wait_until(lambda: running.slices("shop/web") == [])
+    wait_until(lambda: running.found("shop/web") == [])
     running.bus.woken.clear()
     running.view.follow(frozenset({"shop", "late"}))
     wait_until(lambda: LATE in running.bus.services(MemberSource.MERGE))
-    assert running.slices("late/web") == []
+    assert running.found("late/web") == []
 
 
 def test_own_slices_and_other_namespaces_are_not_asked_for(hub: fake_api.FakeApi, running: ViewThreads) -> None:
@@ -97,5 +97,5 @@ def test_own_slices_and_other_namespaces_are_not_asked_for(hub: fake_api.FakeApi
     put_slice(hub, "shop", source="c2")
     put_slice(hub, "other", source="c2")
     running.view.follow(frozenset({"shop"}))
-    wait_until(lambda: running.slices("shop/web") == ["c2.shop.web"])
+    wait_until(lambda: running.found("shop/web") == ["c2.shop.web"])
     assert list(running.view.slices.store) == [f"{HUB}/c2.shop.web"]

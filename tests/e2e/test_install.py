@@ -203,8 +203,8 @@ def test_an_uninstall_first_lists_every_attached_pod(uninstalled: Uninstalled) -
 
 
 def test_other_clusters_see_its_exports_gone_and_feel_nothing_else(world: World, uninstalled: Uninstalled) -> None:
-    (line,) = uninstalled.said("the hub withdraws this cluster's exports")
-    withdrawn = datetime.datetime.fromisoformat(line["ts"]).timestamp()
+    (told,) = uninstalled.said("the hub withdraws this cluster's exports")
+    withdrawn = datetime.datetime.fromisoformat(told["ts"]).timestamp()
     took_s = observer.settle(world.observers["c1", "two"], since=withdrawn, within_s=LIMIT_S, holds=is_gone)
     lab.record("uninstall: the leaver's names are gone elsewhere after the hub withdrew its exports", took_s)
     before = observer.samples(world.observers["c1", "two"], since=uninstalled.began)

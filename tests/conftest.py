@@ -4,7 +4,7 @@ import os
 
 import hypothesis
 
-# A loaded machine is slow and not wrong: no example is judged by the clock, nor is the making of examples.
+# A loaded machine is slow, not wrong: neither an example nor its generation has a deadline.
 # CI judges each change by the same examples, as by hypothesis' own profile for it; elsewhere new ones are tried.
 hypothesis.settings.register_profile(
     "untimed",

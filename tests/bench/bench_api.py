@@ -1,6 +1,6 @@
 """One API for both DNS servers, in a process of its own: prints its URL, then obeys lines on stdin.
 
-``change SECONDS`` writes every slice of the headless services anew in so much time, and says ``changed``. crossdns
+``change SECONDS`` writes every slice of the headless services again within that time, and says ``changed``. crossdns
 reads FleetServices and the slices that syncer would have written, CoreDNS' ``kubernetes`` plugin Services and those
 slices.
 """
@@ -18,7 +18,7 @@ from fleetboard.model import names
 
 NAMESPACE = "shop"
 SERVICES = 10_000
-"""With a virtual address, each asked for."""
+"""Services with a virtual address; each is asked for."""
 HEADLESS, CLUSTERS, ENDPOINTS = 1500, ("c1", "c2"), 5
 """A slice for each headless service and cluster: 3000."""
 
@@ -29,7 +29,7 @@ def address(number: int) -> ipaddress.IPv4Address:
 
 
 def put(api: FakeApi, collection: str, name: str, namespace: str, obj: dict[str, Any]) -> None:
-    """Store an object; client-go wants to be told its kind in events."""
+    """Store an object; client-go expects its kind in events."""
     metadata = {"name": name, "namespace": namespace, **obj.pop("metadata", {})}
     with api.changed:
         api.store((collection, namespace, name), {**obj, "metadata": metadata})
@@ -65,13 +65,13 @@ def put_slice(api: FakeApi, number: int, place: int, turn: int) -> None:
 
 
 def change(api: FakeApi, *, seconds: float, turn: int) -> None:
-    """Write every slice anew, evenly over the time."""
+    """Write every slice again, evenly over the time."""
     every = [(number, place) for number in range(HEADLESS) for place in range(len(CLUSTERS))]
     began = time.monotonic()
     for done, (number, place) in enumerate(every):
         time.sleep(max(0.0, began + seconds * done / len(every) - time.monotonic()))
         put_slice(api, number, place, turn)
-        # Nobody watches from that far back.
+        # No client watches from that far back.
         if len(api.log) > len(every):
             del api.log[: -len(every) // 4]
 

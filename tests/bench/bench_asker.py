@@ -1,6 +1,6 @@
-"""Ask DNS servers of a cluster, from its node's network, until each of them says what is waited for.
+"""Ask DNS servers of a cluster, from its node's network, until each gives the expected answer.
 
-One invariant: what is waited for is there when every server says so: of two replicas the slower one counts.
+Invariant: an answer counts once every server gives it: of two replicas the slower one counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from cnf.netlink import namespace
 
 EVERY_S = 0.002
-"""How often each open question is put: as exact as what is measured can be."""
+"""How often each open question is asked: no figure can be more exact."""
 _HEADER = struct.Struct("!6H")
 _RECURSION_DESIRED = 0x0100
 _RCODE = 0x000F
@@ -27,17 +27,17 @@ _ANSWERED = (0, 3)
 
 
 class NoAnswerError(Exception):
-    """What was waited for did not come."""
+    """The expected answer did not come in time."""
 
 
 @dataclasses.dataclass(slots=True)
 class Expectation:
-    """One question and what shall be said to it.
+    """One question and the answer that is waited for.
 
     Attributes:
         name: Name whose A records are asked for.
-        holds: Tells by the number of records whether it is what is waited for.
-        missing: Servers that have not said so, by number.
+        holds: Returns, by the number of records, whether the answer is the one that is waited for.
+        missing: Servers that have not given it, by number.
         at: Monotonic time when the last of them had.
     """
 
@@ -61,11 +61,11 @@ class Expectation:
 
 
 class Asker:
-    """Put questions to some servers of one node's network, from a thread of its own.
+    """Asks some servers of one node's network, from a thread of its own.
 
     Attributes:
-        every_s: How often one open question is put; of several at once each is put less often, so that who measures
-            is not the load.
+        every_s: How often one open question is asked; each of several at once is asked less often, so that the
+            measurement is not the load.
     """
 
     def __init__(self, node: str, servers: Sequence[tuple[str, int]]) -> None:

@@ -1,6 +1,6 @@
 """cnf's CNI service in a process of its own, as the daemon runs it, without the API: what the benches call.
 
-It ends when its stdin does, so that it never outlives whoever measures.
+It ends when its stdin does, so that it never outlives the bench.
 """
 
 from __future__ import annotations

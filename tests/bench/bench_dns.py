@@ -1,7 +1,8 @@
 """Names: crossdns beside CoreDNS with its ``kubernetes`` plugin, the same names from the same API.
 
-Each has one core, all its processes and the reading of the API included; dnsperf and the API have the other. One
-invariant: the two are never asked at the same time, and take turns.
+Each has one core, all its processes and the reading of the API included; dnsperf and the API have the other.
+
+Invariant: the two are never asked at the same time, and take turns.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ STEADY_ROUNDS, STEADY_S = 8, 2
 STEADY_QPS = 2000
 """Far below what either can: the delay is that of answering, not of waiting in a queue."""
 CHANGES_S = 10.0
-"""For how long every one of the 3000 slices is written anew."""
+"""Within how many seconds each of the 3000 slices is written again."""
 PORTS = {"crossdns": 5301, "CoreDNS": 5302}
 OBSERVE_PORT = 5303
 ZONE = "clusterset.local"
@@ -49,7 +50,7 @@ class Api:
         return self._process.stdout.readline().strip()
 
     def change(self, seconds: float) -> None:
-        """Begin to write every slice anew."""
+        """Begin to write every slice again."""
         assert self._process.stdin is not None
         print(f"change {seconds}", file=self._process.stdin, flush=True)
 

@@ -1,6 +1,6 @@
-"""Services and exports on the lab whose pods are synthetic, and how every trace of them is taken away.
+"""Services and exports on the lab whose pods are synthetic, and how every trace of them is removed.
 
-One invariant: what is made here is in one namespace of its own, on the hub under its name.
+Invariant: what is made here is in one namespace of its own, on the hub under its name.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def export(name: str) -> dict[str, Any]:
 
 
 def endpoints(name: str, count: int) -> dict[str, Any]:
-    """Make the EndpointSlice of a Service with the first so many of the synthetic pods."""
+    """Make the EndpointSlice of a Service with the first ``count`` synthetic pods."""
     made = [
         {"addresses": [f"192.0.2.{number + 1}"], "targetRef": {"kind": "Pod", "name": f"p{number}", "uid": uid(number)}}
         for number in range(count)
@@ -122,5 +122,5 @@ def clear(lab: Lab) -> None:
 
 
 def ours(key: str) -> bool:
-    """Tell whether an object of the hub is of a service of this bench."""
+    """Return whether an object of the hub is of a service of this bench."""
     return key.startswith(f"{NAMESPACE}.")

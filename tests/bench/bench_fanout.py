@@ -1,7 +1,7 @@
 """The hub's API under many members: 250 watch it, each a tenth of 500 namespaces, while 50 endpoints change a second.
 
-One invariant: members that watch what they need and members that watch everything take turns, hear of the same
-writes, and each must hear of every write that concerns it.
+Invariant: members that watch what they need and members that watch everything take turns, receive the same
+writes, and each must receive every write that concerns it.
 """
 
 from __future__ import annotations
@@ -102,16 +102,16 @@ def write(seed: int) -> tuple[list[int], dict[int, float]]:
 
 
 @dataclasses.dataclass(slots=True)
-class Heard:
-    """What members heard: milliseconds from before the write, and from after it; and how many watches the hub ended."""
+class Received:
+    """Milliseconds to each member, from before the write and from after it, and how many watches the hub ended."""
 
     ages: list[float] = dataclasses.field(default_factory=list)
     after_write: list[float] = dataclasses.field(default_factory=list)
     ended: int = 0
 
 
-def one_round(hub: Client, seed: int, heard: Heard, *, everything: bool) -> None:
-    """Let all members watch while the writer writes, and add what they heard to ``heard``."""
+def one_round(hub: Client, seed: int, received: Received, *, everything: bool) -> None:
+    """Let all members watch while the writer writes, and add what they receive to ``received``."""
     version = hub.list(resource.ENDPOINT_SLICES, bench_members.NAMESPACE)[1]
     members = bench_members.join(MEMBERS, everything=everything, version=version)
     try:
@@ -125,19 +125,19 @@ def one_round(hub: Client, seed: int, heard: Heard, *, everything: bool) -> None
             member.sock.close()
     whole = [member for member in members if not member.ended]
     concerned = sum(bench_members.space(number) in member.spaces for number in numbers for member in whole)
-    missed = concerned - sum(member.heard for member in whole)
+    missed = concerned - sum(member.received for member in whole)
     if missed:
         raise SystemExit(f"bench: {missed} of {concerned} changes did not reach a member that they concern")
-    heard.ages += [age for _, age in ages]
+    received.ages += [age for _, age in ages]
     # The event may overtake the answer to the write.
-    heard.after_write += [max(0.01, age - took[at]) for at, age in ages]
-    heard.ended += len(members) - len(whole)
+    received.after_write += [max(0.01, age - took[at]) for at, age in ages]
+    received.ended += len(members) - len(whole)
 
 
 def bench() -> tuple[list[Figure], object]:
     """Measure on the lab's hub; return the figures and the samples."""
     hub = connect()
-    part, whole = Heard(), Heard()
+    part, whole = Received(), Received()
     with prepared(hub):
         for number in range(ROUNDS):
             for everything in (False, True) if number % 2 else (True, False):

@@ -1,6 +1,6 @@
 """Samples into figures: percentiles, ratios, the table.
 
-One invariant: a figure is always of samples that were taken by turns with those it is compared to.
+Invariant: a figure is always of samples that were taken by turns with those it is compared to.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SPIN = "import time; end = time.monotonic() + 2\nwhile time.monotonic() < end: 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table: what was measured, ours, and what it stands beside."""
+    """One line of the table: what was measured, our figure, and the one it is compared to."""
 
     what: str
     ours: str
@@ -61,7 +61,7 @@ def load() -> str:
 
 
 def machine() -> str:
-    """Say what was measured on, and how busy it was."""
+    """Return which machine was measured on, and how busy it was."""
     return f"{os.cpu_count()} cores, Linux {platform.release()}, load {load()}"
 
 

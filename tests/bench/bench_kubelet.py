@@ -1,6 +1,6 @@
 """Pod starts as kubelet sees them, on the lab: without a second network, with ours, and with Go's ``bridge`` beside it.
 
-One invariant: the three take turns on one node, one pod at a time, so that what kubelet counts between two looks is
+Invariant: the three take turns on one node, one pod at a time, so that what kubelet counts between two looks is
 that pod's alone.
 """
 
@@ -74,7 +74,7 @@ def pod(name: str, networks: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def prepared(bridge: pathlib.Path) -> Iterator[None]:
-    """Make the namespace, the network beside ours, and see to it that its plugin is on the node."""
+    """Make the namespace, the network beside ours, and make sure that its plugin is on the node."""
     kubectl("get", "network-attachment-definitions", "--namespace", "default", "fleetboard")
     target = f"{NODE}:/opt/cni/bin/bridge"
     there = subprocess.run(["docker", "exec", NODE, "test", "-x", "/opt/cni/bin/bridge"], check=False).returncode == 0
@@ -99,24 +99,24 @@ def prepared(bridge: pathlib.Path) -> Iterator[None]:
             subprocess.run(["docker", "exec", NODE, "rm", "-f", "/opt/cni/bin/bridge"], check=False)
 
 
-def listen(lines: Iterable[str], told: queue.Queue[tuple[float, str]]) -> None:
+def listen(lines: Iterable[str], phase_queue: queue.Queue[tuple[float, str]]) -> None:
     """Date every line."""
     for line in lines:
-        told.put((time.monotonic(), line.strip()))
+        phase_queue.put((time.monotonic(), line.strip()))
 
 
 @contextlib.contextmanager
 def phases() -> Iterator[queue.Queue[tuple[float, str]]]:
-    """Lend a queue of what the API tells of the namespace's pods: the time, and "name phase"."""
-    told: queue.Queue[tuple[float, str]] = queue.Queue()
+    """Lend a queue of what the API reports about the namespace's pods: the time, and "name phase"."""
+    phase_queue: queue.Queue[tuple[float, str]] = queue.Queue()
     shown = 'jsonpath={.metadata.name} {.status.phase}{"\\n"}'
     command = ["kubectl", "--context", CONTEXT, "--namespace", NAMESPACE, "get", "pods", "--watch", "-o", shown]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
-        reader = threading.Thread(target=listen, args=(watch.stdout, told))
+        reader = threading.Thread(target=listen, args=(watch.stdout, phase_queue))
         reader.start()
         try:
-            yield told
+            yield phase_queue
         finally:
             watch.kill()
             reader.join(10)
@@ -132,7 +132,7 @@ def sandboxes() -> tuple[float, int]:
     return float(found[0][1]), int(float(found[1][1]))
 
 
-def start(name: str, networks: str, told: queue.Queue[tuple[float, str]]) -> tuple[float, float] | None:
+def start(name: str, networks: str, phase_queue: queue.Queue[tuple[float, str]]) -> tuple[float, float] | None:
     """Start a pod and delete it; return the milliseconds of its sandbox and until it ran.
 
     None when kubelet made another sandbox meanwhile.
@@ -142,7 +142,7 @@ def start(name: str, networks: str, told: queue.Queue[tuple[float, str]]) -> tup
     apply(pod(name, networks))
     deadline = begun + _PATIENCE_S
     while True:
-        at, line = told.get(timeout=max(0.1, deadline - time.monotonic()))
+        at, line = phase_queue.get(timeout=max(0.1, deadline - time.monotonic()))
         if line == f"{name} Running":
             break
     after = sandboxes()
@@ -156,11 +156,11 @@ def bench(bridge: pathlib.Path) -> tuple[list[Figure], object]:
     """Start pods of each kind by turns; return the figures and the samples."""
     sandbox: dict[str, list[float]] = {kind: [] for kind in KINDS}
     whole: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    with prepared(bridge), phases() as told:
+    with prepared(bridge), phases() as phase_queue:
         for number in range(ROUNDS + 1):
             kinds = list(KINDS)[number % 3 :] + list(KINDS)[: number % 3]
             for kind in kinds:
-                took = start(f"{kind}-{number}", KINDS[kind], told)
+                took = start(f"{kind}-{number}", KINDS[kind], phase_queue)
                 # The first round is not counted: `bridge` makes its bridge.
                 if took is not None and number:
                     sandbox[kind].append(took[0])

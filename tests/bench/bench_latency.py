@@ -1,6 +1,6 @@
 """Names on the lab: from a change in c1 to the answer in c2, beside a Service and CoreDNS inside c2.
 
-One invariant: ours and CoreDNS' take turns, are timed from just before the user's write, and count when every replica
+Invariant: ours and CoreDNS' take turns, are timed from just before the user's write, and count when every replica
 of the server says so. What we do in six steps through three API servers CoreDNS does in one: the ratio says how far
 from the floor that is.
 """
@@ -68,7 +68,7 @@ def prepared(lab: bench_exports.Lab) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sides:
-    """Who is asked: c2's crossdns, and c2's CoreDNS for c2's own Services."""
+    """The servers that are asked: c2's crossdns, and c2's CoreDNS for c2's own Services."""
 
     lab: bench_exports.Lab
     ours: Asker

@@ -1,6 +1,6 @@
 """``make bench``: measures, prints one table, writes build/bench/*.json. Called by hack/bench.
 
-What needs the lab is measured first, and the rest in namespaces of its own, where this begins anew.
+What needs the lab is measured first, and the rest in namespaces of its own, where this program starts again.
 """
 
 from __future__ import annotations

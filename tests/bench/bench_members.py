@@ -1,6 +1,6 @@
 """Watches of the hub as members keep them: many in one thread, by sockets alone.
 
-One invariant: a change's age is taken when its bytes are read, before anything is parsed.
+Invariant: a change's age is taken when its bytes are read, before anything is parsed.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ def space(number: int) -> str:
 
 
 Ages = list[tuple[int, float]]
-"""The time that a change carries, and its age in milliseconds when a member heard of it."""
+"""The time that a change carries, and its age in milliseconds when a member received it."""
 
 
 @dataclasses.dataclass(slots=True)
 class Member:
-    """One watch; ``ended`` when the hub gave it up because it could not send as much as there was to tell."""
+    """One watch; ``ended`` when the hub gave it up because it could not send all that there was."""
 
     spaces: frozenset[str]
     sock: ssl.SSLSocket
     tail: bytes = b""
-    heard: int = 0
+    received: int = 0
     ended: bool = False
 
     def read(self) -> Ages:
@@ -70,12 +70,12 @@ class Member:
             for line in lines:
                 at, whose = _AT.search(line), _SPACE.search(line)
                 if at is not None and whose is not None and whose[1].decode() in self.spaces:
-                    self.heard += 1
+                    self.received += 1
                     ages.append((int(at[1]), (now - int(at[1])) / 1e6))
 
 
 def join(count: int, *, everything: bool, version: str) -> list[Member]:
-    """Begin to watch as so many members do."""
+    """Begin to watch as ``count`` members do."""
     shown = subprocess.run(
         ["kubectl", "config", "view", "--raw", "--minify", f"--context={CONTEXT}", "-o=json"],
         capture_output=True,

@@ -20,7 +20,7 @@ _HERE = pathlib.Path(__file__).parent
 
 
 def isolated() -> bool:
-    """Say whether this process has namespaces of its own."""
+    """Return whether this process has namespaces of its own."""
     return os.environ.get(_INSIDE) == "1"
 
 

@@ -14,7 +14,7 @@ import dnslib
 
 
 def receive(stream: socket.socket, count: int) -> bytes:
-    """Read exactly so many bytes."""
+    """Read exactly ``count`` bytes."""
     got = b""
     while len(got) < count:
         part = stream.recv(count - len(got))

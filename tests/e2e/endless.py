@@ -1,6 +1,6 @@
 """A ping from a pod that goes on until an answer shows that what it watches is over.
 
-One invariant: no count ends it, and no time of the test's: a ping that ends first shows nothing of what comes after.
+Invariant: no count ends it, and no time of the test's: a ping that ends first shows nothing of what comes after.
 """
 
 from __future__ import annotations

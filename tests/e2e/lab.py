@@ -1,6 +1,6 @@
 """The lab as tests see it: three clusters, and what one asks of them.
 
-One invariant: nothing here knows Fleetboard's insides; it speaks to API servers, pods and nodes as a user would.
+Invariant: nothing here knows Fleetboard's insides; it speaks to API servers, pods and nodes as a user would.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ HUB, C1, C2 = Cluster("hub"), Cluster("c1"), Cluster("c2")
 
 
 def is_ready(pod: dict[str, Any]) -> bool:
-    """Tell whether a pod is ready."""
+    """Return whether a pod is ready."""
     conditions = pod.get("status", {}).get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 

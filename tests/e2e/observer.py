@@ -1,6 +1,6 @@
 """A pod that asks for a service ten times a second and writes down what it got: how tests time what clients see.
 
-One invariant: it asks as any pod does, by its resolv.conf and a new connection each time.
+Invariant: it asks as any pod does, by its resolv.conf and a new connection each time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Who fetches from whom while something is away, what can be cut, and how it is mended.
 
-One invariant: a cut is a firewall rule of this machine with our mark, and every rule with the mark is taken back.
+Invariant: a cut is a firewall rule of this machine with our mark, and every rule with the mark is taken back.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class World:
         }
 
     def explain(self, since: float) -> str:
-        """Say which attempts failed or took long since a blow, and when: seconds after it."""
+        """Return which attempts failed or took long since a blow, and when: seconds after it."""
         lines = []
         for node, pod in self.pods.items():
             for note in pulse.notes(pod, since):
@@ -98,7 +98,7 @@ def build(make_namespace: Callable[[str], str], name: str) -> World:
 
 
 def parts_ready() -> bool:
-    """Tell that every part of all three clusters is ready; an AssertionError says which is not."""
+    """Return True when every part of all three clusters is ready, or fail with the one that isn't."""
     for cluster in (lab.HUB, lab.C1, lab.C2):
         pods = cluster.list("pods", lab.SYSTEM)
         late = [

@@ -1,6 +1,6 @@
 """Two exported services, one in each member, whose pods are clients too: what the tests of the data path stand on.
 
-One invariant: the pods of c1 stand on both of its nodes, so that one of them is never on the leader's.
+Invariant: the pods of c1 stand on both of its nodes, so that one of them is never on the leader's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What runs in the pods of the data path's tests, as server (``serve``) and as client (``crowd``, ``echo``).
 
-A server tells a caller its own name and the caller's address as it sees it, sends a known blob, and returns datagrams.
+A server answers with its own name and the caller's address as it sees it, sends a known blob, and returns datagrams.
 """
 
 import collections
@@ -49,7 +49,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 def serve() -> None:
-    """Answer on all ports for ever."""
+    """Answer on all ports forever."""
     echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     echo.bind(("", ECHO_PORT))
 

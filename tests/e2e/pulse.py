@@ -1,6 +1,6 @@
 """Pods that fetch from each other five times a second, and how long each could not: the measure of every failure.
 
-One invariant: times are the machine's one clock, that of the pods and of the test alike.
+Invariant: times are the machine's one clock, that of the pods and of the test alike.
 """
 
 from __future__ import annotations

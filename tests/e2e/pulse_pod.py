@@ -20,7 +20,7 @@ FOLDER = pathlib.Path("/pulse")
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
-    """Tells the pod's name."""
+    """Answers with the pod's name."""
 
     def do_GET(self) -> None:
         body = f"{GREETING}{os.uname().nodename}".encode()

@@ -1,6 +1,6 @@
 """What runs in a pod to ask for names all the while: ``queries_pod.py SECONDS NAME ADDRESS SERVER...``, prints JSON.
 
-It ends after so much time, or when there is a file ``ENOUGH``.
+It ends after that time, or when there is a file ``ENOUGH``.
 
 Each server is asked from one socket that is kept, as CoreDNS keeps its own, and from a new one for each query, as pods
 do. By turns they ask for a name that is there and for one that is not, a new one each time, which no cache holds. As
@@ -30,7 +30,7 @@ def encode(name: str, number: int) -> bytes:
 
 
 def connect(server: str) -> socket.socket:
-    """Make a socket that hears this server alone."""
+    """Make a socket that receives from this server alone."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.settimeout(1.0)
     sock.connect((server, 53))

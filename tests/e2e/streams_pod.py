@@ -4,7 +4,7 @@
 number; ``push``, a numbered line is sent every PERIOD_S. ``client COUNT LABEL=TARGET...``: keeps COUNT connections of
 each kind to each target and writes what became of them to a file every 0.1 s.
 
-One invariant: a connection is never opened again, and one that skips or repeats a number is dead.
+Invariant: a connection is never opened again, and one that skips or repeats a number is dead.
 """
 
 import json
@@ -82,7 +82,7 @@ class Stream:
 
 
 def client(count: int, targets: dict[str, str]) -> None:
-    """Open all connections, then write down their states for ever."""
+    """Open all connections, then write down their states forever."""
     streams = [
         Stream(label, target, kind)
         for label, target in targets.items()

@@ -1,6 +1,6 @@
-"""Services whose pods are synthetic: no pod has to start, and every record of them is known beforehand.
+"""Services whose pods are synthetic: no pod has to start, and every record of them is known in advance.
 
-One invariant: what a node's cnf would publish of a pod is written here; whatever is made of it is Fleetboard's.
+Invariant: what a node's cnf would publish of a pod is written here; whatever is made of it is Fleetboard's.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def exported_by(cluster: lab.Cluster, count: int) -> list[Exported]:
 
 
 def wanted_records(exported: list[Exported]) -> Records:
-    """Return every record that there shall be, and none more under any of these names."""
+    """Return every record that must exist; under these names there must be no other."""
     found: dict[str, set[str]] = {}
     for one in exported:
         for host, address in one.hosts().items():

@@ -102,7 +102,7 @@ def test_an_old_version_stays_while_a_call_runs_from_it_and_then_goes() -> None:
 
 
 def waits_for_input(node: str) -> bool:
-    """Tell whether a call has come to where it reads its input: it has opened its own files by then."""
+    """Return whether a call has come to where it reads its input: it has opened its own files by then."""
     process = lab.C2.node_exec(node, "pgrep", "-xf", f"{ELSEWHERE}/fleetboard").strip()
     return lab.C2.node_exec(node, "cat", f"/proc/{process}/wchan").endswith("pipe_read")
 

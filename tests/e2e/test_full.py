@@ -2,7 +2,7 @@
 
 ``FLEETBOARD_PODS`` says with how many: 250 on one node is what is promised. They start in waves: of 240 at once Multus'
 daemon dies, again and again, by its own limit of 50 MiB, and at its limit of a tenth of a core a pod takes a second.
-So where they are fewer than a block, the block is taken to half of them beforehand, by the executable alone: a
+So where they are fewer than a block, half of them take addresses of the block first, by the executable alone: a
 namespace of the node's own and a call takes it 20 ms.
 """
 
@@ -66,7 +66,7 @@ class Node:
 
     @contextlib.contextmanager
     def attaching(self, count: int) -> Iterator[None]:
-        """Have the executable attach so many namespaces that are no pod's, and detach them at the end."""
+        """Attach ``count`` namespaces of no pod through the executable, and detach them at the end."""
         try:
             self._call("ADD", count)
             yield
@@ -103,9 +103,9 @@ def test_a_node_that_fills_gets_its_blocks_without_an_add_failing(namespaces: Ca
         failed = {code: after[code] - adds.get(code, 0) for code in after if code and after[code] != adds.get(code, 0)}
         assert not failed, f"ADDs failed, by code: {failed}"
         assert after[0] - adds.get(0, 0) >= PODS + direct
-        told = lab.C1.list("events", NAMESPACE)
+        emitted = lab.C1.list("events", NAMESPACE)
         refused = [
-            one["message"] for one in told if "fleetboard" in one.get("message", "") and one["type"] == "Warning"
+            one["message"] for one in emitted if "fleetboard" in one.get("message", "") and one["type"] == "Warning"
         ]
         assert not refused, refused[:3]
 
@@ -121,7 +121,7 @@ def test_a_node_that_fills_gets_its_blocks_without_an_add_failing(namespaces: Ca
 
 
 def fill(count: int) -> None:
-    """Scale the app and wait until so many pods are ready."""
+    """Scale the app and wait until ``count`` pods are ready."""
     lab.C1.kubectl("-n", NAMESPACE, "scale", "deployment", "full", f"--replicas={count}")
 
     def enough() -> bool:
@@ -132,7 +132,7 @@ def fill(count: int) -> None:
 
 
 def attached(node: Node, count: int) -> dict[str, str]:
-    """Return the addresses of all pods of the node, once ``count`` of them are ours; with 0 those of ours."""
+    """Return the addresses of all pods of the node once ``count`` are the test's; with 0, those of the test's pods."""
     found = node.attachments()
     ours = {name: address for name, address in found.items() if name.startswith(f"{NAMESPACE}/")}
     if not count:

@@ -201,9 +201,9 @@ def test_with_api_and_tunnel_down_only_what_crosses_the_hub_stops(world: World) 
     own = {address for address, cluster in every.items() if cluster == lab.C1}
     lab.eventually(lambda: set(resolve(world, "east", HEADLESS)[1]) == every.keys(), within_s=30)
     with outage.cut(outage.TO_HUB, outage.FROM_HUB) as since:
-        # Nobody can tell crossdns, but the cluster's own leader sees it; a name without endpoints of ours stays.
+        # crossdns gets no event of it, but the cluster's own leader sees it; a name without local endpoints stays.
         lab.eventually(lambda: set(resolve(world, "east", HEADLESS)[1]) == own, within_s=30)
-        lab.record("the hub away: until a headless name gives the own cluster's endpoints alone", time.time() - since)
+        lab.record("the hub away: until a headless name gives the local cluster's endpoints alone", time.time() - since)
         assert set(resolve(world, "east", FAR)[1]) == every.keys() - own
         lab.eventually(lambda: time.time() - since >= HUB_AWAY_S, within_s=HUB_AWAY_S + 1, every_s=0.5)
         failed = world.failures(since, time.time() - pulse.TIMEOUT_S)

@@ -59,9 +59,9 @@ def blocks_of(cluster: lab.Cluster) -> list[str]:
 
 
 def last_address(pod: lab.Pod) -> str:
-    """Return the address that an observer was told last; one question may take it 5 s."""
-    told = [sample.addresses for sample in observer.samples(pod, since=time.time() - 30) if sample.addresses]
-    return told[-1][0]
+    """Return the address that an observer got last; one question may take it 5 s."""
+    answers = [sample.addresses for sample in observer.samples(pod, since=time.time() - 30) if sample.addresses]
+    return answers[-1][0]
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_other_clusters_see_its_exports_gone_and_feel_nothing_else(world: World,
     (told,) = uninstalled.said("the hub withdraws this cluster's exports")
     withdrawn = datetime.datetime.fromisoformat(told["ts"]).timestamp()
     took_s = observer.settle(world.observers["c1", "two"], since=withdrawn, within_s=LIMIT_S, holds=is_gone)
-    lab.record("uninstall: the leaver's names are gone elsewhere after it told the hub", took_s)
+    lab.record("uninstall: the leaver's names are gone elsewhere after the hub withdrew its exports", took_s)
     before = observer.samples(world.observers["c1", "two"], since=uninstalled.began)
     assert [sample for sample in before if sample.at < withdrawn - 1 and not is_served(sample)] == []
     own = observer.samples(world.observers["c1", "one"], since=uninstalled.began)
@@ -223,7 +223,7 @@ ip -o link | grep -E 'fleet0|fv[0-9a-f]{11}' || true
 """
 
 
-def test_nodes_and_dns_hold_nothing_of_ours(uninstalled: Uninstalled) -> None:
+def test_nodes_and_dns_hold_nothing_that_is_ours(uninstalled: Uninstalled) -> None:
     for node in lab.C2.nodes():
         assert lab.C2.node_exec(node, "sh", "-c", LEFT) == ""
     config = lab.C2.get("configmap", "coredns", "kube-system")
@@ -234,7 +234,7 @@ def test_nodes_and_dns_hold_nothing_of_ours(uninstalled: Uninstalled) -> None:
     lab.C2.kubectl("-n", "kube-system", "rollout", "status", "deploy/coredns", "--timeout=60s", timeout_s=70)
 
 
-def test_the_cluster_holds_nothing_of_ours_but_the_definitions(uninstalled: Uninstalled) -> None:
+def test_the_cluster_holds_only_our_definitions(uninstalled: Uninstalled) -> None:
     lab.eventually(lambda: not lab.C2.list("pods", lab.SYSTEM), within_s=30)
     for kind in ("deployments", "daemonsets", "jobs", "services", "roles", "rolebindings", "leases"):
         assert not lab.C2.list(kind, lab.SYSTEM), kind

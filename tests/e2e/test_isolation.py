@@ -288,7 +288,7 @@ def test_a_tampered_member_reaches_neither_the_hubs_networks_nor_anothers_nor_se
 
 
 def is_ready(cnf_pod: str) -> bool:
-    """Tell whether a cnf pod of c1 is ready."""
+    """Return whether a cnf pod of c1 is ready."""
     conditions = lab.C1.get("pod", cnf_pod, lab.SYSTEM)["status"].get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 

@@ -171,9 +171,9 @@ def test_mcs1_a_service_without_an_export_of_its_own_is_seen_nowhere(world: Worl
 def test_mcs3_an_import_lives_as_long_as_any_export(world: World) -> None:
     def exporters(cluster: lab.Cluster) -> set[str]:
         sources = {one["metadata"]["labels"][f"{prefix}/source-cluster"] for one in slices_of(cluster, "leaving")}
-        told = {one["cluster"] for one in find_import(cluster, "leaving")["status"]["clusters"]}
-        assert sources == told
-        return told
+        named = {one["cluster"] for one in find_import(cluster, "leaving")["status"]["clusters"]}
+        assert sources == named
+        return named
 
     prefix = "multicluster.kubernetes.io"
     for cluster in MEMBERS:
@@ -218,7 +218,7 @@ def test_mcs7_the_clusters_own_names_stay_its_own(world: World) -> None:
     assert not world.addresses(lab.C2, f"twice.{NAMESPACE}.svc.cluster.local")
 
 
-def test_mcs11_mcs16_ports_that_differ_are_united_and_both_exports_told(world: World) -> None:
+def test_mcs11_mcs16_ports_that_differ_are_united_and_both_exports_report_it(world: World) -> None:
     wanted = {("tcp", "TCP", PORT), ("more", "TCP", OTHER)}
     for cluster in MEMBERS:
         wait_condition(cluster, "union", "Conflict", "True", "PortConflict")

@@ -1,7 +1,7 @@
 """The other way to attach every pod: Multus' own default networks (docs/attach.md), in c2.
 
-Multus' configuration is put back as it was, whatever happens. The policy that attaches every pod of the lab is told to
-leave the namespace alone: a second interface of ours would be refused.
+Multus' configuration is put back as it was, whatever happens. The policy that attaches every pod of the lab leaves
+the namespace alone: our second interface would be refused.
 """
 
 from __future__ import annotations

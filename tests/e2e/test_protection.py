@@ -1,4 +1,4 @@
-"""Nobody but syncer says where imported traffic goes, whatever rights he has; nothing of Kubernetes is hindered."""
+"""Nobody but syncer says where imported traffic goes, whatever rights they have; nothing of Kubernetes is hindered."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_an_import_whose_manifest_has_no_address_may_be_applied_again(world: str
     lab.eventually(lambda: imported()["spec"].get("ips") == filled, within_s=60)
 
 
-def test_our_slices_are_the_syncers_and_no_other_becomes_one_of_ours(world: str) -> None:
+def test_our_slices_are_the_syncers_and_no_other_becomes_ours(world: str) -> None:
     name = slices()[0]["metadata"]["name"]
     with refused("EndpointSlices managed by fleetboard.io"):
         create(make_slice("forged"))

@@ -115,7 +115,7 @@ def cnf_ready(cluster: lab.Cluster) -> bool:
 
 @contextlib.contextmanager
 def pinging(streams: Streams, *, for_s: float) -> Iterator[None]:
-    """Ping the server every 5 ms meanwhile, and for so long at least; not one may be lost."""
+    """Ping the server every 5 ms meanwhile, at least for ``for_s`` seconds; no answer may be lost."""
     began = time.time()
     ping = endless.start(streams.client, streams.server.fleet_address, every_s=0.005)
     yield
@@ -302,7 +302,7 @@ def netns_of(node: str, address: str) -> str:
     return lab.C1.node_exec(node, "sh", "-c", script).strip()
 
 
-def test_a_pod_without_its_interface_is_found_told_of_and_wired(streams: Streams) -> None:
+def test_a_pod_without_its_interface_is_found_reported_and_wired(streams: Streams) -> None:
     node = victim()
     lab.C1.apply(lab.make_deployment("late", NAMESPACE, node=node, attached=False))
     (pod,) = lab.C1.wait_pods(NAMESPACE, "late", 1)
@@ -311,8 +311,8 @@ def test_a_pod_without_its_interface_is_found_told_of_and_wired(streams: Streams
     # As if Multus had been away when the pod was started.
     lab.C1.kubectl("-n", NAMESPACE, "annotate", "pod", pod.name, f"{lab.NETWORKS}={lab.ATTACHED[lab.NETWORKS]}")
     lab.eventually(lambda: pod.fleet_address, within_s=40, every_s=0.5)
-    told = lab.eventually(lambda: events(pod, "FleetInterfaceAdded"), within_s=20, every_s=0.5)
-    assert "started without its interface" in told[0]
+    messages = lab.eventually(lambda: events(pod, "FleetInterfaceAdded"), within_s=20, every_s=0.5)
+    assert "started without its interface" in messages[0]
     assert metric(node, "fleetboard_pods_healed_total") == healed + 1
     lab.eventually(lambda: metric(node, "fleetboard_pods_unattached") == 0, within_s=30, every_s=1)
 

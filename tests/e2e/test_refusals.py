@@ -49,7 +49,7 @@ def rename(item: dict[str, Any]) -> None:
 
 
 def malform(item: dict[str, Any]) -> None:
-    """Give the syncer a network with host bits, which the schema can't tell."""
+    """Give the syncer a network with host bits, which the schema can't refuse."""
     if item["kind"] == "Deployment":
         (container,) = item["spec"]["template"]["spec"]["containers"]
         next(one for one in container["env"] if one["name"] == "NETWORK_CIDRS")["value"] = "10.1.2.3/16"

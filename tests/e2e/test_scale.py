@@ -53,7 +53,7 @@ def ask(cluster: lab.Cluster, server: str, questions: list[str]) -> synthetic.Re
 
 
 def differences(found: synthetic.Records, wanted: synthetic.Records) -> list[str]:
-    """Say, in short, which questions are answered otherwise than they shall be."""
+    """Return, in short, which questions get a wrong answer."""
     wrong = [question for question in wanted if found[question] != wanted[question]]
     return [f"{question}: {str(found[question])[:80]}, not {str(wanted[question])[:80]}" for question in wrong]
 

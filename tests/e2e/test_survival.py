@@ -1,4 +1,4 @@
-"""Every part of ours dies once and nodes boot: how long traffic stops, and what never does.
+"""Each of our parts dies once and nodes boot: how long traffic stops, and what never stops.
 
 Pods in both clusters fetch from each other five times a second all the while (``pulse``). A figure is the time from the
 blow until all went well again; the bounds leave room for a slow machine. docs/operations.md quotes the figures.
@@ -60,7 +60,7 @@ def pods_of(cluster: lab.Cluster, part: str) -> list[str]:
 
 
 def delete(cluster: lab.Cluster, *pods: str) -> float:
-    """Delete pods of ours and return when."""
+    """Delete pods of one of our parts and return when."""
     now = time.time()
     for pod in pods:
         cluster.delete("pod", pod, lab.SYSTEM, wait=False)
@@ -68,7 +68,7 @@ def delete(cluster: lab.Cluster, *pods: str) -> float:
 
 
 def kill(cluster: lab.Cluster, node: str, process: str) -> float:
-    """Kill a process of ours on a node with SIGKILL, wait for its successor, and return when it was killed."""
+    """Kill one of our processes on a node with SIGKILL, wait for its successor, and return when it was killed."""
 
     def find() -> list[str]:
         return cluster.node_exec(node, "pgrep", "-xf", process).split()

@@ -1,8 +1,9 @@
 """A cluster that tries to join: the syncer of the agent's chart, alone in a namespace of its own.
 
 It runs on the hub's own machine, the one cluster that has no agent, so that whatever it does there harms nobody by
-accident; what is asked is whether it harms anybody through the hub. One invariant: it is what the chart renders, but
-for its namespace and that it is started once.
+accident; what is asked is whether it harms anybody through the hub.
+
+Invariant: it is what the chart renders, except for its namespace and that it is started once.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Ending:
 
 
 def create_token(cluster: str) -> dict[str, str]:
-    """Ask the hub for what ``cluster`` shall join with."""
+    """Create the values with which ``cluster`` joins."""
     text = lab.HUB.kubectl(
         "-n", lab.SYSTEM, "exec", "deploy/syncer-hub", "--", "fleetboard", "token", "create", "--cluster", cluster
     )

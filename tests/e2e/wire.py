@@ -1,6 +1,6 @@
 """Network namespaces of nodes and pods, seen from this machine: what passes on their wires, and commands within.
 
-One invariant: what a capture doesn't show has not passed: it listens before ``with`` begins, and before it answers it
+Invariant: what a capture doesn't show has not passed: it listens before ``with`` begins, and before it answers it
 has shown a packet of its own that was sent when it was asked. A test that expects nothing on one wire shows the same
 packets on another.
 """
@@ -27,7 +27,7 @@ import socket, struct, sys
 text = sys.argv[2].encode()
 ends = bytes([192, 0, 2, 1, 192, 0, 2, 2])
 header = struct.pack("!BBHHHBBH8s", 0x45, 0, 20 + len(text), 0, 0, 1, 253, 0, ends)
-# To nobody's MAC: whoever else gets the frame leaves it alone. An interface without such addresses takes none.
+# To nobody's MAC: any other receiver ignores the frame. An interface without such addresses takes none.
 with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as link:
     link.sendto(header + text, (sys.argv[1], 0x0800, 0, 0, bytes([2, 0, 0, 0, 0, 1])))
 """
@@ -85,7 +85,7 @@ class Capture:
         return lab.eventually(lambda: (lab.run(*command),), within_s=10)[0].splitlines()
 
     def shows(self, text: bytes) -> bool:
-        """Tell whether a text passed in clear."""
+        """Return whether a text passed in clear."""
         self._catch_up()
         return text in self.file.read_bytes()
 
@@ -102,7 +102,7 @@ def of_node(node: str) -> Space:
 
 
 def of_pod(pod: lab.Pod) -> Space:
-    """Return a pod's network namespace, whatever runtime made it: the one whose inode the pod tells."""
+    """Return a pod's network namespace, whatever runtime made it: the one with the inode that the pod sees."""
     wanted = pod.exec("stat", "-Lc", "%d:%i", "/proc/self/ns/net").strip()
     for process in pathlib.Path("/proc").iterdir():
         with contextlib.suppress(OSError):

@@ -28,7 +28,7 @@ def _handles() -> list[str]:
 def _no_namespace_is_held() -> Iterator[None]:
     """Fail a test that changes how many namespaces this process holds: each one lives as long as a holder.
 
-    A namespace that a module holds for all its tests exists before each of them, so it counts for none.
+    A namespace that a module holds for all its tests exists before and after each of them, so it doesn't count.
     """
     before = _handles()
     yield

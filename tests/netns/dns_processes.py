@@ -88,7 +88,7 @@ def resident_kb(pid: int) -> int:
 
 
 def own_kb(pid: int) -> int:
-    """Return how much memory a process made: unlike its part of what is shared, this is the same whoever else ends."""
+    """Return how much memory a process made itself, which does not change when another process ends."""
     return _memory(pid, "Anonymous")
 
 
@@ -128,7 +128,7 @@ class Pod:
         raise AssertionError(f"not {count} names after {within_s} s: {found}")
 
     def ready(self) -> bool:
-        """Tell what kubelet's probe is told."""
+        """Return the answer that kubelet's probe gets."""
         return bool(_read("readyz"))
 
     def memory_mb(self) -> float:
@@ -142,7 +142,7 @@ class Pod:
         self.process.wait(60)
 
     def terminate(self) -> None:
-        """Tell it to end, as kubelet does."""
+        """End it by SIGTERM, as kubelet does."""
         self.process.terminate()
 
     def end(self) -> None:

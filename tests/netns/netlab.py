@@ -34,7 +34,7 @@ class Net:
         )
 
     def answers_ping(self, address: str, *, size: int = 56, fragment: bool = True) -> bool:
-        """Say whether ``address`` answers a ping within half a minute, before any ICMP error.
+        """Return whether ``address`` answers a ping within half a minute, before any ICMP error.
 
         The kernel starts a link's queue some time after its carrier (linkwatch), and drops packets until then.
         """

@@ -87,7 +87,7 @@ class End:
         self.socket.close()
 
     def connect(self, target: str) -> None:
-        """Hear of errors about what is sent to ``target``."""
+        """Receive errors about what is sent to ``target``."""
         self.socket.connect((target, 0))
 
     def send(self, target: str, port: int, chunk: int, body: bytes = b"", *, tag: int = 0) -> None:
@@ -101,21 +101,21 @@ class End:
                 return found
 
 
-def heard(servers: dict[str, End]) -> tuple[str, Packet]:
-    """Return the server that hears something, and what."""
+def receive_first(servers: dict[str, End]) -> tuple[str, Packet]:
+    """Return the first server that receives a packet, and the packet."""
     with selectors.DefaultSelector() as waiting:  # select itself knows descriptors below 1024 alone
         for server, end in servers.items():
             waiting.register(end.socket, selectors.EVENT_READ, server)
         ready = waiting.select(timeout=10)
-    assert ready, "no server heard anything"
-    heard_by: str = ready[0][0].data
-    return heard_by, servers[heard_by].receive()
+    assert ready, "no server received anything"
+    receiver: str = ready[0][0].data
+    return receiver, servers[receiver].receive()
 
 
 def associate(client: End, servers: dict[str, End], vip: str, port: int) -> str:
     """Open an association through a virtual address, send data both ways, and return who answered."""
     client.send(vip, port, INIT, init(CLIENT_TAG))
-    server, first = heard(servers)
+    server, first = receive_first(servers)
     end = servers[server]
     assert (first.chunk, first.source, first.source_port) == (INIT, client.address, client.port)
     for chunk, answer, body in (

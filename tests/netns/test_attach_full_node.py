@@ -40,7 +40,7 @@ CONFIG = b'{"cniVersion":"1.0.0","name":"fleetboard","type":"fleetboard"}'
 
 
 @dataclasses.dataclass
-class Clock:
+class ShiftedClock:
     ahead_s: float = 0.0
 
     def __call__(self) -> float:
@@ -51,7 +51,7 @@ class Node:
     """A node with the part of cnf that allocates addresses and blocks. It is the leader, too."""
 
     def __init__(self, api: FakeApi, nets: QuickNets, folder: pathlib.Path) -> None:
-        self.api, self.clock = api, Clock()
+        self.api, self.clock = api, ShiftedClock()
         self.node_netns = nets.make("node")
         self.handle = NetworkNamespace.open(self.node_netns.path)
         client = api.client()

@@ -500,7 +500,7 @@ def living(node: Node, count: int) -> None:
 
 
 def ends(node: Node, steps: int, work: Callable[[], object]) -> bool:
-    """End the process after so many steps of ``work`` and start the next; return whether it came to that."""
+    """End the process after ``steps`` steps of ``work`` and start the next; return whether it got that far."""
     node.fate.arm(steps)
     try:
         work()

@@ -42,7 +42,7 @@ def trace(
 
 
 def is_traced(process: int, tracer: int) -> bool:
-    """Say whether every thread is traced: strace attaches to one after the other."""
+    """Return whether every thread is traced: strace attaches to one after the other."""
     threads = pathlib.Path(f"/proc/{process}/task").iterdir()
     return all(f"TracerPid:\t{tracer}\n" in (thread / "status").read_text() for thread in threads)
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.netns
 
 UDP_PACKETS, TCP_PACKETS = 70_000, 30_000
 BATCH = 50
-"""So many go out before the answers are read: never more than a socket's buffer holds."""
+"""How many are sent before the answers are read: never more than a socket's buffer holds."""
 MESSAGES = 5
 """On one connection: the first that deserves no answer ends it."""
 GROWN_KB = 4096

@@ -1,4 +1,4 @@
-"""crossdns as it runs in a pod ends, dies and starts again: what a client is told meanwhile."""
+"""crossdns as it runs in a pod ends, dies and starts again: what clients are answered meanwhile."""
 
 from __future__ import annotations
 
@@ -39,20 +39,22 @@ def ask(name: str = WEB) -> dnslib.DNSRecord:
     return dnslib.DNSRecord.parse(dnslib.DNSRecord.question(name).send("127.0.0.1", dns_processes.PORT, timeout=30))
 
 
-def test_who_keeps_asking_is_answered_and_told_what_is_new_until_he_stops(api: FakeApi, tmp_path: pathlib.Path) -> None:
+def test_a_client_that_keeps_asking_gets_current_answers_until_it_stops(api: FakeApi, tmp_path: pathlib.Path) -> None:
     pod = dns_processes.Pod.start(api.url, tmp_path, drain_s=drain.MOST_S)
     pod.wait_names(NAMES)
     pod.terminate()
     began, asks_until = time.monotonic(), drain.LEAST_S + 1
     new = make_service(vips=["10.112.0.10"])
-    told = last = 0.0
+    changed_after = last = 0.0
     while (after := time.monotonic() - began) < asks_until:
         addresses = contents(ask())
         last = after
-        if after > 2 and not told:
+        if after > 2 and not changed_after:
             put_service(api, new)
-            told = after
-        expected = [["10.112.0.9"], ["10.112.0.10"]] if after < told + 10 or not told else [["10.112.0.10"]]
+            changed_after = after
+        expected = (
+            [["10.112.0.9"], ["10.112.0.10"]] if after < changed_after + 10 or not changed_after else [["10.112.0.10"]]
+        )
         assert addresses in expected, after
         time.sleep(0.05)
     assert addresses == ["10.112.0.10"]

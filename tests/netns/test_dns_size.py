@@ -46,7 +46,7 @@ def test_every_record_and_no_other_within_the_memory(tmp_path: pathlib.Path) -> 
             pod.wait_names(expected_names(endpoints), within_s=300)
             compare(endpoints, names.ZONES)
             memory = [pod.memory_mb()]
-            # A third of the slices is rolled out anew, a tenth is emptied, and of those every second goes altogether.
+            # A third of the slices is rolled out again, a tenth is emptied, and every second of those is deleted.
             for index, key in enumerate(list(endpoints)):
                 if index % 3 == 0:
                     endpoints[key] = [(f"pod-{n}", address(key[0], 8 + index % 2, n)) for n in range(ENDPOINTS + 2)]
@@ -103,7 +103,7 @@ def put_slice(api: FakeApi, key: tuple[int, str], found: list[tuple[str, str]]) 
 
 
 def expected(endpoints: Endpoints, apex: str) -> dict[tuple[str, str], set[str]]:
-    """Say by itself, from the specification, what every name holds: content by (name, type)."""
+    """Return, from the specification alone, what every name holds: content by (name, type)."""
     found: dict[tuple[str, str], set[str]] = {}
     for (number, cluster), of_slice in endpoints.items():
         service = f"web-{number}.shop.svc.{apex}"

@@ -59,7 +59,7 @@ def test_cni19_an_add_that_fails_leaves_nothing_and_its_deletion_works(node: Nod
     assert first.answers_ping("10.112.4.0")
 
 
-def test_cni19_a_second_interface_of_ours_is_refused_and_the_first_is_left(node: Node) -> None:
+def test_cni19_our_second_interface_is_refused_and_the_first_is_left(node: Node) -> None:
     pod = node.nets.make()
     assert node.call("ADD", "one", pod).status == 0
     before = traces(node, pod)

@@ -37,7 +37,7 @@ def test_cni23_what_is_dead_and_not_listed_is_freed(
         node.call("ADD", name, pod, config={"name": "theirs" if name == "foreign" else "fleetboard"})
     for pod in pods.values():
         node.nets.remove(pod)
-    # The kernel ends namespaces in its own time, and what still stands is no dead attachment.
+    # The kernel ends namespaces in its own time, and what still exists is not a dead attachment.
     eventually(lambda: "fv" not in node.node_netns.run("ip", "-br", "link"))
     # A list that is null says nothing: Go writes one that was never made so.
     assert collect(node, None) == CLEAN
@@ -49,7 +49,7 @@ def test_cni23_what_is_dead_and_not_listed_is_freed(
     assert {attachment.pod_name for attachment in node.cni.attachments()} == {"foreign"}
 
 
-def test_cni23_a_list_that_is_none_is_refused(node: Node) -> None:
+def test_cni23_an_invalid_list_is_refused(node: Node) -> None:
     for valid in (7, "x", [7], [{"containerID": "x"}], {"containerID": "x"}):
         answer = collect(node, valid)
         assert answer.code == 7

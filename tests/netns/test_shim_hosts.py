@@ -23,7 +23,7 @@ CONFIG = json.dumps(shim_node.CONFIG).encode()
 
 
 def attaches(node: Node, answer: Answer, pod: Net) -> bool:
-    """Say whether that was a clean ADD."""
+    """Return whether that was a clean ADD."""
     assert (answer.status, answer.stderr) == (0, b"")
     return answer.content["ips"][0]["address"] == "10.112.4.1/32" and pod.answers_ping("10.112.4.0")
 
@@ -84,7 +84,7 @@ def test_a_host_without_libc_will_do(node: Node, tmp_path: pathlib.Path, proc: b
     for folder in ("opt/cni/bin", "run/fleetboard", "run/netns", "etc", "proc"):
         (root / folder).mkdir(parents=True)
     packed_shim.install(packed_shim.pack(), root / "opt/cni/bin")
-    # Made for the host's programs, which are none of ours.
+    # Made for the host's programs, not for ours.
     (root / "etc/ld.so.preload").write_text("/opt/cni/bin/hook.so\n")
     (root / "opt/cni/bin/hook.so").write_bytes(b"no library")
     assert {path.name for path in root.iterdir()} == {"opt", "run", "etc", "proc"}

@@ -81,7 +81,7 @@ def test_cni4_the_longest_name_is_taken(node: Node) -> None:
     assert "fifteen-letters" in pod.run("ip", "link")
 
 
-def test_cni5_a_configuration_that_is_none_is_refused(node: Node) -> None:
+def test_cni5_an_invalid_configuration_is_refused(node: Node) -> None:
     for stdin in (b"", b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b"\0" * 100, b"[" * 100_000):
         assert node.execute(environ("ADD", "one", node.node_netns), stdin).code == 6
 

@@ -114,7 +114,7 @@ def test_cni17_a_previous_result_may_be_empty_and_without_a_version(node: Node) 
         assert (result["cniVersion"], [ip["interface"] for ip in result["ips"]]) == ("1.0.0", [0])
 
 
-def test_cni17_a_previous_result_that_is_none_is_refused(node: Node) -> None:
+def test_cni17_an_invalid_previous_result_is_refused(node: Node) -> None:
     odd: list[Any] = [7, [], {"ips": {"address": "x"}}, {"interfaces": [7]}]
     for before in odd:
         stdin = json.dumps({**shim_node.CONFIG, "prevResult": before}).encode()

@@ -185,7 +185,7 @@ def test_a_withdrawn_export_closes_the_port(node: Node) -> None:
         topology.ask_at_once(FOREIGN, SERVERS[0], 8080, namespace="far")
 
 
-def test_the_own_cluster_reaches_every_port(node: Node) -> None:
+def test_the_nodes_own_cluster_reaches_every_port(node: Node) -> None:
     assert topology.ask(SIBLING, SERVERS[1], 8080, namespace="far").client == SIBLING
 
 
@@ -259,7 +259,7 @@ def test_maximum_segment_size_fits_the_tunnel(node: Node) -> None:
 
 
 def returned(source: str, *, within_s: float) -> bool:
-    """Whether a datagram from ``source`` to another cluster comes back out of the node into the tunnel."""
+    """Return whether a datagram from ``source`` to another cluster comes back out of the node into the tunnel."""
     with topology.inside("far"):
         sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
     with sniffer, topology.udp_socket(source, namespace="far") as sock:

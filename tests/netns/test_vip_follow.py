@@ -254,7 +254,7 @@ def test_each_of_six_hundred_endpoints_of_one_service_gets_traffic(echo: topolog
     node.sync(vips((frontend(53, "udp"), Backend(tuple(sorted(targets))))))
 
     missing = {(str(target.address), target.port) for target in targets}
-    for _ in range(20_000):  # of 1024 slots one is missed by so many with a probability of 3e-9
+    for _ in range(20_000):  # 20 000 requests miss one of 1024 slots with a probability of 3e-9
         with topology.udp_socket(CLIENT) as sock:
             answer = topology.exchange(sock, VIP, 53)
         missing.discard((answer.server, answer.port))

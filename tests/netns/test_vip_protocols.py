@@ -72,7 +72,7 @@ def test_other_clusters_reach_exported_sctp_and_udp_ports_alone(node: Node) -> N
         topology.ask_at_once(FOREIGN, SERVERS[0], 8080, namespace="far")
     with sctp_servers() as servers, End("far", FOREIGN, 42000) as client:
         client.send(SERVERS[0], TARGET_PORT, sctp.INIT, sctp.init(sctp.CLIENT_TAG))
-        assert sctp.heard(servers)[0] == SERVERS[0]
+        assert sctp.receive_first(servers)[0] == SERVERS[0]
         servers[SERVERS[0]].send(FOREIGN, 42000, sctp.INIT_ACK, sctp.init(sctp.SERVER_TAG), tag=sctp.CLIENT_TAG)
         assert client.receive().chunk == sctp.INIT_ACK
         client.connect(SERVERS[1])

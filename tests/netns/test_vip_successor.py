@@ -404,7 +404,7 @@ def test_living_connections_come_before_half_open_ones(echo: topology.Echo) -> N
 
 
 def fill(count: int, *, state: int = 3) -> None:
-    """Track ``count`` connections, to VIPs as far as the table can tell."""
+    """Track ``count`` connections, which the table counts as ones to VIPs."""
     client, target, vip = (socket.inet_aton(text) for text in (CLIENT, FOREIGN, VIP))
     info = wire.nested(4, wire.nested(1, wire.u8(1, state)))
     bodies = []
@@ -446,7 +446,7 @@ def test_many_connections_are_bounded_and_seldom_written(
 
 
 @pytest.mark.parametrize("refused", ["firewall", "connections"])
-def test_a_disk_that_takes_nothing_is_told_of_and_the_other_has_its_file(
+def test_a_disk_that_takes_nothing_is_reported_and_the_other_has_its_file(
     echo: topology.Echo, tmp_path: pathlib.Path, refused: str
 ) -> None:
     node = Node()

@@ -1,4 +1,4 @@
-"""A cnf whose table has other chains and maps than the one that stands exchanges them, and no client notices."""
+"""A cnf whose table has other chains and maps than the one in force exchanges them, and no client notices."""
 
 from __future__ import annotations
 

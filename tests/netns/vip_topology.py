@@ -255,7 +255,7 @@ def wire() -> None:
 
 
 def _is_up(namespace: str) -> bool:
-    """Say whether all interfaces of a namespace carry packets."""
+    """Return whether all interfaces of a namespace carry packets."""
     shown = json.loads(run("ip", "-n", name(namespace), "-j", "link", "show", "up"))
     return all(link["operstate"] == "UP" for link in shown if link["ifname"] != "lo")
 

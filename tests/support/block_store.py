@@ -123,7 +123,7 @@ class View:
         self.catch_up(store)
 
     def catch_up(self, store: Store, *, nodes: bool = True, claims: bool = True) -> None:
-        """Hear of what happened; each collection is of an age of its own."""
+        """Copy what happened since; each collection is of an age of its own."""
         if nodes:
             self.nodes = store.all(resource.FLEET_NODES)
         if claims:

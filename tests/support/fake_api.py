@@ -1,7 +1,7 @@
-"""A small API server over real sockets that can be told to misbehave in ways a real one can't.
+"""A small API server over real sockets that a test can make misbehave in ways a real one can't.
 
-One invariant: it speaks the real protocol (Status bodies, resource versions, chunked watches, continue tokens), so the
-client under test has no seam for it.
+Invariant: it speaks the real protocol (Status bodies, resource versions, chunked watches, continue tokens), so the
+client under test needs no hook for it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Target:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class RecordedRequest:
     """One request as it came."""
 
     method: str
@@ -63,20 +63,22 @@ class FakeApi:
     """State of the server and the switches of its faults; use as a context manager."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
+        self.requests: list[RecordedRequest] = []
         self.connections = 0
-        self.tokens: set[str] | None = None  # None: everybody may
+        self.tokens: set[str] | None = None  # None: any token is accepted
         self.stalled = threading.Event()  # set: requests are read and never answered
         self.end_watches_at_once = False
-        self._muted = 0  # so many watches, the first ones, stay open and say nothing
+        self._muted = 0  # how many watches, the oldest ones, stay open and send nothing
         self.changed = threading.Condition()
         self.version = 100
         self.compacted = 0
         self.log: list[tuple[int, str, str, Object]] = []
         self.faults: list[Fault] = []
-        self.objects: dict[tuple[str, str, str], Object] = {}  # replaced by each change: who iterates has the old one
+        self.objects: dict[
+            tuple[str, str, str], Object
+        ] = {}  # replaced by each change, so that an iteration keeps the old one
         self.applied: dict[tuple[str, ...], Object] = {}
-        self.lacking: dict[str, set[str]] = {}  # collection to fields of spec that its schema doesn't have
+        self.missing_fields: dict[str, set[str]] = {}  # collection to fields of spec that its schema doesn't have
         self.openapi: dict[str, Object] = {}  # group/version to its document
         self.quota: dict[tuple[str, str], int] = {}  # collection and namespace to how many objects there may be
         self.bookmarked = 0  # version of the last bookmark
@@ -104,11 +106,11 @@ class FakeApi:
     def client(self, *, token: str = "t") -> Client:
         return Client.from_token(self.url, ca_pem=b"", token=lambda: token, user_agent="test/1")
 
-    def watches(self) -> list[Asked]:
-        return [asked for asked in self.asked if "watch" in asked.query]
+    def watches(self) -> list[RecordedRequest]:
+        return [request for request in self.requests if "watch" in request.query]
 
-    def lists(self) -> list[Asked]:
-        return [asked for asked in self.asked if asked.method == "GET" and "watch" not in asked.query]
+    def lists(self) -> list[RecordedRequest]:
+        return [request for request in self.requests if request.method == "GET" and "watch" not in request.query]
 
     # What happens to the objects.
 
@@ -130,7 +132,7 @@ class FakeApi:
         return obj
 
     def replace(self, key: tuple[str, str, str], obj: Object) -> Object:
-        """Store an object anew; one that stays as it is keeps its version, and nobody hears of it."""
+        """Store an object again; an unchanged one keeps its version, and no watch reports it."""
         old = self.objects.get(key)
         if old is not None:
             served = {name: old["metadata"][name] for name in ("uid", "resourceVersion")}
@@ -158,12 +160,12 @@ class FakeApi:
         method: str = "GET",
         watch: bool | None = None,
         reason: str = "",
-        message: str = "told to fail",
+        message: str = "made to fail",
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
         path: str = "",
     ) -> None:
-        """Answer the next ``times`` requests of that kind, and with ``path`` in theirs, with ``status``."""
+        """Answer the next ``times`` requests of ``method`` with ``status``, if their path contains ``path``."""
         status_body = {"kind": "Status", "code": status, "reason": reason, "message": message}
         answer = json.dumps(status_body).encode() if body is None else body
         self.faults.append(Fault(status, answer, times, method, watch, headers or {}, path))
@@ -176,18 +178,18 @@ class FakeApi:
             self.log.clear()
 
     def bookmark(self) -> None:
-        """Tell every watch how far it is."""
+        """Send a bookmark to every watch."""
         with self.changed:
             self.version += 1
             self.bookmarked = self.version
             self.changed.notify_all()
 
     def mute(self) -> None:
-        """Let the watches that are open say nothing more, as when what we acknowledge doesn't arrive."""
+        """Stop the events of the watches that are open, as when a connection is half dead."""
         self._muted = len(self.watches())
 
     def is_muted(self, number: int) -> bool:
-        """Tell whether the watch of that number, counted from 1, says nothing more."""
+        """Return whether the watch of that number, counted from 1, is muted."""
         return number <= self._muted
 
     def cut(self) -> None:
@@ -217,7 +219,7 @@ class _Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of connections that we cut."""
+        """Log no error for connections that ``cut`` ended."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -253,7 +255,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         query = dict(urllib.parse.parse_qsl(query_text))
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
         headers = {name.lower(): value for name, value in self.headers.items()}
-        api.asked.append(Asked(method, path, query, headers, body))
+        api.requests.append(RecordedRequest(method, path, query, headers, body))
         while api.stalled.is_set() and not api.closing:
             time.sleep(0.02)
         fault = api.fault(method, path, watch="watch" in query)
@@ -287,7 +289,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         key = (target.collection, target.namespace, name)
         old = api.objects.get(key)
         if isinstance(body, dict) and "spec" in body:
-            dropped = api.lacking.get(target.collection, set())
+            dropped = api.missing_fields.get(target.collection, set())
             body["spec"] = {field: value for field, value in body["spec"].items() if field not in dropped}
         apply = self.headers.get("Content-Type", "").startswith("application/apply-patch")
         held = sum(one[:2] == key[:2] for one in api.objects)
@@ -317,7 +319,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return
             kept = old or {}
             if apply:
-                # What its manager says no longer goes.
+                # Fields that the manager no longer sets are removed.
                 owned = (*key, query.get("fieldManager", ""), target.subresource)
                 kept = _without(kept, api.applied.get(owned, {}), body)
                 api.applied[owned] = body

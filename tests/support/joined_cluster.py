@@ -1,7 +1,8 @@
 """A joined cluster's syncer, whole, between two API servers that are ours: its own, c1, and the hub's.
 
-What the hub would write, tests write. One invariant: everything but the credential is the real thing, wired as in a
-cluster, so that what is tried is also who notices which change.
+Tests write what the hub would write.
+
+Invariant: everything but the credential is real and wired as in a cluster, so tests also show who notices which change.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ BLOCKS = {"c1": "10.113.0.0/22", "c2": "10.113.4.0/22"}
 
 
 class _Credential:
-    """The one part that isn't real: joining has tests of its own."""
+    """The one part that isn't real: joining has its own tests."""
 
     problem = None
 

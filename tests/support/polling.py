@@ -1,6 +1,6 @@
-"""Wait for what another thread brings about.
+"""Wait for what another thread does.
 
-How long is no measure of anything: a machine that does much else is slow and not wrong.
+The time-out measures nothing: a busy machine is slow, not wrong.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A member's bus that wakes nobody and remembers what it was asked."""
+"""A member's bus that wakes no controller and records the changes that are reported to it."""
 
 from __future__ import annotations
 

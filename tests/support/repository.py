@@ -15,21 +15,21 @@ from collections.abc import Iterator
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Hidden folders are tools' caches, but for this one.
+# Hidden folders are tools' caches, except this one.
 CI = ".ci"
 MADE = frozenset({"build", "dist", "__pycache__"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """What was found, and where."""
+    """A piece of text that a test objects to, and where it is."""
 
     path: pathlib.Path
     line: int
-    found: str
+    text: str
 
     def __str__(self) -> str:
-        return f"{self.path.relative_to(ROOT)}:{self.line}: {self.found}"
+        return f"{self.path.relative_to(ROOT)}:{self.line}: {self.text}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Text:
     text: str
 
     def search(self, pattern: re.Pattern[str]) -> list[Hit]:
-        """Return what a pattern, or its group, finds."""
+        """Return the matches of a pattern, or of its last group."""
         return [
             Hit(self.path, self.line + self.text.count("\n", 0, hit.start()), hit[hit.lastindex or 0])
             for hit in pattern.finditer(self.text)
@@ -58,7 +58,7 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     for path in folder.iterdir():
         if path.name in MADE or (path.name.startswith(".") and path.name != CI and path.is_dir()):
             continue
-        # A link shows files that stand elsewhere.
+        # A link shows files that are elsewhere.
         if path.is_dir() and not path.is_symlink():
             yield from _walk(path)
         elif path.is_file() and path.name != ".git":
@@ -83,7 +83,7 @@ def pages() -> list[pathlib.Path]:
 
 
 def shell() -> list[pathlib.Path]:
-    """Return what is run by a shell, by make, or builds an image."""
+    """Return scripts, the Makefile and what builds images."""
     return [path for path in files() if path.relative_to(ROOT).parts[0] in ("hack", CI, "Makefile")]
 
 

@@ -70,7 +70,7 @@ def test_old_versions_go_but_for_one_that_a_call_still_runs_from(tmp_path: pathl
     assert len({first, second, third, fourth}) == 4
 
 
-def test_a_running_executable_is_told_from_one_that_is_not(tmp_path: pathlib.Path) -> None:
+def test_a_running_executable_is_distinguished_from_one_that_is_not(tmp_path: pathlib.Path) -> None:
     executable = tmp_path / "fleetboard"
     assert versions.is_running(executable) is False
     with running(executable):
@@ -98,7 +98,7 @@ AUDITED = ("open", "os.", "shutil.")
 
 
 def die_before_step(step: int, work: Callable[[], object]) -> bool:
-    """Do the work in a process that is gone just before its n-th step on the filesystem; tell whether it finished."""
+    """Do the work in a process that is gone just before its n-th step on the filesystem; return whether it finished."""
     child = os.fork()
     if child == 0:
         seen = 0

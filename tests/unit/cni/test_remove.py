@@ -36,7 +36,7 @@ def test_multus_forgets_our_network_and_keeps_every_other() -> None:
 
 
 @pytest.mark.parametrize("text", [json.dumps([PRIMARY]), "[]", "{}", "null", "not JSON", json.dumps([1, "a", None])])
-def test_what_holds_nothing_of_ours_is_not_written(text: str) -> None:
+def test_files_without_our_entries_are_not_written(text: str) -> None:
     assert remove.without_ours(text) is None
 
 
@@ -70,7 +70,7 @@ def node(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
     return tmp_path
 
 
-def test_a_node_is_left_with_nothing_of_ours_and_everything_else(node: pathlib.Path) -> None:
+def test_a_node_keeps_everything_but_what_is_ours(node: pathlib.Path) -> None:
     assert remove.main() == 0
     left = {str(path.relative_to(node)) for path in node.rglob("*") if not path.is_dir()}
     assert left == {

@@ -63,7 +63,7 @@ class Hasty(socket.socket):
         return sent
 
 
-def test_a_cnf_that_has_answered_and_left_is_heard() -> None:
+def test_an_answer_is_read_though_cnf_has_hung_up() -> None:
     with Hasty() as stream, pathlib.Path("/dev/null").open("rb") as netns:
         shim.send(stream, b"request", netns.fileno())
         assert shim.receive(stream) == (0, b"{}")
@@ -83,7 +83,7 @@ def test_an_answer_is_taken_whole(code: int, stdout: bytes) -> None:
 
 
 @given(st.integers(0, 255), st.binary(min_size=1, max_size=50), st.integers(0, 40))
-def test_an_answer_that_was_cut_off_is_none(code: int, stdout: bytes, kept: int) -> None:
+def test_a_cut_off_answer_is_not_an_answer(code: int, stdout: bytes, kept: int) -> None:
     whole = frames.Response(code, stdout).encode()
     with pytest.raises((OSError, ValueError)):
         answered(whole[: min(kept, len(whole) - 1)])

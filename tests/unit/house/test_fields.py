@@ -2,7 +2,7 @@
 
 What counts as written, by the syntax tree alone: a keyword of a call of a class of that name, a keyword of
 ``msgspec.structs.replace``, and a key of a dict (or an assignment to one) in the CRD's spelling, as merge patches have
-it, but for the fields of a log line. The last two know the field's name and not its class: a field goes unnoticed as
+it, except the fields of a log line. The last two know the field's name and not its class: a field goes unnoticed as
 long as another of its name is written so. One that is only ever written with its default counts as written too.
 """
 
@@ -20,7 +20,7 @@ import repository
 import yaml
 from repository import ROOT
 
-# Which kind an object is, is no field that a part decides on.
+# No component decides which kind an object is.
 FIXED = frozenset({"api_version", "kind"})
 GROUP = "fleetboard.io"
 SCALARS = {"str": "string", "int": "integer", "bool": "boolean"}
@@ -112,7 +112,7 @@ def test_a_field_has_a_writer(struct: str, field: str) -> None:
 
 @functools.cache
 def read_schemas() -> dict[str, dict[str, Any]]:
-    """Return the schema of each kind of ours."""
+    """Return the schema of each of our kinds."""
     crds = [yaml.safe_load(path.read_text()) for path in (ROOT / "manifests/crds").glob("*.yaml")]
     return {
         crd["spec"]["names"]["kind"]: version["schema"]["openAPIV3Schema"]

@@ -28,7 +28,7 @@ NAMES = [name for _, _, names in ROWS for name in re.findall(r"`([^`]+)`", names
 
 
 @functools.cache
-def known() -> frozenset[str]:
+def defined_names() -> frozenset[str]:
     """Return the names of modules, of what they define, and of the kinds of the CRDs."""
     found: set[str] = set()
     for path in repository.python(product=True):
@@ -58,7 +58,7 @@ def test_words_are_in_alphabetical_order() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_of_the_glossary_is_in_the_code(name: str) -> None:
     parts = name.removesuffix("()").split(".")
-    assert set(parts) <= known() or (ROOT / name).exists()
+    assert set(parts) <= defined_names() or (ROOT / name).exists()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[word for word, _, _ in ROWS])

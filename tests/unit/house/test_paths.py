@@ -51,16 +51,16 @@ def cited(pattern: re.Pattern[str]) -> list[Hit]:
 
 
 def path_exists(hit: Hit) -> bool:
-    # In capitals stands what a reader puts there: tests/unit/PATH.
-    pattern = re.sub(r"/[A-Z]+$", "/*", hit.found.replace("…", "*").rstrip("/"))
+    # In capitals is what a reader puts there: tests/unit/PATH.
+    pattern = re.sub(r"/[A-Z]+$", "/*", hit.text.replace("…", "*").rstrip("/"))
     bases = [base for base in (ROOT, *hit.path.parents) if base.is_relative_to(ROOT)]
-    # A page in a folder may name what stands anywhere below it.
+    # A page in a folder may name what is anywhere below it.
     below = hit.path.parent != ROOT and any(hit.path.parent.rglob(pattern))
     return below or any(any(base.glob(pattern)) for base in bases)
 
 
 def module_exists(dotted: str) -> bool:
-    """Tell whether it is a module, or begins with one that knows the name after it."""
+    """Return whether it is a module, or begins with one that has the name after it."""
     parts = dotted.split(".")
     for end in range(len(parts), 0, -1):
         base = ROOT.joinpath(*parts[:end])
@@ -71,7 +71,7 @@ def module_exists(dotted: str) -> bool:
 
 
 def value_exists(dotted: str) -> bool:
-    """Tell whether a chart has this value: parts have values under their own names."""
+    """Return whether a chart has this value: parts have values under their own names."""
     return any(has_value(yaml.safe_load(path.read_text()), dotted) for path in VALUES)
 
 
@@ -86,7 +86,7 @@ def test_every_cited_path_exists() -> None:
 
 
 def test_every_cited_file_name_is_some_files() -> None:
-    missing = [hit for hit in cited(FILE_NAME) if hit.found not in NAMES | THEIRS]
+    missing = [hit for hit in cited(FILE_NAME) if hit.text not in NAMES | THEIRS]
     expect_none(missing)
 
 
@@ -128,7 +128,7 @@ def test_a_name_in_development_is_in_a_file_that_its_item_or_row_links() -> None
 
 
 def test_every_cited_module_exists() -> None:
-    missing = [hit for hit in cited(MODULE) if not module_exists(hit.found) and not value_exists(hit.found)]
+    missing = [hit for hit in cited(MODULE) if not module_exists(hit.text) and not value_exists(hit.text)]
     expect_none(missing)
 
 

@@ -8,6 +8,7 @@ import tempfile
 
 import msgspec
 import pytest
+from fake_clock import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -24,15 +25,7 @@ def draft(number: int) -> records.Record:
     )
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make_ledger(folder: pathlib.Path, clock: Clock, *, compact_bytes: int = 1 << 20) -> Ledger:
+def make_ledger(folder: pathlib.Path, clock: FakeClock, *, compact_bytes: int = 1 << 20) -> Ledger:
     made = Ledger(journal.Journal(folder / "journal"), clock=clock, wall=clock, compact_bytes=compact_bytes)
     made.load()
     made.set_blocks([BLOCK], excluded=[BLOCK.network_address])
@@ -40,7 +33,7 @@ def make_ledger(folder: pathlib.Path, clock: Clock, *, compact_bytes: int = 1 <<
 
 
 def test_an_address_sticks_to_its_key_over_a_restart_and_a_retry(tmp_path: pathlib.Path) -> None:
-    clock = Clock()
+    clock = FakeClock(1_000_000)
     ledger = make_ledger(tmp_path, clock)
     record, _ = ledger.reserve(draft(1))
     ledger.commit(record.key, index=5)
@@ -55,7 +48,7 @@ def test_an_address_sticks_to_its_key_over_a_restart_and_a_retry(tmp_path: pathl
 
 
 def test_a_quarantine_outlives_a_restart_and_gets_no_longer(tmp_path: pathlib.Path) -> None:
-    clock = Clock()
+    clock = FakeClock(1_000_000)
     ledger = make_ledger(tmp_path, clock)
     record, _ = ledger.reserve(draft(1))
     ledger.release(record.key)
@@ -76,7 +69,7 @@ def test_a_reservation_that_cannot_be_written_takes_nothing(tmp_path: pathlib.Pa
     def fsync(file: int) -> None:
         raise OSError(30, "Read-only file system")
 
-    clock = Clock()
+    clock = FakeClock(1_000_000)
     ledger = Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
     ledger.load()
     ledger.set_blocks([BLOCK], excluded=[BLOCK.network_address])
@@ -89,7 +82,7 @@ def test_a_reservation_that_cannot_be_written_takes_nothing(tmp_path: pathlib.Pa
 def test_a_reservation_that_fills_the_disk_takes_nothing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = make_ledger(tmp_path, Clock())
+    ledger = make_ledger(tmp_path, FakeClock(1_000_000))
 
     def write(file: int, content: bytes) -> None:
         raise OSError(28, "No space left on device")
@@ -108,7 +101,7 @@ def test_a_release_happens_though_the_disk_is_full(tmp_path: pathlib.Path) -> No
         if failing:
             raise OSError(28, "No space left on device")
 
-    clock = Clock()
+    clock = FakeClock(1_000_000)
     ledger = Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
     ledger.load()
     ledger.set_blocks([BLOCK], excluded=[BLOCK.network_address])
@@ -133,7 +126,7 @@ def test_no_block_is_returned_while_the_journal_may_name_pods_in_it(tmp_path: pa
         if full:
             raise OSError(28, "No space left on device")
 
-    clock = Clock()
+    clock = FakeClock(1_000_000)
     ledger = Ledger(journal.Journal(tmp_path / "journal", fsync=fsync), clock=clock, wall=clock)
     ledger.load()
     ledger.set_blocks([BLOCK], excluded=[])
@@ -151,7 +144,7 @@ def test_no_block_is_returned_while_the_journal_may_name_pods_in_it(tmp_path: pa
 
 
 def test_a_journal_that_grows_is_shortened(tmp_path: pathlib.Path) -> None:
-    clock = Clock()
+    clock = FakeClock(1_000_000)
     ledger = make_ledger(tmp_path, clock, compact_bytes=4000)
     for number in range(200):
         record, _ = ledger.reserve(draft(number))
@@ -162,7 +155,7 @@ def test_a_journal_that_grows_is_shortened(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_retry_that_asks_for_another_address_gets_that_one_or_none(tmp_path: pathlib.Path) -> None:
-    ledger = make_ledger(tmp_path, Clock())
+    ledger = make_ledger(tmp_path, FakeClock(1_000_000))
     first, _ = ledger.reserve(draft(1))
     wish = ipaddress.ip_address("10.112.4.6")
     retried, _ = ledger.reserve(draft(1), requested=[wish])
@@ -172,7 +165,7 @@ def test_a_retry_that_asks_for_another_address_gets_that_one_or_none(tmp_path: p
 
 
 def test_an_address_of_a_block_that_is_no_longer_the_nodes_is_not_kept_for_a_retry(tmp_path: pathlib.Path) -> None:
-    ledger = make_ledger(tmp_path, Clock())
+    ledger = make_ledger(tmp_path, FakeClock(1_000_000))
     ledger.reserve(draft(1))
     other = ipaddress.ip_network("10.112.9.0/29")
     ledger.set_blocks([other], excluded=[other.network_address])
@@ -182,7 +175,7 @@ def test_an_address_of_a_block_that_is_no_longer_the_nodes_is_not_kept_for_a_ret
 
 
 def test_a_journal_copied_from_another_node_says_nothing(tmp_path: pathlib.Path) -> None:
-    clock = Clock()
+    clock = FakeClock(1_000_000)
 
     def open_as(node: str) -> Ledger:
         made = Ledger(journal.Journal(tmp_path / "journal"), node=node, clock=clock, wall=clock)
@@ -206,7 +199,7 @@ def test_a_journal_copied_from_another_node_says_nothing(tmp_path: pathlib.Path)
 
 
 def test_a_journal_from_before_it_named_its_node_is_read(tmp_path: pathlib.Path) -> None:
-    clock = Clock()
+    clock = FakeClock(1_000_000)
     ledger = make_ledger(tmp_path, clock)
     record, _ = ledger.reserve(draft(1))
     ledger.close()
@@ -217,7 +210,7 @@ def test_a_journal_from_before_it_named_its_node_is_read(tmp_path: pathlib.Path)
 
 
 def test_the_release_that_was_damaged_does_not_free_the_address_under_its_next_holder(tmp_path: pathlib.Path) -> None:
-    clock = Clock()
+    clock = FakeClock(1_000_000)
     ledger = make_ledger(tmp_path, clock)
     ledger.set_blocks([ipaddress.ip_network("10.112.4.0/31")], excluded=[BLOCK.network_address])
     old, _ = ledger.reserve(draft(1))
@@ -242,7 +235,7 @@ def test_a_journal_that_ends_at_any_byte_means_what_was_true_at_its_last_whole_e
     history: list[tuple[int, str]],
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
-        folder, clock = pathlib.Path(name), Clock()
+        folder, clock = pathlib.Path(name), FakeClock(1_000_000)
         ledger = make_ledger(folder, clock)
         moments = [(0, *_read(ledger))]
         for number, action in history:
@@ -298,7 +291,7 @@ class Crashes(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.path = pathlib.Path(self.folder.name)
-        self.clock = Clock()
+        self.clock = FakeClock(1_000_000)
         self.ledger = make_ledger(self.path, self.clock)
         self.kernel: dict[records.Key, str] = {}
         self.answered: dict[records.Key, str] = {}

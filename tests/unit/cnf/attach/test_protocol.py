@@ -161,7 +161,7 @@ def test_a_mac_is_written_one_way() -> None:
     "previous",
     ["x", [], {"ips": "x"}, {"interfaces": [1]}, {"routes": {"dst": "x"}}, {"ips": ["10.0.0.1"]}, {"dns": 1}],
 )
-def test_a_previous_result_that_is_none_is_refused(previous: Any) -> None:
+def test_an_invalid_previous_result_is_refused(previous: Any) -> None:
     assert refused(config={"prevResult": previous}).code is Code.INVALID_CONFIG
     assert parse(config={"prevResult": {"ips": None, "interfaces": []}}).previous is not None
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with one object, the firewall stands, and what is mended is taken up."""
+"""Whatever is wrong with one object, the firewall is in force, and corrections take effect."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class FakeCaches:
         return self.slices.get(key)
 
 
-class Kernel:
+class FakeNftables:
     """Takes all but elements with ``refused`` in them, and while it is ``lame`` no rules."""
 
     def __init__(self) -> None:
@@ -94,12 +94,12 @@ def fake_caches() -> FakeCaches:
 
 
 @pytest.fixture
-def kernel() -> Kernel:
-    return Kernel()
+def kernel() -> FakeNftables:
+    return FakeNftables()
 
 
 @pytest.fixture
-def services(fake_caches: FakeCaches, kernel: Kernel) -> ServiceController:
+def services(fake_caches: FakeCaches, kernel: FakeNftables) -> ServiceController:
     firewall_writer = writer.FirewallWriter(
         apply=kernel.apply, write=kernel.write, evict=lambda _answering, _ranges: 0, serving=lambda: None
     )
@@ -121,7 +121,7 @@ def show(fake_caches: FakeCaches, *targets: bytes) -> None:
 
 
 def test_endpoints_that_are_refused_are_over_with_their_deletion(
-    services: ServiceController, fake_caches: FakeCaches, kernel: Kernel
+    services: ServiceController, fake_caches: FakeCaches, kernel: FakeNftables
 ) -> None:
     services.reconcile("all")
     show(fake_caches, GOOD, BAD)
@@ -136,7 +136,7 @@ def test_endpoints_that_are_refused_are_over_with_their_deletion(
 
 
 def test_refused_endpoints_hold_up_no_firewall(
-    services: ServiceController, fake_caches: FakeCaches, kernel: Kernel
+    services: ServiceController, fake_caches: FakeCaches, kernel: FakeNftables
 ) -> None:
     services.reconcile("all")
     show(fake_caches, BAD)
@@ -151,7 +151,7 @@ def test_refused_endpoints_hold_up_no_firewall(
 
 
 def test_fewer_endpoints_are_taken_up_though_the_former_ones_are_refused_first(
-    services: ServiceController, fake_caches: FakeCaches, kernel: Kernel
+    services: ServiceController, fake_caches: FakeCaches, kernel: FakeNftables
 ) -> None:
     """The kernel may have no memory for as many as there were."""
     show(fake_caches, GOOD)
@@ -169,8 +169,8 @@ def test_fewer_endpoints_are_taken_up_though_the_former_ones_are_refused_first(
     assert GOOD not in kernel.elements[-1]
 
 
-def test_a_malformed_block_of_ours_is_told_until_it_is_mended(
-    services: ServiceController, fake_caches: FakeCaches, kernel: Kernel
+def test_our_malformed_block_is_reported_until_it_is_mended(
+    services: ServiceController, fake_caches: FakeCaches, kernel: FakeNftables
 ) -> None:
     services.reconcile("all")
     fake_caches.blocks["c1"] = ["10.113.4.1/22"]
@@ -186,7 +186,7 @@ def test_a_malformed_block_of_ours_is_told_until_it_is_mended(
 
 
 def test_a_malformed_block_of_another_cluster_holds_nothing_up(
-    services: ServiceController, fake_caches: FakeCaches, kernel: Kernel, caplog: pytest.LogCaptureFixture
+    services: ServiceController, fake_caches: FakeCaches, kernel: FakeNftables, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake_caches.blocks["c2"] = ["ten"]
     show(fake_caches, GOOD)

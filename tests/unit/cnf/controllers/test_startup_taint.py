@@ -146,7 +146,7 @@ def test_it_comes_back_while_multus_is_away_and_not_while_cnf_is(tmp_path: pathl
     world.multus(there=False)
     assert world.tainted_after_a_look()
     world.multus(there=True)
-    assert not world.tainted_after_a_look(), "a cluster that hasn't joined is not closed for ever by Multus' upgrade"
+    assert not world.tainted_after_a_look(), "a cluster that hasn't joined is not closed forever by Multus' upgrade"
     world.reason = None
     assert not world.tainted_after_a_look()
     world.reason = "services not in place"

@@ -1,4 +1,4 @@
-"""What a node says of itself, and how often."""
+"""What a node reports about itself, and how often."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Node:
         return self.former or self.client.find(resource.FLEET_NODES, "n", names.NAMESPACE)
 
     def publish(self) -> bool:
-        """Say whether it wrote."""
+        """Return whether it wrote."""
         before = self.api.version
         self.again_s = self.controller.reconcile_node("all")
         return self.api.version > before

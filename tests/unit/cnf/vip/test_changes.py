@@ -27,7 +27,7 @@ def wall(*own: str) -> NodeFirewall:
     return NodeFirewall(fleet=FLEET, vips=VIPS, own=blocks, node_addresses=(ipaddress.ip_address("10.113.0.0"),))
 
 
-class Kernel:
+class FakeNftables:
     """What the kernel would make of changes: refuses what it refuses."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ tables = st.builds(VipTable, backends=st.dictionaries(st.integers(1, 4).map(fron
 
 @given(st.lists(tables, min_size=2, max_size=4))
 def test_changes_in_turn_lead_where_a_fresh_start_does(steps: list[VipTable]) -> None:
-    kernel, fresh = Kernel(), Kernel()
+    kernel, fresh = FakeNftables(), FakeNftables()
     for old, new in zip([table.EMPTY, *steps], steps, strict=False):
         kernel.take(elements.difference(old, new))
     fresh.take(elements.difference(table.EMPTY, steps[-1]))
@@ -75,7 +75,7 @@ services = st.dictionaries(st.sampled_from("abcd"), tables, max_size=4)
 @given(st.lists(services, min_size=2, max_size=4), st.randoms())
 def test_replaced_shares_lead_where_all_of_them_do(steps: list[dict[str, VipTable]], random: Random) -> None:
     """Services that claim one address or export one port among them, as they come, go and stay."""
-    kernel, fresh = Kernel(), Kernel()
+    kernel, fresh = FakeNftables(), FakeNftables()
     held: Mapping[str, VipTable] = {}
     for step in steps:
         kept = {key: held[key] for key in held if key in step and random.random() < 0.5}
@@ -100,7 +100,7 @@ def test_one_services_change_costs_nothing_of_the_others() -> None:
 def test_one_endpoint_more_writes_its_slots_alone() -> None:
     old = VipTable({front(1): back(1, 2, 3), front(2): back(4, 5)})
     new = VipTable({front(1): back(1, 2, 3, 6), front(2): back(4, 5)})
-    kernel = Kernel()
+    kernel = FakeNftables()
     kernel.take(elements.difference(table.EMPTY, old))
     kernel.written.clear()
 
@@ -216,7 +216,7 @@ def test_a_refused_change_is_made_good_by_all_elements() -> None:
     assert ipaddress.ip_address("10.113.0.1").packed in nft.batches[-1]
 
 
-def test_where_there_is_no_table_of_ours_all_of_it_is_written() -> None:
+def test_without_our_table_all_of_it_is_written() -> None:
     nft = Nft()
     nft.refuses = lambda kind: kind == "rules"
     made = writer.FirewallWriter(apply=nft.apply, write=nft.write, evict=nft.evict, serving=lambda: nft.there)

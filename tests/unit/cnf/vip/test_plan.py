@@ -245,7 +245,7 @@ def test_sctp_is_a_protocol_like_others() -> None:
     assert answering(planned, 3868, "sctp") == ["10.114.0.2:3868"]
 
 
-def test_a_port_that_is_none_is_left_out_and_the_others_answer() -> None:
+def test_an_invalid_port_is_left_out_and_the_others_answer() -> None:
     ports = [EndpointPort(name="http", port=8080), EndpointPort(name="x", port=70000), EndpointPort(name="y", port=-5)]
     planned = plan_from_c1([service()], [slice_of("c1", endpoint("10.113.0.2"), ports=ports)])
 
@@ -253,7 +253,7 @@ def test_a_port_that_is_none_is_left_out_and_the_others_answer() -> None:
     assert {exported.port for exported in planned.exported} == {8080}
 
 
-def test_an_address_with_a_zone_is_none() -> None:
+def test_an_address_with_a_zone_is_left_out() -> None:
     peers = [Peer(spec=PeerSpec(cluster="c1"), status=PeerStatus(cluster_cidrs=["fd00:1::/64"]))]
     planned = plan_from_c1([service()], [slice_of("c1", endpoint("fd00:1::5%x }"))], peers=peers)
 
@@ -262,7 +262,7 @@ def test_an_address_with_a_zone_is_none() -> None:
 
 
 @pytest.mark.parametrize("number", [0, -1, 65536, 70000])
-def test_a_services_port_that_is_none_is_left_out_and_its_others_answer(number: int) -> None:
+def test_a_services_invalid_port_is_left_out_and_its_others_answer(number: int) -> None:
     none = ServicePort(port=number, name="none")
     ports = [EndpointPort(name="http", port=8080), EndpointPort(name="none", port=8081)]
     slices = [slice_of("c1", endpoint("10.113.0.2"), ports=ports)]

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Collection
 
 import pytest
+from fake_clock import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 from vip_objects import backends, front
@@ -49,7 +50,7 @@ def test_apart_each_message_concerns_what_it_says(wanted: VipTable) -> None:
     assert found == {name: set(keys) for name, keys in made.added.items()}
 
 
-class Kernel:
+class FakeNftables:
     """Takes whole batches, but none with anything about one of ``refused`` addresses."""
 
     def __init__(self, *refused: str, code: int = errno.EINVAL) -> None:
@@ -74,7 +75,9 @@ def service(number: int, *targets: int) -> VipTable:
 SERVICES = {f"s{number}": service(number, number, number + 100) for number in range(1, 60)}
 
 
-def fill(kernel: Kernel, shares: Shares, *, over: Shares | None = None) -> tuple[Shares, refusals.RefusedServices]:
+def fill(
+    kernel: FakeNftables, shares: Shares, *, over: Shares | None = None
+) -> tuple[Shares, refusals.RefusedServices]:
     one = TableFill(
         shares,
         versions=[4],
@@ -88,7 +91,7 @@ def fill(kernel: Kernel, shares: Shares, *, over: Shares | None = None) -> tuple
 
 @given(st.sets(st.integers(1, 59), max_size=9))
 def test_just_those_that_are_refused_are_left_out_in_three_transactions(numbers: Collection[int]) -> None:
-    kernel = Kernel(*(f"10.113.0.{number}" for number in numbers))
+    kernel = FakeNftables(*(f"10.113.0.{number}" for number in numbers))
 
     in_force, found = fill(kernel, SERVICES)
 
@@ -98,7 +101,7 @@ def test_just_those_that_are_refused_are_left_out_in_three_transactions(numbers:
 
 
 def test_what_is_not_refused_costs_one_transaction() -> None:
-    kernel = Kernel()
+    kernel = FakeNftables()
     fill(kernel, SERVICES)
     fill(kernel, {**SERVICES, "s1": service(1, 4)}, over=SERVICES)
     assert kernel.batches == 2
@@ -106,7 +109,7 @@ def test_what_is_not_refused_costs_one_transaction() -> None:
 
 def test_a_former_share_that_is_refused_as_well_is_left_out_altogether() -> None:
     former = {"a": service(1, 7, 8)}
-    kernel = Kernel("10.113.0.7", "10.113.0.9")
+    kernel = FakeNftables("10.113.0.7", "10.113.0.9")
     one = TableFill({"a": service(1, 9), "b": service(2, 5)}, versions=[4], former=former)
 
     found = one.write(kernel.write)
@@ -117,7 +120,7 @@ def test_a_former_share_that_is_refused_as_well_is_left_out_altogether() -> None
 
 @pytest.mark.parametrize("code", [errno.EEXIST, errno.ENOENT])
 def test_what_somebody_else_did_to_the_table_is_laid_to_no_service(code: int) -> None:
-    kernel = Kernel("10.113.0.7", code=code)
+    kernel = FakeNftables("10.113.0.7", code=code)
     with pytest.raises(errors.RulesetRefusedError):
         fill(kernel, SERVICES)
     assert kernel.batches == 1
@@ -126,24 +129,16 @@ def test_what_somebody_else_did_to_the_table_is_laid_to_no_service(code: int) ->
 def test_of_two_services_with_one_address_the_one_that_has_it_is_left_out() -> None:
     first, second = service(1, 7), service(1, 8)
 
-    in_force, found = fill(Kernel("10.113.0.7"), {"a": first, "b": second})
+    in_force, found = fill(FakeNftables("10.113.0.7"), {"a": first, "b": second})
 
     assert (set(found), dict(in_force)) == ({"a"}, {"b": second})
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 WHY = {"bad": refusals.RefusalReason("10.112.0.1:80/tcp", "add to spread4_1: Invalid argument")}
 
 
 def test_the_pause_doubles_up_to_a_minute_and_ends_with_success() -> None:
-    clock = Clock()
+    clock = FakeClock(100)
     seen = refusals.Refusals(clock)
     wanted = {"bad": service(1, 1), "good": service(2, 2)}
     pauses = []
@@ -151,9 +146,9 @@ def test_the_pause_doubles_up_to_a_minute_and_ends_with_success() -> None:
         assert seen.hold_back(wanted, {}) == wanted
         seen.record_attempt(wanted, wanted, WHY)
         pauses.append(seen.wait_s)
-        clock.now_s += seen.wait_s - 0.01
+        clock.now += seen.wait_s - 0.01
         assert set(seen.hold_back(wanted, {})) == {"good"}
-        clock.now_s += 0.02
+        clock.now += 0.02
 
     assert pauses == [pytest.approx(pause) for pause in (1, 2, 4, 8, 16, 32, 60, 60, 60)]
     seen.record_attempt(wanted, wanted, {})
@@ -161,7 +156,7 @@ def test_the_pause_doubles_up_to_a_minute_and_ends_with_success() -> None:
 
 
 def test_one_that_changes_is_tried_at_once_and_one_that_waits_stays_refused() -> None:
-    seen = refusals.Refusals(Clock())
+    seen = refusals.Refusals(FakeClock(100))
     former, wanted = {"bad": service(1, 3)}, {"bad": service(1, 1)}
     seen.record_attempt(wanted, wanted, WHY)
 
@@ -176,14 +171,14 @@ def test_one_that_changes_is_tried_at_once_and_one_that_waits_stays_refused() ->
     assert not len(seen)
 
 
-def test_a_refusal_is_told_once_with_service_port_and_reason(caplog: pytest.LogCaptureFixture) -> None:
-    clock = Clock()
+def test_a_refusal_is_reported_once_with_service_port_and_reason(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock(100)
     seen = refusals.Refusals(clock)
     wanted = {"bad": service(1, 1)}
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             seen.record_attempt(wanted, seen.hold_back(wanted, {}), WHY)
-            clock.now_s += 60
+            clock.now += 60
         seen.record_attempt({}, {}, {})
 
     refused, over = caplog.records

@@ -29,7 +29,7 @@ def test_a_batch_that_is_refused_as_a_whole_is_known_by_its_first_message_alone(
     assert read(answer(0, errno.EPERM), last=7) == [(0, errno.EPERM)]
 
 
-def test_every_refusal_is_told_in_the_order_of_the_batch() -> None:
+def test_every_refusal_is_reported_in_the_order_of_the_batch() -> None:
     failures = read(answer(2, errno.ENOENT) + answer(3, errno.EEXIST), answer(7, errno.EINVAL), last=7)
 
     assert failures == [(2, errno.ENOENT), (3, errno.EEXIST), (7, errno.EINVAL)]

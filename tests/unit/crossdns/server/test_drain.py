@@ -1,4 +1,4 @@
-"""A replica that shall stop answers on until nobody asks it any more."""
+"""A replica that is stopping keeps answering until nobody asks it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class World:
         self.drain = drain.Drain(lambda: self.queries, clock=lambda: self.now)
 
     def ends_after(self, *, asked_until_s: float, every_s: float = 0.1) -> float:
-        """Ask at regular times for so long; return after how many seconds it ends."""
+        """Ask regularly for ``asked_until_s`` seconds; return after how many seconds it ends."""
         began, asked = self.now, self.now
         while not self.drain.over():
             self.now += 0.1

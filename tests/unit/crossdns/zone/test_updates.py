@@ -21,7 +21,7 @@ KEYS = [ServiceKey(namespace, name) for namespace in ("a", "b") for name in ("x"
 
 
 def make_records(key: ServiceKey, variant: int) -> dict[str, zone.Records]:
-    """Return one of several states of a service; 0 is none, and the last has its name and nothing else."""
+    """Return one of several states of a service; 0 stands for no service, and the last has only its name."""
     if variant == 0:
         return {}
     if variant == 1:
@@ -117,7 +117,7 @@ def test_a_saved_zone_is_served_after_a_restart(tmp_path: Path) -> None:
     assert rcode(after.ask("other.shop.svc.hyperos.local")) == "NXDOMAIN"
 
 
-def test_a_damaged_or_missing_saved_zone_is_none(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_saved_zone_is_not_served(tmp_path: Path) -> None:
     store = saved.ZoneFile(tmp_path)
     assert store.load() is None
     store.save(table.Table(server=SERVER).snapshot())

@@ -1,4 +1,4 @@
-"""``fleetboard crds install``: a cluster's definitions are brought up to ours, and never back."""
+"""``fleetboard crds install``: a cluster's definitions are raised to ours, and never lowered."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_both_versions_are_served_and_the_newer_is_stored(kind: str) -> None:
     assert crd["metadata"]["labels"] == {RELEASE: "v0.5.2", REVISION: "0"}
 
 
-def test_every_definition_of_ours_has_a_revision() -> None:
+def test_each_of_our_definitions_has_a_revision() -> None:
     own = [one for one in command.read_folder(CRDS) if one["spec"]["group"] == "fleetboard.io"]
     assert own
     assert all(crds.read_version(one["metadata"]["labels"]).revision >= 1 for one in own)
@@ -128,18 +128,18 @@ def test_the_folder_is_carried_out_and_said(api: fake_api.FakeApi) -> None:
     assert said[IMPORTS] == "left alone: v99.0.0 revision 0 is newer than v0.5.2 revision 0"
     assert said[PEERS] == "now revision 2, was one without a version"
     assert said["claims.fleetboard.io"] == "installed revision 1"
-    written = {asked.path.rpartition("/")[2] for asked in api.asked if asked.method == "PATCH"}
+    written = {request.path.rpartition("/")[2] for request in api.requests if request.method == "PATCH"}
     assert written == {one["metadata"]["name"] for one in ours} - {IMPORTS}
     assert api.objects[COLLECTION, "", IMPORTS]["metadata"]["labels"] == {RELEASE: "v99.0.0"}
 
 
-def test_a_newer_one_that_no_longer_speaks_our_version_is_told(api: fake_api.FakeApi) -> None:
+def test_a_newer_one_without_our_version_is_reported(api: fake_api.FakeApi) -> None:
     there(api, IMPORTS, {RELEASE: "v99.0.0"}, served="v1")
     with pytest.raises(CommandError, match=r"v99\.0\.0 .* no longer serves v1alpha1: upgrade Fleetboard"):
         command.bring(api.client(), load(IMPORTS))
 
 
-def test_a_kind_that_is_never_served_is_told(api: fake_api.FakeApi) -> None:
+def test_a_kind_that_is_never_served_is_reported(api: fake_api.FakeApi) -> None:
     there(api, IMPORTS, {})
     command.wait_established(api.client(), IMPORTS)
     api.objects[COLLECTION, "", IMPORTS]["status"] = {}

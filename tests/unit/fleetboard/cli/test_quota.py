@@ -39,7 +39,7 @@ def test_a_quota_that_is_counted_is_left_alone(api: FakeApi) -> None:
     assert api.objects["resourcequotas", MEMBER.namespace, membership.QUOTA]["metadata"]["uid"] == uid
 
 
-def test_a_quota_that_counts_only_some_kinds_is_waited_for_and_made_anew(api: FakeApi) -> None:
+def test_a_quota_that_counts_only_some_kinds_is_waited_for_and_made_again(api: FakeApi) -> None:
     some = dict(itertools.islice(ALL.items(), 1))
     seconds = itertools.count()
     made: set[str] = set()

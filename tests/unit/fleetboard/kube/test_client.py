@@ -65,7 +65,7 @@ def test_what_nobody_else_writes_is_created_and_then_replaced(api: fake_api.Fake
     client = api.client()
     first = client.put(resource.CLAIMS, make_claim(), found=None)
     second = client.put(resource.CLAIMS, make_claim(owner="c2"), found=first)
-    assert [asked.method for asked in api.asked] == ["POST", "PUT"]
+    assert [request.method for request in api.requests] == ["POST", "PUT"]
     assert second.spec.owner == "c2"
 
 
@@ -100,11 +100,11 @@ def test_apply_sends_what_the_manager_means_and_nothing_of_the_server(api: fake_
     client = api.client()
     created = client.create(resource.CLAIMS, make_claim())
     client.apply(resource.CLAIMS, created, manager="syncer")
-    asked = api.asked[-1]
-    assert asked.method == "PATCH"
-    assert asked.headers["content-type"] == "application/apply-patch+yaml"
-    assert asked.query == {"fieldManager": "syncer", "force": "true"}
-    assert asked.body == {
+    request = api.requests[-1]
+    assert request.method == "PATCH"
+    assert request.headers["content-type"] == "application/apply-patch+yaml"
+    assert request.query == {"fieldManager": "syncer", "force": "true"}
+    assert request.body == {
         "apiVersion": "fleetboard.io/v1alpha1",
         "kind": "Claim",
         "metadata": {"name": "10.112.0.1", "namespace": "default"},
@@ -121,7 +121,7 @@ def test_what_yaml_takes_for_something_else_is_escaped_in_what_is_applied(api: f
     assert msgspec.json.decode(sent) == yaml.safe_load(sent) == {"metadata": metadata}
     claim = {"metadata": metadata, "spec": {"cidr": "", "purpose": "vip", "owner": ""}}
     api.client().apply(resource.CLAIMS, claim, manager="syncer")
-    assert api.asked[-1].body["metadata"] == metadata
+    assert api.requests[-1].body["metadata"] == metadata
 
 
 def test_applying_a_status_sends_the_status_alone(api: fake_api.FakeApi) -> None:
@@ -135,9 +135,9 @@ def test_applying_a_status_sends_the_status_alone(api: fake_api.FakeApi) -> None
         subresource="status",
     )
     assert peer.status.mtu == 0
-    assert api.asked[-1].path.endswith("/peers/c1/status")
-    assert api.asked[-1].body["metadata"] == {"name": "c1", "namespace": "default"}
-    assert set(api.asked[-1].body) == {"apiVersion", "kind", "metadata", "status"}
+    assert api.requests[-1].path.endswith("/peers/c1/status")
+    assert api.requests[-1].body["metadata"] == {"name": "c1", "namespace": "default"}
+    assert set(api.requests[-1].body) == {"apiVersion", "kind", "metadata", "status"}
 
 
 def test_merge_patch_changes_only_what_it_names(api: fake_api.FakeApi) -> None:
@@ -168,8 +168,8 @@ def test_a_list_that_expires_between_pages_is_begun_again(api: fake_api.FakeApi)
 
 def test_selectors_reach_the_server_whole(api: fake_api.FakeApi) -> None:
     api.client().list(resource.CLAIMS, selector="a=b,c!=d,e in (f)", field_selector="metadata.name=x")
-    assert api.asked[-1].query["labelSelector"] == "a=b,c!=d,e in (f)"
-    assert api.asked[-1].query["fieldSelector"] == "metadata.name=x"
+    assert api.requests[-1].query["labelSelector"] == "a=b,c!=d,e in (f)"
+    assert api.requests[-1].query["fieldSelector"] == "metadata.name=x"
 
 
 def test_an_object_that_cannot_be_read_does_not_hide_the_others(api: fake_api.FakeApi) -> None:
@@ -233,17 +233,17 @@ def test_a_renewed_token_is_used_by_the_next_request(api: fake_api.FakeApi) -> N
     client.list(resource.CLAIMS)
     api.tokens, token[0] = {"two"}, "two"
     client.list(resource.CLAIMS)
-    assert [asked.headers["authorization"] for asked in api.asked] == ["Bearer one", "Bearer two"]
-    assert api.asked[0].headers["user-agent"] == "test/1"
+    assert [request.headers["authorization"] for request in api.requests] == ["Bearer one", "Bearer two"]
+    assert api.requests[0].headers["user-agent"] == "test/1"
 
 
 def test_without_a_token_nothing_is_asked(api: fake_api.FakeApi) -> None:
     with pytest.raises(errors.UnauthorizedError, match="no token"):
         api.client(token="").list(resource.CLAIMS)
-    assert api.asked == []
+    assert api.requests == []
 
 
-def test_a_token_that_cannot_be_read_is_told(api: fake_api.FakeApi) -> None:
+def test_a_token_that_cannot_be_read_is_reported(api: fake_api.FakeApi) -> None:
     def token() -> str:
         raise FileNotFoundError("/nowhere")
 
@@ -258,7 +258,7 @@ def test_a_name_cannot_address_something_else(api: fake_api.FakeApi, name: str) 
         api.client().get(resource.CLAIMS, name, "default")
     with pytest.raises(errors.InvalidError):
         api.client().delete(resource.CLAIMS, "x", name)
-    assert api.asked == []
+    assert api.requests == []
 
 
 def test_an_object_without_a_name_cannot_be_applied(api: fake_api.FakeApi) -> None:
@@ -266,7 +266,7 @@ def test_an_object_without_a_name_cannot_be_applied(api: fake_api.FakeApi) -> No
         api.client().apply(resource.CLAIMS, {"metadata": {"namespace": "default"}}, manager="m")
     with pytest.raises(errors.InvalidError, match="namespace"):
         api.client().apply(resource.CLAIMS, {"metadata": {"name": "x"}}, manager="m")
-    assert api.asked == []
+    assert api.requests == []
 
 
 def test_refusals_leave_the_connection_usable(api: fake_api.FakeApi) -> None:
@@ -317,7 +317,7 @@ def test_a_server_without_a_scheme_is_asked_in_clear_as_kubectl_does(api: fake_a
     server = api.client().server.removeprefix("http://")
     client = Client.from_token(server, ca_pem=b"", token=lambda: "t", user_agent="test/1")
     assert client.list(resource.CLAIMS)[0] == []
-    assert api.asked[-1].path.startswith("/apis/")
+    assert api.requests[-1].path.startswith("/apis/")
 
 
 def test_a_host_that_does_not_exist_is_named() -> None:
@@ -428,7 +428,7 @@ contexts: [{{name: here, context: {{cluster: one, user: me}}}}, {{name: other, c
 """
     )
     Client.from_kubeconfig(str(path), "here", user_agent="test/1").list(resource.CLAIMS)
-    assert api.asked[0].headers["authorization"] == "Bearer kube"
+    assert api.requests[0].headers["authorization"] == "Bearer kube"
     for config, context in ((str(path), "nowhere"), (str(tmp_path / "none"), "here")):
         with pytest.raises(errors.ConfigurationRefusedError, match="kubeconfig"):
             Client.from_kubeconfig(config, context, user_agent="test/1")
@@ -437,7 +437,7 @@ contexts: [{{name: here, context: {{cluster: one, user: me}}}}, {{name: other, c
 def test_required_texts_that_equal_their_default_are_sent(api: fake_api.FakeApi) -> None:
     slice_ = core.EndpointSlice(metadata=meta.ObjectMeta(name="s", namespace="default"))
     api.client().create(resource.ENDPOINT_SLICES, slice_)
-    assert api.asked[-1].body["addressType"] == "IPv4"
+    assert api.requests[-1].body["addressType"] == "IPv4"
 
 
 def test_post_and_read_reach_any_path(api: fake_api.FakeApi) -> None:

@@ -1,4 +1,4 @@
-"""Threads that read their first objects at once: in a process of its own, because it is its end that is feared."""
+"""Threads that read their first objects at once: in a process of its own, because a failure would end the process."""
 
 from __future__ import annotations
 

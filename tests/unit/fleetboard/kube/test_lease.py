@@ -40,7 +40,7 @@ class Store:
 
 
 class Player:
-    """A candidate whose requests take time, fail, or succeed without its hearing of it."""
+    """A candidate whose requests take time, fail, or succeed without its receiving the answer."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -190,7 +190,7 @@ def test_a_lease_that_was_never_there_is_made_after_a_whole_duration() -> None:
     assert spec.lease_transitions == 1
 
 
-def test_an_absent_lease_is_waited_for_anew_by_who_could_not_look() -> None:
+def test_a_candidate_that_could_not_look_waits_again_for_an_absent_lease() -> None:
     rules = make_rules()
     assert claim(rules, None, 100) is None
     assert claim(rules, None, 200) is None
@@ -203,7 +203,7 @@ def test_impossible_times_are_refused() -> None:
         lease.Elector(api.client(), namespace="n", name="l", identity="a", duration_s=5, deadline_s=5, period_s=1)
 
 
-class Running:
+class ElectorThread:
     """An elector in its thread; by default no term ends, and no request is given up, within a test."""
 
     def __init__(self, api: fake_api.FakeApi, name: str, *, duration_s: float = 600, deadline_s: float = 300) -> None:
@@ -243,9 +243,9 @@ def api(caplog: pytest.LogCaptureFixture) -> Iterator[fake_api.FakeApi]:
 
 
 def test_a_stopping_leader_hands_over_at_once(api: fake_api.FakeApi) -> None:
-    first = Running(api, "a")
+    first = ElectorThread(api, "a")
     wait_until(lambda: first.happened == ["start"])
-    second = Running(api, "b")
+    second = ElectorThread(api, "b")
     wait_until(lambda: second.elector.holder == "a")
     first.end()
     wait_until(lambda: second.elector.leading)  # who had to wait out the term would wait for ten minutes
@@ -257,7 +257,7 @@ def test_a_stopping_leader_hands_over_at_once(api: fake_api.FakeApi) -> None:
 
 
 def test_a_leader_that_cannot_renew_stops_in_time_though_its_request_hangs(api: fake_api.FakeApi) -> None:
-    running = Running(api, "a", duration_s=8, deadline_s=6)
+    running = ElectorThread(api, "a", duration_s=8, deadline_s=6)
     wait_until(lambda: running.happened == ["start"])
     api.stalled.set()
     began = time.monotonic()
@@ -275,7 +275,7 @@ def test_a_leader_that_cannot_renew_stops_in_time_though_its_request_hangs(api: 
 
 
 def test_of_three_candidates_one_leads(api: fake_api.FakeApi) -> None:
-    running = [Running(api, name) for name in "abc"]
+    running = [ElectorThread(api, name) for name in "abc"]
     wait_until(lambda: any(one.elector.leading for one in running))
     for _ in range(50):
         assert sum(one.elector.leading for one in running) <= 1

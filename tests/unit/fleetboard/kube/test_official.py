@@ -1,4 +1,4 @@
-"""A process loads of the official client what it uses, and whoever wants all of it gets that."""
+"""A process loads only those modules of the official client that it uses, and a full import gives all of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_no_part_loads_what_only_the_rest_of_the_package_needs(module: str) -> N
 
 
 @pytest.mark.parametrize("first", ["fleetboard.kube.official", "kubernetes"])
-def test_whoever_imports_the_package_gets_all_of_it_with_the_same_modules(first: str) -> None:
+def test_importing_the_package_gives_all_of_it_with_the_same_modules(first: str) -> None:
     run(
         f"import {first}\n"
         "import kubernetes, kubernetes.watch\n"

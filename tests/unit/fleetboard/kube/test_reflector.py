@@ -18,13 +18,13 @@ from fleetboard.model import fleet, resource
 SPEC: dict[str, Any] = {"cidr": "10.112.0.0/22", "purpose": "vip", "owner": "c1"}
 
 
-class Running:
-    """A reflector in its thread, with the keys it told of."""
+class ReflectorThread:
+    """A reflector in its thread, and the keys it notified of."""
 
     def __init__(self, api: fake_api.FakeApi, **options: Any) -> None:
-        self.told: list[str] = []
+        self.notified: list[str] = []
         options.setdefault("retry", backoff.Backoff(base_s=0.02, cap_s=0.1))
-        self.reflector = reflector.Reflector(api.client(), resource.CLAIMS, notify=self.told.append, **options)
+        self.reflector = reflector.Reflector(api.client(), resource.CLAIMS, notify=self.notified.append, **options)
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.reflector.run, args=(self.stop,), daemon=True)
         self.thread.start()
@@ -37,8 +37,8 @@ class Running:
         return claim.spec.owner if claim else ""
 
 
-def ends(running: Running) -> bool:
-    """Stop it and tell whether it ends within a minute."""
+def ends(running: ReflectorThread) -> bool:
+    """Stop it and return whether it ends within a minute."""
     running.stop.set()
     running.thread.join(60)
     return not running.thread.is_alive()
@@ -52,11 +52,11 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_api.FakeApi]:
 
 
 @pytest.fixture
-def start(api: fake_api.FakeApi) -> Iterator[Callable[..., Running]]:
-    started: list[Running] = []
+def start(api: fake_api.FakeApi) -> Iterator[Callable[..., ReflectorThread]]:
+    started: list[ReflectorThread] = []
 
-    def begin(**options: Any) -> Running:
-        running = Running(api, **options)
+    def begin(**options: Any) -> ReflectorThread:
+        running = ReflectorThread(api, **options)
         started.append(running)
         assert running.reflector.synced.wait(30)
         return running
@@ -66,7 +66,7 @@ def start(api: fake_api.FakeApi) -> Iterator[Callable[..., Running]]:
         assert ends(running)
 
 
-Start = Callable[..., Running]
+Start = Callable[..., ReflectorThread]
 
 
 def test_it_lists_then_follows(api: fake_api.FakeApi, start: Start) -> None:
@@ -79,7 +79,7 @@ def test_it_lists_then_follows(api: fake_api.FakeApi, start: Start) -> None:
     wait_until(lambda: running.owner("a") == "c2")
     api.remove("claims", "b")
     wait_until(lambda: running.names() == {"a"})
-    wait_until(lambda: running.told == ["default/a", "default/b", "default/a", "default/b"])
+    wait_until(lambda: running.notified == ["default/a", "default/b", "default/a", "default/b"])
 
 
 def test_watches_ask_for_bookmarks_and_a_bounded_time(api: fake_api.FakeApi, start: Start) -> None:
@@ -100,12 +100,12 @@ def test_a_cut_watch_goes_on_where_it_was(api: fake_api.FakeApi, start: Start) -
     wait_until(lambda: "b" in running.names())
     api.cut()
     api.put("claims", "c", spec=SPEC)
-    wait_until(lambda: running.told == ["default/a", "default/b", "default/c"])
+    wait_until(lambda: running.notified == ["default/a", "default/b", "default/c"])
     assert running.names() == {"a", "b", "c"}
     assert len(api.lists()) == 1
 
 
-def test_a_bookmark_moves_the_version_without_telling_anyone(api: fake_api.FakeApi, start: Start) -> None:
+def test_a_bookmark_moves_the_version_and_notifies_nobody(api: fake_api.FakeApi, start: Start) -> None:
     running = start()
     wait_until(api.watches)
     api.bookmark()
@@ -113,15 +113,15 @@ def test_a_bookmark_moves_the_version_without_telling_anyone(api: fake_api.FakeA
     api.cut()
     wait_until(lambda: len(api.watches()) > 1)
     assert api.watches()[-1].query["resourceVersion"] == str(api.version)
-    assert running.told == []
+    assert running.notified == []
 
 
-def test_a_relist_tells_only_of_keys_that_changed(api: fake_api.FakeApi, start: Start) -> None:
+def test_a_relist_notifies_of_changed_keys_alone(api: fake_api.FakeApi, start: Start) -> None:
     for name in ("same", "changed", "deleted"):
         api.put("claims", name, spec=SPEC)
     running = start()
     wait_until(api.watches)
-    running.told.clear()
+    running.notified.clear()
     api.fail(503, times=3, watch=True)
     with api.changed:
         api.cut()
@@ -130,12 +130,12 @@ def test_a_relist_tells_only_of_keys_that_changed(api: fake_api.FakeApi, start: 
         api.put("claims", "new", spec=SPEC)
         api.compact()
     wait_until(lambda: running.names() == {"same", "changed", "new"})
-    wait_until(lambda: len(running.told) == 3)
-    assert sorted(running.told) == ["default/changed", "default/deleted", "default/new"]
+    wait_until(lambda: len(running.notified) == 3)
+    assert sorted(running.notified) == ["default/changed", "default/deleted", "default/new"]
     assert len(api.lists()) == 2
 
 
-def test_a_410_instead_of_a_watch_makes_it_list_anew(api: fake_api.FakeApi, start: Start) -> None:
+def test_a_410_instead_of_a_watch_makes_it_list_again(api: fake_api.FakeApi, start: Start) -> None:
     api.fail(410, reason="Expired", watch=True)
     running = start()
     wait_until(lambda: len(api.lists()) == 2)
@@ -219,7 +219,7 @@ def test_it_keeps_its_store_while_the_server_is_away(api: fake_api.FakeApi, star
     api.cut()
     wait_until(lambda: len(api.watches()) >= 4)
     assert running.names() == {"a"}
-    assert running.told == ["default/a"]
+    assert running.notified == ["default/a"]
 
 
 def test_the_selector_decides_what_is_mirrored(api: fake_api.FakeApi, start: Start) -> None:
@@ -232,26 +232,24 @@ def test_the_selector_decides_what_is_mirrored(api: fake_api.FakeApi, start: Sta
     assert isinstance(running.reflector.get("default/a"), fleet.Claim)
 
 
-def remember(running: Running, obj: fake_api.Object) -> None:
+def remember(running: ReflectorThread, obj: fake_api.Object) -> None:
     running.reflector.remember(encoding.decode(resource.CLAIMS, json.dumps(obj).encode()))
 
 
-def test_a_write_of_ours_is_known_before_the_watch_tells_of_it_and_told_once(
-    api: fake_api.FakeApi, start: Start
-) -> None:
+def test_our_write_is_known_before_the_watch_reports_it_and_notified_once(api: fake_api.FakeApi, start: Start) -> None:
     api.put("claims", "a", spec=SPEC)
     running = start()
     wait_until(api.watches)
     with api.changed:  # while we hold this, no watch says anything
         fresh = api.store(("claims", "default", "b"), {"metadata": {"name": "b", "namespace": "default"}, "spec": SPEC})
         remember(running, fresh)
-        remember(running, fresh)  # a write that changed nothing is no news
+        remember(running, fresh)  # a write that changed nothing is not reported
         assert running.names() == {"a", "b"}
     api.put("claims", "c", spec=SPEC)
-    wait_until(lambda: running.told == ["default/a", "default/b", "default/c"])
+    wait_until(lambda: running.notified == ["default/a", "default/b", "default/c"])
 
 
-def test_what_the_watch_said_is_not_undone_by_an_older_write_of_ours(api: fake_api.FakeApi, start: Start) -> None:
+def test_what_the_watch_said_is_not_undone_by_our_older_write(api: fake_api.FakeApi, start: Start) -> None:
     mine = api.put("claims", "a", spec=SPEC | {"owner": "me"})
     gone = api.put("claims", "b", spec=SPEC)
     running = start()
@@ -265,7 +263,7 @@ def test_what_the_watch_said_is_not_undone_by_an_older_write_of_ours(api: fake_a
     assert running.owner("a") == "another"
 
 
-def test_an_older_event_does_not_undo_a_write_of_ours(api: fake_api.FakeApi, start: Start) -> None:
+def test_an_older_event_does_not_undo_our_write(api: fake_api.FakeApi, start: Start) -> None:
     api.put("claims", "a", spec=SPEC)
     running = start()
     wait_until(api.watches)
@@ -274,5 +272,5 @@ def test_an_older_event_does_not_undo_a_write_of_ours(api: fake_api.FakeApi, sta
         mine = api.put("claims", "a", spec=SPEC | {"owner": "me"})
         remember(running, mine)
     api.put("claims", "last", spec=SPEC)
-    wait_until(lambda: running.told == ["default/a", "default/a", "default/last"])
+    wait_until(lambda: running.notified == ["default/a", "default/a", "default/last"])
     assert running.owner("a") == "me"

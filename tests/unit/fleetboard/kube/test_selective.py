@@ -27,11 +27,11 @@ def put(api: fake_api.FakeApi, name: str, value: str, *, owner: str = "") -> Non
         api.store(("claims", "default", name), obj)
 
 
-class Running:
-    """A mirror in its thread, the keys it told of, and the values it said are covered."""
+class MirrorThread:
+    """A mirror in its thread, the keys it notified of, and the values it reported as covered."""
 
     def __init__(self, api: fake_api.FakeApi) -> None:
-        self.told: list[str] = []
+        self.notified: list[str] = []
         self.covered: list[selective.Values | None] = []
         self.mirror = selective.Selective(
             api.client(),
@@ -39,7 +39,7 @@ class Running:
             label=LABEL,
             covered=self.covered.append,
             selector="!spare",
-            notify=self.told.append,
+            notify=self.notified.append,
             retry=backoff.Backoff(base_s=0.02, cap_s=0.1),
         )
         self.stop = threading.Event()
@@ -62,22 +62,22 @@ def api() -> Iterator[fake_api.FakeApi]:
 
 
 @pytest.fixture
-def running(api: fake_api.FakeApi) -> Iterator[Running]:
-    begun = Running(api)
+def running(api: fake_api.FakeApi) -> Iterator[MirrorThread]:
+    begun = MirrorThread(api)
     yield begun
     begun.stop.set()
     begun.thread.join(30)
     assert not begun.thread.is_alive()
 
 
-def test_nothing_is_asked_before_the_first_selection(api: fake_api.FakeApi, running: Running) -> None:
+def test_nothing_is_asked_before_the_first_selection(api: fake_api.FakeApi, running: MirrorThread) -> None:
     put(api, "a", "shop")
     time.sleep(0.2)
-    assert not api.asked
+    assert not api.requests
     assert not running.mirror.covers("shop")
 
 
-def test_only_selected_values_are_listed_and_watched(api: fake_api.FakeApi, running: Running) -> None:
+def test_only_selected_values_are_listed_and_watched(api: fake_api.FakeApi, running: MirrorThread) -> None:
     put(api, "a", "shop")
     put(api, "b", "other")
     running.select("shop", "web")
@@ -86,18 +86,20 @@ def test_only_selected_values_are_listed_and_watched(api: fake_api.FakeApi, runn
     put(api, "d", "web")
     wait_until(lambda: "d" in running.names())
     assert running.names() == {"a", "d"}
-    asked = {one.query["labelSelector"] for one in api.asked}
-    assert asked == {f"!spare,{LABEL} in (shop,web)"}
+    selectors = {one.query["labelSelector"] for one in api.requests}
+    assert selectors == {f"!spare,{LABEL} in (shop,web)"}
 
 
-def test_no_value_selects_nothing(api: fake_api.FakeApi, running: Running) -> None:
+def test_no_value_selects_nothing(api: fake_api.FakeApi, running: MirrorThread) -> None:
     put(api, "a", "shop")
     running.select()
     assert running.mirror.synced.wait(30)
     assert running.names() == set()
 
 
-def test_a_new_value_is_listed_and_the_others_are_not_listed_again(api: fake_api.FakeApi, running: Running) -> None:
+def test_a_new_value_is_listed_and_the_others_are_not_listed_again(
+    api: fake_api.FakeApi, running: MirrorThread
+) -> None:
     put(api, "a", "shop")
     put(api, "b", "web")
     running.select("shop")
@@ -112,13 +114,15 @@ def test_a_new_value_is_listed_and_the_others_are_not_listed_again(api: fake_api
     put(api, "c", "web")
     put(api, "d", "shop")
     wait_until(lambda: running.names() == {"a", "b", "c", "d"})
-    assert running.told.count("default/a") == 1
+    assert running.notified.count("default/a") == 1
 
 
-def test_what_changed_before_a_value_was_listed_is_not_told_again(api: fake_api.FakeApi, running: Running) -> None:
+def test_what_changed_before_a_value_was_listed_is_not_notified_again(
+    api: fake_api.FakeApi, running: MirrorThread
+) -> None:
     running.select("shop")
     wait_until(api.watches)
-    # The watch of "shop" hears of none of these and stays at its version: the next one begins before them.
+    # The watch of "shop" gets none of these and stays at its version: the next one begins before them.
     put(api, "gone", "web")
     put(api, "kept", "web", owner="old")
     put(api, "kept", "web", owner="new")
@@ -126,15 +130,15 @@ def test_what_changed_before_a_value_was_listed_is_not_told_again(api: fake_api.
     running.select("shop", "web")
     wait_until(lambda: len(api.watches()) == 2)
     put(api, "last", "web")
-    wait_until(lambda: running.told == ["default/kept", "default/last"])
+    wait_until(lambda: running.notified == ["default/kept", "default/last"])
 
 
-def test_a_value_that_is_left_out_takes_its_objects_along(api: fake_api.FakeApi, running: Running) -> None:
+def test_a_value_that_is_left_out_takes_its_objects_along(api: fake_api.FakeApi, running: MirrorThread) -> None:
     put(api, "a", "shop")
     put(api, "b", "web")
     running.select("shop", "web")
     running.mirror.select(frozenset({"shop"}))
-    wait_until(lambda: running.names() == {"a"} and running.told[-1] == "default/b")
+    wait_until(lambda: running.names() == {"a"} and running.notified[-1] == "default/b")
     assert not running.mirror.covers("web")
     put(api, "c", "web")
     put(api, "d", "shop")
@@ -142,14 +146,16 @@ def test_a_value_that_is_left_out_takes_its_objects_along(api: fake_api.FakeApi,
     assert running.names() == {"a", "d"}
 
 
-def test_whoever_waits_for_a_value_is_told_once_it_is_covered(api: fake_api.FakeApi, running: Running) -> None:
+def test_a_caller_that_waits_for_a_value_is_notified_once_it_is_covered(
+    api: fake_api.FakeApi, running: MirrorThread
+) -> None:
     running.select("shop")
     running.select("shop", "web")
     wait_until(lambda: len(running.covered) == 2)
     assert running.covered == [frozenset({"shop"}), frozenset({"web"})]
 
 
-def test_changes_while_the_values_change_are_all_heard(api: fake_api.FakeApi, running: Running) -> None:
+def test_no_change_is_missed_while_the_values_change(api: fake_api.FakeApi, running: MirrorThread) -> None:
     values = [f"v{number}" for number in range(20)]
     put(api, "first", values[0])
     running.select(values[0])
@@ -181,7 +187,7 @@ def test_changes_while_the_values_change_are_all_heard(api: fake_api.FakeApi, ru
     wait_until(lambda: owners() == written)
 
 
-def test_after_a_compaction_everything_selected_is_listed_anew(api: fake_api.FakeApi, running: Running) -> None:
+def test_after_a_compaction_everything_selected_is_listed_again(api: fake_api.FakeApi, running: MirrorThread) -> None:
     put(api, "a", "shop")
     running.select("shop")
     wait_until(api.watches)
@@ -193,7 +199,7 @@ def test_after_a_compaction_everything_selected_is_listed_anew(api: fake_api.Fak
     wait_until(lambda: running.names() == {"a", "b", "c"})
 
 
-def test_values_that_fit_into_no_url_mean_everything(api: fake_api.FakeApi, running: Running) -> None:
+def test_values_that_fit_into_no_url_mean_everything(api: fake_api.FakeApi, running: MirrorThread) -> None:
     put(api, "a", "shop")
     put(api, "b", "elsewhere")
     running.select("shop")
@@ -206,7 +212,7 @@ def test_values_that_fit_into_no_url_mean_everything(api: fake_api.FakeApi, runn
     wait_until(lambda: running.names() == {"a"})
 
 
-def test_a_proxy_that_takes_no_long_url_gets_everything(api: fake_api.FakeApi, running: Running) -> None:
+def test_a_proxy_that_takes_no_long_url_gets_everything(api: fake_api.FakeApi, running: MirrorThread) -> None:
     put(api, "a", "shop")
     put(api, "b", "web")
     running.select("shop")
@@ -221,7 +227,7 @@ def test_a_proxy_that_takes_no_long_url_gets_everything(api: fake_api.FakeApi, r
 
 @pytest.mark.parametrize(("names", "watches_all"), [(100, True), (2, False)])
 def test_a_bad_request_counts_as_too_long_only_of_a_long_selector(
-    api: fake_api.FakeApi, running: Running, names: int, watches_all: bool
+    api: fake_api.FakeApi, running: MirrorThread, names: int, watches_all: bool
 ) -> None:
     put(api, "a", "shop")
     put(api, "b", "web")
@@ -234,7 +240,7 @@ def test_a_bad_request_counts_as_too_long_only_of_a_long_selector(
     assert running.names() == ({"a", "b"} if watches_all else {"a"})
 
 
-def test_what_is_remembered_of_a_value_goes_with_it(api: fake_api.FakeApi, running: Running) -> None:
+def test_what_is_remembered_of_a_value_goes_with_it(api: fake_api.FakeApi, running: MirrorThread) -> None:
     running.select("shop")
     for number in range(5):
         running.select("shop", f"v{number}")

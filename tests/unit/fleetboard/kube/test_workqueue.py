@@ -6,19 +6,12 @@ import collections
 import threading
 import time
 
+from fake_clock import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetboard.kube import backoff, errors
 from fleetboard.kube.workqueue import WorkQueue
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def full(_low: float, high: float) -> float:
@@ -62,7 +55,7 @@ def test_retries_wait_longer_each_time_up_to_the_cap() -> None:
 
 
 def test_of_several_delays_the_earliest_counts() -> None:
-    clock = Clock()
+    clock = FakeClock()
     queue = WorkQueue[str](clock=clock)
     for delay_s in (30, 10, 20):
         queue.add_after("a", delay_s)
@@ -101,7 +94,7 @@ ACTIONS = st.lists(st.tuples(st.sampled_from(["add", "later", "get", "done", "fa
 
 @given(ACTIONS)
 def test_no_key_is_out_twice_and_none_is_lost(actions: list[tuple[str, str]]) -> None:
-    clock = Clock()
+    clock = FakeClock()
     queue = WorkQueue[str](clock=clock)
     out: set[str] = set()
     owed: set[str] = set()

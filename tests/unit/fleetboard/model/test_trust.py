@@ -68,7 +68,7 @@ def parse_with_library(text: str) -> addresses.Address | None:
 
 
 def is_unicast(address: addresses.Address) -> bool:
-    """Tell by the classes of the standard library."""
+    """Decide by the classes of the standard library."""
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
         return False
     classes = (address.is_loopback, address.is_link_local, address.is_multicast, address.is_unspecified)

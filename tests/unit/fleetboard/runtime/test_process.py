@@ -55,7 +55,7 @@ def test_threads_may_end_by_themselves() -> None:
     assert process.run({"a": lambda stop: None, "b": lambda stop: None}) == 0
 
 
-def test_a_thread_that_does_not_stop_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_thread_that_does_not_stop_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     release = threading.Event()
     stop = threading.Event()
     stop.set()

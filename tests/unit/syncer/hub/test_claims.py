@@ -1,4 +1,4 @@
-"""No address has two owners, whoever allocates and whatever they know."""
+"""No address has two owners, whichever hub allocates and whatever it knows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A service has room for so many ports, whoever exports them; what there is no room for gets no traffic and is told."""
+"""A service has a limited number of ports, whichever clusters export them.
+
+A port beyond the limit gets no traffic, and its exporter is told why.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ def test_mcs15_removal_of_the_youngest_changes_nothing_for_others_where_room_is_
 
 
 @given(_exports(), _rooms)
-def test_the_room_is_kept_and_whoever_is_left_out_is_told(exports: list[merge.Export], room: merge.Room) -> None:
+def test_the_room_is_kept_and_a_port_left_out_is_reported(exports: list[merge.Export], room: merge.Room) -> None:
     spec = merged(exports, room)
 
     assert len(spec.ports) <= room.ports
@@ -145,12 +148,12 @@ def _three(cluster: str, second: int) -> merge.Export:
     return make_merge_export(cluster, second, ports=[make_port(81, "b"), make_port(82, "c"), make_port(83, "d")])
 
 
-def _told(own: fleet.Constituent, *, type_: str = "ClusterSetIP") -> dict[str, meta.Condition]:
+def _conditions(own: fleet.Constituent, *, type_: str = "ClusterSetIP") -> dict[str, meta.Condition]:
     planned = plan.plan(make_source(), cluster="c1", addresses_of=addresses())
     spec = fleet.FleetServiceSpec(
         namespace="shop", name="web", constituents=[own], conflicts={"PortConflict": "No room."}, type=type_
     )
-    told = conditions.plan(
+    planned_conditions = conditions.plan(
         make_export(),
         planned,
         delivery=conditions.Delivery(written=True),
@@ -158,19 +161,19 @@ def _told(own: fleet.Constituent, *, type_: str = "ClusterSetIP") -> dict[str, m
         cluster="c1",
         now="2026-01-01T00:00:00Z",
     )
-    return {condition.type: condition for condition in told}
+    return {condition.type: condition for condition in planned_conditions}
 
 
 def test_an_export_that_lost_ports_says_so_and_one_that_lost_all_is_not_ready() -> None:
-    some = _told(fleet.Constituent(cluster="c1", ports=[make_port(80, "http")], ports_left_out="Left out."))
+    some = _conditions(fleet.Constituent(cluster="c1", ports=[make_port(80, "http")], ports_left_out="Left out."))
     assert (some["Ready"].status, some["Ready"].reason) == ("True", "Exported")
     assert some["Ready"].message == "Exported to the clusterset. Left out."
     assert some["Conflict"].reason == "PortConflict"
 
-    none = _told(fleet.Constituent(cluster="c1", ports_left_out="Left out."))
+    none = _conditions(fleet.Constituent(cluster="c1", ports_left_out="Left out."))
     assert (none["Ready"].status, none["Ready"].reason, none["Ready"].message) == ("False", "Failed", "Left out.")
 
-    headless = _told(fleet.Constituent(cluster="c1", ports_left_out="Left out."), type_="Headless")
+    headless = _conditions(fleet.Constituent(cluster="c1", ports_left_out="Left out."), type_="Headless")
     assert headless["Ready"].status == "True", "its pods are in the name's answer"
 
 

@@ -19,7 +19,7 @@ LATE = ServiceKey("late", "web")
 HUB = names.clusterset_namespace("default")
 
 
-class Running:
+class ViewThreads:
     """A member's view of the hub, and the changes that it reported."""
 
     def __init__(self, hub: fake_api.FakeApi, local: fake_api.FakeApi) -> None:
@@ -50,9 +50,9 @@ def hub() -> Iterator[fake_api.FakeApi]:
 
 
 @pytest.fixture
-def running(hub: fake_api.FakeApi) -> Iterator[Running]:
+def running(hub: fake_api.FakeApi) -> Iterator[ViewThreads]:
     with fake_api.FakeApi() as local:
-        begun = Running(hub, local)
+        begun = ViewThreads(hub, local)
         wait_until(lambda: begun.view.is_synced)
         yield begun
         begun.stop.set()
@@ -73,7 +73,7 @@ def put_slice(hub: fake_api.FakeApi, namespace: str, *, source: str = "c2") -> N
         hub.store(("endpointslices", HUB, name), {"metadata": metadata, "addressType": "IPv4"})
 
 
-def test_endpoints_are_unknown_until_their_namespace_is_watched(hub: fake_api.FakeApi, running: Running) -> None:
+def test_endpoints_are_unknown_until_their_namespace_is_watched(hub: fake_api.FakeApi, running: ViewThreads) -> None:
     put_slice(hub, "shop")
     assert running.found("shop/web") is None
     running.view.follow(frozenset({"shop"}))
@@ -81,7 +81,7 @@ def test_endpoints_are_unknown_until_their_namespace_is_watched(hub: fake_api.Fa
     assert running.found("late/web") is None, "unknown is not the same as none"
 
 
-def test_services_of_a_namespace_made_later_are_decided_anew(hub: fake_api.FakeApi, running: Running) -> None:
+def test_services_of_a_namespace_made_later_are_decided_again(hub: fake_api.FakeApi, running: ViewThreads) -> None:
     hub.put("fleetservices", "late.web", HUB, spec={"namespace": "late", "name": "web"})
     running.view.follow(frozenset({"shop"}))
     wait_until(lambda: running.view.service(LATE) is not None)
@@ -92,7 +92,7 @@ def test_services_of_a_namespace_made_later_are_decided_anew(hub: fake_api.FakeA
     assert running.found("late/web") == []
 
 
-def test_own_slices_and_other_namespaces_are_not_asked_for(hub: fake_api.FakeApi, running: Running) -> None:
+def test_own_slices_and_other_namespaces_are_not_asked_for(hub: fake_api.FakeApi, running: ViewThreads) -> None:
     put_slice(hub, "shop", source="c1")
     put_slice(hub, "shop", source="c2")
     put_slice(hub, "other", source="c2")

@@ -165,7 +165,7 @@ def test_an_unchanged_copy_needs_no_write() -> None:
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65536, 70000])
-def test_a_slice_with_a_port_that_is_none_is_not_copied(port: int) -> None:
+def test_a_slice_with_an_invalid_port_is_not_copied(port: int) -> None:
     source = msgspec.structs.replace(make_slice(["10.113.4.5"]), ports=[core.EndpointPort(name="http", port=port)])
     planned = plan(source)
     assert planned.slice is None

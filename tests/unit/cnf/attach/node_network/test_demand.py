@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+from fake_clock import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,13 +14,6 @@ from fleetboard.model.addresses import Network
 
 FIRST, SECOND, THIRD = (ipaddress.ip_network(f"10.113.4.{start}/26") for start in (0, 64, 128))
 IDLE_S = 100.0
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.mark.parametrize(
@@ -44,7 +38,7 @@ def choose(surplus: demand.Surplus, *idle: Network, free: int) -> tuple[Network,
 
 
 def test_a_block_is_returned_when_it_was_empty_for_long_but_never_the_first() -> None:
-    clock = Clock()
+    clock = FakeClock()
     surplus = demand.Surplus(idle_s=IDLE_S, clock=clock)
     assert choose(surplus, FIRST, SECOND, THIRD, free=300) == ()
     clock.now = IDLE_S
@@ -52,7 +46,7 @@ def test_a_block_is_returned_when_it_was_empty_for_long_but_never_the_first() ->
 
 
 def test_a_block_that_was_used_in_between_starts_again() -> None:
-    clock = Clock()
+    clock = FakeClock()
     surplus = demand.Surplus(idle_s=IDLE_S, clock=clock)
     choose(surplus, THIRD, free=191)
     clock.now = 50
@@ -64,7 +58,7 @@ def test_a_block_that_was_used_in_between_starts_again() -> None:
 
 
 def test_what_is_left_is_enough_for_a_while() -> None:
-    clock = Clock()
+    clock = FakeClock()
     surplus = demand.Surplus(idle_s=0, clock=clock)
     assert choose(surplus, THIRD, free=64 + demand.HIGH_WATER - 1) == ()
     assert choose(surplus, THIRD, free=64 + demand.HIGH_WATER) == (THIRD,)
@@ -73,7 +67,7 @@ def test_what_is_left_is_enough_for_a_while() -> None:
 @given(st.integers(0, 191), st.sets(st.sampled_from([SECOND, THIRD])))
 def test_a_node_that_returns_a_block_does_not_ask_for_one(used: int, idle: set[Network]) -> None:
     free = 191 - used
-    returned = choose(demand.Surplus(idle_s=0, clock=Clock()), *idle, free=free)
+    returned = choose(demand.Surplus(idle_s=0, clock=FakeClock()), *idle, free=free)
     left = free - sum(block.num_addresses for block in returned)
     held = 3 - len(returned)
     assert not returned or demand.wanted_blocks(held=held, free=left) == held

@@ -176,7 +176,7 @@ def test_a_node_created_again_gets_nothing_that_was_planned_for_the_former_one()
     assert shown(store, "n0") == []
 
 
-def test_an_exhausted_cluster_is_told_in_an_event_on_the_node_once() -> None:
+def test_an_exhausted_cluster_is_reported_in_an_event_on_the_node_once() -> None:
     store = make_store(n0=status(9))
     leader, view = make_leader(store)
     leader.reconcile("all")

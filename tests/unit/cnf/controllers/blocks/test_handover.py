@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import pytest
 from block_store import CLUSTER, NAMES, Ended, Store, make_leader
+from fake_clock import FakeClock
 
 from cnf.attach import errors, ipam, journal, ledger, records, service
 from cnf.attach.node_network import blocks as node_network_blocks
@@ -33,14 +34,6 @@ from fleetboard.model import addresses, fleet, meta, resource
 from fleetboard.model.addresses import Address, Network
 
 IDLE_S = 120.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Journal(journal.Journal):
@@ -81,7 +74,7 @@ class Node:
 
     waiting = 0
 
-    def __init__(self, name: str, folder: pathlib.Path, clock: Clock, store: Store) -> None:
+    def __init__(self, name: str, folder: pathlib.Path, clock: FakeClock, store: Store) -> None:
         self.name, self.folder, self.clock = name, folder, clock
         self.outbox = Outbox(store)
         self.count = itertools.count()
@@ -167,7 +160,7 @@ class HandOver:
 
     def __init__(self, folder: pathlib.Path, seed: int) -> None:
         self.choose = random.Random(seed)
-        self.clock = Clock()
+        self.clock = FakeClock(1_000_000)
         self.store = Store()
         self.store.clock = self.clock
         self.nodes: dict[str, Node] = {}

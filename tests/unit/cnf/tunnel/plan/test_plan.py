@@ -125,7 +125,7 @@ def test_a_key_belongs_to_the_node_that_published_it_first() -> None:
     assert later.desired == first.desired
 
 
-def test_nobody_may_have_the_own_key_or_the_relays() -> None:
+def test_nobody_else_may_have_the_nodes_key_or_the_relays() -> None:
     nodes = [make_node("n2", public_key=KEYS["n1"]), make_node("n3", public_key=RELAY_KEY), make_node("n4")]
     made = plan.plan_node(make_identity("n1"), nodes, RELAY, Leadership("n1"))
     assert [refusal.subject for refusal in made.refusals] == ["n2", "n3"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
+from fake_clock import FakeClock
 
 from cnf.tunnel.session import probe, wire
 from fleetboard.model.addresses import Address
@@ -10,19 +11,11 @@ from fleetboard.model.addresses import Address
 A, B = ip_address("10.113.4.0"), ip_address("10.113.8.0")
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Probed:
     """A prober with a clock under the test's control, and what it reported."""
 
     def __init__(self, *targets: Address) -> None:
-        self.clock = Clock()
+        self.clock = FakeClock(100)
         self.changes: list[tuple[Address, bool]] = []
         self.lost: list[int] = []
         self.prober = probe.Prober(

@@ -64,7 +64,7 @@ def restarted_for(api: FakeApi) -> str | None:
 
 
 def writes(api: FakeApi) -> list[str]:
-    return [f"{asked.method} {asked.path}" for asked in api.asked if asked.method not in ("GET",)]
+    return [f"{request.method} {request.path}" for request in api.requests if request.method not in ("GET",)]
 
 
 def when(condition: Callable[[], bool], then: Callable[[], None]) -> threading.Thread:
@@ -92,7 +92,7 @@ def test_the_block_is_written_and_the_pods_start_with_it(
 
 def test_a_second_check_writes_nothing(api: FakeApi, controller: forwarding.ForwardingController) -> None:
     check(controller)
-    api.asked.clear()
+    api.requests.clear()
     assert check(controller).state is ForwardingState.SETTLED
     assert writes(api) == []
 

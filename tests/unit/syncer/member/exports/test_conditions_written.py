@@ -35,13 +35,14 @@ class World:
     bus: RecordedBus
     now: list[float]
 
-    def told(self) -> dict[str, str]:
+    def conditions(self) -> dict[str, str]:
         """Return the conditions by type."""
         status = self.local.objects["serviceexports", "shop", "web"].get("status", {})
         return {one["type"]: f"{one['status']} {one['reason']}" for one in status.get("conditions", [])}
 
     def writes(self, api: fake_api.FakeApi) -> list[str]:
-        return [asked.path.rpartition("/apis/")[2] for asked in api.asked if asked.method in ("POST", "PUT", "PATCH")]
+        written = [request for request in api.requests if request.method in ("POST", "PUT", "PATCH")]
+        return [request.path.rpartition("/apis/")[2] for request in written]
 
     def merge(self) -> None:
         """Merge the export, as the hub does."""
@@ -90,22 +91,22 @@ def world() -> Iterator[World]:
             thread.join(10)
 
 
-def test_the_hub_is_written_before_anything_is_told(world: World) -> None:
+def test_the_hub_is_written_before_any_condition(world: World) -> None:
     world.export_controller.reconcile(KEY)
     assert world.bus.services(MemberSource.DELIVERY) == [KEY]
     assert ("exportedservices", MEMBER, "shop.web") in world.hub.objects
     assert world.writes(world.local) == []
 
 
-def test_an_export_that_is_merged_soon_is_told_once(world: World) -> None:
+def test_an_export_that_is_merged_soon_is_written_once(world: World) -> None:
     world.export_controller.reconcile(KEY)
     assert world.export_controller.write_status(KEY) == pytest.approx(controller.MERGE_S)
-    assert world.told() == {}
+    assert world.conditions() == {}
     world.merge()
     wait_until(lambda: world.export_controller.write_status(KEY) is None)
-    assert world.told() == {"Valid": "True Valid", "Ready": "True Exported", "Conflict": "False NoConflicts"}
+    assert world.conditions() == {"Valid": "True Valid", "Ready": "True Exported", "Conflict": "False NoConflicts"}
     assert world.export_controller.write_status(KEY) is None
-    assert len(world.writes(world.local)) == 1, "what was written is known before the watch tells of it"
+    assert len(world.writes(world.local)) == 1, "what was written is known before the watch reports it"
 
 
 def test_an_export_that_the_hub_does_not_merge_says_so(world: World) -> None:
@@ -113,7 +114,7 @@ def test_an_export_that_the_hub_does_not_merge_says_so(world: World) -> None:
     world.now[0] += controller.MERGE_S
     world.export_controller.reconcile(KEY)  # the same again: it waits no longer for it
     assert world.export_controller.write_status(KEY) is None
-    assert world.told() == {"Valid": "True Valid", "Ready": "False Pending"}
+    assert world.conditions() == {"Valid": "True Valid", "Ready": "False Pending"}
 
 
 def test_an_export_without_its_service_says_so_at_once(world: World) -> None:
@@ -122,20 +123,20 @@ def test_an_export_without_its_service_says_so_at_once(world: World) -> None:
         lambda: (
             world.export_controller.reconcile(KEY) is None
             and world.export_controller.write_status(KEY) is None
-            and world.told()
+            and world.conditions()
         )
     )
-    assert world.told() == {"Valid": "False NoService", "Ready": "False Pending"}
+    assert world.conditions() == {"Valid": "False NoService", "Ready": "False Pending"}
 
 
-def test_a_service_that_comes_back_waits_anew_for_the_merge(world: World) -> None:
+def test_a_service_that_comes_back_waits_again_for_the_merge(world: World) -> None:
     before = world.local.objects["services", "shop", "web"]
     world.local.remove("services", "web", "shop")
     wait_until(
         lambda: (
             world.export_controller.reconcile(KEY) is None
             and world.export_controller.write_status(KEY) is None
-            and world.told()
+            and world.conditions()
         )
     )
     world.now[0] += 60
@@ -164,14 +165,14 @@ def test_what_another_says_in_the_status_stays(world: World) -> None:
         found = world.local.objects["serviceexports", "shop", "web"]
         world.local.store(("serviceexports", "shop", "web"), {**found, "status": {"conditions": [foreign]}})
 
-    def told() -> bool:
-        # Where the watch has not told of theirs yet, the write is refused and the controller tries again.
+    def is_written() -> bool:
+        # While the watch has not shown their condition yet, the write is refused and the controller tries again.
         with contextlib.suppress(errors.ConflictError):
             return world.export_controller.write_status(KEY) is None
         return False
 
-    wait_until(told)
-    assert world.told() == {
+    wait_until(is_written)
+    assert world.conditions() == {
         "Approved": "True ByHand",
         "Valid": "True Valid",
         "Ready": "True Exported",

@@ -1,4 +1,4 @@
-"""What this cluster exports follows what happens to it, also to what happened while nobody looked."""
+"""What this cluster exports follows every change, also one that the syncer did not see."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_was_deleted_while_the_syncer_was_down_goes_when_it_is_back(cluster
         eventually(lambda: exported(cluster) == ["shop.api"] and cluster.sent() == ["10.113.0.5"])
 
 
-def test_a_slice_of_ours_that_nobody_remembers_is_deleted_at_the_hub(cluster: joined_cluster.Cluster) -> None:
+def test_our_slice_that_nobody_remembers_is_deleted_at_the_hub(cluster: joined_cluster.Cluster) -> None:
     labels = {"endpointslice.kubernetes.io/managed-by": "fleetboard.io"}
     with cluster.hub.changed:
         metadata = {"name": "shop.gone.ipv4.0", "namespace": OWN, "labels": labels}
@@ -124,14 +124,14 @@ def test_an_export_that_the_hub_refuses_says_so_and_is_tried_again(cluster: join
     cluster.export("u1=10.113.0.5")
     with cluster.running():
         eventually(lambda: cluster.reported().get("Ready") == ("False", "Failed"))
-        # Any news of it is a reason to try anew before the long pause is over.
+        # Any change of it is a reason to try again before the long pause is over.
         cluster.hub.faults.clear()
         cluster.endpoints("u1=10.113.0.5", "u2=10.113.0.6")
         eventually(lambda: exported(cluster) and cluster.sent() == ["10.113.0.5", "10.113.0.6"])
 
 
 @pytest.mark.parametrize("status", [401, 404, 409, 429, 500, 503])
-def test_a_hub_that_fails_is_told_and_tried_again(cluster: joined_cluster.Cluster, status: int) -> None:
+def test_a_hub_that_fails_is_reported_and_tried_again(cluster: joined_cluster.Cluster, status: int) -> None:
     cluster.hub.fail(status, times=1000, method="POST", path="/exportedservices")
     cluster.export("u1=10.113.0.5")
     with cluster.running():
@@ -141,7 +141,7 @@ def test_a_hub_that_fails_is_told_and_tried_again(cluster: joined_cluster.Cluste
         eventually(lambda: exported(cluster) and cluster.sent())
 
 
-def test_a_change_that_the_hub_fails_to_take_is_told_of_a_merged_export(cluster: joined_cluster.Cluster) -> None:
+def test_a_merged_export_reports_a_change_that_the_hub_fails_to_take(cluster: joined_cluster.Cluster) -> None:
     cluster.export("u1=10.113.0.5")
     cluster.merge("c1")
     with cluster.running():
@@ -214,7 +214,7 @@ def test_the_hub_away_keeps_a_merged_export_ready(cluster: joined_cluster.Cluste
 def test_a_hub_of_the_version_before_gets_what_its_schema_has(
     cluster: joined_cluster.Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cluster.hub.lacking["exportedservices"] = {"internalTrafficPolicy", "trafficDistribution", "ipFamilies"}
+    cluster.hub.missing_fields["exportedservices"] = {"internalTrafficPolicy", "trafficDistribution", "ipFamilies"}
     cluster.export("u1=10.113.0.5")
     with cluster.running():
         eventually(lambda: exported(cluster) and cluster.sent())
@@ -225,8 +225,8 @@ def test_a_hub_of_the_version_before_gets_what_its_schema_has(
         # One log line reports it, and the dropped fields cause no further writes.
         assert sum("older than this cluster" in record.message for record in caplog.records) == 1
         eventually(lambda: cluster.reported().get("Valid") == ("True", "Valid"))
-        before = len(cluster.hub.asked)
-        never(lambda: [one for one in cluster.hub.asked[before:] if one.method in ("PUT", "POST")], for_s=1.0)
+        before = len(cluster.hub.requests)
+        never(lambda: [one for one in cluster.hub.requests[before:] if one.method in ("PUT", "POST")], for_s=1.0)
 
 
 def test_a_hub_that_fails_is_not_taken_for_an_older_one(cluster: joined_cluster.Cluster) -> None:

@@ -105,7 +105,7 @@ def test_mcs19_a_cluster_of_another_family_than_the_fleets_publishes_what_its_po
     assert published(plan) == ["10.113.0.5"]
 
 
-def test_no_endpoint_is_told_by_an_empty_slice() -> None:
+def test_an_empty_slice_shows_that_there_is_no_endpoint() -> None:
     plan = export_plan.plan(make_source(), cluster="c1", addresses_of=addresses())
     assert [slice_.endpoints for slice_ in plan.slices] == [[]]
 

@@ -52,7 +52,7 @@ def test_mcs6_affinity_carries_its_timeout_and_the_default_one_where_none_is_giv
     assert timeouts == [60, 10800, 0]
 
 
-def test_a_recreated_export_is_told_by_its_uid() -> None:
+def test_a_recreated_export_is_known_by_its_uid() -> None:
     assert exported(export=make_export(uid="new")).export_uid == "new"
 
 

@@ -1,4 +1,4 @@
-"""What this cluster imports follows the hub and its own namespaces, also what happened while nobody looked."""
+"""What this cluster imports follows the hub and its own namespaces, also changes that the syncer did not see."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_definition_that_can_not_be_read_is_no_older_one(cluster: joined_clust
         pass
 
 
-def test_a_label_that_no_api_server_takes_is_left_out_and_told(cluster: joined_cluster.Cluster) -> None:
+def test_a_label_that_no_api_server_takes_is_left_out_and_reported(cluster: joined_cluster.Cluster) -> None:
     cluster.merge("c2", exported_labels={"a b": "c d!", "team": "a"}, exported_annotations={"big": "x" * 300_000})
     cluster.publish("10.113.4.7")
     with cluster.running():
@@ -144,12 +144,12 @@ def test_a_field_that_another_owns_and_we_leave_out_is_no_reason_to_write(cluste
             found = cluster.local.objects[IMPORTS, "shop", "web"]
             spec = {**found["spec"], "internalTrafficPolicy": "Local"}
             cluster.local.store((IMPORTS, "shop", "web"), {**found, "spec": spec})
-        before = len(cluster.local.asked)
+        before = len(cluster.local.requests)
         cluster.publish("10.113.4.7")
         eventually(lambda: cluster.received() == ["10.113.4.7"])
         cluster.publish("10.113.4.8")
         eventually(lambda: cluster.received() == ["10.113.4.8"])
-        asked = [one.path for one in cluster.local.asked[before:] if one.method == "PATCH"]
+        asked = [one.path for one in cluster.local.requests[before:] if one.method == "PATCH"]
         assert not [path for path in asked if path.endswith("/serviceimports/web")]
 
 
@@ -161,7 +161,7 @@ def test_a_field_that_the_merge_no_longer_has_is_taken_away(cluster: joined_clus
         eventually(lambda: (one := cluster.imported()) is not None and one.spec.internal_traffic_policy is None)
 
 
-def test_mcs28_nothing_is_withdrawn_while_the_hub_was_never_heard(cluster: joined_cluster.Cluster) -> None:
+def test_mcs28_nothing_is_withdrawn_before_the_first_contact_with_the_hub(cluster: joined_cluster.Cluster) -> None:
     cluster.merge("c1", "c2")
     cluster.export("u1=10.113.0.5")
     cluster.publish("10.113.4.7")
@@ -262,7 +262,7 @@ def test_a_namespace_that_is_being_deleted_is_left_alone_and_not_made_again(
         )  # the copy is written
 
         def tries() -> int:
-            return sum(one.method == "PATCH" and "/serviceimports" in one.path for one in list(cluster.local.asked))
+            return sum(one.method == "PATCH" and "/serviceimports" in one.path for one in list(cluster.local.requests))
 
         if phase == "known":
             never(lambda: tries(), for_s=1.0)
@@ -270,8 +270,8 @@ def test_a_namespace_that_is_being_deleted_is_left_alone_and_not_made_again(
             eventually(lambda: tries() >= 2)
             never(lambda: tries() > 60, for_s=1.0)
             assert any("being terminated" in getattr(record, "error", "") for record in caplog.records)
-        assert not [one for one in cluster.local.asked if one.method == "POST" and one.path.endswith("/namespaces")]
-        # Made anew under the same name, it gets its imports.
+        assert not [one for one in cluster.local.requests if one.method == "POST" and one.path.endswith("/namespaces")]
+        # Made again under the same name, it gets its imports.
         cluster.local.faults.clear()
         cluster.local.remove("namespaces", "shop", "")
         cluster.local.put("namespaces", "shop", "")
@@ -307,21 +307,21 @@ def test_an_import_written_by_hand_is_adopted_and_emptied_after_the_last_export(
         cluster.hub.remove(MERGED, "shop.web", SET)
         eventually(lambda: not addresses(cluster))
 
-        def told() -> dict[str, tuple[str, str]]:
+        def conditions() -> dict[str, tuple[str, str]]:
             found = cluster.imported()
             assert found is not None
             assert found.metadata.annotations == {"fleetboard.io/managed": "adopted"}
             return {one.type: (one.status, one.reason) for one in found.status.conditions}
 
-        eventually(lambda: told() == {"Ready": ("False", "Pending")})
+        eventually(lambda: conditions() == {"Ready": ("False", "Pending")})
 
 
-def test_watches_that_an_outage_left_silent_are_made_anew(cluster: joined_cluster.Cluster) -> None:
+def test_watches_that_an_outage_left_silent_are_made_again(cluster: joined_cluster.Cluster) -> None:
     cluster.merge("c2")
     cluster.publish("10.113.4.5")
 
-    def reports() -> list[fake_api.Asked]:
-        return [one for one in list(cluster.hub.asked) if one.method == "PATCH" and "/peerreports" in one.path]
+    def reports() -> list[fake_api.RecordedRequest]:
+        return [one for one in list(cluster.hub.requests) if one.method == "PATCH" and "/peerreports" in one.path]
 
     with cluster.running() as member:
         eventually(lambda: cluster.received() == ["10.113.4.5"])

@@ -85,7 +85,7 @@ def test_mcs22_exporting_clusters_are_the_merges_and_this_one_by_its_own_word() 
     assert (stale.clusters, fresh.clusters) == (("c2",), ("c1", "c2"))
 
 
-def test_mcs3_the_last_export_takes_an_import_of_ours_with_it() -> None:
+def test_mcs3_the_last_export_takes_our_import_with_it() -> None:
     assert import_plan.plan(situation(current=make_import())).fate is Fate.REMOVE
 
 
@@ -99,7 +99,7 @@ def test_a_users_import_is_adopted_and_emptied_when_the_last_export_ends() -> No
     assert ended.ready.status == "False"
 
 
-def test_a_users_import_that_nobody_exports_is_told_so_and_not_changed() -> None:
+def test_a_users_import_that_nobody_exports_says_so_and_is_not_changed() -> None:
     plan = import_plan.plan(situation(current=make_import(owner=None)))
     assert (plan.fate, plan.spec) == (Fate.WRITE, None)
     assert plan.ready is not None
@@ -114,7 +114,7 @@ def test_mcs8_kube_system_accepts_no_import_unless_the_user_says_so() -> None:
     assert (only.accept("shop"), only.accept("other")) == (True, False)
 
 
-def test_mcs8_a_users_import_in_a_refused_namespace_is_told_why_it_stays_empty() -> None:
+def test_mcs8_a_users_import_in_a_refused_namespace_says_why_it_stays_empty() -> None:
     refused = {"merged": make_merged("c2"), "accepted": False}
     assert import_plan.plan(situation(**refused)).fate is Fate.REMOVE
     plan = import_plan.plan(situation(current=make_import(owner=None), **refused))

@@ -48,7 +48,7 @@ def test_mcs25_each_source_cluster_has_slices_of_its_own() -> None:
     assert imported(plan) == {"c1": ["10.113.0.5"], "c2": ["10.113.4.7"]}
 
 
-def test_own_endpoints_are_there_before_the_hub_merged_them_and_while_it_is_unheard() -> None:
+def test_own_endpoints_are_there_before_the_hub_merged_them_and_before_the_first_contact() -> None:
     plan = import_plan.plan(situation(merged=make_merged("c2"), own=local(), remote=None))
     assert imported(plan) == {"c1": ["10.113.0.5"]}
 
@@ -171,7 +171,7 @@ def test_mcs3_surplus_slices_go_and_planned_ones_stay() -> None:
     assert [slice_.metadata.labels[names.LABEL_SOURCE_CLUSTER] for slice_ in surplus] == ["c2"]
 
 
-def test_other_clusters_slices_stay_while_the_hub_was_never_heard() -> None:
+def test_other_clusters_slices_stay_before_the_first_contact_with_the_hub() -> None:
     before = import_plan.plan(
         situation(merged=make_merged("c1", "c2"), own=local(), remote=[remote_slice("10.113.4.7")])
     )

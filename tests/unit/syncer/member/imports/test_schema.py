@@ -19,7 +19,7 @@ def test_mcs22_a_field_is_used_only_where_the_served_schema_has_it(with_field: b
         api.openapi[MCS_GROUP_VERSION] = import_schema(*(() if with_field else (".".join(PATH),)))
         described = schema.read(api.client(), resource.SERVICE_IMPORTS)
         assert schema.find_field(described, resource.SERVICE_IMPORTS.kind, PATH) is with_field
-        assert api.asked[-1].path == f"/openapi/v3/apis/{MCS_GROUP_VERSION}"
+        assert api.requests[-1].path == f"/openapi/v3/apis/{MCS_GROUP_VERSION}"
 
 
 def test_a_schema_that_can_not_be_read_says_nothing() -> None:

@@ -27,7 +27,7 @@ STEPS = st.lists(st.tuples(st.booleans(), CLUSTERS, NUMBERS), max_size=60)
 
 
 @hypothesis.given(STEPS)
-def test_a_service_takes_whatever_was_asked_and_echoed(steps: list[tuple[bool, str, int]]) -> None:
+def test_a_service_takes_every_question_and_echo(steps: list[tuple[bool, str, int]]) -> None:
     service = plan.ProbeService()
     for asks, cluster, number in steps:
         service = service.ask(cluster, number) if asks else service.echo(cluster, number)
@@ -35,8 +35,8 @@ def test_a_service_takes_whatever_was_asked_and_echoed(steps: list[tuple[bool, s
         assert len({(port["protocol"], port["port"]) for port in ports}) == len(ports), "the API refuses one twice"
         assert len({port["name"] for port in ports}) == len(ports)
         assert len(ports) <= plan.ECHOES + 1
-        wanted = {"name": f"ping-{cluster}", "protocol": "TCP", "port": number}
-        assert (wanted if asks else wanted | {"name": f"pong-{cluster}", "protocol": "UDP"}) in ports
+        question = {"name": f"ping-{cluster}", "protocol": "TCP", "port": number}
+        assert (question if asks else question | {"name": f"pong-{cluster}", "protocol": "UDP"}) in ports
 
 
 def test_numbers_begin_again_after_the_last_port() -> None:
@@ -58,8 +58,8 @@ def ping(number: int, asked: str) -> fleet.ServicePort:
     return fleet.ServicePort(port=number, name=f"ping-{asked}")
 
 
-class World:
-    """Two clusters and a road between them that takes no time, once ``open``."""
+class ProbeClusters:
+    """Clusters with a lossless, instant link between them while ``open``."""
 
     def __init__(self, apis: dict[str, fake_api.FakeApi]) -> None:
         self.apis, self.open = apis, True
@@ -80,8 +80,8 @@ class World:
     def ports(self, cluster: str) -> list[fleet.ServicePort]:
         if cluster not in self.apis:
             return [ping(7777, "c1")]
-        found = self.apis[cluster].objects["services", names.NAMESPACE, plan.service_name(cluster)]["spec"]["ports"]
-        return [fleet.ServicePort(port=one["port"], name=one["name"], protocol=one["protocol"]) for one in found]
+        ports = self.apis[cluster].objects["services", names.NAMESPACE, plan.service_name(cluster)]["spec"]["ports"]
+        return [fleet.ServicePort(port=port["port"], name=port["name"], protocol=port["protocol"]) for port in ports]
 
     def service(self, key: ServiceKey) -> fleet.FleetService | None:
         cluster = plan.cluster_of(key, namespace=names.NAMESPACE)
@@ -100,44 +100,44 @@ class World:
 
     def ask(self, name: str) -> Sequence[int]:
         """Answer as DNS does: by port name, protocol and service."""
-        port, protocol, service, *_ = name.split(".")
+        port_name, protocol, service, *_ = name.split(".")
         cluster = service.removeprefix(plan.PREFIX)
         if not self.open:
             return ()
-        wanted = port.removeprefix("_"), protocol.removeprefix("_").upper()
-        return [one.port for one in self.ports(cluster) if (one.name, one.protocol) == wanted]
+        expected_port = port_name.removeprefix("_"), protocol.removeprefix("_").upper()
+        return [port.port for port in self.ports(cluster) if (port.name, port.protocol) == expected_port]
 
     def follow(self, stop: threading.Event) -> None:
-        """Tell everybody of everything, as the hub does."""
+        """Report every key to every cluster, as the hub does."""
         while not stop.wait(0.01):
-            for one in self.probes.values():
+            for probe in self.probes.values():
                 for key in self.service_keys():
-                    one.enqueue(key)
+                    probe.enqueue(key)
 
 
 @contextlib.contextmanager
-def two_clusters() -> Iterator[World]:
+def two_clusters() -> Iterator[ProbeClusters]:
     """Make c1 and c2, each with a probe Service that asks nothing yet."""
-    with fake_api.FakeApi() as one, fake_api.FakeApi() as two:
-        apis = {"c1": one, "c2": two}
+    with fake_api.FakeApi() as first, fake_api.FakeApi() as second:
+        apis = {"c1": first, "c2": second}
         for name, api in apis.items():
             api.put("services", plan.service_name(name), names.NAMESPACE, spec={"ports": []})
-        yield World(apis)
+        yield ProbeClusters(apis)
 
 
 @pytest.fixture
 def registry() -> prometheus_client.CollectorRegistry:
     controller.SECONDS.clear()
     controller.LOST.clear()
-    made = prometheus_client.CollectorRegistry()
-    controller.register(made)
-    return made
+    registry = prometheus_client.CollectorRegistry()
+    controller.register(registry)
+    return registry
 
 
-def run(world: World, *, until: Callable[[], bool]) -> None:
+def run(clusters: ProbeClusters, *, until: Callable[[], bool]) -> None:
     stop = threading.Event()
-    steps = [step for one in world.probes.values() for step in (one.run, one.answer)]
-    threads = [threading.Thread(target=step, args=(stop,)) for step in (*steps, world.follow)]
+    steps = [step for probe in clusters.probes.values() for step in (probe.run, probe.answer)]
+    threads = [threading.Thread(target=step, args=(stop,)) for step in (*steps, clusters.follow)]
     for thread in threads:
         thread.start()
     try:
@@ -155,8 +155,8 @@ def count(registry: prometheus_client.CollectorRegistry, cluster: str) -> float:
 
 def test_each_cluster_times_the_other(registry: prometheus_client.CollectorRegistry) -> None:
     began = time.monotonic()
-    with two_clusters() as world:
-        run(world, until=lambda: count(registry, "c1") > 2 and count(registry, "c2") > 2)
+    with two_clusters() as clusters:
+        run(clusters, until=lambda: count(registry, "c1") > 2 and count(registry, "c2") > 2)
     total = registry.get_sample_value("fleetboard_export_probe_seconds_sum", {"cluster": "c2"})
     assert total is not None
     assert 0 < total < time.monotonic() - began, "one after the other"
@@ -166,33 +166,33 @@ def test_an_echo_that_does_not_come_is_counted(
     registry: prometheus_client.CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(controller, "LOST_S", 0.2)
-    with two_clusters() as world:
-        world.open = False
-        run(world, until=lambda: (registry.get_sample_value(LOST, {"cluster": "c2"}) or 0) >= 1)
+    with two_clusters() as clusters:
+        clusters.open = False
+        run(clusters, until=lambda: (registry.get_sample_value(LOST, {"cluster": "c2"}) or 0) >= 1)
     assert count(registry, "c2") == 0
 
 
 def test_only_a_member_that_alone_exports_its_probe_is_believed() -> None:
-    with fake_api.FakeApi() as one:
-        one.put("services", plan.service_name("c1"), names.NAMESPACE, spec={"ports": []})
-        world = World({"c1": one})
-        world.members |= {"c3", "c4"}
-        world.forged = {"c3": ("c2",), "c4": ("c4", "c2"), **{f"x{number}": ("c2",) for number in range(100)}}
+    with fake_api.FakeApi() as api:
+        api.put("services", plan.service_name("c1"), names.NAMESPACE, spec={"ports": []})
+        clusters = ProbeClusters({"c1": api})
+        clusters.members |= {"c3", "c4"}
+        clusters.forged = {"c3": ("c2",), "c4": ("c4", "c2"), **{f"x{number}": ("c2",) for number in range(100)}}
         over = time.monotonic() + 0.5
-        run(world, until=lambda: time.monotonic() >= over)
-        assert world.ports("c1") == [], "neither asked nor echoed"
-        world.forged = {"c3": ("c3",)}
-        world.probes["c1"].echo("c3", threading.Event())
-        assert [(port.name, port.port) for port in world.ports("c1")] == [("pong-c3", 7777)]
+        run(clusters, until=lambda: time.monotonic() >= over)
+        assert clusters.ports("c1") == [], "neither asked nor echoed"
+        clusters.forged = {"c3": ("c3",)}
+        clusters.probes["c1"].echo("c3", threading.Event())
+        assert [(port.name, port.port) for port in clusters.ports("c1")] == [("pong-c3", 7777)]
 
 
 def test_a_cluster_waits_for_its_echo_once_however_often_it_is_noticed() -> None:
-    with fake_api.FakeApi() as one:
-        one.put("services", plan.service_name("c1"), names.NAMESPACE, spec={"ports": []})
-        world = World({"c1": one})
-        world.members |= {"c3", "c4"}
-        world.forged = {"c3": ("c3",), "c4": ("c4",)}
-        probe_controller = world.probes["c1"]
+    with fake_api.FakeApi() as api:
+        api.put("services", plan.service_name("c1"), names.NAMESPACE, spec={"ports": []})
+        clusters = ProbeClusters({"c1": api})
+        clusters.members |= {"c3", "c4"}
+        clusters.forged = {"c3": ("c3",), "c4": ("c4",)}
+        probe_controller = clusters.probes["c1"]
         for _ in range(1000):
             probe_controller.enqueue(key_of("c3"))
             probe_controller.enqueue(key_of("c4"))
@@ -203,32 +203,32 @@ def test_a_cluster_that_left_is_no_longer_shown(
     registry: prometheus_client.CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(controller, "LOST_S", 0.1)
-    with two_clusters() as world:
-        world.open = False
+    with two_clusters() as clusters:
+        clusters.open = False
         stop = threading.Event()
-        thread = threading.Thread(target=world.probes["c1"].run, args=(stop,))
+        thread = threading.Thread(target=clusters.probes["c1"].run, args=(stop,))
         thread.start()
 
         def lost() -> float | None:
             return registry.get_sample_value(LOST, {"cluster": "c2"})
 
         joined_cluster.eventually(lambda: lost())
-        world.members.remove("c2")
+        clusters.members.remove("c2")
         joined_cluster.eventually(lambda: lost() is None)
         stop.set()
         thread.join(10)
 
 
 def test_among_many_clusters_each_asks_less_often() -> None:
-    with fake_api.FakeApi() as one:
-        asking = World({"c1": one}).probes["c1"]
+    with fake_api.FakeApi() as api:
+        asking = ProbeClusters({"c1": api}).probes["c1"]
         assert 0.04 <= asking.pause_s(0) <= 0.06
         assert 0.04 <= asking.pause_s(8) <= 0.06
         assert 0.4 <= asking.pause_s(80) <= 0.6
 
 
 @pytest.mark.parametrize(("text", "interval_s"), [("0", 0), ("5", 5), ("3600", 3600)])
-def test_an_interval_is_none_or_five_seconds_at_least(text: str, interval_s: float) -> None:
+def test_an_interval_is_off_or_five_seconds_at_least(text: str, interval_s: float) -> None:
     assert settings.read({"PROBE_INTERVAL_S": text}).probe_interval_s == interval_s
     with pytest.raises(environment.SettingRefusedError):
         settings.read({"PROBE_INTERVAL_S": "4"})

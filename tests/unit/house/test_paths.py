@@ -119,8 +119,8 @@ def is_in(source: str, name: str) -> bool:
 def test_a_name_in_development_is_in_a_file_that_its_item_or_row_links() -> None:
     missing, checked = [], 0
     for item in Text(DEVELOPMENT, 1, DEVELOPMENT.read_text()).search(ITEM):
-        source = "\n".join(source_of(target) for target in LINK.findall(item.found) if target)
-        names = [name for name in NAME.findall(item.found) if source and not is_file_name(name)]
+        source = "\n".join(source_of(target) for target in LINK.findall(item.text) if target)
+        names = [name for name in NAME.findall(item.text) if source and not is_file_name(name)]
         missing += [Hit(item.path, item.line, name) for name in names if not is_in(source, name)]
         checked += len(names)
     expect_none(missing)

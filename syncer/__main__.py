@@ -49,7 +49,12 @@ def run(settings: member_settings.MemberSettings, local: Client) -> int:
     daemon = member_daemon.Daemon(settings, local=local)
     registry = CollectorRegistry()
     _register(registry, daemon)
-    observer = server.serve(port=settings.observe_port, registry=registry, healthy=lambda: None, ready=daemon.ready)
+    observer = server.serve(
+        port=settings.observe_port,
+        registry=registry,
+        unhealthy_reason=lambda: None,
+        unready_reason=daemon.unready_reason,
+    )
     threads = daemon.threads()
     if settings.dns_configure:
         threads["forwarding"] = daemon.when_leading(

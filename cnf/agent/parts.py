@@ -206,5 +206,5 @@ def _build_startup_taint_controller(parts: SharedParts, reporter: NodeReporter) 
         node=parts.settings.node,
         conf_dir=parts.settings.cni_conf_dir,
         state_dir=parts.settings.state_dir,
-        ready=reporter.ready,
+        unready_reason=reporter.unready_reason,
     )

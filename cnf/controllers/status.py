@@ -42,7 +42,7 @@ class Report:
     returned: list[str]
     held: list[str]
     """The blocks that the node holds, whatever the API says, its first one first."""
-    ready: str | None
+    unready_reason: str | None
     """Why the node is not ready, else None."""
     exhausted: str = ""
     """Why no wanted block comes, else empty."""
@@ -65,9 +65,9 @@ def render_status(report: Report, fleet_node: fleet.FleetNode, *, version: str, 
     """Render the status of the FleetNode ``fleet_node``."""
     ready = meta.Condition(
         type="Ready",
-        status="True" if report.ready is None else "False",
-        reason="Ready" if report.ready is None else "NotReady",
-        message=report.ready or "addresses, tunnel and services are in place",
+        status="True" if report.unready_reason is None else "False",
+        reason="Ready" if report.unready_reason is None else "NotReady",
+        message=report.unready_reason or "addresses, tunnel and services are in place",
     )
     room = meta.Condition(
         type="AddressesAvailable",

@@ -79,7 +79,7 @@ class Relay:
             "probe port": self._serve_probes,
         }
 
-    def ready(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """Return why the relay does not forward yet, or None."""
         if self._identity is None:
             return "the hub's own block is not allocated yet: is syncer-hub running?"

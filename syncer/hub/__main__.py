@@ -44,7 +44,9 @@ def main() -> int:
     registry = CollectorRegistry()
     kube_metrics.register(registry)
     hub_syncer = HubSyncer(client, settings, registry)
-    observer = server.serve(port=settings.port, registry=registry, healthy=lambda: None, ready=hub_syncer.ready)
+    observer = server.serve(
+        port=settings.port, registry=registry, unhealthy_reason=lambda: None, unready_reason=hub_syncer.unready_reason
+    )
     try:
         return process.run(hub_syncer.threads) or hub_syncer.exit_status
     finally:

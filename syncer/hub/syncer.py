@@ -72,7 +72,7 @@ class HubSyncer:
         reflectors = {name: reflector.run for name, reflector in self._view.reflectors.items()}
         return {**reflectors, "lease": self._campaign, "supervisor": self._supervise}
 
-    def ready(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """Say why this process isn't ready."""
         if self._current_term.fault is not None:
             return str(self._current_term.fault)

@@ -62,11 +62,11 @@ class Daemon:
 
         return run
 
-    def ready(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """Say why this process isn't ready. A standby is ready, so that a rolling update continues."""
         if not self._leading.is_set():
             return None
-        return self.member.unready() if self.member is not None else "this cluster has not joined the hub"
+        return self.member.unready_reason() if self.member is not None else "this cluster has not joined the hub"
 
     def _campaign(self, stop: threading.Event) -> None:
         self._elector.run(stop, on_start=self._leading.set, on_stop=lambda: self._end("the lease was lost"))

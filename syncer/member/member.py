@@ -191,7 +191,7 @@ class JoinedMember:
             "first contact": self._first_contact,
         }
 
-    def unready(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """Say why this member isn't ready; the hub being away is no reason once this cluster took part."""
         if not all(reflector.synced.is_set() for reflector in self.local_reflectors):
             return "this cluster's API has not been read yet"

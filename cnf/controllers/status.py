@@ -18,7 +18,7 @@ from fleetboard.kube import client as kube_client
 from fleetboard.kube import errors
 from fleetboard.model import fleet, meta, names, resource, times
 
-MANAGER = "cnf"
+FIELD_MANAGER = "cnf"
 RESYNC_S = 30.0
 WIREGUARD_OVERHEAD = {4: 60, 6: 80}
 """Bytes of IP, UDP and WireGuard headers around a packet, per family of the underlay."""
@@ -144,7 +144,7 @@ class StatusController:
         fleet_node = self._fleet_node()
         if fleet_node is None:
             fresh = {"metadata": {"name": self._node, "namespace": self._namespace}}
-            fleet_node = self._client.apply(resource.FLEET_NODES, fresh, manager=MANAGER)
+            fleet_node = self._client.apply(resource.FLEET_NODES, fresh, manager=FIELD_MANAGER)
         now = times.now()
         status = render_status(self._report(), fleet_node, version=self._version, now=now)
         left_s = self._counted + COUNTS_S - self._clock()
@@ -154,7 +154,9 @@ class StatusController:
         metadata = msgspec.structs.replace(self._meta(), resource_version=fleet_node.metadata.resource_version)
         body = fleet.FleetNode(metadata=metadata, status=status)
         try:
-            self._client.apply(resource.FLEET_NODES, body, manager=MANAGER, subresource="status", keep_version=True)
+            self._client.apply(
+                resource.FLEET_NODES, body, manager=FIELD_MANAGER, subresource="status", keep_version=True
+            )
         except errors.ConflictError:
             return CHANGED_S
         self._counted = self._clock()
@@ -165,7 +167,7 @@ class StatusController:
         current = sorted(self._attachments(), key=_order)
         if current != self._published:
             body = fleet.NodeAttachments(metadata=self._meta(), attachments=current)
-            self._client.apply(resource.NODE_ATTACHMENTS, body, manager=MANAGER)
+            self._client.apply(resource.NODE_ATTACHMENTS, body, manager=FIELD_MANAGER)
             self._published = current
         else:
             # Somebody may have deleted it, and then syncer would withdraw every endpoint of this node.

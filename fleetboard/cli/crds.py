@@ -21,7 +21,7 @@ from fleetboard.kube import errors
 from fleetboard.kube.client import Client
 from fleetboard.model import core, crds, mcs, resource
 
-MANAGER = "fleetboard-crds"
+FIELD_MANAGER = "fleetboard-crds"
 ESTABLISHED_S = 30.0
 REACHABLE_S = 60.0
 """How long an API server is waited for: a Job of a hook is given few tries, and a node's proxy may be behind."""
@@ -117,7 +117,7 @@ def bring(client: Client, ours: dict[str, Any]) -> str:
     if step is crds.CrdStep.KEEP_NEWER and found is not None:
         check_served(ours, found)
     if step in (crds.CrdStep.INSTALL, crds.CrdStep.UPDATE):
-        client.apply(resource.CRDS, ours, manager=MANAGER)
+        client.apply(resource.CRDS, ours, manager=FIELD_MANAGER)
     versions = {"ours": crds.read_version(ours["metadata"].get("labels", {}))}
     versions["found"] = crds.read_version(found.metadata.labels if found is not None else {})
     return _SAID[step].format(**versions)

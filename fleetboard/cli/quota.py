@@ -12,7 +12,7 @@ from collections.abc import Callable
 from fleetboard.kube.client import Client
 from fleetboard.model import membership, resource
 
-MANAGER = "fleetboard-cli"
+FIELD_MANAGER = "fleetboard-cli"
 LOOK_S = 1.0
 ANEW_S = 5.0
 PATIENCE_S = 90.0
@@ -27,7 +27,7 @@ def ensure_counted(
 ) -> bool:
     """Make the member's quota and wait until it counts every kind; return False when it doesn't in ``PATIENCE_S``."""
     wanted = membership.render_quota(member)
-    client.apply(resource.RESOURCE_QUOTAS, wanted, manager=MANAGER)
+    client.apply(resource.RESOURCE_QUOTAS, wanted, manager=FIELD_MANAGER)
     made = began = clock()
     while not is_counted(client, member):
         now = clock()
@@ -35,7 +35,7 @@ def ensure_counted(
             return False
         if now - made >= ANEW_S:
             client.delete(resource.RESOURCE_QUOTAS, membership.QUOTA, member.namespace)
-            client.apply(resource.RESOURCE_QUOTAS, wanted, manager=MANAGER)
+            client.apply(resource.RESOURCE_QUOTAS, wanted, manager=FIELD_MANAGER)
             made = now
         pause(LOOK_S)
     return True

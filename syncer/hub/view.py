@@ -37,7 +37,7 @@ class View:
         self.slices = Reflector(
             client,
             resource.ENDPOINT_SLICES,
-            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}",
+            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}",
             notify=bus.waker(HubSource.SLICE),
         )
         self.claims = Claims(client, clusterset=terms.clusterset, now=now)

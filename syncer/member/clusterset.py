@@ -196,7 +196,7 @@ class Clusterset:
 
 def slice_selector(cluster: str) -> str:
     """Select the slices of the clusterset that come from other members."""
-    return f"{names.LABEL_MANAGED_BY}={names.MANAGER},{names.LABEL_SOURCE_CLUSTER}!={cluster}"
+    return f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},{names.LABEL_SOURCE_CLUSTER}!={cluster}"
 
 
 def _retry() -> backoff.Backoff:

@@ -89,7 +89,7 @@ def _render(
     endpoints: list[core.Endpoint],
 ) -> core.EndpointSlice:
     labels = {
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
         names.LABEL_PROXY_NAME: names.PROXY_NAME,
         names.LABEL_SERVICE_NAME: merged.name,
         names.LABEL_SOURCE_CLUSTER: cluster,

@@ -53,7 +53,7 @@ def make_slice(
     labels = {
         names.LABEL_SERVICE_NAME: key.name,
         names.LABEL_SOURCE_CLUSTER: cluster,
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
     }
     return core.EndpointSlice(
         metadata=meta.ObjectMeta(name=name or f"{key.name}-{cluster}", namespace=key.namespace, labels=labels),

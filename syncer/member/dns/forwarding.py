@@ -218,7 +218,7 @@ class ForwardingController:
         """Write text and progress in one request, which conflicts if someone changed the ConfigMap meanwhile."""
         labelled = {"annotations": {PROGRESS: progress}}
         if home.config is None:
-            created = {"name": home.name, "namespace": SYSTEM, "labels": {OURS: names.MANAGER}, **labelled}
+            created = {"name": home.name, "namespace": SYSTEM, "labels": {OURS: names.MANAGED_BY}, **labelled}
             self._client.create(resource.CONFIG_MAPS, {"metadata": created, "data": {home.key: home.text}})
             return
         version = {"resourceVersion": home.config.metadata.resource_version}

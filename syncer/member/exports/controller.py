@@ -93,7 +93,7 @@ class ExportController:
             resource.ENDPOINT_SLICES,
             notify=self._slice_changed,
             namespace=member_namespace,
-            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}",
+            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}",
             retry=backoff.Backoff(base_s=0.25, cap_s=RETRY_CAP_S),
         )
         self._by_service = index.Index(lambda: self.slices.store, _services_of)

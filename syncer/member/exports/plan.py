@@ -225,7 +225,7 @@ def _slice(
     source: ExportSource, family: int, ports: Ports, members: list[_Published], *, part: str, cluster: str
 ) -> core.EndpointSlice:
     labels = {
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
         names.LABEL_PROXY_NAME: names.PROXY_NAME,
         names.LABEL_SERVICE_NAME: source.key.name,
         names.LABEL_SERVICE_NAMESPACE: source.key.namespace,

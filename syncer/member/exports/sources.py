@@ -20,7 +20,7 @@ from syncer.member.wakes import MemberBus, MemberSource
 
 log = logging.getLogger(__name__)
 
-SLICE_SELECTOR = f"{names.LABEL_KUBE_SERVICE_NAME},{names.LABEL_MANAGED_BY}!={names.MANAGER}"
+SLICE_SELECTOR = f"{names.LABEL_KUBE_SERVICE_NAME},{names.LABEL_MANAGED_BY}!={names.MANAGED_BY}"
 
 _PodAddresses = Mapping[str, tuple[Address, ...]]
 

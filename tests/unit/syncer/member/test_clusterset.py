@@ -62,7 +62,7 @@ def running(hub: fake_api.FakeApi) -> Iterator[Running]:
 
 def put_slice(hub: fake_api.FakeApi, namespace: str, *, source: str = "c2") -> None:
     labels = {
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
         names.LABEL_SOURCE_CLUSTER: source,
         names.LABEL_SERVICE_NAMESPACE: namespace,
         names.LABEL_SERVICE_NAME: "web",

@@ -32,7 +32,7 @@ FIELD_MANAGER = "cnf-hub"
 RESYNC_S = 10.0
 HEALTH_S = 0.2
 HEALTH_RETRY_S = 2.0
-PAUSE_RATIO = 2.0
+REST_FACTOR = 2.0
 """Every heartbeat of a member is an event. Planning at each, 250 members would take a core."""
 
 
@@ -50,7 +50,7 @@ class Relay:
         self._client, self._tunnel = client, tunnel
         self._clusterset, self._endpoints = clusterset, endpoints
         self._namespace = names.clusterset_namespace(clusterset)
-        self._tunnel_controller = controller.Controller("tunnel", self._reconcile_tunnel, rest=PAUSE_RATIO)
+        self._tunnel_controller = controller.Controller("tunnel", self._reconcile_tunnel, rest_factor=REST_FACTOR)
         self._health_controller: controller.Controller[str] = controller.Controller(
             "health", self._reconcile_health, queue=workqueue.WorkQueue(cap_s=HEALTH_RETRY_S)
         )

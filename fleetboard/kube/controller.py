@@ -38,16 +38,16 @@ class Controller(Generic[K]):
         *,
         workers: int = 1,
         wait_for: Sequence[threading.Event] = (),
-        rest: float = 0.0,
+        rest_factor: float = 0.0,
         queue: workqueue.WorkQueue[K] | None = None,
     ) -> None:
-        """After each key a worker pauses ``rest`` times as long as its work took, at most ``REST_LIMIT_S``.
+        """After each key a worker pauses ``rest_factor`` times as long as its work took, at most ``REST_LIMIT_S``.
 
         This is for work that costs more the more objects there are. A stream of events can't take a whole core then,
         and events that arrive meanwhile are handled together. The pause after short work is negligible.
         """
         self._name, self._reconcile, self._workers, self._wait_for = name, reconcile, workers, wait_for
-        self._rest, self._stopping = rest, threading.Event()
+        self._rest_factor, self._stopping = rest_factor, threading.Event()
         # An empty queue is false.
         self._queue = workqueue.WorkQueue[K]() if queue is None else queue
 
@@ -97,8 +97,8 @@ class Controller(Generic[K]):
                 metrics.RECONCILES.labels(self._name, "done" if again_s is None else "again").inc()
             took_s = time.monotonic() - began
             metrics.RECONCILE_SECONDS.labels(self._name).observe(took_s)
-            if self._rest:
-                self._stopping.wait(min(REST_LIMIT_S, took_s * self._rest))
+            if self._rest_factor:
+                self._stopping.wait(min(REST_LIMIT_S, took_s * self._rest_factor))
 
     def _failed(self, key: K, err: Exception) -> None:
         metrics.RECONCILES.labels(self._name, "failed").inc()

@@ -33,6 +33,8 @@ from syncer.member.wakes import WAKES, MemberBus, MemberSource, MemberWork
 WORKERS = 4
 HUB_WORKERS = 8
 """Exports that are written to the hub at once: each needs two round trips, and the hub may be far away."""
+STATUS_REST_FACTOR = 2.0
+"""A worker that writes statuses rests twice as long as its work took: a status waits for whatever carries traffic."""
 
 
 class JoinedMember:
@@ -132,13 +134,15 @@ class JoinedMember:
             MemberWork.EXPORT: Controller(
                 "exports", export_controller.reconcile, workers=HUB_WORKERS, wait_for=[*exported, *copies]
             ),
-            # One worker each, which rests: a status waits for whatever carries traffic. A quick API takes 40 a second
-            # of these. In one that is slow, because it has too much to do, they are the ones that wait.
+            # One worker each. A quick API takes 40 statuses a second; at an overloaded one, statuses are what waits.
             MemberWork.EXPORT_STATUS: Controller(
-                "conditions", export_controller.write_status, wait_for=[*exported, *copies], rest=2
+                "conditions",
+                export_controller.write_status,
+                wait_for=[*exported, *copies],
+                rest_factor=STATUS_REST_FACTOR,
             ),
             MemberWork.IMPORT_STATUS: Controller(
-                "import status", import_controller.write_status, wait_for=imported, rest=2
+                "import status", import_controller.write_status, wait_for=imported, rest_factor=STATUS_REST_FACTOR
             ),
             MemberWork.IMPORT: Controller(
                 "imports", import_controller.reconcile, workers=WORKERS, wait_for=[*exported, *copies, *imported]

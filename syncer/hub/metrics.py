@@ -81,7 +81,7 @@ class ViewCollector(Collector):
         yield _gauge("fleetboard_hub_services", "Services of the clusterset.", len(services))
         conflicting = sum(bool(service.spec.conflicts) for service in services)
         yield _gauge("fleetboard_hub_conflicting_services", "Services whose exports disagree.", conflicting)
-        space = self._view.terms.namespace
+        space = self._view.clusterset.namespace
         copies = sum(one.metadata.namespace == space for one in list(self._view.slices.store.values()))
         yield _gauge("fleetboard_hub_copied_slices", "EndpointSlices that members read.", copies)
 
@@ -106,7 +106,7 @@ class ViewCollector(Collector):
             "Virtual addresses and smallest cluster blocks, by state: used, resting (quarantined) or free.",
             labels=["purpose", "state"],
         )
-        plans = self._view.terms.plans
+        plans = self._view.clusterset.plans
         for purpose, room in (
             (allocation.VIP, sum(allocation.vip_room(plan.vips) for plan in plans)),
             (allocation.CLUSTER_BLOCK, sum(allocation.block_room(plan) for plan in plans)),

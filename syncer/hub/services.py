@@ -67,7 +67,7 @@ class FleetServiceController:
         if self._export_rights.get(cluster) == rights:
             return
         self._export_rights[cluster] = rights
-        space = names.member_namespace(self._view.terms.clusterset, cluster)
+        space = names.member_namespace(self._view.clusterset.name, cluster)
         with self._lock:
             concerned = [name for name, keys in self._exporters.items() if f"{space}/{name}" in keys]
         for name in concerned:
@@ -119,18 +119,18 @@ class FleetServiceController:
         service: fleet.FleetService | None,
     ) -> None:
         exports = [merge.Export(cluster, first_seen[cluster], one.spec) for cluster, one in exported.items()]
-        families = self._view.terms.families
+        families = self._view.clusterset.families
         spec = merge.merge(exports, families=families)
         if spec.type == merge.HEADLESS:
             self._view.claims.release(allocation.VIP, key)
         else:
-            claimed = [self._view.claims.vip(plan, key) for plan in self._view.terms.plans]
+            claimed = [self._view.claims.vip(plan, key) for plan in self._view.clusterset.plans]
             vips = [str(unit.network_address) for unit in claimed]
             spec = merge.merge(exports, vips=vips, families=families)
         if service is not None and service.spec == spec:
             return
-        labels = {names.LABEL_CLUSTERSET: self._view.terms.clusterset}
-        metadata = {"name": key, "namespace": self._view.terms.namespace, "labels": labels}
+        labels = {names.LABEL_CLUSTERSET: self._view.clusterset.name}
+        metadata = {"name": key, "namespace": self._view.clusterset.namespace, "labels": labels}
         body = {"metadata": metadata, "spec": render_spec(spec)}
         self._view.services.remember(self._view.client.put(resource.FLEET_SERVICES, body, found=service))
         log.info(
@@ -140,17 +140,19 @@ class FleetServiceController:
 
     def _end(self, key: str, service: fleet.FleetService | None) -> None:
         if service is not None:
-            self._view.client.delete(resource.FLEET_SERVICES, key, self._view.terms.namespace, uid=service.metadata.uid)
+            self._view.client.delete(
+                resource.FLEET_SERVICES, key, self._view.clusterset.namespace, uid=service.metadata.uid
+            )
             log.info("service deleted: no export is left", extra={"service": key})
         self._view.claims.release(allocation.VIP, key)
 
     def _remember(self, key: str, withdrawn: tuple[precedence.Withdrawn, ...]) -> None:
-        clusterset = self._view.terms.clusterset
+        clusterset = self._view.clusterset.name
         if withdrawn:
             rendered = precedence.render(key, withdrawn, clusterset=clusterset)
             self._view.client.apply(resource.CONFIG_MAPS, rendered, manager=FIELD_MANAGER)
         else:
-            self._view.client.delete(resource.CONFIG_MAPS, precedence.record_name(key), self._view.terms.namespace)
+            self._view.client.delete(resource.CONFIG_MAPS, precedence.record_name(key), self._view.clusterset.namespace)
 
     def _report_refusal(self, cluster: str, exported: fleet.ExportedService, reason: str) -> None:
         self._metrics.exports_refused.labels(cluster).inc()

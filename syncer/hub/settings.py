@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from fleetboard.model import addresses, membership, names
 from fleetboard.runtime import environment
-from syncer.rules.terms import HubTerms
+from syncer.rules.clusterset_settings import ClustersetSettings
 
 FIELD_MANAGER = "syncer-hub"
 """The field manager of everything that syncer-hub applies."""
@@ -22,13 +22,13 @@ class HubSettings:
 
     Attributes:
         namespace: Where Fleetboard runs on the hub.
-        terms: The terms of the clusterset.
+        clusterset: What every member must fit.
         identity: Name of this pod, for the Lease.
         port: Port of /metrics, /healthz and /readyz.
     """
 
     namespace: str
-    terms: HubTerms
+    clusterset: ClustersetSettings
     identity: str
     port: int
 
@@ -39,12 +39,12 @@ def read(environ: Mapping[str, str] = os.environ) -> HubSettings:
     Raises:
         SettingRefusedError: naming the variable, its value and what was expected.
     """
-    clusterset = environment.read("CLUSTERSET", "default", parse=membership.parse_clusterset, environ=environ)
+    name = environment.read("CLUSTERSET", "default", parse=membership.parse_clusterset, environ=environ)
     plans = environment.read("FLEET_CIDR", None, parse=parse_plans, environ=environ)
     mtu = environment.read("MTU", 1360, parse=parse_mtu, environ=environ)
     return HubSettings(
         namespace=environment.read("NAMESPACE", names.NAMESPACE, environ=environ),
-        terms=HubTerms(clusterset, plans, mtu),
+        clusterset=ClustersetSettings(name, plans, mtu),
         identity=environment.read("POD_NAME", socket.gethostname(), environ=environ),
         port=environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port, environ=environ),
     )

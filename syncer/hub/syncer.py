@@ -44,7 +44,7 @@ class HubSyncer:
         bus, recorder, metrics = HubBus(WAKES), events.Recorder(client, LEASE), HubMetrics(registry)
         self.exit_status = 0
         self._current_term = CurrentTerm()
-        self._view = View(client, settings.terms, bus, now=_now)
+        self._view = View(client, settings.clusterset, bus, now=_now)
         self._member_controller = MemberController(self._view, recorder=recorder)
         self._copy_controller = CopyController(
             self._view, metrics=metrics, enqueue=self._current_term.to(HubQueue.COPIES)

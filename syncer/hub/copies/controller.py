@@ -42,7 +42,7 @@ class CopyController:
 
     def begin(self) -> list[str]:
         """Begin a term: return the name of every copy there is or should be."""
-        space = self._view.terms.namespace
+        space = self._view.clusterset.namespace
         existing = {
             one.metadata.name for one in list(self._view.slices.store.values()) if one.metadata.namespace == space
         }
@@ -60,7 +60,7 @@ class CopyController:
                 self._sources[name] = key
                 self._changed_at.setdefault(name, self._clock())
             self._enqueue(name)
-        elif space == self._view.terms.namespace:
+        elif space == self._view.clusterset.namespace:
             self._enqueue(name_of(key))
 
     def peer_changed(self, cluster: str) -> None:
@@ -70,7 +70,7 @@ class CopyController:
         if self._rights.get(cluster) == rights:
             return
         self._rights[cluster] = rights
-        space = names.member_namespace(self._view.terms.clusterset, cluster)
+        space = names.member_namespace(self._view.clusterset.name, cluster)
         with self._lock:
             concerned = [name for name, key in self._sources.items() if namespace_of(key) == space]
         for name in concerned:
@@ -91,7 +91,7 @@ class CopyController:
                     self._sources.pop(name, None)
             return
         peer = self._view.peer(cluster)
-        planned = plan.plan(source, cluster=cluster, peer=peer, clusterset=self._view.terms.clusterset)
+        planned = plan.plan(source, cluster=cluster, peer=peer, clusterset=self._view.clusterset.name)
         if planned.slice is None:
             self._report_refusal(key, cluster, planned.refused)
             self._remove(name)
@@ -119,7 +119,7 @@ class CopyController:
         return True
 
     def _remove(self, name: str) -> None:
-        space = self._view.terms.namespace
+        space = self._view.clusterset.namespace
         found = self._view.slices.get(f"{space}/{name}")
         if found is None:
             return

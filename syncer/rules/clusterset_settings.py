@@ -1,4 +1,4 @@
-"""What every member of a clusterset must fit: the hub's settings of it."""
+"""The settings of a clusterset, which every member must fit."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from fleetboard.model import addresses, names
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class HubTerms:
-    """The terms of one clusterset.
+class ClustersetSettings:
+    """The settings of one clusterset, as its hub has them.
 
     Attributes:
-        clusterset: Its name.
+        name: Its name.
         plans: How the fleet CIDR of each address family is divided.
         mtu: The MTU of fleet addresses.
     """
 
-    clusterset: str
+    name: str
     plans: tuple[addresses.FleetPlan, ...]
     mtu: int
 
@@ -34,4 +34,4 @@ class HubTerms:
     @property
     def namespace(self) -> str:
         """The clusterset's namespace."""
-        return names.clusterset_namespace(self.clusterset)
+        return names.clusterset_namespace(self.name)

@@ -29,12 +29,12 @@ def test_a_rebuilt_index_knows_the_store_and_nothing_else() -> None:
     store: Words = {"a": frozenset({"x"}), "b": frozenset({"x", "y"})}
     index: Index[frozenset[str], str] = Index(lambda: store, lambda words: words)
     index.rebuild()
-    assert index.terms() == {"x", "y"}
+    assert index.values() == {"x", "y"}
 
     # Replaced without notice, as a store is by a list while nobody follows it.
     store = {"c": frozenset({"z"})}
     index.rebuild()
-    assert index.terms() == {"z"}
+    assert index.values() == {"z"}
     assert index.find("x") == []
     assert index.find("z") == [frozenset({"z"})]
 
@@ -44,4 +44,4 @@ def test_terms_may_be_of_any_kind() -> None:
     index: Index[int, bool] = Index(lambda: store, lambda number: frozenset({number % 2 == 0}))
     index.rebuild()
     assert index.find(False) == [1, 3]
-    assert index.terms() == {False, True}
+    assert index.values() == {False, True}

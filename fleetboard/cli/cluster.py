@@ -58,8 +58,8 @@ def remove(options: argparse.Namespace) -> None:
     member = settings.parse_member(options.clusterset, options.cluster)
     client = access.connect(options).client
     had_peer = client.delete(resource.PEERS, member.cluster, names.clusterset_namespace(member.clusterset))
-    space = client.find(resource.NAMESPACES, member.namespace)
-    ours = space is not None and space.metadata.labels.get(names.LABEL_CLUSTER) == member.cluster
+    namespace = client.find(resource.NAMESPACES, member.namespace)
+    ours = namespace is not None and namespace.metadata.labels.get(names.LABEL_CLUSTER) == member.cluster
     if not had_peer and not ours:
         raise CommandError(f"clusterset {member.clusterset!r} has no member {member.cluster!r}")
     if ours:

@@ -39,7 +39,7 @@ class MemberController:
             SettingRefusedError: it differs, or a family is missing.
         """
         hub = self._view.peer(names.HUB)
-        configured = [str(plan.fleet) for plan in self._view.clusterset.plans]
+        configured = [str(layout.fleet) for layout in self._view.clusterset.layouts]
         if hub is not None and not set(hub.status.fleet_cidrs) <= set(configured):
             raise SettingRefusedError(
                 f"FLEET_CIDR {','.join(configured)!r} is not what this clusterset was created with, "
@@ -116,7 +116,9 @@ class MemberController:
 
     def _blocks(self, owner: str, shown: Sequence[str], *, units: int) -> list[str]:
         owned = [
-            unit for plan in self._view.clusterset.plans for unit in self._view.claims.blocks(plan, owner, wanted=units)
+            unit
+            for layout in self._view.clusterset.layouts
+            for unit in self._view.claims.blocks(layout, owner, wanted=units)
         ]
         return [str(block) for block in allocation.assemble(shown, owned)]
 
@@ -126,8 +128,8 @@ class MemberController:
         if age_s < STALE_S:
             return age_s, STALE_S - age_s + 1
         # Before the member is called stale: perhaps the watch is behind.
-        space = names.member_namespace(self._view.clusterset.name, cluster)
-        live = self._view.client.find(resource.PEER_REPORTS, cluster, space)
+        member_namespace = names.member_namespace(self._view.clusterset.name, cluster)
+        live = self._view.client.find(resource.PEER_REPORTS, cluster, member_namespace)
         if live is not None and live.spec.heartbeat != heartbeat:
             return self._heartbeats.see(cluster, live.spec.heartbeat), STALE_S
         return age_s, None
@@ -147,7 +149,7 @@ class MemberController:
         return again_s
 
     def _release_blocks(self, cluster: str) -> float | None:
-        # Read from the API: nobody else would get a block released by mistake for 24 h, but an address plan
+        # Read from the API: nobody else would get a block released by mistake for 24 h, but the fleet's layout
         # should not depend on a cache.
         if self._view.client.find(resource.PEERS, cluster, self._view.clusterset.namespace) is not None:
             return _SOON_S
@@ -167,18 +169,18 @@ class MemberController:
         left_s = -times.age(bootstrap.expires, now=self._view.now()).total_seconds()
         if not used and left_s > 0:
             return left_s + 1
-        space = names.member_namespace(self._view.clusterset.name, peer.spec.cluster)
-        self._view.client.delete(resource.SECRETS, membership.BOOTSTRAP, space, uid=bootstrap.uid)
+        member_namespace = names.member_namespace(self._view.clusterset.name, peer.spec.cluster)
+        self._view.client.delete(resource.SECRETS, membership.BOOTSTRAP, member_namespace, uid=bootstrap.uid)
         patch = {"metadata": {"annotations": {membership.ANNOTATION_BOOTSTRAP: None}}}
         self._view.client.merge_patch(resource.PEERS, peer.metadata.name, self._view.clusterset.namespace, patch)
         log.info("bootstrap token revoked", extra={"cluster": peer.spec.cluster, "used": used})
         return None
 
     def _network(self, mtu: int) -> dict[str, Any]:
-        plans = self._view.clusterset.plans
+        layouts = self._view.clusterset.layouts
         return {
-            "fleetCidrs": [str(plan.fleet) for plan in plans],
-            "vipCidrs": [str(plan.vips) for plan in plans],
+            "fleetCidrs": [str(layout.fleet) for layout in layouts],
+            "vipCidrs": [str(layout.vips) for layout in layouts],
             "mtu": mtu,
         }
 

@@ -81,8 +81,8 @@ class ViewCollector(Collector):
         yield _gauge("fleetboard_hub_services", "Services of the clusterset.", len(services))
         conflicting = sum(bool(service.spec.conflicts) for service in services)
         yield _gauge("fleetboard_hub_conflicting_services", "Services whose exports disagree.", conflicting)
-        space = self._view.clusterset.namespace
-        copies = sum(one.metadata.namespace == space for one in list(self._view.slices.store.values()))
+        namespace = self._view.clusterset.namespace
+        copies = sum(one.metadata.namespace == namespace for one in list(self._view.slices.store.values()))
         yield _gauge("fleetboard_hub_copied_slices", "EndpointSlices that members read.", copies)
 
     def _members(self) -> GaugeMetricFamily:
@@ -106,10 +106,10 @@ class ViewCollector(Collector):
             "Virtual addresses and smallest cluster blocks, by state: used, resting (quarantined) or free.",
             labels=["purpose", "state"],
         )
-        plans = self._view.clusterset.plans
+        layouts = self._view.clusterset.layouts
         for purpose, room in (
-            (allocation.VIP, sum(allocation.vip_room(plan.vips) for plan in plans)),
-            (allocation.CLUSTER_BLOCK, sum(allocation.block_room(plan) for plan in plans)),
+            (allocation.VIP, sum(allocation.vip_room(layout.vips) for layout in layouts)),
+            (allocation.CLUSTER_BLOCK, sum(allocation.block_room(layout) for layout in layouts)),
         ):
             used, quarantined = self._view.claims.count(purpose)
             family.add_metric([purpose, "used"], used)

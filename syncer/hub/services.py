@@ -67,9 +67,9 @@ class FleetServiceController:
         if self._export_rights.get(cluster) == rights:
             return
         self._export_rights[cluster] = rights
-        space = names.member_namespace(self._view.clusterset.name, cluster)
+        member_namespace = names.member_namespace(self._view.clusterset.name, cluster)
         with self._lock:
-            concerned = [name for name, keys in self._exporters.items() if f"{space}/{name}" in keys]
+            concerned = [name for name, keys in self._exporters.items() if f"{member_namespace}/{name}" in keys]
         for name in concerned:
             self._enqueue(name)
 
@@ -124,7 +124,7 @@ class FleetServiceController:
         if spec.type == merge.HEADLESS:
             self._view.claims.release(allocation.VIP, key)
         else:
-            claimed = [self._view.claims.vip(plan, key) for plan in self._view.clusterset.plans]
+            claimed = [self._view.claims.vip(layout, key) for layout in self._view.clusterset.layouts]
             vips = [str(unit.network_address) for unit in claimed]
             spec = merge.merge(exports, vips=vips, families=families)
         if service is not None and service.spec == spec:

@@ -40,22 +40,22 @@ def read(environ: Mapping[str, str] = os.environ) -> HubSettings:
         SettingRefusedError: naming the variable, its value and what was expected.
     """
     name = environment.read("CLUSTERSET", "default", parse=membership.parse_clusterset, environ=environ)
-    plans = environment.read("FLEET_CIDR", None, parse=parse_plans, environ=environ)
+    layouts = environment.read("FLEET_CIDR", None, parse=parse_layouts, environ=environ)
     mtu = environment.read("MTU", 1360, parse=parse_mtu, environ=environ)
     return HubSettings(
         namespace=environment.read("NAMESPACE", names.NAMESPACE, environ=environ),
-        clusterset=ClustersetSettings(name, plans, mtu),
+        clusterset=ClustersetSettings(name, layouts, mtu),
         identity=environment.read("POD_NAME", socket.gethostname(), environ=environ),
         port=environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port, environ=environ),
     )
 
 
-def parse_plans(text: str) -> tuple[addresses.FleetPlan, ...]:
+def parse_layouts(text: str) -> tuple[addresses.FleetLayout, ...]:
     """Parse the fleet CIDR, or two of them: one of each family, separated by a comma."""
-    plans = tuple(addresses.parse_fleet_cidr(part, field="fleet CIDR") for part in environment.words(text))
-    if not plans or len({plan.fleet.version for plan in plans}) < len(plans):
+    layouts = tuple(addresses.parse_fleet_cidr(part, field="fleet CIDR") for part in environment.words(text))
+    if not layouts or len({layout.fleet.version for layout in layouts}) < len(layouts):
         raise ValueError("expected one CIDR, or one of IPv4 and one of IPv6 separated by a comma")
-    return plans
+    return layouts
 
 
 def parse_mtu(text: str) -> int:

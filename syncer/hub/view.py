@@ -28,11 +28,11 @@ class View:
         self._bus = bus
         self.clusterset = clusterset
         self.now = now
-        space = clusterset.namespace
+        namespace = clusterset.namespace
         of_clusterset = f"{names.LABEL_CLUSTERSET}={clusterset.name}"
-        self.peers = Reflector(client, resource.PEERS, namespace=space, notify=self._peer_changed)
-        self.services = Reflector(client, resource.FLEET_SERVICES, namespace=space, notify=self._service_changed)
-        self.records = Reflector(client, resource.CONFIG_MAPS, namespace=space, selector=of_clusterset)
+        self.peers = Reflector(client, resource.PEERS, namespace=namespace, notify=self._peer_changed)
+        self.services = Reflector(client, resource.FLEET_SERVICES, namespace=namespace, notify=self._service_changed)
+        self.records = Reflector(client, resource.CONFIG_MAPS, namespace=namespace, selector=of_clusterset)
         # Of all namespaces, because members come and go; ``cluster_of`` drops those of other clustersets.
         self.reports = Reflector(client, resource.PEER_REPORTS, notify=self._report_changed)
         self.exports = Reflector(client, resource.EXPORTED_SERVICES, notify=bus.waker(HubSource.EXPORTED_SERVICE))
@@ -43,7 +43,7 @@ class View:
             notify=bus.waker(HubSource.SLICE),
         )
         self.claims = Claims(client, clusterset=clusterset.name, now=now)
-        self._claims = Reflector(client, resource.CLAIMS, namespace=space, notify=self._claim_changed)
+        self._claims = Reflector(client, resource.CLAIMS, namespace=namespace, notify=self._claim_changed)
 
     @property
     def reflectors(self) -> dict[str, Reflector[Any]]:

@@ -13,23 +13,23 @@ class ClustersetSettings:
 
     Attributes:
         name: Its name.
-        plans: How the fleet CIDR of each address family is divided.
+        layouts: How the fleet CIDR of each address family is divided.
         mtu: The MTU of fleet addresses.
     """
 
     name: str
-    plans: tuple[addresses.FleetPlan, ...]
+    layouts: tuple[addresses.FleetLayout, ...]
     mtu: int
 
     @property
     def networks(self) -> tuple[addresses.Network, ...]:
         """The fleet CIDRs."""
-        return tuple(plan.fleet for plan in self.plans)
+        return tuple(layout.fleet for layout in self.layouts)
 
     @property
     def families(self) -> tuple[str, ...]:
         """The fleet's address families, ``IPv4`` and ``IPv6``, in the order they were given."""
-        return tuple(f"IPv{plan.fleet.version}" for plan in self.plans)
+        return tuple(f"IPv{layout.fleet.version}" for layout in self.layouts)
 
     @property
     def namespace(self) -> str:

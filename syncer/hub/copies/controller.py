@@ -42,9 +42,9 @@ class CopyController:
 
     def begin(self) -> list[str]:
         """Begin a term: return the name of every copy there is or should be."""
-        space = self._view.clusterset.namespace
+        namespace = self._view.clusterset.namespace
         existing = {
-            one.metadata.name for one in list(self._view.slices.store.values()) if one.metadata.namespace == space
+            one.metadata.name for one in list(self._view.slices.store.values()) if one.metadata.namespace == namespace
         }
         with self._lock:
             self._changed_at.clear()
@@ -52,15 +52,15 @@ class CopyController:
 
     def slice_changed(self, key: str) -> None:
         """Record that a slice changed, a member's or a copy, and enqueue the copy."""
-        space = namespace_of(key)
-        cluster = self._view.cluster_of(space)
+        namespace = namespace_of(key)
+        cluster = self._view.cluster_of(namespace)
         if cluster is not None:
             name = plan.copy_name(cluster, name_of(key))
             with self._lock:
                 self._sources[name] = key
                 self._changed_at.setdefault(name, self._clock())
             self._enqueue(name)
-        elif space == self._view.clusterset.namespace:
+        elif namespace == self._view.clusterset.namespace:
             self._enqueue(name_of(key))
 
     def peer_changed(self, cluster: str) -> None:
@@ -70,9 +70,9 @@ class CopyController:
         if self._rights.get(cluster) == rights:
             return
         self._rights[cluster] = rights
-        space = names.member_namespace(self._view.clusterset.name, cluster)
+        member_namespace = names.member_namespace(self._view.clusterset.name, cluster)
         with self._lock:
-            concerned = [name for name, key in self._sources.items() if namespace_of(key) == space]
+            concerned = [name for name, key in self._sources.items() if namespace_of(key) == member_namespace]
         for name in concerned:
             self._enqueue(name)
 
@@ -119,11 +119,11 @@ class CopyController:
         return True
 
     def _remove(self, name: str) -> None:
-        space = self._view.clusterset.namespace
-        found = self._view.slices.get(f"{space}/{name}")
+        namespace = self._view.clusterset.namespace
+        found = self._view.slices.get(f"{namespace}/{name}")
         if found is None:
             return
-        if self._view.client.delete(resource.ENDPOINT_SLICES, name, space):
+        if self._view.client.delete(resource.ENDPOINT_SLICES, name, namespace):
             cluster = found.metadata.labels.get(names.LABEL_SOURCE_CLUSTER, "")
             self._metrics.slices_copied.labels(cluster).inc()
 

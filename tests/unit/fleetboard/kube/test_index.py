@@ -21,8 +21,8 @@ def test_an_index_finds_what_a_search_through_everything_finds(
         if words is not None:
             store[key] = words
         assert index.update(key) == before | (words or frozenset())
-        for term in "xyz":
-            assert index.find(term) == [store[key] for key in sorted(store) if term in store[key]]
+        for value in "xyz":
+            assert index.find(value) == [store[key] for key in sorted(store) if value in store[key]]
 
 
 def test_a_rebuilt_index_knows_the_store_and_nothing_else() -> None:
@@ -39,7 +39,7 @@ def test_a_rebuilt_index_knows_the_store_and_nothing_else() -> None:
     assert index.find("z") == [frozenset({"z"})]
 
 
-def test_terms_may_be_of_any_kind() -> None:
+def test_values_may_be_of_any_kind() -> None:
     store = {"one": 1, "two": 2, "three": 3}
     index: Index[int, bool] = Index(lambda: store, lambda number: frozenset({number % 2 == 0}))
     index.rebuild()

@@ -30,7 +30,7 @@ class Hub:
 
     def __init__(self, api: fake_api.FakeApi, *, fleet_cidrs: str = "10.112.0.0/12") -> None:
         self.api, self.registry = api, CollectorRegistry()
-        self._plans = hub_settings.parse_plans(fleet_cidrs)
+        self._layouts = hub_settings.parse_layouts(fleet_cidrs)
         for cluster, block in BLOCKS.items():
             peer = make_peer(cluster, uid=f"uid-{cluster}", admitted=True, blocks=[block])
             body = msgspec.to_builtins(peer)
@@ -46,7 +46,7 @@ class Hub:
         self.registry = CollectorRegistry()
         settings = hub_settings.HubSettings(
             namespace=names.NAMESPACE,
-            clusterset=ClustersetSettings("default", self._plans, 1360),
+            clusterset=ClustersetSettings("default", self._layouts, 1360),
             identity="syncer-hub",
             port=0,
         )

@@ -147,7 +147,7 @@ class JoinedMember:
             MemberWork.IMPORT: Controller(
                 "imports", import_controller.reconcile, workers=WORKERS, wait_for=[*exported, *copies, *imported]
             ),
-            MemberWork.COPY: Controller(
+            MemberWork.MIRROR: Controller(
                 "copies", self.mirror_controller.reconcile, workers=WORKERS, wait_for=[*copies, *hub]
             ),
         }
@@ -157,7 +157,7 @@ class JoinedMember:
             self._bus.connect(work, queue.enqueue)
         self._bus.connect(MemberWork.TIME_EXPORT, self.export_controller.stopwatch.start)
         self._bus.connect(MemberWork.TIME_IMPORT, self.import_controller.stopwatch.start)
-        self._bus.connect(MemberWork.TIME_COPY, self.mirror_controller.stopwatch.start)
+        self._bus.connect(MemberWork.TIME_MIRROR, self.mirror_controller.stopwatch.start)
         self._bus.connect(MemberWork.PROBE, self._probe_controller.enqueue if self._probe_controller else _ignore)
         self._bus.connect(MemberWork.REPORT, self.report_controller.wake)
         self._bus.connect(MemberWork.ALL_EXPORTS, self._wake_exports)

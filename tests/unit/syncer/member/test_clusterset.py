@@ -88,7 +88,7 @@ def test_services_of_a_namespace_made_later_are_decided_anew(hub: fake_api.FakeA
     wait_until(lambda: running.found("shop/web") == [])
     running.bus.woken.clear()
     running.view.follow(frozenset({"shop", "late"}))
-    wait_until(lambda: LATE in running.bus.services(MemberSource.MERGE))
+    wait_until(lambda: LATE in running.bus.services(MemberSource.HUB_SERVICE))
     assert running.found("late/web") == []
 
 

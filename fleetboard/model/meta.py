@@ -10,11 +10,11 @@ from __future__ import annotations
 import msgspec
 
 
-class WireStruct(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+class ApiStruct(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """Options of every struct that the API's JSON is decoded into: camelCase names, defaults left out."""
 
 
-class OwnerReference(WireStruct, frozen=True, kw_only=True):
+class OwnerReference(ApiStruct, frozen=True, kw_only=True):
     """metav1.OwnerReference."""
 
     api_version: str
@@ -25,7 +25,7 @@ class OwnerReference(WireStruct, frozen=True, kw_only=True):
     block_owner_deletion: bool = False
 
 
-class ObjectMeta(WireStruct, frozen=True, kw_only=True):
+class ObjectMeta(ApiStruct, frozen=True, kw_only=True):
     """metav1.ObjectMeta, without managedFields."""
 
     name: str = ""
@@ -46,7 +46,7 @@ class ObjectMeta(WireStruct, frozen=True, kw_only=True):
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
-class Condition(WireStruct, frozen=True, kw_only=True):
+class Condition(ApiStruct, frozen=True, kw_only=True):
     """metav1.Condition: the first four fields and the time are required by the API.
 
     An observedGeneration of 0 is left out: ``kubectl wait`` takes a condition for stale when it is behind.

@@ -1,7 +1,7 @@
 """Decides what this cluster reports to the hub: its nodes, its leader and standbys, its networks.
 
-Pure. Invariant: the standbys are the first two other nodes by name. Every cnf follows the same rule, so the hub and the
-cluster never disagree about which nodes may keep a session.
+Pure. Invariant: the leader and the standbys are those that every cnf counts, so the hub and the cluster never disagree
+about which nodes may keep a session.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import msgspec
 
 from fleetboard.model import addresses, core, fleet, meta
 from fleetboard.model.addresses import Network
+from fleetboard.model.standbys import choose_standbys
 from syncer.rules import allocation
 
 log = logging.getLogger(__name__)
 
-STANDBYS = 2
 JOINED = "Joined"
 ADMITTED = "Admitted"
 NODE_BLOCK = "node-block"
@@ -42,7 +42,7 @@ def plan(
     leader = lease.spec.holder_identity if lease is not None else ""
     # The nodes that cnf counts as nodes of the mesh: it chooses among the same ones.
     meshed = [node for node in valid if node.status.public_key and node.spec.blocks and not _is_going(node)]
-    standbys = choose_standbys((node.metadata.name for node in meshed), leader=leader)
+    standbys = choose_standbys(leader, (node.metadata.name for node in meshed))
     reported = [
         _node(node, leader=node.metadata.name == leader, standby=node.metadata.name in standbys)
         for node in sorted(valid, key=lambda node: node.metadata.name)
@@ -81,11 +81,6 @@ def _is_well_formed(node: fleet.FleetNode) -> bool:
 
 def _is_going(node: fleet.FleetNode) -> bool:
     return bool(node.metadata.deletion_timestamp)
-
-
-def choose_standbys(names: Iterable[str], *, leader: str) -> frozenset[str]:
-    """Choose the nodes that, besides the leader, keep a session with the relay."""
-    return frozenset(sorted(name for name in names if name != leader)[:STANDBYS])
 
 
 def _node(node: fleet.FleetNode, *, leader: bool, standby: bool) -> fleet.ReportedNode:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnf.tunnel.plan import plan as tunnel_plan
 from fleetboard.model import addresses, core, fleet, meta
 from syncer.member.report import plan as report_plan
 
@@ -102,11 +101,6 @@ def test_a_leader_that_gave_its_lease_back_is_reported_until_another_took_it() -
     assert report_plan.lease_to_report(held, None) is held
     assert report_plan.lease_to_report(held, taken) is taken
     assert report_plan.lease_to_report(None, given_back) is given_back
-
-
-@given(st.sets(st.text("abc", min_size=1, max_size=3)), st.text("abc", max_size=3))
-def test_every_cnf_chooses_the_same_standbys(nodes: set[str], leader: str) -> None:
-    assert report_plan.choose_standbys(nodes, leader=leader) == frozenset(tunnel_plan.choose_standbys(leader, nodes))
 
 
 @given(st.lists(st.integers(0, 40), max_size=60))

@@ -34,7 +34,7 @@ def main() -> int:
         logs.configure("crossdns", level)
         return _run(level)
     except (ValueError, errors.CrossdnsError, kube_errors.KubeError) as err:
-        log.error(str(err))  # noqa: TRY400 - an invalid setting is one sentence, not a traceback
+        log.error("%s", err)
         return 1
 
 

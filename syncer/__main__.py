@@ -34,10 +34,10 @@ def main() -> int:
         settings = member_settings.read()
         logs.configure("syncer", settings.log_level)
     except errors.ConfigurationRefusedError as err:
-        log.error(str(err))  # noqa: TRY400 - the message says all
+        log.error("%s", err)
         return 1
     except ValueError as err:
-        log.error(str(err))  # noqa: TRY400 - the message says all
+        log.error("%s", err)
         namespace = os.environ.get("NAMESPACE", names.NAMESPACE)
         member_daemon.record_refusal(local, namespace=namespace, reason="SettingsRefused", message=str(err))
         return 1

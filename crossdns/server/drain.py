@@ -39,7 +39,7 @@ class Drain:
         self._seen = self.received()
 
     def over(self) -> bool:
-        """Tell whether the replica may end; call this several times a second."""
+        """Return whether the replica may end; call this several times a second."""
         now, received = self.clock(), self.received()
         if received != self._seen:
             self._seen, self._last_query = received, now

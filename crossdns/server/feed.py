@@ -79,7 +79,7 @@ class Unpacker:
         """Iterate over the frames that ``received`` completes.
 
         Raises:
-            errors.FeedBrokenError: the bytes are not frames.
+            FeedBrokenError: the bytes are not frames.
         """
         self._buffer += received
         while len(self._buffer) >= _LENGTH.size:

@@ -1,4 +1,4 @@
-"""Answer the messages that are not one plain question: broken, rare, or in a form that has to be parsed first.
+"""Answers the messages that are not one plain question: broken, rare, or in a form that has to be parsed first.
 
 Invariant: a message that is no query gets no reply, so two servers never answer each other in a loop. A query that
 can't be served gets the rcode that says why.

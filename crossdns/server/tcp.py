@@ -1,4 +1,4 @@
-"""Answer over TCP (RFC 7766): one loop over all connections, in a process of its own.
+"""Answers over TCP (RFC 7766): one loop over all connections, in a process of its own.
 
 Invariant: clients can hold a bounded number of connections, each silent for a bounded time, with a bounded number of
 bytes left unread.
@@ -63,7 +63,7 @@ class TcpServer:
         self._connections: dict[_TcpConnection, None] = {}
 
     def serve(self, listeners: Iterable[socket.socket]) -> None:
-        """Answer queries, for ever."""
+        """Answer queries, forever."""
         for listener in listeners:
             listener.setblocking(False)
             self._selector.register(listener, selectors.EVENT_READ, None)

@@ -1,4 +1,4 @@
-"""Answer datagrams: one blocking loop per socket, which is measurably faster than an event loop.
+"""Answers datagrams: one blocking loop per socket, which is measurably faster than an event loop.
 
 Invariant: no datagram ends the loop, whatever it holds.
 """
@@ -31,7 +31,7 @@ def listen(family: socket.AddressFamily, port: int, held: contextlib.ExitStack) 
 
 
 def serve(sock: socket.socket, answerer: Answerer, counts: memoryview) -> None:
-    """Answer queries, for ever."""
+    """Answer queries, forever."""
     receive, send, plain = sock.recvfrom, sock.sendto, answerer.plain
     while True:
         data, client = receive(_RECEIVE_MAX)

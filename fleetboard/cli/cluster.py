@@ -1,6 +1,6 @@
 """``fleetboard cluster list`` and ``fleetboard cluster remove``.
 
-One invariant: removing begins with what carries traffic and ends with what is only litter, and may be run again
+Invariant: removing begins with what carries traffic and ends with what is only litter, and may be run again
 after any failure.
 """
 

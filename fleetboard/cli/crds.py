@@ -1,7 +1,7 @@
 """``fleetboard crds install``: brings a cluster's CustomResourceDefinitions up to this version, never back.
 
 Helm installs what lies in a chart's crds/ once and never looks at it again; the charts run this before each install and
-upgrade. One invariant: what is there and newer stays as it is.
+upgrade. Invariant: what is there and newer stays as it is.
 """
 
 from __future__ import annotations

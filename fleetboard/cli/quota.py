@@ -42,6 +42,6 @@ def ensure_counted(
 
 
 def is_counted(client: Client, member: membership.Member) -> bool:
-    """Whether the quota knows how many the member has of every kind that it limits."""
+    """Return whether the quota knows how many the member has of every kind that it limits."""
     found = client.find(resource.RESOURCE_QUOTAS, membership.QUOTA, member.namespace)
     return found is not None and membership.OBJECT_QUOTA.keys() <= found.status.get("used", {}).keys()

@@ -1,6 +1,6 @@
 """Parses what a user typed, before anything is asked of a cluster.
 
-One invariant: every function here is pure and refuses a value with a sentence that names the option.
+Invariant: every function here is pure and refuses a value with a sentence that names the option.
 """
 
 from __future__ import annotations

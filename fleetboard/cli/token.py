@@ -1,6 +1,6 @@
 """``fleetboard token create``: makes a member's place on the hub and a token of ten minutes to take it.
 
-One invariant: run again it changes nothing of a member but the bootstrap token, of which the newest alone is good.
+Invariant: run again it changes nothing of a member but the bootstrap token, of which the newest alone is good.
 """
 
 from __future__ import annotations

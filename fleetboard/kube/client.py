@@ -25,7 +25,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._:]*[A-Za-z0-9])?")
 
 
 class Client:
-    """Client of one API server; threads may share it."""
+    """Client of one API server. Thread-safe."""
 
     def __init__(self, transport_: transport.Transport) -> None:
         self._transport = transport_
@@ -56,7 +56,7 @@ class Client:
         """Return one object.
 
         Raises:
-            errors.NotFoundError: there is none.
+            NotFoundError: there is none.
         """
         path = _path(resource, namespace, name)
         return encoding.decode(resource, self._transport.request("GET", path, timeout_s=timeout_s))
@@ -92,7 +92,7 @@ class Client:
         """Create an object, in ``namespace`` or else in the namespace of its metadata.
 
         Raises:
-            errors.AlreadyExistsError: the name is taken.
+            AlreadyExistsError: the name is taken.
         """
         body = encoding.encode(resource, obj)
         path = _path(resource, namespace or body["metadata"].get("namespace", ""), "")
@@ -114,7 +114,7 @@ class Client:
         object must still be at the resourceVersion in ``obj``.
 
         Raises:
-            errors.ConflictError: it is at another version.
+            ConflictError: it is at another version.
         """
         body = encoding.encode(resource, obj, keep_version=keep_version, subresource=subresource)
         query = [("fieldManager", manager), ("force", "true" if force else "false")]
@@ -134,7 +134,7 @@ class Client:
         much again, and twice the etcd requests for a new object.
 
         Raises:
-            errors.ConflictError: the object changes again and again.
+            ConflictError: the object changes again and again.
         """
         body = encoding.encode(resource, obj)
         try:
@@ -164,7 +164,7 @@ class Client:
         Lists are written whole, with other writers' entries as they were at that version.
 
         Raises:
-            errors.ConflictError: the object changed since.
+            ConflictError: the object changed since.
         """
         metadata = encoding.metadata_of(found)
         patch = {"metadata": {"resourceVersion": metadata.resource_version}, "status": status}
@@ -191,7 +191,7 @@ class Client:
         """Replace an object at the version it was read at; fields that the struct doesn't have are lost.
 
         Raises:
-            errors.ConflictError: the object changed since.
+            ConflictError: the object changed since.
         """
         body = encoding.encode(resource, obj, keep_version=True, subresource=subresource)
         path = _object_path(resource, body, subresource)

@@ -44,7 +44,7 @@ class _PreparedRequest:
 
 
 class Transport:
-    """Sends requests over a pool of connections; threads may share it."""
+    """Sends requests over a pool of connections. Thread-safe."""
 
     def __init__(self, configuration: Any, *, user_agent: str) -> None:
         configuration.retries = False  # callers retry with back-off; the library would retry three times at once
@@ -78,7 +78,7 @@ class Transport:
         """Return the body of a successful answer; ``body`` is encoded as JSON unless it is bytes.
 
         Raises:
-            errors.KubeError: the request failed or was refused.
+            KubeError: the request failed or was refused.
         """
         headers = {"Accept-Encoding": "gzip"}
         if body is not None:

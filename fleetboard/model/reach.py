@@ -69,7 +69,7 @@ def read(peers: Iterable[fleet.Peer], *, own: Iterable[str], isolated: bool = Fa
 
 
 def is_isolated(nodes: Iterable[fleet.FleetNode]) -> bool:
-    """Tell whether the relay doesn't answer this cluster's leader, as its FleetNode reports.
+    """Return whether the relay doesn't answer this cluster's leader, as its FleetNode reports.
 
     A leader that died goes on reporting what it saw last, under a lower epoch.
     """

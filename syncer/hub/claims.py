@@ -26,7 +26,7 @@ class AddressesExhaustedError(Exception):
 
 
 class Claims:
-    """The Claims of one clusterset; safe to share by threads."""
+    """The Claims of one clusterset. Thread-safe."""
 
     def __init__(self, client: Client, *, clusterset: str, now: Callable[[], datetime.datetime]) -> None:
         self._client = client
@@ -130,7 +130,7 @@ class Claims:
                 taken.append(unit)
             if len(taken) == len(group):
                 units = [str(unit) for unit in group]
-                log.info("allocated", extra={"purpose": purpose, "owner": owner, "units": units})
+                log.info("allocated addresses", extra={"purpose": purpose, "owner": owner, "units": units})
                 return group
             for unit in taken:
                 self._release(unit)

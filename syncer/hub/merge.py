@@ -133,7 +133,7 @@ def unite_ports(
 
 
 def _left_out(given: Sequence[fleet.ServicePort], kept: Sequence[fleet.ServicePort], room: Room) -> str:
-    """Say which ports of an export do not fit into the service; nothing when all do."""
+    """Return which ports of an export do not fit into the service; nothing when all do."""
     if len(kept) == len(given):
         return ""
     first = next(port for port, kept_port in zip(given, [*kept, None], strict=False) if port is not kept_port)
@@ -168,7 +168,7 @@ def find_conflicts(
     families: Sequence[str] = ("IPv4",),
     room: Room = ROOM,
 ) -> dict[str, str]:
-    """Say which fields the exports disagree on, whose value is used, and how many clusters want another.
+    """Return which fields the exports disagree on, whose value is used, and how many clusters want another.
 
     ``kept`` are the ports of each export that fit.
     """

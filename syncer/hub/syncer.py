@@ -73,7 +73,7 @@ class HubSyncer:
         return {**reflectors, "lease": self._campaign, "supervisor": self._supervise}
 
     def unready_reason(self) -> str | None:
-        """Say why this process isn't ready."""
+        """Return why this process isn't ready."""
         if self._current_term.fault is not None:
             return str(self._current_term.fault)
         missing = [name for name, reflector in self._view.reflectors.items() if not reflector.synced.is_set()]
@@ -88,7 +88,7 @@ class HubSyncer:
         try:
             self._member_controller.check_fleet()
         except environment.SettingRefusedError as err:
-            log.error("can't start: %s", err)  # noqa: TRY400 - the message says all
+            log.error("can't start: %s", err)
             self.exit_status = 1
             stop.set()
             return

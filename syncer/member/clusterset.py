@@ -39,7 +39,7 @@ class MirrorKey(NamedTuple):
 
 
 class Clusterset:
-    """Watch the hub's clusterset and this cluster's copies of it.
+    """Watches the hub's clusterset and this cluster's copies of it.
 
     Args:
         hub: Client of the hub's API.

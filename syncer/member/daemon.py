@@ -63,7 +63,7 @@ class Daemon:
         return run
 
     def unready_reason(self) -> str | None:
-        """Say why this process isn't ready. A standby is ready, so that a rolling update continues."""
+        """Return why this process isn't ready. A standby is ready, so that a rolling update continues."""
         if not self._leading.is_set():
             return None
         return self.member.unready_reason() if self.member is not None else "this cluster has not joined the hub"
@@ -88,11 +88,11 @@ class Daemon:
         try:
             self._retry(stop, lambda: self._work(stop))
         except JoinError as err:
-            log.error(str(err), extra={"reason": err.reason})  # noqa: TRY400 - the message says all
+            log.error("%s", err, extra={"reason": err.reason})
             record_refusal(self._local, namespace=self._settings.namespace, reason=err.reason, message=str(err))
             self.exit_status = 1
         except LeadershipLostError as err:
-            log.error("restarting", extra={"error": str(err)})  # noqa: TRY400 - the message says all
+            log.error("restarting", extra={"error": str(err)})
             self.exit_status = 1
         stop.set()
 

@@ -47,7 +47,7 @@ class JoinedMember:
         cluster_uid: UID that distinguishes this cluster from others with its name.
 
     Raises:
-        errors.KubeError: this cluster's API doesn't say which fields a ServiceImport has here.
+        KubeError: this cluster's API doesn't say which fields a ServiceImport has here.
     """
 
     def __init__(self, settings: MemberSettings, *, local: Client, credential: Credential, cluster_uid: str) -> None:
@@ -196,7 +196,7 @@ class JoinedMember:
         }
 
     def unready_reason(self) -> str | None:
-        """Say why this member isn't ready; the hub being away is no reason once this cluster took part."""
+        """Return why this member isn't ready; the hub being away is no reason once this cluster took part."""
         if not all(reflector.synced.is_set() for reflector in self.local_reflectors):
             return "this cluster's API has not been read yet"
         return None

@@ -46,7 +46,7 @@ def read(environ: Mapping[str, str] = os.environ) -> MemberSettings:
     """Read the settings.
 
     Raises:
-        environment.SettingRefusedError: naming the variable, the value and what was expected.
+        SettingRefusedError: naming the variable, the value and what was expected.
     """
     nothing: tuple[Network, ...] = ()
     accepted: tuple[str, ...] = ("*",)

@@ -75,7 +75,7 @@ def admit(peer: fleet.Peer, report: fleet.PeerReport, clusterset: ClustersetSett
 
 
 def is_admitted(peer: fleet.Peer) -> bool:
-    """Whether the hub admitted this member."""
+    """Return whether the hub admitted this member."""
     condition = meta.find_condition(peer.status.conditions, ADMITTED)
     return condition is not None and condition.status == "True"
 

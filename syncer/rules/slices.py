@@ -108,7 +108,7 @@ def _render(
 
 
 def _hint(endpoint: core.Endpoint) -> core.Endpoint:
-    """Hint that clients of its own zone use an endpoint, as Kubernetes' controller does for every distribution.
+    """Hint that clients of its own zone use an endpoint, as Kubernetes' controller does forevery distribution.
 
     Zones with equal names are treated as one zone across clusters. No node is hinted: their names may repeat.
     """
@@ -133,7 +133,7 @@ def derived_service(namespace: str, name: str) -> str:
 
 
 def is_same(current: core.EndpointSlice, wanted: core.EndpointSlice, *, exact: bool = False) -> bool:
-    """Tell whether ``current`` needs no write to become ``wanted``; the API server shows no endpoints as null.
+    """Return whether ``current`` needs no write to become ``wanted``; the API server shows no endpoints as null.
 
     Labels, annotations and finalizers that others put on it make no difference, unless it must be ``exact``.
     """

@@ -152,7 +152,7 @@ class ForwardingController:
         """Remove our blocks from CoreDNS' configuration; idempotent.
 
         Raises:
-            errors.KubeError: the API can't be reached or refuses.
+            KubeError: the API can't be reached or refuses.
         """
         self._retry(lambda: self._clear(COREDNS, progress=None))
         self._retry(lambda: self._clear(CUSTOM, progress=None))
@@ -242,7 +242,7 @@ class ForwardingController:
         try:
             bare = corefile.remove(text)
         except corefile.CorefileRefusedError as err:
-            log.error("ConfigMap %s/%s: %s", SYSTEM, name, err)  # noqa: TRY400 - the message says what to do
+            log.error("ConfigMap %s/%s: %s", SYSTEM, name, err)
             bare = text
         if bare != text:
             changes["Corefile"] = bare

@@ -73,7 +73,7 @@ def plan(
 
 
 def is_member(merged: fleet.FleetService | None, cluster: str) -> bool:
-    """Tell whether the hub's merge has the export of ``cluster``."""
+    """Return whether the hub's merge has the export of ``cluster``."""
     return _constituent(merged, cluster) is not None
 
 

@@ -58,7 +58,7 @@ class _Pruned:
 
 
 class ExportController:
-    """Reconcile one service's export at a time; hand ``reconcile`` to one queue and ``write_status`` to another.
+    """Reconciles one service's export at a time; hand ``reconcile`` to one queue and ``write_status`` to another.
 
     What users are told waits for what carries their traffic: a delivery wakes the status.
     """
@@ -248,7 +248,7 @@ class ExportController:
     def _is_taken(
         self, key: ServiceKey, wanted: fleet.ExportedServiceSpec, current: fleet.ExportedService | None
     ) -> bool:
-        """Tell whether the hub has ``wanted``, or what an older hub recently made of it."""
+        """Return whether the hub has ``wanted``, or what an older hub recently made of it."""
         if current is None or current.spec == wanted:
             return current is not None
         pruned = self._pruned.get(key)

@@ -92,7 +92,7 @@ def plan(source: ExportSource, *, cluster: str, addresses_of: AddressesOf) -> Ex
 
 
 def is_headless(service: core.Service) -> bool:
-    """Tell whether the Service has no virtual address of its own."""
+    """Return whether the Service has no virtual address of its own."""
     return service.spec.cluster_ip == "None"
 
 

@@ -26,7 +26,7 @@ _PodAddresses = Mapping[str, tuple[Address, ...]]
 
 
 class Sources:
-    """Watch this cluster's API, and wake each service whose export plan may differ.
+    """Watches this cluster's API, and wakes each service whose export plan may differ.
 
     ``kind`` is the ServiceExport in the version to use.
     """
@@ -120,7 +120,7 @@ def addresses_by_pod(node: fleet.NodeAttachments) -> _PodAddresses:
             parsed = tuple(ipaddress.ip_address(text.partition("/")[0]) for text in attachment.addresses)
         except ValueError as err:
             # One invalid entry must not end the process at every start.
-            log.warning("invalid attachment left out", extra={"node": node.metadata.name, "error": str(err)})
+            log.warning("left out an invalid attachment", extra={"node": node.metadata.name, "error": str(err)})
             continue
         found[attachment.pod_uid] = found.get(attachment.pod_uid, ()) + parsed
     return found

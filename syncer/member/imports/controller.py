@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class ImportController:
-    """Reconcile one imported service at a time; hand ``reconcile`` to one queue and ``write_status`` to another.
+    """Reconciles one imported service at a time; hand ``reconcile`` to one queue and ``write_status`` to another.
 
     Names and clients wait for imports and their endpoints, and nobody for the status: what was applied wakes it.
     """

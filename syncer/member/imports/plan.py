@@ -130,7 +130,7 @@ def _own(situation: Situation, merged: fleet.FleetServiceSpec) -> list[core.Endp
 
 
 def _is_served(slice_: core.EndpointSlice, merged: fleet.FleetServiceSpec) -> bool:
-    """Tell whether the service has the slice's family; a slice without endpoints is needed in any case."""
+    """Return whether the service has the slice's family; a slice without endpoints is needed in any case."""
     return not (slice_.endpoints and merged.ip_families) or slice_.address_type in merged.ip_families
 
 
@@ -266,7 +266,7 @@ def _optional(spec: mcs.ServiceImportSpec) -> dict[str, object]:
 
 
 def needs_write(current: mcs.ServiceImport | None, plan_: ImportPlan, *, written: frozenset[str] | None) -> bool:
-    """Tell whether the ServiceImport differs from the plan.
+    """Return whether the ServiceImport differs from the plan.
 
     ``written`` are the marks of our last write. Before the first write, any mark that exists and is not planned may be
     from before a restart, and one write removes it.

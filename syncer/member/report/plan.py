@@ -69,7 +69,7 @@ def lease_to_report(before: core.Lease | None, found: core.Lease | None) -> core
 
 
 def _is_well_formed(node: fleet.FleetNode) -> bool:
-    """Whether its blocks can be read: one invalid object must not stop the whole cluster's report."""
+    """Return whether its blocks can be read: one invalid object must not stop the whole cluster's report."""
     try:
         for block in node.spec.blocks:
             addresses.parse_cidr(block, field="blocks")

@@ -94,7 +94,7 @@ def dead_nodes(nodes: Iterable[core.Node]) -> frozenset[str]:
 
 
 def is_cleaned(status: Mapping[str, Any], *, dead: int) -> bool:
-    """Whether the cleanup's pods are ready on every node but ``dead`` ones."""
+    """Return whether the cleanup's pods are ready on every node but ``dead`` ones."""
     wanted = int(status.get("desiredNumberScheduled", 0))
     return wanted > 0 and int(status.get("numberReady", 0)) >= max(1, wanted - dead)
 
@@ -128,7 +128,7 @@ def main() -> int:
             wait_until(lambda: _untaint_nodes(client), what="removing the startup taint from the nodes")
         _forget_state(client, namespace)
     except (errors.KubeError, UninstallError) as err:
-        log.error("uninstall stopped: %s", err)  # noqa: TRY400 - the message says all an operator needs
+        log.error("uninstall stopped: %s", err)
         return 1
     log.info("this cluster's nodes hold nothing of Fleetboard any more")
     return 0
@@ -152,7 +152,7 @@ def attach_binding(api_version: str) -> resource.Resource[core.PlainObject]:
 
 
 def _stop_attaching(client: kube_client.Client, api_version: str) -> None:
-    """Let new pods start without Fleetboard: with its annotation, they would wait for its network for ever."""
+    """Let new pods start without Fleetboard: with its annotation, they would wait for its network forever."""
     if api_version:
         client.delete(attach_binding(api_version), ATTACH)
 

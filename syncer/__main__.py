@@ -57,7 +57,7 @@ def run(settings: member_settings.MemberSettings, local: Client) -> int:
     )
     threads = daemon.threads()
     if settings.dns_configure:
-        threads["forwarding"] = daemon.when_leading(
+        threads["forwarding"] = daemon.when_holding(
             forwarding.ForwardingController(local, namespace=settings.namespace).run
         )
     stop = threading.Event()

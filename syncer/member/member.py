@@ -180,7 +180,7 @@ class JoinedMember:
         return [*self.clusterset.hub_reflectors, *self.export_controller.reflectors]
 
     def threads(self) -> dict[str, Callable[[threading.Event], None]]:
-        """Name everything that has to run."""
+        """Return the threads to run, by name."""
         local = {f"reflector {number}": one.run for number, one in enumerate(self.local_reflectors)}
         hub = {f"hub reflector {number}": one.run for number, one in enumerate(self.hub_reflectors)}
         queues = {f"queue {work.name}": queue.run for work, queue in self._queues.items()}
@@ -196,7 +196,7 @@ class JoinedMember:
         }
 
     def unready_reason(self) -> str | None:
-        """Return why this member isn't ready; the hub being away is no reason once this cluster took part."""
+        """Return why this member isn't ready; an unreachable hub is not a reason."""
         if not all(reflector.synced.is_set() for reflector in self.local_reflectors):
             return "this cluster's API has not been read yet"
         return None
@@ -227,4 +227,4 @@ class JoinedMember:
 
 
 def _ignore(_key: object) -> None:
-    """Take no notice."""
+    """Do nothing."""

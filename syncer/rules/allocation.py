@@ -38,7 +38,7 @@ class Held:
     released: datetime.timedelta | None = None
 
     def free_for(self, owner: str) -> bool:
-        """Return whether the address may be allocated to ``owner``: it is released, and theirs before or out of quarantine."""
+        """Return whether ``owner`` may get the address: it is released, and theirs before or out of quarantine."""
         return self.released is not None and (self.owner == owner or self.released >= QUARANTINE)
 
 

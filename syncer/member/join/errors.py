@@ -28,7 +28,7 @@ class JoinSettingsError(JoinError):
 
 
 class HubUnreachableError(JoinError):
-    """The hub's API did not answer; the attempt is repeated."""
+    """The hub's API did not answer; kubelet or ``Credential.run`` repeats the attempt."""
 
     reason = "HubUnreachable"
 

@@ -82,17 +82,17 @@ class FleetServiceController:
         before = precedence.read(service, record)
         present = {cluster: one.metadata.creation_timestamp for cluster, one in exported.items()}
         updated = precedence.update(before, present, now=now)
-        if set(updated.withdrawn) - set(before.withdrawn):
+        if set(updated.ended) - set(before.ended):
             # Written before the FleetService drops them. Exports that returned leave the record after it.
-            again = [entry for entry in before.withdrawn if entry.cluster in present]
-            self._remember(key, (*updated.withdrawn, *again))
+            again = [entry for entry in before.ended if entry.cluster in present]
+            self._remember(key, (*updated.ended, *again))
         if exported:
             self._merge(key, exported, updated.live, service)
         else:
             self._end(key, service)
-        if updated.withdrawn != before.withdrawn:
-            self._remember(key, updated.withdrawn)
-        return precedence.next_expiry_s(updated.withdrawn, now=now)
+        if updated.ended != before.ended:
+            self._remember(key, updated.ended)
+        return precedence.next_expiry_s(updated.ended, now=now)
 
     def _exports(self, key: str) -> dict[str, fleet.ExportedService]:
         with self._lock:
@@ -146,10 +146,10 @@ class FleetServiceController:
             log.info("service deleted: no export is left", extra={"service": key})
         self._view.claims.release(allocation.VIP, key)
 
-    def _remember(self, key: str, withdrawn: tuple[precedence.Withdrawn, ...]) -> None:
+    def _remember(self, key: str, ended: tuple[precedence.EndedExport, ...]) -> None:
         clusterset = self._view.clusterset.name
-        if withdrawn:
-            rendered = precedence.render(key, withdrawn, clusterset=clusterset)
+        if ended:
+            rendered = precedence.render(key, ended, clusterset=clusterset)
             self._view.client.apply(resource.CONFIG_MAPS, rendered, manager=FIELD_MANAGER)
         else:
             self._view.client.delete(resource.CONFIG_MAPS, precedence.record_name(key), self._view.clusterset.namespace)

@@ -80,7 +80,7 @@ def _or_die(serve: Callable[[], None]) -> None:
     try:
         serve()
     except BaseException:
-        log.exception("answering ended")
+        log.exception("an answering process ended unexpectedly")
     os._exit(1)
 
 

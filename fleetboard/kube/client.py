@@ -127,8 +127,8 @@ class Client:
         )
         return encoding.decode(resource, answer)
 
-    def put(self, resource: Resource[T], obj: T | Body, *, found: T | None) -> T:
-        """Write a whole object that has no other writer; ``found`` is the caller's copy of it, if any.
+    def put(self, resource: Resource[T], obj: T | Body, *, current: T | None) -> T:
+        """Write a whole object that has no other writer; ``current`` is the caller's copy of it, if any.
 
         Fields that are not in ``obj`` are lost. Server-side apply, which would keep them, costs the API server half as
         much again, and twice the etcd requests for a new object.
@@ -138,9 +138,9 @@ class Client:
         """
         body = encoding.encode(resource, obj)
         try:
-            if found is None:
+            if current is None:
                 return self.create(resource, body)
-            return self._replace(resource, body, encoding.metadata_of(found).resource_version)
+            return self._replace(resource, body, encoding.metadata_of(current).resource_version)
         except errors.NotFoundError:
             return self.create(resource, body)
         except (errors.AlreadyExistsError, errors.ConflictError) as err:
@@ -158,15 +158,15 @@ class Client:
         skeleton = encoding.decode_skeleton(self._transport.request("GET", _object_path(resource, body, "")))
         return skeleton.metadata.resource_version
 
-    def patch_status(self, resource: Resource[T], found: T, status: Body) -> T:
-        """Change some fields of a status, at the version of ``found``.
+    def patch_status(self, resource: Resource[T], current: T, status: Body) -> T:
+        """Change some fields of a status, at the version of ``current``.
 
         Lists are written whole, with other writers' entries as they were at that version.
 
         Raises:
             ConflictError: the object changed since.
         """
-        metadata = encoding.metadata_of(found)
+        metadata = encoding.metadata_of(current)
         patch = {"metadata": {"resourceVersion": metadata.resource_version}, "status": status}
         return self.merge_patch(resource, metadata.name, metadata.namespace, patch, subresource="status")
 
@@ -232,7 +232,7 @@ class Client:
         ]
         path = _path(resource, namespace, "")
         response = self._transport.open(path, query=query, timeout_s=seconds + 10)
-        return watch.Watch(resource, response, mapped=self._transport.mapped)
+        return watch.Watch(resource, response, translated_errors=self._transport.translated_errors)
 
     def post(self, path: str, body: Body) -> Body:
         """Post to a path that is not a collection, such as TokenRequest."""

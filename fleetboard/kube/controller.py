@@ -106,9 +106,12 @@ class Controller(Generic[K]):
         delay_s = self._queue.retry(key)
         self._queue.done(key, ok=False)
         # An error of the API is expected and its message is enough; any other is a defect and needs its traceback.
+        expected = isinstance(err, errors.KubeError)
         log.log(
-            logging.WARNING if isinstance(err, errors.KubeError) else logging.ERROR,
-            "reconcile failed, retrying",
-            exc_info=None if isinstance(err, errors.KubeError) else err,
+            logging.WARNING if expected else logging.ERROR,
+            "could not reconcile %s %s, retrying" if expected else "defect while reconciling %s %s, retrying",
+            self._name,
+            key,
+            exc_info=None if expected else err,
             extra={"controller": self._name, "key": str(key), "retry_s": round(delay_s, 2), "error": str(err)},
         )

@@ -1,7 +1,7 @@
 """Finds the objects of a reflector by a value inside them: slices by service, for example.
 
-Invariant: an object that changed is reported under the values it had and under those it has. So whoever follows a value
-learns, too, that an object lost it.
+Invariant: an object that changed is reported under the values it had and under those it has. So an object
+that loses a value is noticed under that value too.
 """
 
 from __future__ import annotations

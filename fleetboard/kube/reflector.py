@@ -212,7 +212,7 @@ class Reflector(Generic[T]):
         metrics.WATCH_RESTARTS.labels(self._resource.plural).inc()
         delay_s = self._backoff.after(err) + spread_s
         log.warning(
-            "watch failed, retrying",
+            "list or watch failed, retrying",
             extra={"resource": self._resource.plural, "retry_s": round(delay_s, 1), "error": str(err)},
         )
         stop.wait(delay_s)

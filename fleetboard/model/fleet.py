@@ -14,7 +14,7 @@ API_VERSION = f"{names.GROUP}/{names.VERSION}"
 
 
 class PeerSpec(ApiStruct, frozen=True, kw_only=True):
-    """Written by ``fleetboard token create``."""
+    """Written by ``fleetboard token create``; of the hub's own Peer, by syncer-hub."""
 
     cluster: str
     export_namespaces: list[str] = msgspec.field(default_factory=lambda: ["*"])
@@ -28,7 +28,7 @@ class PeerHealth(ApiStruct, frozen=True, kw_only=True):
 
 
 class PeerStatus(ApiStruct, frozen=True, kw_only=True):
-    """Written by syncer-hub; ``health`` and ``public_key`` by the relay."""
+    """Written by syncer-hub, except ``health`` and, on the hub's own Peer, ``public_key`` and ``endpoints``: by the relay."""
 
     fleet_cidrs: list[str] = []
     vip_cidrs: list[str] = []
@@ -47,7 +47,8 @@ class Peer(ApiStruct, frozen=True, kw_only=True):
     """A member of the clusterset as the hub admitted it; one more, named "hub", stands for the hub.
 
     In the clusterset's namespace on the hub. syncer copies them to fleetboard-system in the member, so that cnf and
-    crossdns need no access to the hub.
+    crossdns need no access to the hub. The annotation ``fleetboard.io/bootstrap`` is set by ``token create`` and removed
+    by syncer-hub.
     """
 
     api_version: str = API_VERSION
@@ -58,7 +59,7 @@ class Peer(ApiStruct, frozen=True, kw_only=True):
 
     @property
     def is_reachable(self) -> bool:
-        """Whether the hub's probe gets answers from it; one that was never probed counts as reachable."""
+        """Whether the relay's probe gets answers from it; one that was never probed counts as reachable."""
         return self.status.health is None or self.status.health.reachable
 
 

@@ -39,7 +39,7 @@ def main() -> int:
         client = Client.in_cluster(user_agent=LEASE)
         ensure_namespace(client, settings.clusterset)
     except (ValueError, errors.KubeError) as err:
-        log.error("can't start: %s", err)
+        log.error("could not start: %s", err)
         return 1
     registry = CollectorRegistry()
     kube_metrics.register(registry)

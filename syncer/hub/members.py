@@ -155,7 +155,7 @@ class MemberController:
             return _SOON_S
         if self._view.claims.owned(allocation.CLUSTER_BLOCK, cluster):
             self._view.claims.release(allocation.CLUSTER_BLOCK, cluster)
-            log.info("member left: its blocks are quarantined for 24 h", extra={"cluster": cluster})
+            log.info("quarantined the blocks of a member that left, for 24 h", extra={"cluster": cluster})
         self._heartbeats.forget(cluster)
         return None
 
@@ -173,7 +173,7 @@ class MemberController:
         self._view.client.delete(resource.SECRETS, membership.BOOTSTRAP, member_namespace, uid=bootstrap.uid)
         patch = {"metadata": {"annotations": {membership.ANNOTATION_BOOTSTRAP: None}}}
         self._view.client.merge_patch(resource.PEERS, peer.metadata.name, self._view.clusterset.namespace, patch)
-        log.info("bootstrap token revoked", extra={"cluster": peer.spec.cluster, "used": used})
+        log.info("revoked a bootstrap token", extra={"cluster": peer.spec.cluster, "used": used})
         return None
 
     def _network(self, mtu: int) -> dict[str, Any]:

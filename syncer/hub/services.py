@@ -132,7 +132,7 @@ class FleetServiceController:
         labels = {names.LABEL_CLUSTERSET: self._view.clusterset.name}
         metadata = {"name": key, "namespace": self._view.clusterset.namespace, "labels": labels}
         body = {"metadata": metadata, "spec": render_spec(spec)}
-        self._view.services.remember(self._view.client.put(resource.FLEET_SERVICES, body, found=service))
+        self._view.services.remember(self._view.client.put(resource.FLEET_SERVICES, body, current=service))
         log.info(
             "service merged",
             extra={"service": key, "clusters": [one.cluster for one in spec.constituents], "vips": spec.vips},
@@ -143,7 +143,7 @@ class FleetServiceController:
             self._view.client.delete(
                 resource.FLEET_SERVICES, key, self._view.clusterset.namespace, uid=service.metadata.uid
             )
-            log.info("service deleted: no export is left", extra={"service": key})
+            log.info("deleted a service: no export is left", extra={"service": key})
         self._view.claims.release(allocation.VIP, key)
 
     def _remember(self, key: str, ended: tuple[precedence.EndedExport, ...]) -> None:
@@ -157,7 +157,7 @@ class FleetServiceController:
     def _report_refusal(self, cluster: str, exported: fleet.ExportedService, reason: str) -> None:
         self._metrics.exports_refused.labels(cluster).inc()
         metadata = exported.metadata
-        log.warning("export refused", extra={"cluster": cluster, "export": metadata.key, "reason": reason})
+        log.warning("refused an export", extra={"cluster": cluster, "export": metadata.key, "reason": reason})
         regarding = events.reference(resource.EXPORTED_SERVICES, metadata)
         self._recorder.emit(regarding, reason="ExportRefused", message=reason, type_="Warning")
 

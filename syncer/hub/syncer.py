@@ -88,7 +88,7 @@ class HubSyncer:
         try:
             self._member_controller.check_fleet()
         except environment.SettingRefusedError as err:
-            log.error("can't start: %s", err)
+            log.error("could not start: %s", err)
             self.exit_status = 1
             stop.set()
             return

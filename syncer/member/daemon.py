@@ -134,7 +134,7 @@ class Daemon:
                 step()
             except errors.KubeError as err:
                 delay_s = wait.after(err)
-                log.warning("this cluster's API failed, retrying", extra={"error": str(err), "retry_s": delay_s})
+                log.warning("could not use this cluster's API, retrying", extra={"error": str(err), "retry_s": delay_s})
                 stop.wait(delay_s)
             else:
                 return

@@ -88,7 +88,7 @@ class MirrorController:
 
     def _write(self, target: resource.AnyResource, body: dict[str, Any], copy: Mirrored | None) -> None:
         if target is resource.FLEET_SERVICES:
-            self._clusterset.mirrored_services.remember(self._local.put(target, body, found=copy))
+            self._clusterset.mirrored_services.remember(self._local.put(target, body, current=copy))
         else:
             # Its status is written separately, after which the known version is no longer the last.
             self._local.apply(target, body, manager=FIELD_MANAGER)

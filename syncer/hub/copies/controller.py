@@ -101,7 +101,7 @@ class CopyController:
             if planned.dropped:
                 self._metrics.addresses_dropped.labels(cluster).inc(planned.dropped)
                 log.warning(
-                    "addresses outside the cluster's blocks dropped",
+                    "dropped addresses outside the cluster's blocks",
                     extra={"cluster": cluster, "slice": key, "dropped": planned.dropped},
                 )
             if changed_at is not None:
@@ -115,7 +115,7 @@ class CopyController:
         if current is not None and current.address_type != wanted.address_type:
             client.delete(resource.ENDPOINT_SLICES, current.metadata.name, current.metadata.namespace)
             current = None
-        self._view.slices.remember(client.put(resource.ENDPOINT_SLICES, wanted, found=current))
+        self._view.slices.remember(client.put(resource.ENDPOINT_SLICES, wanted, current=current))
         return True
 
     def _remove(self, name: str) -> None:
@@ -129,7 +129,7 @@ class CopyController:
 
     def _report_refusal(self, key: str, cluster: str, reason: str) -> None:
         self._metrics.slices_refused.labels(cluster).inc()
-        log.info("slice not copied", extra={"cluster": cluster, "slice": key, "reason": reason})
+        log.info("did not copy a slice", extra={"cluster": cluster, "slice": key, "reason": reason})
 
 
 def _rights_of(peer: fleet.Peer | None) -> object:

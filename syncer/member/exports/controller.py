@@ -228,14 +228,14 @@ class ExportController:
                 continue
             placed = slices.place(wanted, namespace=self._namespace)
             try:
-                written = self._hub.put(resource.ENDPOINT_SLICES, placed, found=found)
+                written = self._hub.put(resource.ENDPOINT_SLICES, placed, current=found)
             except errors.ForbiddenError:
                 if not surplus:
                     raise
                 # At a full quota, new slices fit only once old ones are deleted.
                 self._delete_slices(surplus)
                 surplus = []
-                written = self._hub.put(resource.ENDPOINT_SLICES, placed, found=found)
+                written = self._hub.put(resource.ENDPOINT_SLICES, placed, current=found)
             self.slices.remember(written)
             wrote = True
         return self._delete_slices(surplus) or wrote
@@ -260,7 +260,7 @@ class ExportController:
         self, key: ServiceKey, exported: fleet.ExportedService, current: fleet.ExportedService | None
     ) -> fleet.ExportedService:
         """Write one export and return what was stored: a hub whose schema lacks fields drops them."""
-        written = self._hub.put(resource.EXPORTED_SERVICES, exported, found=current)
+        written = self._hub.put(resource.EXPORTED_SERVICES, exported, current=current)
         if written.spec == exported.spec:
             self._pruned.pop(key, None)
         else:

@@ -205,7 +205,7 @@ class ImportController:
             placed = slices.place(wanted, namespace=owners[0].metadata.namespace, owners=owners)
             found = by_name.get(wanted.metadata.name)
             if found is None or not slices.is_same(found, placed):
-                self.slices.remember(self._local.put(resource.ENDPOINT_SLICES, placed, found=found))
+                self.slices.remember(self._local.put(resource.ENDPOINT_SLICES, placed, current=found))
                 wrote = True
         return wrote
 

@@ -74,7 +74,9 @@ def _is_well_formed(node: fleet.FleetNode) -> bool:
         for block in node.spec.blocks:
             addresses.parse_cidr(block, field="blocks")
     except addresses.AddressRefusedError as err:
-        log.warning("invalid FleetNode left out of the report", extra={"node": node.metadata.name, "error": str(err)})
+        log.warning(
+            "left out an invalid FleetNode of the report", extra={"node": node.metadata.name, "error": str(err)}
+        )
         return False
     return True
 

@@ -1,6 +1,6 @@
-"""``fleetboard token create``: makes a member's place on the hub and a token of ten minutes to take it.
+"""``fleetboard token create``: creates a member's namespace and rights on the hub, and a token to join with.
 
-Invariant: run again it changes nothing of a member but the bootstrap token, of which the newest alone is good.
+Invariant: running it again replaces the bootstrap token, of which only the newest is valid, and changes nothing else.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--server", default=os.environ.get("HUB_SERVER", ""), help="URL at which the cluster reaches the hub's API"
     )
     parser.add_argument("--ca-file", default="", help="PEM file that vouches for --server (default: the hub's own)")
-    parser.add_argument("--ttl", default="10m", help="how long the token is good (default: %(default)s)")
+    parser.add_argument("--ttl", default="10m", help="how long the token is valid (default: %(default)s)")
     access.add_options(parser)
     parser.set_defaults(run=create)
 
@@ -58,7 +58,7 @@ def create(options: argparse.Namespace) -> None:
     sys.stdout.write(settings.render_values(member, server=server, ca_pem=ca_pem, token=token))
     sys.stdout.flush()
     sys.stderr.write(
-        f"The token is good for one join until {bootstrap.expires}. On cluster {member.cluster}:\n"
+        f"The token is valid for one join, until {bootstrap.expires}. On cluster {member.cluster}:\n"
         f"  helm install fleetboard-agent CHART --namespace {names.NAMESPACE} --create-namespace --values THIS\n"
     )
 

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry
 
@@ -78,33 +78,33 @@ def _register(registry: CollectorRegistry, daemon: member_daemon.Daemon) -> None
         (
             "fleetboard_exports",
             "Services that this cluster exports.",
-            of(lambda member: member.export_controller.services),
+            of(lambda member: member.export_controller.service_count),
         ),
         (
             "fleetboard_exported_endpoints",
             "Endpoints of these services.",
             of(lambda member: member.export_controller.endpoints),
         ),
-        ("fleetboard_imports", "ServiceImports in this cluster.", of(lambda member: member.import_controller.services)),
         (
-            "fleetboard_joined",
-            "1 while the hub admits this cluster.",
-            of(lambda member: float(member.report_controller.joined)),
+            "fleetboard_imports",
+            "ServiceImports in this cluster.",
+            of(lambda member: member.import_controller.service_count),
         ),
+        ("fleetboard_joined", "1 while the hub admits this cluster.", of(lambda m: float(m.report_controller.joined))),
         (
             "fleetboard_hub_last_contact_seconds",
             "Age of the hub's last answer; infinite before the first.",
             of(lambda member: member.hub_age_s(), math.inf),
         ),
     ]
+
+    def refused() -> Mapping[str, int]:
+        return daemon.member.import_controller.dropped() if daemon.member is not None else {}
+
     kube_metrics.register(registry)
     forwarding.register(registry)
     probe_controller.register(registry)
-    metrics.register(
-        registry,
-        gauges,
-        lambda: daemon.member.import_controller.dropped() if daemon.member is not None else {},
-    )
+    metrics.register(registry, gauges, refused)
 
 
 if __name__ == "__main__":

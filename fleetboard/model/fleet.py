@@ -28,7 +28,10 @@ class PeerHealth(ApiStruct, frozen=True, kw_only=True):
 
 
 class PeerStatus(ApiStruct, frozen=True, kw_only=True):
-    """Written by syncer-hub, except ``health`` and, on the hub's own Peer, ``public_key`` and ``endpoints``: by the relay."""
+    """Written by syncer-hub, except ``health`` and, on the hub's own Peer, ``public_key`` and ``endpoints``.
+
+    Those the relay writes.
+    """
 
     fleet_cidrs: list[str] = []
     vip_cidrs: list[str] = []
@@ -47,8 +50,8 @@ class Peer(ApiStruct, frozen=True, kw_only=True):
     """A member of the clusterset as the hub admitted it; one more, named "hub", stands for the hub.
 
     In the clusterset's namespace on the hub. syncer copies them to fleetboard-system in the member, so that cnf and
-    crossdns need no access to the hub. The annotation ``fleetboard.io/bootstrap`` is set by ``token create`` and removed
-    by syncer-hub.
+    crossdns need no access to the hub. ``token create`` sets the annotation ``fleetboard.io/bootstrap``, and syncer-hub
+    removes it.
     """
 
     api_version: str = API_VERSION

@@ -26,7 +26,10 @@ WITHHELD = "[withheld]"
 
 
 class JsonFormatter(logging.Formatter):
-    """Renders a record with its extra fields; one called ``ts``, ``level``, ``component``, ``logger`` or ``msg`` is lost."""
+    """Renders a record with its extra fields.
+
+    An extra field called ``ts``, ``level``, ``component``, ``logger`` or ``msg`` is lost.
+    """
 
     def __init__(self, component: str) -> None:
         super().__init__()

@@ -45,7 +45,10 @@ def main() -> int:
     kube_metrics.register(registry)
     hub_syncer = HubSyncer(client, settings, registry)
     observer = server.serve(
-        port=settings.port, registry=registry, unhealthy_reason=lambda: None, unready_reason=hub_syncer.unready_reason
+        port=settings.observe_port,
+        registry=registry,
+        unhealthy_reason=lambda: None,
+        unready_reason=hub_syncer.unready_reason,
     )
     try:
         return process.run(hub_syncer.threads) or hub_syncer.exit_status

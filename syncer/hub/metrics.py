@@ -63,7 +63,7 @@ class ViewCollector(Collector):
         self._leading = leading
 
     def describe(self) -> list[Metric]:
-        """Name nothing in advance, so that registering does not collect."""
+        """Return nothing, so that registering doesn't collect."""
         return []
 
     def collect(self) -> Iterator[Metric]:

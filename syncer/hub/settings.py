@@ -24,13 +24,13 @@ class HubSettings:
         namespace: Where Fleetboard runs on the hub.
         clusterset: What every member must fit.
         identity: Name of this pod, for the Lease.
-        port: Port of /metrics, /healthz and /readyz.
+        observe_port: Port of /metrics, /healthz and /readyz.
     """
 
     namespace: str
     clusterset: ClustersetSettings
     identity: str
-    port: int
+    observe_port: int
 
 
 def read(environ: Mapping[str, str] = os.environ) -> HubSettings:
@@ -46,7 +46,7 @@ def read(environ: Mapping[str, str] = os.environ) -> HubSettings:
         namespace=environment.read("NAMESPACE", names.NAMESPACE, environ=environ),
         clusterset=ClustersetSettings(name, layouts, mtu),
         identity=environment.read("POD_NAME", socket.gethostname(), environ=environ),
-        port=environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port, environ=environ),
+        observe_port=environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port, environ=environ),
     )
 
 

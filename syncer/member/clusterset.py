@@ -1,7 +1,8 @@
 """The clusterset as the hub describes it: members, merged services, other clusters' endpoints.
 
 Invariant: answers come from the hub once it has been listed, and from this cluster's copies until then. An object
-counts as absent only if a list from the hub does not have it.
+counts as absent only if a list from the hub does not have it. ``service_keys`` alone names those of both, so that what
+the hub dropped is reconciled too.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ class Clusterset:
     @property
     def last_contact(self) -> float:
         """Monotonic time of the hub's last answer; minus infinity before the first."""
-        reflectors = [one for one in self.hub_reflectors if one.synced.is_set()]
-        return max((one.last_contact for one in reflectors), default=-float("inf"))
+        reflectors = [reflector for reflector in self.hub_reflectors if reflector.synced.is_set()]
+        return max((reflector.last_contact for reflector in reflectors), default=-float("inf"))
 
     def peer(self, name: str) -> fleet.Peer | None:
         """Return a member's Peer as last read from the hub."""
@@ -142,12 +143,12 @@ class Clusterset:
 
     def families(self) -> tuple[str, ...]:
         """Return the families of this cluster's fleet addresses; those of the fleet while it has no block."""
-        own = self.peer(self._cluster)
+        source, own = self._cluster, self.peer(self._cluster)
         cidrs = own.status.cluster_cidrs if own is not None else []
         if not cidrs:
-            hub = self.peer(names.HUB)
+            source, hub = names.HUB, self.peer(names.HUB)
             cidrs = hub.status.fleet_cidrs if hub is not None else []
-        versions = [network.version for network in _parse(cidrs)]
+        versions = [network.version for network in _parse(source, cidrs)]
         return tuple(f"IPv{version}" for version in dict.fromkeys(versions))
 
     def original(self, key: MirrorKey) -> fleet.Peer | fleet.FleetService | None:
@@ -166,7 +167,7 @@ class Clusterset:
         if name == self._cluster:
             self._bus.wake(MemberSource.OWN_PEER)
         peer = self.peer(name)
-        blocks = tuple(_parse(peer.status.cluster_cidrs)) if peer is not None else ()
+        blocks = tuple(_parse(name, peer.status.cluster_cidrs)) if peer is not None else ()
         if self._blocks.get(name, ()) != blocks:
             # Replaced as a whole: other threads read it.
             self._blocks = {**self._blocks, name: blocks}
@@ -210,11 +211,11 @@ def _services_of(slice_: core.EndpointSlice) -> frozenset[ServiceKey]:
     return frozenset() if key is None else frozenset({key})
 
 
-def _parse(cidrs: list[str]) -> list[Network]:
+def _parse(peer: str, cidrs: list[str]) -> list[Network]:
     parsed: list[Network] = []
     for text in cidrs:
         try:
             parsed.append(ipaddress.ip_network(text))
         except ValueError:
-            log.warning("invalid CIDR in the hub's Peer", extra={"cidr": text})
+            log.warning("left out an invalid CIDR of a Peer", extra={"peer": peer, "cidr": text})
     return parsed

@@ -224,8 +224,9 @@ def _narrow_path(nodes: Iterable[fleet.ReportedNode], mtu: int) -> tuple[str, st
     for node in nodes:
         if 0 < node.mtu < mtu:
             return "PathTooSmall", (
-                f"the underlay of node {node.name[:63]!r} carries a tunnel MTU of {node.mtu}, the fleet's is {mtu}: "
-                f"lower the hub's MTU to {node.mtu}"
+                f"node {node.name[:63]!r} can carry at most {node.mtu} bytes inside the tunnel (the MTU of its pod "
+                f"network less WireGuard's headers), the fleet's MTU is {mtu}: set `mtu` of the hub's chart to "
+                f"{node.mtu}; it can't be raised again"
             )
     return None
 

@@ -106,7 +106,7 @@ class ExportController:
         return [self.exported, self.slices]
 
     @property
-    def services(self) -> int:
+    def service_count(self) -> int:
         """The number of services that this cluster exports."""
         return len(self._endpoints)
 

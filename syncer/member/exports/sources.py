@@ -67,7 +67,7 @@ class Sources:
         service_export = self.exports.get(key.slash)
         if service_export is None:
             return exports_plan.NOTHING
-        source = exports_plan.ExportSource(
+        source = exports_plan.ExportInputs(
             key=key,
             export=service_export,
             service=self.services.get(key.slash),

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 JOINED = "Joined"
 ADMITTED = "Admitted"
 NODE_BLOCK = "node-block"
-SPARE = 2
+SPARE_NODE_BLOCKS = 2
 """Node blocks that are still free when the hub is asked for more: nodes take these until it answers."""
 
 
@@ -112,11 +112,15 @@ def quarantined_blocks(claims: Iterable[fleet.Claim], *, now: datetime.datetime)
 
 
 def blocks_wanted(nodes: Iterable[fleet.FleetNode], *, quarantined: int = 0) -> int:
-    """Count the cluster blocks that hold all wanted node blocks and ``SPARE``; each one is twice the one before.
+    """Count the cluster blocks, each twice the one before, that hold all wanted node blocks and ``SPARE_NODE_BLOCKS``.
 
     Quarantined node blocks count too: where nodes come and go all day, they fill a cluster block like used ones.
     """
-    needed = SPARE + quarantined + sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
+    needed = (
+        SPARE_NODE_BLOCKS
+        + quarantined
+        + sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
+    )
     size = 1 << (addresses.NODE_BLOCK_PREFIX[4] - addresses.CLUSTER_BLOCK_PREFIX[4])
     count, room = 1, size
     while room < needed:

@@ -48,7 +48,7 @@ class Hub:
             namespace=names.NAMESPACE,
             clusterset=ClustersetSettings("default", self._layouts, 1360),
             identity="syncer-hub",
-            port=0,
+            observe_port=0,
         )
         hub_syncer = HubSyncer(self.api.client(), settings, self.registry)
         stop = threading.Event()

@@ -2,7 +2,7 @@
 
 A fixed time is not enough. A resolver that keeps a socket, as CoreDNS does, stays with a replica until kube-proxy
 removes the connection from the kernel's table. kube-proxy does that once it knows that the replica is not ready, and
-the news takes its time: by way of kubelet, the API and a node that may be short of processors.
+that takes time: it travels by way of kubelet, the API and a node that may be short of processors.
 """
 
 from __future__ import annotations

@@ -70,10 +70,7 @@ def merge(
     families: Sequence[str] = ("IPv4",),
     room: MergeLimits = LIMITS,
 ) -> fleet.FleetServiceSpec:
-    """Merge at least one export of one service.
-
-    ``vips`` are the service's claimed addresses; a headless service has none. ``families`` are the fleet's.
-    """
+    """Merge one or more exports of one service; ``vips`` are its claimed addresses, ``families`` the fleet's."""
     ordered = sorted(exports, key=lambda export: (export.first_seen, export.cluster))
     oldest = ordered[0].spec
     served = served_families(oldest, families)

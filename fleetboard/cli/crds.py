@@ -146,7 +146,7 @@ def wait_established(client: Client, name: str, *, timeout_s: float = ESTABLISHE
             conditions = client.get(resource.CRDS, name).status.get("conditions", [])
         except errors.UnreachableError:
             conditions = []
-        if any(one.get("type") == "Established" and one.get("status") == "True" for one in conditions):
+        if any(flag.get("type") == "Established" and flag.get("status") == "True" for flag in conditions):
             return
         if time.monotonic() > deadline:
             raise CommandError(f"{name} is not served after {timeout_s:.0f} s: kubectl describe crd {name} says why")

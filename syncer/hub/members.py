@@ -22,6 +22,7 @@ from syncer.rules import admission, allocation
 log = logging.getLogger(__name__)
 
 _SOON_S = 0.2
+"""Until the next look, while the hub's own block or a late cache is awaited."""
 
 
 class MemberController:
@@ -136,7 +137,11 @@ class MemberController:
 
     def _write_stale(self, peer: fleet.Peer) -> float | None:
         age_s, again_s = self._age(peer.spec.cluster, "")
-        shown = [one for one in peer.status.conditions if one.type in (admission.ADMITTED, admission.DEGRADED)]
+        shown = [
+            condition
+            for condition in peer.status.conditions
+            if condition.type in (admission.ADMITTED, admission.DEGRADED)
+        ]
         shown.append(admission.stale(STALE_S if age_s >= STALE_S else None))
         wanted = {
             "fleetCidrs": peer.status.fleet_cidrs,
@@ -188,7 +193,7 @@ class MemberController:
         """Write the hub's part of a Peer's status, when it changes."""
         status = peer.status
         now = times.render(self._view.now())
-        before = [one for one in status.conditions if one.type in admission.TYPES]
+        before = [condition for condition in status.conditions if condition.type in admission.TYPES]
         after: list[meta.Condition] = []
         for condition in shown:
             old = meta.find_condition(before, condition.type)
@@ -200,7 +205,9 @@ class MemberController:
             "clusterCidrs": status.cluster_cidrs,
             "clusterUid": status.cluster_uid,
         }
-        if after == sorted(before, key=lambda one: one.type) and all(current[key] == wanted[key] for key in wanted):
+        if after == sorted(before, key=lambda condition: condition.type) and all(
+            current[key] == wanted[key] for key in wanted
+        ):
             return
         body = {
             "metadata": {"name": peer.metadata.name, "namespace": peer.metadata.namespace},
@@ -232,5 +239,5 @@ class MemberController:
 
 
 def fleet_mtu(setting: int, hub: fleet.Peer) -> int:
-    """Return the fleet's MTU. It may only fall: nobody checks again whether every path carries a larger one."""
+    """Return the fleet's MTU. It is never raised: nobody checks again whether every path carries a larger one."""
     return min(setting, hub.status.mtu) if hub.status.mtu else setting

@@ -72,9 +72,9 @@ class ViewCollector(Collector):
         yield self._members()
         yield self._addresses()
         exports = [
-            one
-            for one in list(self._view.exports.store.values())
-            if self._view.cluster_of(one.metadata.namespace) is not None
+            export
+            for export in list(self._view.exports.store.values())
+            if self._view.cluster_of(export.metadata.namespace) is not None
         ]
         yield _gauge("fleetboard_hub_exports", "ExportedServices of members.", len(exports))
         services = list(self._view.services.store.values())
@@ -82,7 +82,7 @@ class ViewCollector(Collector):
         conflicting = sum(bool(service.spec.conflicts) for service in services)
         yield _gauge("fleetboard_hub_conflicting_services", "Services whose exports disagree.", conflicting)
         namespace = self._view.clusterset.namespace
-        copies = sum(one.metadata.namespace == namespace for one in list(self._view.slices.store.values()))
+        copies = sum(slice_.metadata.namespace == namespace for slice_ in list(self._view.slices.store.values()))
         yield _gauge("fleetboard_hub_copied_slices", "EndpointSlices that members read.", copies)
 
     def _members(self) -> GaugeMetricFamily:
@@ -95,7 +95,11 @@ class ViewCollector(Collector):
                 counts[kind, status] = 0
         for peer in list(self._view.peers.store.values()):
             if peer.metadata.name != names.HUB:
-                counts.update((one.type, one.status) for one in peer.status.conditions if one.type in admission.TYPES)
+                counts.update(
+                    (condition.type, condition.status)
+                    for condition in peer.status.conditions
+                    if condition.type in admission.TYPES
+                )
         for (kind, status), count in sorted(counts.items()):
             family.add_metric([kind, status], count)
         return family

@@ -80,7 +80,7 @@ class FleetServiceController:
         service = self._view.service(key)
         record = self._view.record(precedence.record_name(key))
         before = precedence.read(service, record)
-        present = {cluster: one.metadata.creation_timestamp for cluster, one in exported.items()}
+        present = {cluster: export.metadata.creation_timestamp for cluster, export in exported.items()}
         updated = precedence.update(before, present, now=now)
         if set(updated.ended) - set(before.ended):
             # Written before the FleetService drops them. Exports that returned leave the record after it.
@@ -118,7 +118,7 @@ class FleetServiceController:
         first_seen: Mapping[str, str],
         service: fleet.FleetService | None,
     ) -> None:
-        exports = [merge.Export(cluster, first_seen[cluster], one.spec) for cluster, one in exported.items()]
+        exports = [merge.Export(cluster, first_seen[cluster], export.spec) for cluster, export in exported.items()]
         families = self._view.clusterset.families
         spec = merge.merge(exports, families=families)
         if spec.type == merge.HEADLESS:

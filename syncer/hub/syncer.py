@@ -68,7 +68,7 @@ class HubSyncer:
 
     @property
     def threads(self) -> dict[str, Callable[[threading.Event], None]]:
-        """What the process runs."""
+        """Return the threads to run, by name."""
         reflectors = {name: reflector.run for name, reflector in self._view.reflectors.items()}
         return {**reflectors, "lease": self._campaign, "supervisor": self._supervise}
 

@@ -125,9 +125,9 @@ class JoinedMember:
         )
 
     def _make_queues(self) -> dict[MemberWork, Controller[Any]]:
-        exported = [one.synced for one in self.sources.reflectors]
-        copies = [one.synced for one in self.clusterset.local_reflectors]
-        imported = [one.synced for one in self.import_controller.reflectors]
+        exported = [reflector.synced for reflector in self.sources.reflectors]
+        copies = [reflector.synced for reflector in self.clusterset.local_reflectors]
+        imported = [reflector.synced for reflector in self.import_controller.reflectors]
         hub = [self.clusterset.peers.synced, self.clusterset.services.synced]
         export_controller, import_controller = self.export_controller, self.import_controller
         return {
@@ -181,8 +181,8 @@ class JoinedMember:
 
     def threads(self) -> dict[str, Callable[[threading.Event], None]]:
         """Return the threads to run, by name."""
-        local = {f"reflector {number}": one.run for number, one in enumerate(self.local_reflectors)}
-        hub = {f"hub reflector {number}": one.run for number, one in enumerate(self.hub_reflectors)}
+        local = {f"reflector {number}": reflector.run for number, reflector in enumerate(self.local_reflectors)}
+        hub = {f"hub reflector {number}": reflector.run for number, reflector in enumerate(self.hub_reflectors)}
         queues = {f"queue {work.name}": queue.run for work, queue in self._queues.items()}
         probe = self._probe_controller
         return {

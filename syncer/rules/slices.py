@@ -38,7 +38,14 @@ def render_own(
     source: core.EndpointSlice, exported: fleet.ExportedServiceSpec, merged: fleet.FleetServiceSpec, *, cluster: str
 ) -> core.EndpointSlice:
     """Render a slice of this cluster's own export plan; its addresses come from cnf and need no check."""
-    own = next((one for one in merged.constituents if one.cluster == cluster and one.ports_left_out), None)
+    own = next(
+        (
+            constituent
+            for constituent in merged.constituents
+            if constituent.cluster == cluster and constituent.ports_left_out
+        ),
+        None,
+    )
     ports = served_ports(exported.ports if own is None else own.ports, merged)
     return _render(source, merged, cluster=cluster, ports=ports, endpoints=source.endpoints or [])
 

@@ -44,7 +44,9 @@ class CopyController:
         """Begin a term: return the name of every copy there is or should be."""
         namespace = self._view.clusterset.namespace
         existing = {
-            one.metadata.name for one in list(self._view.slices.store.values()) if one.metadata.namespace == namespace
+            slice_.metadata.name
+            for slice_ in list(self._view.slices.store.values())
+            if slice_.metadata.namespace == namespace
         }
         with self._lock:
             self._changed_at.clear()

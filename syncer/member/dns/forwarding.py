@@ -36,6 +36,7 @@ PROGRESS = "fleetboard.io/dns-forwarding"
 OURS = "fleetboard.io/created-by"
 
 CHECK_S = 60.0
+"""A Corefile that an upgrade restored has no forwarding for at most this long."""
 SOON_S = 5.0
 ROLLOUT_S = 120.0
 # Without an available CoreDNS pod the cluster has no DNS: do not wait for the whole rollout then.

@@ -79,7 +79,7 @@ def is_member(merged: fleet.FleetService | None, cluster: str) -> bool:
 
 def _constituent(merged: fleet.FleetService | None, cluster: str) -> fleet.Constituent | None:
     constituents = [] if merged is None else merged.spec.constituents
-    return next((one for one in constituents if one.cluster == cluster), None)
+    return next((constituent for constituent in constituents if constituent.cluster == cluster), None)
 
 
 def _ready(

@@ -174,7 +174,7 @@ def _of_families(published: Sequence[_Published], families: Sequence[str]) -> Se
     A Service of one family promises nothing in the other. But if a cluster's own network has another family than the
     fleet, its Services' families say nothing about the fleet.
     """
-    kept = [one for one in published if f"IPv{one.address.version}" in families]
+    kept = [endpoint for endpoint in published if f"IPv{endpoint.address.version}" in families]
     return kept or published
 
 

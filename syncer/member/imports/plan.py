@@ -136,7 +136,9 @@ def _is_served(slice_: core.EndpointSlice, merged: fleet.FleetServiceSpec) -> bo
 
 def _remote(inputs: ImportInputs, merged: fleet.FleetServiceSpec) -> tuple[list[core.EndpointSlice], Mapping[str, int]]:
     """Render other clusters' slices and count refused addresses; skip clusters that are not in the merge."""
-    constituents = {one.cluster: one for one in merged.constituents if one.cluster != inputs.cluster}
+    constituents = {
+        constituent.cluster: constituent for constituent in merged.constituents if constituent.cluster != inputs.cluster
+    }
     dropped: collections.Counter[str] = collections.Counter()
     rendered = []
     for slice_ in inputs.remote or ():
@@ -210,7 +212,7 @@ def _known(spec: mcs.ServiceImportSpec, fields: frozenset[str]) -> mcs.ServiceIm
 
 def _clusters(inputs: ImportInputs, merged: fleet.FleetServiceSpec) -> tuple[str, ...]:
     """List the exporting clusters; about itself this cluster knows better than the hub."""
-    others = {one.cluster for one in merged.constituents} - {inputs.cluster}
+    others = {constituent.cluster for constituent in merged.constituents} - {inputs.cluster}
     own = {inputs.cluster} if inputs.own.exported is not None else set()
     return tuple(sorted(others | own))
 
@@ -245,7 +247,7 @@ def obsolete_slices(
     unwanted = [slice_ for slice_ in current if slice_.metadata.name not in wanted]
     if not plan_.frozen:
         return unwanted
-    return [one for one in unwanted if one.metadata.labels.get(names.LABEL_SOURCE_CLUSTER) == cluster]
+    return [slice_ for slice_ in unwanted if slice_.metadata.labels.get(names.LABEL_SOURCE_CLUSTER) == cluster]
 
 
 def marks_of(plan_: ImportPlan) -> frozenset[str]:

@@ -87,7 +87,7 @@ def newest(client: Client, kind: resource.Resource[T], *, known: Iterable[str]) 
             continue
         except msgspec.DecodeError as err:
             raise errors.AnswerRefusedError(f"{client.server}{path}: not a list of resources: {err}") from err
-        if any(one.name == kind.plural for one in served.resources):
+        if any(entry.name == kind.plural for entry in served.resources):
             return kind.at(version)
     return kind
 
@@ -96,7 +96,7 @@ def find_field(document: Any, kind: str, path: tuple[str, ...]) -> bool:
     """Return whether an OpenAPI v3 document describes the field ``path`` of ``kind``."""
     for schema in document.get("components", {}).get("schemas", {}).values():
         named = schema.get("x-kubernetes-group-version-kind", [])
-        if any(one.get("kind") == kind for one in named):
+        if any(entry.get("kind") == kind for entry in named):
             return _descend(schema, path)
     return False
 

@@ -34,7 +34,7 @@ def main() -> int:
         logs.configure("crossdns", level)
         return _run(level)
     except (ValueError, errors.CrossdnsError, kube_errors.KubeError) as err:
-        log.error(str(err))  # noqa: TRY400 - an invalid setting is one sentence, not a traceback
+        log.error("%s", err)
         return 1
 
 
@@ -62,7 +62,7 @@ def _serve(pool: workers.WorkerPool, zone_watch: watch.ZoneWatch, *, observe_por
     kube_metrics.register(registry)
     draining, ended = threading.Event(), threading.Event()
 
-    def ready() -> str | None:
+    def unready_reason() -> str | None:
         if draining.is_set():
             return "stopping"
         return None if pool.served() else "no zone yet: not every collection has been listed from the API"
@@ -76,7 +76,9 @@ def _serve(pool: workers.WorkerPool, zone_watch: watch.ZoneWatch, *, observe_por
             ended.wait(0.1)
         ended.set()
 
-    observed = server.serve(port=observe_port, registry=registry, healthy=pool.stalled, ready=ready)
+    observed = server.serve(
+        port=observe_port, registry=registry, unhealthy_reason=pool.stalled, unready_reason=unready_reason
+    )
     try:
         lasting = {**zone_watch.threads, "answering processes": pool.run}
         threads = {name: functools.partial(_until, ended, run) for name, run in lasting.items()}

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry
 
@@ -34,10 +34,10 @@ def main() -> int:
         settings = member_settings.read()
         logs.configure("syncer", settings.log_level)
     except errors.ConfigurationRefusedError as err:
-        log.error(str(err))  # noqa: TRY400 - the message says all
+        log.error("%s", err)
         return 1
     except ValueError as err:
-        log.error(str(err))  # noqa: TRY400 - the message says all
+        log.error("%s", err)
         namespace = os.environ.get("NAMESPACE", names.NAMESPACE)
         member_daemon.record_refusal(local, namespace=namespace, reason="SettingsRefused", message=str(err))
         return 1
@@ -49,10 +49,15 @@ def run(settings: member_settings.MemberSettings, local: Client) -> int:
     daemon = member_daemon.Daemon(settings, local=local)
     registry = CollectorRegistry()
     _register(registry, daemon)
-    observer = server.serve(port=settings.observe_port, registry=registry, healthy=lambda: None, ready=daemon.ready)
+    observer = server.serve(
+        port=settings.observe_port,
+        registry=registry,
+        unhealthy_reason=lambda: None,
+        unready_reason=daemon.unready_reason,
+    )
     threads = daemon.threads()
     if settings.dns_configure:
-        threads["forwarding"] = daemon.when_leading(
+        threads["forwarding"] = daemon.when_holding(
             forwarding.ForwardingController(local, namespace=settings.namespace).run
         )
     stop = threading.Event()
@@ -73,33 +78,33 @@ def _register(registry: CollectorRegistry, daemon: member_daemon.Daemon) -> None
         (
             "fleetboard_exports",
             "Services that this cluster exports.",
-            of(lambda member: member.export_controller.services),
+            of(lambda member: member.export_controller.service_count),
         ),
         (
             "fleetboard_exported_endpoints",
             "Endpoints of these services.",
             of(lambda member: member.export_controller.endpoints),
         ),
-        ("fleetboard_imports", "ServiceImports in this cluster.", of(lambda member: member.import_controller.services)),
         (
-            "fleetboard_joined",
-            "1 while the hub admits this cluster.",
-            of(lambda member: float(member.report_controller.joined)),
+            "fleetboard_imports",
+            "ServiceImports in this cluster.",
+            of(lambda member: member.import_controller.service_count),
         ),
+        ("fleetboard_joined", "1 while the hub admits this cluster.", of(lambda m: float(m.report_controller.joined))),
         (
             "fleetboard_hub_last_contact_seconds",
             "Age of the hub's last answer; infinite before the first.",
             of(lambda member: member.hub_age_s(), math.inf),
         ),
     ]
+
+    def refused() -> Mapping[str, int]:
+        return daemon.member.import_controller.dropped() if daemon.member is not None else {}
+
     kube_metrics.register(registry)
     forwarding.register(registry)
     probe_controller.register(registry)
-    metrics.register(
-        registry,
-        gauges,
-        lambda: daemon.member.import_controller.dropped() if daemon.member is not None else {},
-    )
+    metrics.register(registry, gauges, refused)
 
 
 if __name__ == "__main__":

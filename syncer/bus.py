@@ -16,7 +16,7 @@ WorkT = TypeVar("WorkT", bound=enum.Enum)
 
 
 class Bus(Generic[SourceT, WorkT]):
-    """Pass keys from sources to the handlers of their work, in the order of the table, in the caller's thread.
+    """Passes keys from sources to the handlers of their work, in the order of the table, in the caller's thread.
 
     What a key is depends on the source: the source's own words say it, and the handlers of its work expect it.
     """

@@ -88,9 +88,9 @@ class Agent:
             ),
         ]
 
-    def ready(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """Return why a pod can't be attached and carried here yet, or None."""
-        return self._controllers.reporter.ready()
+        return self._controllers.reporter.unready_reason()
 
     def _campaign(self, stop: threading.Event) -> None:
         work_queues = self._shared.work_queues
@@ -123,7 +123,12 @@ def run(settings: AgentSettings, local_node: LocalNode, crew: process.Crew) -> i
     kube_metrics.register(registry)
     for collector in agent.collectors():
         registry.register(collector)
-    observed = server.serve(port=settings.observe_port, registry=registry, healthy=lambda: None, ready=agent.ready)
+    observed = server.serve(
+        port=settings.observe_port,
+        registry=registry,
+        unhealthy_reason=lambda: None,
+        unready_reason=agent.unready_reason,
+    )
     try:
         crew.start(agent.threads())
         log.info("running", extra={"version": importlib.metadata.version("fleetboard")})

@@ -29,8 +29,8 @@ from fleetboard.kube import controller, events, lease
 LEASE = "cnf-leader"
 TERM_S, DEADLINE_S, PERIOD_S = 6.0, 4.0, 1.0
 """Shorter than Kubernetes' own: the API fences a takeover, and a node that lost it must not hold the cluster back."""
-REST = 2.0
-"""For work that plans all services or nodes at once: with 10 000 services that takes half a second."""
+REST_FACTOR = 2.0
+"""A worker rests twice as long as its work took: planning all of 10 000 services takes half a second."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,16 +129,18 @@ def build_workers(
 ) -> Mapping[AgentWork, controller.Controller[str]]:
     """Return the loop of each kind of work; each takes its work from the queue that ``work_queues`` fills."""
     steps: Mapping[AgentWork, tuple[Callable[[str], float | None], Sequence[threading.Event], float]] = {
-        AgentWork.TUNNEL: (controllers.gate.reconcile, caches.mesh_synced, REST),
-        AgentWork.SERVICES: (controllers.services.reconcile, caches.services_synced, REST),
-        AgentWork.BLOCKS: (controllers.blocks.reconcile, caches.claims_synced, REST),
+        AgentWork.TUNNEL: (controllers.gate.reconcile, caches.mesh_synced, REST_FACTOR),
+        AgentWork.SERVICES: (controllers.services.reconcile, caches.services_synced, REST_FACTOR),
+        AgentWork.BLOCKS: (controllers.blocks.reconcile, caches.claims_synced, REST_FACTOR),
         AgentWork.STATUS: (controllers.status.reconcile_node, caches.mesh_synced, 0.0),
-        AgentWork.ATTACHMENTS: (controllers.status.reconcile_attachments, (), REST),
+        AgentWork.ATTACHMENTS: (controllers.status.reconcile_attachments, (), REST_FACTOR),
         AgentWork.LATECOMERS: (controllers.latecomers.reconcile, caches.pods_synced, 0.0),
     }
     return {
-        work: controller.Controller(work.value, reconcile, wait_for=synced, rest=rest, queue=work_queues.queue(work))
-        for work, (reconcile, synced, rest) in steps.items()
+        work: controller.Controller(
+            work.value, reconcile, wait_for=synced, rest_factor=rest_factor, queue=work_queues.queue(work)
+        )
+        for work, (reconcile, synced, rest_factor) in steps.items()
     }
 
 
@@ -206,5 +208,5 @@ def _build_startup_taint_controller(parts: SharedParts, reporter: NodeReporter) 
         node=parts.settings.node,
         conf_dir=parts.settings.cni_conf_dir,
         state_dir=parts.settings.state_dir,
-        ready=reporter.ready,
+        unready_reason=reporter.unready_reason,
     )

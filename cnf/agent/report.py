@@ -28,7 +28,7 @@ class NodeReporter:
     elector: lease.Elector
     services: ServiceController
 
-    def ready(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """Return why a pod can't be attached and carried here yet, or None."""
         if self.cni.network() is None:
             return "this node has no block of addresses yet: has the cluster joined, and is there a leader?"
@@ -58,7 +58,7 @@ class NodeReporter:
             wanted=wanted,
             returned=returned,
             held=held,
-            ready=self.ready(),
+            unready_reason=self.unready_reason(),
             exhausted="" if usage.free else self.why_no_block(),
             refused=self.services.refused.describe(),
             leading=self._leading(),

@@ -53,7 +53,7 @@ def _types(path: pathlib.Path) -> list[str]:
 
 
 class StartupTaintController:
-    """Reconciles the taint of one node; ``ready`` says why nothing can be attached there yet, or None."""
+    """Reconciles the taint of one node; ``unready_reason`` returns why nothing can be attached there yet, or None."""
 
     def __init__(
         self,
@@ -62,10 +62,10 @@ class StartupTaintController:
         node: str,
         conf_dir: pathlib.Path,
         state_dir: pathlib.Path,
-        ready: Callable[[], str | None],
+        unready_reason: Callable[[], str | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._client, self._node, self._conf_dir, self._ready = client, node, conf_dir, ready
+        self._client, self._node, self._conf_dir, self._unready_reason = client, node, conf_dir, unready_reason
         self._seen_path = state_dir / "multus-seen"
         self._seen = self._seen_path.exists()
         self._warned = False
@@ -85,7 +85,7 @@ class StartupTaintController:
         if away and not self._seen:
             self._warn()
             return PERIOD_S
-        state = (away, not away and self._ready() is None)
+        state = (away, not away and self._unready_reason() is None)
         if state == self._written and self._clock() < self._recheck_at:
             return PERIOD_S
         node_object = self._client.get(resource.NODES, node)

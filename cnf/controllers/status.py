@@ -18,7 +18,7 @@ from fleetboard.kube import client as kube_client
 from fleetboard.kube import errors
 from fleetboard.model import fleet, meta, names, resource, times
 
-MANAGER = "cnf"
+FIELD_MANAGER = "cnf"
 RESYNC_S = 30.0
 """When to compare again without an event.
 
@@ -46,7 +46,7 @@ class Report:
     returned: list[str]
     held: list[str]
     """The blocks that the node holds, whatever the API says, its first one first."""
-    ready: str | None
+    unready_reason: str | None
     """Why the node is not ready, else None."""
     exhausted: str = ""
     """Why no wanted block comes, else empty."""
@@ -69,9 +69,9 @@ def render_status(report: Report, fleet_node: fleet.FleetNode, *, version: str, 
     """Render the status of the FleetNode ``fleet_node``."""
     ready = meta.Condition(
         type="Ready",
-        status="True" if report.ready is None else "False",
-        reason="Ready" if report.ready is None else "NotReady",
-        message=report.ready or "addresses, tunnel and services are in place",
+        status="True" if report.unready_reason is None else "False",
+        reason="Ready" if report.unready_reason is None else "NotReady",
+        message=report.unready_reason or "addresses, tunnel and services are in place",
     )
     room = meta.Condition(
         type="AddressesAvailable",
@@ -148,7 +148,7 @@ class StatusController:
         fleet_node = self._fleet_node()
         if fleet_node is None:
             fresh = {"metadata": {"name": self._node, "namespace": self._namespace}}
-            fleet_node = self._client.apply(resource.FLEET_NODES, fresh, manager=MANAGER)
+            fleet_node = self._client.apply(resource.FLEET_NODES, fresh, manager=FIELD_MANAGER)
         now = times.now()
         status = render_status(self._report(), fleet_node, version=self._version, now=now)
         left_s = self._counted + COUNTS_S - self._clock()
@@ -158,7 +158,9 @@ class StatusController:
         metadata = msgspec.structs.replace(self._meta(), resource_version=fleet_node.metadata.resource_version)
         body = fleet.FleetNode(metadata=metadata, status=status)
         try:
-            self._client.apply(resource.FLEET_NODES, body, manager=MANAGER, subresource="status", keep_version=True)
+            self._client.apply(
+                resource.FLEET_NODES, body, manager=FIELD_MANAGER, subresource="status", keep_version=True
+            )
         except errors.ConflictError:
             return CHANGED_S
         self._counted = self._clock()
@@ -169,7 +171,7 @@ class StatusController:
         current = sorted(self._attachments(), key=_order)
         if current != self._published:
             body = fleet.NodeAttachments(metadata=self._meta(), attachments=current)
-            self._client.apply(resource.NODE_ATTACHMENTS, body, manager=MANAGER)
+            self._client.apply(resource.NODE_ATTACHMENTS, body, manager=FIELD_MANAGER)
             self._published = current
         else:
             # Somebody may have deleted it, and then syncer would withdraw every endpoint of this node.

@@ -20,7 +20,7 @@ from cnf.tunnel.session import epochs
 from cnf.tunnel.session.session import Session, SessionRunner
 from cnf.tunnel.wireguard.tunnel import Tunnel
 from fleetboard.kube import lease
-from fleetboard.model import addresses, names
+from fleetboard.model import addresses, names, standbys
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class TunnelController:
         holder = self._elector.holder
         if not holder:
             return self.leadership  # released, not taken yet: the last leader's session still exists
-        offered = mesh.Leadership(holder, plan.choose_standbys(holder, nodes), self._elector.epoch)
+        offered = mesh.Leadership(holder, standbys.choose_standbys(holder, nodes), self._elector.epoch)
         return plan.newer(self.leadership, offered)
 
     def _set_network(self, identity: mesh.NodeIdentity, relay: mesh.RelayPeer, *, returned: list[str]) -> None:

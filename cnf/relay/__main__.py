@@ -40,8 +40,8 @@ def main() -> int:
     observed = server.serve(
         port=settings.observe_port,
         registry=registry,
-        healthy=lambda: None,
-        ready=lambda: started[0].ready() if started else "the relay's key has not been read yet",
+        unhealthy_reason=lambda: None,
+        unready_reason=lambda: started[0].unready_reason() if started else "the relay's key has not been read yet",
     )
     try:
         tunnel = Tunnel(private_key=key.wait(client, settings.namespace))

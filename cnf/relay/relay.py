@@ -35,7 +35,7 @@ HEALTH_S = 0.2
 """How often the probes' states are read: a fifth of the second after which a member is unreachable."""
 HEALTH_RETRY_S = 2.0
 """Longest pause between attempts to write the members' health: other members withdraw by it."""
-PAUSE_RATIO = 2.0
+REST_FACTOR = 2.0
 """Every heartbeat of a member is an event. Planning at each, 250 members would take a core."""
 
 
@@ -53,7 +53,7 @@ class Relay:
         self._client, self._tunnel = client, tunnel
         self._clusterset, self._endpoints = clusterset, endpoints
         self._namespace = names.clusterset_namespace(clusterset)
-        self._tunnel_controller = controller.Controller("tunnel", self._reconcile_tunnel, rest=PAUSE_RATIO)
+        self._tunnel_controller = controller.Controller("tunnel", self._reconcile_tunnel, rest_factor=REST_FACTOR)
         self._health_controller: controller.Controller[str] = controller.Controller(
             "health", self._reconcile_health, queue=workqueue.WorkQueue(cap_s=HEALTH_RETRY_S)
         )
@@ -82,7 +82,7 @@ class Relay:
             "probe port": self._serve_probes,
         }
 
-    def ready(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """Return why the relay does not forward yet, or None."""
         if self._identity is None:
             return "the hub's own block is not allocated yet: is syncer-hub running?"

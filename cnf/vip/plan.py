@@ -74,7 +74,7 @@ def service_key(service: FleetService) -> str:
 def slice_key(endpoint_slice: EndpointSlice) -> str | None:
     """Return the key of the service that an imported slice belongs to; None for other slices."""
     labels = endpoint_slice.metadata.labels
-    if labels.get(names.LABEL_MANAGED_BY) != names.MANAGER or names.LABEL_SOURCE_CLUSTER not in labels:
+    if labels.get(names.LABEL_MANAGED_BY) != names.MANAGED_BY or names.LABEL_SOURCE_CLUSTER not in labels:
         return None
     key = keys.of_imported(endpoint_slice)
     return None if key is None else key.dotted

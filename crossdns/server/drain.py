@@ -2,7 +2,7 @@
 
 A fixed time is not enough. A resolver that keeps a socket, as CoreDNS does, stays with a replica until kube-proxy
 removes the connection from the kernel's table. kube-proxy does that once it knows that the replica is not ready, and
-the news takes its time: by way of kubelet, the API and a node that may be short of processors.
+that takes time: it travels by way of kubelet, the API and a node that may be short of processors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Drain:
         self._seen = self.received()
 
     def over(self) -> bool:
-        """Tell whether the replica may end; call this several times a second."""
+        """Return whether the replica may end; call this several times a second."""
         now, received = self.clock(), self.received()
         if received != self._seen:
             self._seen, self._last_query = received, now

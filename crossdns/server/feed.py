@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from crossdns import errors
-from crossdns.server import wire
+from crossdns.server.answerer import Answerer, LiveZone, store
 from crossdns.zone import encode, table
 
 _LENGTH = struct.Struct("!I")
@@ -79,7 +79,7 @@ class Unpacker:
         """Iterate over the frames that ``received`` completes.
 
         Raises:
-            errors.FeedBrokenError: the bytes are not frames.
+            FeedBrokenError: the bytes are not frames.
         """
         self._buffer += received
         while len(self._buffer) >= _LENGTH.size:
@@ -105,14 +105,14 @@ class Replica:
         generation: Number of the last update that is complete.
     """
 
-    answerer: wire.Answerer
+    answerer: Answerer
     generation: int = 0
-    _aside: wire.LiveZone | None = None
+    _aside: LiveZone | None = None
 
     def apply(self, frame: Frame) -> bool:
         """Apply one frame; return whether it was a commit."""
         if frame.kind is FrameKind.BEGIN:
-            self._aside = wire.LiveZone({}, set(), {})
+            self._aside = LiveZone({}, set(), {})
             return False
         target = self._aside or self.answerer.zone
         if target is None:
@@ -126,11 +126,11 @@ class Replica:
         return True
 
 
-def _apply(target: wire.LiveZone, change: table.ZoneChange) -> None:
+def _apply(target: LiveZone, change: table.ZoneChange) -> None:
     target.names.update(change.appeared)
     for entry in change.entries:
         if entry.records:
-            target.answers[entry.question] = wire.store(encode.Answer(entry.count, entry.records, entry.step))
+            target.answers[entry.question] = store(encode.Answer(entry.count, entry.records, entry.step))
         else:
             target.answers.pop(entry.question, None)
     target.names.difference_update(change.vanished)

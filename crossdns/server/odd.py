@@ -1,4 +1,4 @@
-"""Answer the messages that are not one plain question: broken, rare, or in a form that has to be parsed first.
+"""Answers the messages that are not one plain question: broken, rare, or in a form that has to be parsed first.
 
 Invariant: a message that is no query gets no reply, so two servers never answer each other in a loop. A query that
 can't be served gets the rcode that says why.
@@ -10,7 +10,18 @@ import struct
 
 import dnslib
 
-from crossdns.server import wire
+from crossdns.server.answerer import (
+    FORMERR,
+    NOERROR,
+    NOTIMP,
+    OPT,
+    REFUSED,
+    TCP_MAX,
+    UDP_MAX,
+    UDP_PLAIN,
+    Answerer,
+    flags,
+)
 from crossdns.zone import encode
 
 _BADVERS_EXTENDED = b"\1"
@@ -18,36 +29,36 @@ _BADVERS_EXTENDED = b"\1"
 _ADDITIONAL_MAX = 2
 
 
-def answer(answerer: wire.Answerer, data: bytes, *, udp: bool) -> bytes | None:
+def answer(answerer: Answerer, data: bytes, *, udp: bool) -> bytes | None:
     """Return the reply, or None when the message gets none."""
     if len(data) < 12 or data[2] & 0x80:
         return None
     if (data[2] >> 3) & 0x0F:
-        return _header(data, wire.NOTIMP)
+        return _header(data, NOTIMP)
     questions, answers, authorities, additional = struct.unpack("!HHHH", data[4:12])
     if questions != 1 or answers or authorities > 1 or additional > _ADDITIONAL_MAX:
-        return _header(data, wire.FORMERR)
+        return _header(data, FORMERR)
     end = _question_end(data)
     parsed = None if end is None else _parse(data)
     if parsed is None:
-        return _header(data, wire.FORMERR)
+        return _header(data, FORMERR)
     return _parsed(answerer, data, parsed, asked=data[12:end], udp=udp)
 
 
-def _parsed(answerer: wire.Answerer, data: bytes, parsed: dnslib.DNSRecord, *, asked: bytes, udp: bool) -> bytes | None:
+def _parsed(answerer: Answerer, data: bytes, parsed: dnslib.DNSRecord, *, asked: bytes, udp: bool) -> bytes | None:
     type_ = parsed.q.qtype
     if type_ in (encode.TYPE_AXFR, encode.TYPE_IXFR):
-        return _header(data, wire.REFUSED)
+        return _header(data, REFUSED)
     opts = [record for record in parsed.ar if record.rtype == encode.TYPE_OPT]
     if len(opts) > 1 or parsed.auth or any(record.rname.label for record in opts):
-        return _header(data, wire.FORMERR)
-    opt, limit = b"", wire.UDP_PLAIN
+        return _header(data, FORMERR)
+    opt, limit = b"", UDP_PLAIN
     if opts:
-        opt, limit = wire.OPT, min(max(opts[0].rclass, wire.UDP_PLAIN), wire.UDP_MAX)
+        opt, limit = OPT, min(max(opts[0].rclass, UDP_PLAIN), UDP_MAX)
         if (opts[0].ttl >> 16) & 0xFF:
             return _bad_version(data, asked)
-    reply = answerer.question(data, asked, opt=opt, limit=limit if udp else wire.TCP_MAX)
-    return _header(data, wire.NOTIMP) if reply is None else reply
+    reply = answerer.question(data, asked, opt=opt, limit=limit if udp else TCP_MAX)
+    return _header(data, NOTIMP) if reply is None else reply
 
 
 def _parse(data: bytes) -> dnslib.DNSRecord | None:
@@ -69,10 +80,10 @@ def _question_end(data: bytes) -> int | None:
 
 def _header(data: bytes, rcode: int) -> bytes:
     """Reply with a header alone."""
-    return data[:2] + wire.flags(data, rcode) + bytes(8)
+    return data[:2] + flags(data, rcode) + bytes(8)
 
 
 def _bad_version(data: bytes, asked: bytes) -> bytes:
     """Reply BADVERS (16): its upper bits are in the OPT record, which also says that crossdns speaks version 0."""
-    opt = wire.OPT[:5] + _BADVERS_EXTENDED + wire.OPT[6:]
-    return data[:2] + wire.flags(data, wire.NOERROR) + b"\0\1\0\0\0\0\0\1" + asked + opt
+    opt = OPT[:5] + _BADVERS_EXTENDED + OPT[6:]
+    return data[:2] + flags(data, NOERROR) + b"\0\1\0\0\0\0\0\1" + asked + opt

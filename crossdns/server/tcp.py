@@ -1,4 +1,4 @@
-"""Answer over TCP (RFC 7766): one loop over all connections, in a process of its own.
+"""Answers over TCP (RFC 7766): one loop over all connections, in a process of its own.
 
 Invariant: clients can hold a bounded number of connections, each silent for a bounded time, with a bounded number of
 bytes left unread.
@@ -13,7 +13,8 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 
-from crossdns.server import counters, udp, wire
+from crossdns.server import counters, udp
+from crossdns.server.answerer import Answerer
 
 CONNECTIONS_MAX = 512
 IDLE_S = 10.0
@@ -48,7 +49,7 @@ class TcpServer:
 
     def __init__(
         self,
-        answerer: wire.Answerer,
+        answerer: Answerer,
         counts: memoryview,
         *,
         connections_max: int = CONNECTIONS_MAX,
@@ -62,7 +63,7 @@ class TcpServer:
         self._connections: dict[_TcpConnection, None] = {}
 
     def serve(self, listeners: Iterable[socket.socket]) -> None:
-        """Answer queries, for ever."""
+        """Answer queries, forever."""
         for listener in listeners:
             listener.setblocking(False)
             self._selector.register(listener, selectors.EVENT_READ, None)
@@ -126,7 +127,9 @@ class TcpServer:
                 break
             data = bytes(received[2:end])
             del received[:end]
-            reply = self._answerer.plain(data, udp=False) or udp.parsed(self._answerer, data, self._counts, udp=False)
+            reply = self._answerer.plain(data, udp=False) or udp.answer_odd(
+                self._answerer, data, self._counts, udp=False
+            )
             if reply is None:
                 received.clear()
                 connection.ended = True

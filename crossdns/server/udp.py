@@ -1,4 +1,4 @@
-"""Answer datagrams: one blocking loop per socket, which is measurably faster than an event loop.
+"""Answers datagrams: one blocking loop per socket, which is measurably faster than an event loop.
 
 Invariant: no datagram ends the loop, whatever it holds.
 """
@@ -9,7 +9,8 @@ import contextlib
 import logging
 import socket
 
-from crossdns.server import counters, odd, wire
+from crossdns.server import counters, odd
+from crossdns.server.answerer import Answerer
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +30,12 @@ def listen(family: socket.AddressFamily, port: int, held: contextlib.ExitStack) 
     return sock
 
 
-def serve(sock: socket.socket, answerer: wire.Answerer, counts: memoryview) -> None:
-    """Answer queries, for ever."""
+def serve(sock: socket.socket, answerer: Answerer, counts: memoryview) -> None:
+    """Answer queries, forever."""
     receive, send, plain = sock.recvfrom, sock.sendto, answerer.plain
     while True:
         data, client = receive(_RECEIVE_MAX)
-        reply = plain(data, udp=True) or parsed(answerer, data, counts, udp=True)
+        reply = plain(data, udp=True) or answer_odd(answerer, data, counts, udp=True)
         if reply is None:
             continue
         try:
@@ -48,7 +49,7 @@ def serve(sock: socket.socket, answerer: wire.Answerer, counts: memoryview) -> N
             counts[counters.TRUNCATED] += 1
 
 
-def parsed(answerer: wire.Answerer, data: bytes, counts: memoryview, *, udp: bool) -> bytes | None:
+def answer_odd(answerer: Answerer, data: bytes, counts: memoryview, *, udp: bool) -> bytes | None:
     """Answer a message that is no plain question, and count it."""
     counts[counters.UNPLAIN] += 1
     try:

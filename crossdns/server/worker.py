@@ -17,7 +17,8 @@ import sys
 import threading
 from collections.abc import Callable
 
-from crossdns.server import counters, feed, tcp, udp, wire
+from crossdns.server import counters, feed, tcp, udp
+from crossdns.server.answerer import Answerer
 from crossdns.zone import encode
 from fleetboard.model import names
 from fleetboard.runtime import logs
@@ -38,7 +39,7 @@ def main() -> int:
     counts = [counters.Board(args.counters, args.slots).slot(args.first_slot + n) for n in range(len(sockets))]
     apexes = [encode.name(zone_name) for zone_name in names.ZONES]
     # TCP's sockets share one loop, UDP's have a thread and an answerer each.
-    answerers = [wire.Answerer(apexes) for _ in (sockets[:1] if args.protocol == "tcp" else sockets)]
+    answerers = [Answerer(apexes) for _ in (sockets[:1] if args.protocol == "tcp" else sockets)]
     if args.protocol == "tcp":
         _start(functools.partial(tcp.TcpServer(answerers[0], counts[0]).serve, sockets))
     else:
@@ -58,7 +59,7 @@ def _parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _follow(connection: socket.socket, answerers: list[wire.Answerer], counts: list[memoryview]) -> None:
+def _follow(connection: socket.socket, answerers: list[Answerer], counts: list[memoryview]) -> None:
     """Apply the feed; the first answerer's zone is shared by the others."""
     replica = feed.Replica(answerers[0])
     for generation in feed.receive(connection, replica):
@@ -79,7 +80,7 @@ def _or_die(serve: Callable[[], None]) -> None:
     try:
         serve()
     except BaseException:
-        log.exception("answering ended")
+        log.exception("an answering process ended unexpectedly")
     os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""Start the answering processes, send them the zone, and notice when one ends.
+"""Starts the answering processes, sends them the zone, and notices when one ends.
 
 Invariant: sockets are bound here and handed over, so a port in use is one clear error at the start. No copy of a socket
 is kept: the kernel would go on giving it queries that nobody reads.
@@ -82,7 +82,7 @@ class WorkerPool:
         """Send the frames of one update, made for its generation, to every process.
 
         Raises:
-            errors.WorkerDiedError: one is gone or takes nothing any more.
+            WorkerDiedError: one is gone or takes nothing any more.
         """
         with self._lock:
             self._generation += 1
@@ -96,7 +96,7 @@ class WorkerPool:
         """Watch the processes until ``stop``.
 
         Raises:
-            errors.WorkerDiedError: one ended.
+            WorkerDiedError: one ended.
         """
         while not stop.wait(_POLL_S):
             gone = self.gone()

@@ -113,7 +113,7 @@ class ServiceIndex:
         if fresh == self._reach:
             return frozenset()
         self._reach = fresh
-        return self._slices.terms()
+        return self._slices.values()
 
 
 def _services(endpoint_slice: core.EndpointSlice) -> frozenset[ServiceKey]:

@@ -89,7 +89,7 @@ class ZoneWatch:
         """Publish the zone, then every change to it, until ``stop``.
 
         Raises:
-            errors.WorkerDiedError: an answering process is gone.
+            WorkerDiedError: an answering process is gone.
         """
         self._restore()
         while not self.synced:

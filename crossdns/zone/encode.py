@@ -37,8 +37,9 @@ class Answer:
     """The answer section of one question, the same in every zone.
 
     Attributes:
-        count: Number of records; 0 when they name hosts of the zone, so that ``expand`` has to make them.
-        records: The encoded records; for ``expand`` the port, the length of the host's name and the name of each.
+        count: Number of records; 0 for SRV, whose records contain the zone's name: ``expand`` makes them for one zone.
+        records: The encoded records; for SRV, for each target its port, the length of its host and the host relative to
+            the zone.
         step: Length of each record when they may be rotated, else 0.
     """
 

@@ -70,7 +70,7 @@ def service_records(
     if not _LABEL.fullmatch(key.name) or not _LABEL.fullmatch(key.namespace):
         return {}
     if service.spec.type == "Headless":
-        return _headless(service_domain(key), _reachable(_backends(service_domain(key), slices), reach))
+        return _headless(service_domain(key), _reachable(_ready_endpoints(service_domain(key), slices), reach))
     return _clusterset_ip(service_domain(key), service.spec)
 
 
@@ -85,22 +85,22 @@ def _clusterset_ip(domain: str, spec: fleet.FleetServiceSpec) -> dict[str, Recor
     return records
 
 
-def _headless(domain: str, backends: list[_ReadyEndpoint]) -> dict[str, Records]:
-    if not backends:
+def _headless(domain: str, endpoints: list[_ReadyEndpoint]) -> dict[str, Records]:
+    if not endpoints:
         return {}
     hosts: dict[str, set[Address]] = {}
     targets: dict[str, set[SrvTarget]] = {}
-    for backend in backends:
-        hosts.setdefault(backend.host, set()).update(backend.addresses)
-        for port in backend.ports:
+    for endpoint in endpoints:
+        hosts.setdefault(endpoint.host, set()).update(endpoint.addresses)
+        for port in endpoint.ports:
             if port.port is None or not trust.is_port(port.port):
                 continue
-            target = SrvTarget(backend.host, port.port)
+            target = SrvTarget(endpoint.host, port.port)
             targets.setdefault(domain, set()).add(target)
             name = _port_domain(port.name, port.protocol, domain)
             if name:
                 targets.setdefault(name, set()).add(target)
-    hosts[domain] = _common(hosts)
+    hosts[domain] = _addresses_that_fit(hosts)
     return {
         name: Records(
             addresses=tuple(sorted(hosts.get(name, ()), key=_address_order)),
@@ -110,8 +110,8 @@ def _headless(domain: str, backends: list[_ReadyEndpoint]) -> dict[str, Records]
     }
 
 
-def _common(hosts: Mapping[str, set[Address]]) -> set[Address]:
-    """Return the addresses of as many hosts as an answer holds; A and AAAA have the same hosts."""
+def _addresses_that_fit(hosts: Mapping[str, set[Address]]) -> set[Address]:
+    """Return the addresses of the first hosts, by name, whose A records and AAAA records each fit one answer."""
     chosen: set[Address] = set()
     counts: collections.Counter[int] = collections.Counter()
     for host in sorted(hosts):
@@ -122,14 +122,14 @@ def _common(hosts: Mapping[str, set[Address]]) -> set[Address]:
     return chosen
 
 
-def _reachable(backends: Iterable[_ReadyEndpoint], reach: Reach) -> list[_ReadyEndpoint]:
+def _reachable(endpoints: Iterable[_ReadyEndpoint], reach: Reach) -> list[_ReadyEndpoint]:
     """Leave out the endpoints of clusters that names must not lead to now."""
-    every = list(backends)
-    clusters = reach.for_names({backend.cluster for backend in every})
-    return [backend for backend in every if backend.cluster in clusters]
+    every = list(endpoints)
+    clusters = reach.for_names({endpoint.cluster for endpoint in every})
+    return [endpoint for endpoint in every if endpoint.cluster in clusters]
 
 
-def _backends(domain: str, slices: Iterable[core.EndpointSlice]) -> Iterator[_ReadyEndpoint]:
+def _ready_endpoints(domain: str, slices: Iterable[core.EndpointSlice]) -> Iterator[_ReadyEndpoint]:
     for item in slices:
         cluster = item.metadata.labels.get(names.LABEL_SOURCE_CLUSTER, "")
         if not _LABEL.fullmatch(cluster):

@@ -38,7 +38,7 @@ class HubAccess:
         found = self.client.find(resource.CONFIG_MAPS, membership.ROOT_CA, self.namespace)
         text = found.data.get("ca.crt", "") if found is not None else ""
         if not text:
-            raise CommandError(f"ConfigMap {self.namespace}/{membership.ROOT_CA} has no ca.crt: give --ca-file")
+            raise CommandError(f"ConfigMap {self.namespace}/{membership.ROOT_CA} has no ca.crt: pass --ca-file")
         return text.encode()
 
 
@@ -60,7 +60,7 @@ def connect(options: argparse.Namespace, environ: Mapping[str, str] = os.environ
     namespace = environ.get("NAMESPACE", names.NAMESPACE)
     otherwise = (
         "no hub to talk to: run this in the hub's pod (kubectl exec deploy/syncer-hub -- fleetboard ...), "
-        "or give --kubeconfig and --context"
+        "or pass --kubeconfig and --context"
     )
     client, in_pod = reach(options, environ, otherwise=otherwise)
     return HubAccess(client, namespace, in_pod)

@@ -1,7 +1,6 @@
 """``fleetboard cluster list`` and ``fleetboard cluster remove``.
 
-One invariant: removing begins with what carries traffic and ends with what is only litter, and may be run again
-after any failure.
+Invariant: removal starts with what carries traffic and ends with leftovers, and can be repeated after any failure.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _HEADER = ("CLUSTER", "ADMITTED", "REACHABLE", "STALE", "BLOCKS", "MESSAGE")
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``cluster list`` and ``cluster remove``."""
-    group = commands.add_parser("cluster", help="see and remove members").add_subparsers(
+    group = commands.add_parser("cluster", help="list and remove members").add_subparsers(
         required=True, metavar="COMMAND"
     )
     listing = group.add_parser("list", help="list the members of the clusterset")
@@ -40,7 +39,7 @@ def show(options: argparse.Namespace) -> None:
         CommandError: a value can't be used.
         KubeError: the hub's API failed.
     """
-    # Any usable name does: only the clusterset's is of interest.
+    # parse_member wants a cluster name too; here it has no effect.
     clusterset = settings.parse_member(options.clusterset, "any").clusterset
     hub_access = access.connect(options)
     peers, _ = hub_access.client.list(resource.PEERS, names.clusterset_namespace(clusterset))
@@ -58,21 +57,23 @@ def remove(options: argparse.Namespace) -> None:
     member = settings.parse_member(options.clusterset, options.cluster)
     client = access.connect(options).client
     had_peer = client.delete(resource.PEERS, member.cluster, names.clusterset_namespace(member.clusterset))
-    space = client.find(resource.NAMESPACES, member.namespace)
-    ours = space is not None and space.metadata.labels.get(names.LABEL_CLUSTER) == member.cluster
+    namespace = client.find(resource.NAMESPACES, member.namespace)
+    ours = namespace is not None and namespace.metadata.labels.get(names.LABEL_CLUSTER) == member.cluster
     if not had_peer and not ours:
         raise CommandError(f"clusterset {member.clusterset!r} has no member {member.cluster!r}")
     if ours:
-        empty_place(client, member)
+        revoke_and_empty(client, member)
     sys.stderr.write(
-        f"Cluster {member.cluster} is no longer a member: its tunnel and services are withdrawn, its credential is "
-        "refused within 10 seconds, its addresses go to no other cluster for 24 hours.\n"
+        f"Cluster {member.cluster} is no longer a member. Its tunnel and services are withdrawn; its credential is "
+        "refused within 10 seconds; its addresses are not reused by other clusters for 24 hours.\n"
     )
     if ours and not _delete_namespace(client, member.namespace):
-        sys.stderr.write(f"The emptied namespace stays; delete it with: kubectl delete namespace {member.namespace}\n")
+        sys.stderr.write(
+            f"The empty namespace is left in place; delete it with: kubectl delete namespace {member.namespace}\n"
+        )
 
 
-def empty_place(client: Client, member: membership.Member) -> None:
+def revoke_and_empty(client: Client, member: membership.Member) -> None:
     """Revoke every token of the member, then delete what it wrote."""
     for binding in membership.render_bindings(member):
         metadata = binding["metadata"]
@@ -90,12 +91,12 @@ def empty_place(client: Client, member: membership.Member) -> None:
 
 
 def describe(peer: fleet.Peer) -> tuple[str, ...]:
-    """Return a member's line: the sentence is that of what is wrong first."""
+    """Return a member's line, with the message of the first failing condition (Admitted, Degraded, Stale)."""
     status = peer.status
-    by_type = {one.type: one for one in status.conditions}
+    by_type = {condition.type: condition for condition in status.conditions}
     admitted, degraded, stale = (by_type.get(kind) for kind in ("Admitted", "Degraded", "Stale"))
     wrong = [admitted] if admitted is not None and admitted.status != "True" else []
-    wrong += [one for one in (degraded, stale) if one is not None and one.status == "True"]
+    wrong += [flag for flag in (degraded, stale) if flag is not None and flag.status == "True"]
     reachable = "-" if status.health is None else ("True" if status.health.reachable else "False")
     return (
         peer.metadata.name,
@@ -121,8 +122,8 @@ def _status(condition: meta.Condition | None) -> str:
 
 def _delete_all(client: Client, kind: resource.AnyResource, namespace: str) -> None:
     objects, _ = client.list(kind, namespace)
-    for one in objects:
-        client.delete(kind, one.metadata.name, namespace)
+    for obj in objects:
+        client.delete(kind, obj.metadata.name, namespace)
 
 
 def _delete_namespace(client: Client, name: str) -> bool:

@@ -1,7 +1,7 @@
 """``fleetboard crds install``: brings a cluster's CustomResourceDefinitions up to this version, never back.
 
-Helm installs what lies in a chart's crds/ once and never looks at it again; the charts run this before each install and
-upgrade. One invariant: what is there and newer stays as it is.
+Helm installs what is in a chart's crds/ once and never looks at it again; the charts run this before each install and
+upgrade. Invariant: what is there and newer stays as it is.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from fleetboard.kube import errors
 from fleetboard.kube.client import Client
 from fleetboard.model import core, crds, mcs, resource
 
-MANAGER = "fleetboard-crds"
+FIELD_MANAGER = "fleetboard-crds"
 ESTABLISHED_S = 30.0
 REACHABLE_S = 60.0
-"""How long an API server is waited for: a Job of a hook is given few tries, and a node's proxy may be behind."""
+"""How long to wait for the API server: a hook's Job has few retries, and a node's proxy may lag behind."""
 
 _CHECKOUT = pathlib.Path(__file__).parents[2] / "manifests/crds"
 _IMAGE = pathlib.Path("/opt/fleetboard/crds")
@@ -59,13 +59,13 @@ def install(options: argparse.Namespace) -> None:
         KubeError: the cluster's API failed.
     """
     wanted = read_folder(pathlib.Path(options.folder))
-    otherwise = "no cluster to talk to: give --kubeconfig and --context, or run this in a pod of it"
+    otherwise = "no cluster to talk to: pass --kubeconfig and --context, or run this in a pod of it"
     client, _ = access.reach(options, os.environ, otherwise=otherwise)
     wait_reachable(client)
-    for one in wanted:
-        sys.stdout.write(f"{one['metadata']['name']}: {bring(client, one)}\n")
-    for one in wanted:
-        wait_established(client, one["metadata"]["name"])
+    for definition in wanted:
+        sys.stdout.write(f"{definition['metadata']['name']}: {install_one(client, definition)}\n")
+    for definition in wanted:
+        wait_established(client, definition["metadata"]["name"])
 
 
 def wait_reachable(client: Client, *, timeout_s: float = REACHABLE_S) -> None:
@@ -97,7 +97,7 @@ def read_folder(folder: pathlib.Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(folder.glob("*.yaml")):
         try:
-            found += [one for one in yaml.safe_load_all(path.read_text()) if one]
+            found += [document for document in yaml.safe_load_all(path.read_text()) if document]
         except (OSError, yaml.YAMLError) as err:
             raise CommandError(f"{path} can't be read: {err}") from err
     if not found:
@@ -105,8 +105,8 @@ def read_folder(folder: pathlib.Path) -> list[dict[str, Any]]:
     return found
 
 
-def bring(client: Client, ours: dict[str, Any]) -> str:
-    """Install, update or leave one definition; say which.
+def install_one(client: Client, ours: dict[str, Any]) -> str:
+    """Install, update or leave one definition; return which, in words.
 
     Raises:
         CommandError: a newer one is there that doesn't serve what we speak.
@@ -117,7 +117,7 @@ def bring(client: Client, ours: dict[str, Any]) -> str:
     if step is crds.CrdStep.KEEP_NEWER and found is not None:
         check_served(ours, found)
     if step in (crds.CrdStep.INSTALL, crds.CrdStep.UPDATE):
-        client.apply(resource.CRDS, ours, manager=MANAGER)
+        client.apply(resource.CRDS, ours, manager=FIELD_MANAGER)
     versions = {"ours": crds.read_version(ours["metadata"].get("labels", {}))}
     versions["found"] = crds.read_version(found.metadata.labels if found is not None else {})
     return _SAID[step].format(**versions)
@@ -129,7 +129,7 @@ def check_served(ours: dict[str, Any], found: core.PlainObject) -> None:
     if spoken in crds.served_versions(ours["spec"]) and spoken not in crds.served_versions(found.spec):
         newer = crds.read_version(found.metadata.labels)
         raise CommandError(
-            f"{found.metadata.name} is of {newer}, newer than this Fleetboard's, and no longer serves {spoken}: "
+            f"{found.metadata.name} has version {newer}, newer than this Fleetboard's, and no longer serves {spoken}: "
             "upgrade Fleetboard"
         )
 
@@ -146,7 +146,7 @@ def wait_established(client: Client, name: str, *, timeout_s: float = ESTABLISHE
             conditions = client.get(resource.CRDS, name).status.get("conditions", [])
         except errors.UnreachableError:
             conditions = []
-        if any(one.get("type") == "Established" and one.get("status") == "True" for one in conditions):
+        if any(flag.get("type") == "Established" and flag.get("status") == "True" for flag in conditions):
             return
         if time.monotonic() > deadline:
             raise CommandError(f"{name} is not served after {timeout_s:.0f} s: kubectl describe crd {name} says why")

@@ -1,6 +1,6 @@
 """``fleetboard``: the operator's command.
 
-One invariant: exit status 0 means done; 1 means one sentence on stderr says why not; 2 is argparse's for bad usage.
+Invariant: exit status 0 means done; 1 means one sentence on stderr says why not; 2 is argparse's for bad usage.
 """
 
 from __future__ import annotations

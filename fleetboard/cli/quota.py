@@ -12,7 +12,7 @@ from collections.abc import Callable
 from fleetboard.kube.client import Client
 from fleetboard.model import membership, resource
 
-MANAGER = "fleetboard-cli"
+FIELD_MANAGER = "fleetboard-cli"
 LOOK_S = 1.0
 ANEW_S = 5.0
 PATIENCE_S = 90.0
@@ -27,7 +27,7 @@ def ensure_counted(
 ) -> bool:
     """Make the member's quota and wait until it counts every kind; return False when it doesn't in ``PATIENCE_S``."""
     wanted = membership.render_quota(member)
-    client.apply(resource.RESOURCE_QUOTAS, wanted, manager=MANAGER)
+    client.apply(resource.RESOURCE_QUOTAS, wanted, manager=FIELD_MANAGER)
     made = began = clock()
     while not is_counted(client, member):
         now = clock()
@@ -35,13 +35,13 @@ def ensure_counted(
             return False
         if now - made >= ANEW_S:
             client.delete(resource.RESOURCE_QUOTAS, membership.QUOTA, member.namespace)
-            client.apply(resource.RESOURCE_QUOTAS, wanted, manager=MANAGER)
+            client.apply(resource.RESOURCE_QUOTAS, wanted, manager=FIELD_MANAGER)
             made = now
         pause(LOOK_S)
     return True
 
 
 def is_counted(client: Client, member: membership.Member) -> bool:
-    """Whether the quota knows how many the member has of every kind that it limits."""
+    """Return whether the quota knows how many the member has of every kind that it limits."""
     found = client.find(resource.RESOURCE_QUOTAS, membership.QUOTA, member.namespace)
     return found is not None and membership.OBJECT_QUOTA.keys() <= found.status.get("used", {}).keys()

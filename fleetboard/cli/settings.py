@@ -1,6 +1,6 @@
 """Parses what a user typed, before anything is asked of a cluster.
 
-One invariant: every function here is pure and refuses a value with a sentence that names the option.
+Invariant: every function here is pure and refuses a value with a sentence that names the option.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def parse_member(clusterset: str, cluster: str) -> membership.Member:
 
 
 def parse_ttl(text: str) -> int:
-    """Parse --ttl into seconds; the API gives no token that lives shorter than ten minutes.
+    """Parse --ttl into seconds; the API issues no token for less than ten minutes.
 
     Raises:
         CommandError: not a duration, or out of bounds.
@@ -63,7 +63,7 @@ def parse_export_namespaces(text: str | None) -> list[str] | None:
 
 
 def parse_server(text: str) -> str:
-    """Parse --server, the URL at which children reach the hub's API.
+    """Parse --server, the URL at which members reach the hub's API.
 
     Raises:
         CommandError: missing or not an https URL.
@@ -71,7 +71,7 @@ def parse_server(text: str) -> str:
     server = text.strip().rstrip("/")
     if not server:
         raise CommandError(
-            "the hub's URL is not known: set api.server in the hub's chart, or give --server https://..."
+            "the hub's URL is not known: set api.server in the hub's chart, or pass --server https://..."
         )
     try:
         url = urllib.parse.urlsplit(server)

@@ -1,6 +1,6 @@
-"""``fleetboard token create``: makes a member's place on the hub and a token of ten minutes to take it.
+"""``fleetboard token create``: creates a member's namespace and rights on the hub, and a token to join with.
 
-One invariant: run again it changes nothing of a member but the bootstrap token, of which the newest alone is good.
+Invariant: running it again replaces the bootstrap token, of which only the newest is valid, and changes nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fleetboard.kube import errors
 from fleetboard.kube.client import Client
 from fleetboard.model import membership, names, resource
 
-MANAGER = "fleetboard-cli"
+FIELD_MANAGER = "fleetboard-cli"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -82,16 +82,16 @@ def make_place(client: Client, member: membership.Member) -> None:
     ensure_namespace(client, names.clusterset_namespace(member.clusterset), {names.LABEL_CLUSTERSET: member.clusterset})
     ensure_namespace(client, member.namespace, member.labels)
     for account in membership.render_accounts(member):
-        client.apply(resource.SERVICE_ACCOUNTS, account, manager=MANAGER)
+        client.apply(resource.SERVICE_ACCOUNTS, account, manager=FIELD_MANAGER)
     if not quota.ensure_counted(client, member):
         sys.stderr.write(
             f"The hub doesn't count yet what cluster {member.cluster} keeps here; for up to five minutes more its "
             "reports may be refused.\n"
         )
     for role in (membership.render_read_role(member.clusterset), *membership.render_roles(member)):
-        client.apply(resource.ROLES, role, manager=MANAGER)
+        client.apply(resource.ROLES, role, manager=FIELD_MANAGER)
     for binding in membership.render_bindings(member):
-        client.apply(resource.ROLE_BINDINGS, binding, manager=MANAGER)
+        client.apply(resource.ROLE_BINDINGS, binding, manager=FIELD_MANAGER)
     try:
         client.create(resource.SECRETS, membership.render_secret(member, membership.MEMBER_SECRET))
     except errors.AlreadyExistsError:
@@ -137,4 +137,4 @@ def write_peer(
         found = client.find(resource.PEERS, member.cluster, names.clusterset_namespace(member.clusterset))
         allowed = found.spec.export_namespaces if found is not None else ["*"]
     peer = membership.render_peer(member, export_namespaces=allowed, bootstrap=bootstrap)
-    client.apply(resource.PEERS, peer, manager=MANAGER)
+    client.apply(resource.PEERS, peer, manager=FIELD_MANAGER)

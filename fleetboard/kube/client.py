@@ -25,7 +25,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._:]*[A-Za-z0-9])?")
 
 
 class Client:
-    """Client of one API server; threads may share it."""
+    """Client of one API server. Thread-safe."""
 
     def __init__(self, transport_: transport.Transport) -> None:
         self._transport = transport_
@@ -56,7 +56,7 @@ class Client:
         """Return one object.
 
         Raises:
-            errors.NotFoundError: there is none.
+            NotFoundError: there is none.
         """
         path = _path(resource, namespace, name)
         return encoding.decode(resource, self._transport.request("GET", path, timeout_s=timeout_s))
@@ -92,7 +92,7 @@ class Client:
         """Create an object, in ``namespace`` or else in the namespace of its metadata.
 
         Raises:
-            errors.AlreadyExistsError: the name is taken.
+            AlreadyExistsError: the name is taken.
         """
         body = encoding.encode(resource, obj)
         path = _path(resource, namespace or body["metadata"].get("namespace", ""), "")
@@ -114,7 +114,7 @@ class Client:
         object must still be at the resourceVersion in ``obj``.
 
         Raises:
-            errors.ConflictError: it is at another version.
+            ConflictError: it is at another version.
         """
         body = encoding.encode(resource, obj, keep_version=keep_version, subresource=subresource)
         query = [("fieldManager", manager), ("force", "true" if force else "false")]
@@ -127,20 +127,20 @@ class Client:
         )
         return encoding.decode(resource, answer)
 
-    def put(self, resource: Resource[T], obj: T | Body, *, found: T | None) -> T:
-        """Write a whole object that has no other writer; ``found`` is the caller's copy of it, if any.
+    def put(self, resource: Resource[T], obj: T | Body, *, current: T | None) -> T:
+        """Write a whole object that has no other writer; ``current`` is the caller's copy of it, if any.
 
         Fields that are not in ``obj`` are lost. Server-side apply, which would keep them, costs the API server half as
         much again, and twice the etcd requests for a new object.
 
         Raises:
-            errors.ConflictError: the object changes again and again.
+            ConflictError: the object changes again and again.
         """
         body = encoding.encode(resource, obj)
         try:
-            if found is None:
+            if current is None:
                 return self.create(resource, body)
-            return self._replace(resource, body, encoding.metadata_of(found).resource_version)
+            return self._replace(resource, body, encoding.metadata_of(current).resource_version)
         except errors.NotFoundError:
             return self.create(resource, body)
         except (errors.AlreadyExistsError, errors.ConflictError) as err:
@@ -158,15 +158,15 @@ class Client:
         skeleton = encoding.decode_skeleton(self._transport.request("GET", _object_path(resource, body, "")))
         return skeleton.metadata.resource_version
 
-    def patch_status(self, resource: Resource[T], found: T, status: Body) -> T:
-        """Change some fields of a status, at the version of ``found``.
+    def patch_status(self, resource: Resource[T], current: T, status: Body) -> T:
+        """Change some fields of a status, at the version of ``current``.
 
         Lists are written whole, with other writers' entries as they were at that version.
 
         Raises:
-            errors.ConflictError: the object changed since.
+            ConflictError: the object changed since.
         """
-        metadata = encoding.metadata_of(found)
+        metadata = encoding.metadata_of(current)
         patch = {"metadata": {"resourceVersion": metadata.resource_version}, "status": status}
         return self.merge_patch(resource, metadata.name, metadata.namespace, patch, subresource="status")
 
@@ -191,7 +191,7 @@ class Client:
         """Replace an object at the version it was read at; fields that the struct doesn't have are lost.
 
         Raises:
-            errors.ConflictError: the object changed since.
+            ConflictError: the object changed since.
         """
         body = encoding.encode(resource, obj, keep_version=True, subresource=subresource)
         path = _object_path(resource, body, subresource)
@@ -232,7 +232,7 @@ class Client:
         ]
         path = _path(resource, namespace, "")
         response = self._transport.open(path, query=query, timeout_s=seconds + 10)
-        return watch.Watch(resource, response, mapped=self._transport.mapped)
+        return watch.Watch(resource, response, translated_errors=self._transport.translated_errors)
 
     def post(self, path: str, body: Body) -> Body:
         """Post to a path that is not a collection, such as TokenRequest."""

@@ -38,16 +38,16 @@ class Controller(Generic[K]):
         *,
         workers: int = 1,
         wait_for: Sequence[threading.Event] = (),
-        rest: float = 0.0,
+        rest_factor: float = 0.0,
         queue: workqueue.WorkQueue[K] | None = None,
     ) -> None:
-        """After each key a worker pauses ``rest`` times as long as its work took, at most ``REST_LIMIT_S``.
+        """After each key a worker pauses ``rest_factor`` times as long as its work took, at most ``REST_LIMIT_S``.
 
         This is for work that costs more the more objects there are. A stream of events can't take a whole core then,
         and events that arrive meanwhile are handled together. The pause after short work is negligible.
         """
         self._name, self._reconcile, self._workers, self._wait_for = name, reconcile, workers, wait_for
-        self._rest, self._stopping = rest, threading.Event()
+        self._rest_factor, self._stopping = rest_factor, threading.Event()
         # An empty queue is false.
         self._queue = workqueue.WorkQueue[K]() if queue is None else queue
 
@@ -97,8 +97,8 @@ class Controller(Generic[K]):
                 metrics.RECONCILES.labels(self._name, "done" if again_s is None else "again").inc()
             took_s = time.monotonic() - began
             metrics.RECONCILE_SECONDS.labels(self._name).observe(took_s)
-            if self._rest:
-                self._stopping.wait(min(REST_LIMIT_S, took_s * self._rest))
+            if self._rest_factor:
+                self._stopping.wait(min(REST_LIMIT_S, took_s * self._rest_factor))
 
     def _failed(self, key: K, err: Exception) -> None:
         metrics.RECONCILES.labels(self._name, "failed").inc()
@@ -106,9 +106,12 @@ class Controller(Generic[K]):
         delay_s = self._queue.retry(key)
         self._queue.done(key, ok=False)
         # An error of the API is expected and its message is enough; any other is a defect and needs its traceback.
+        expected = isinstance(err, errors.KubeError)
         log.log(
-            logging.WARNING if isinstance(err, errors.KubeError) else logging.ERROR,
-            "reconcile failed, retrying",
-            exc_info=None if isinstance(err, errors.KubeError) else err,
+            logging.WARNING if expected else logging.ERROR,
+            "could not reconcile %s %s, retrying" if expected else "defect while reconciling %s %s, retrying",
+            self._name,
+            key,
+            exc_info=None if expected else err,
             extra={"controller": self._name, "key": str(key), "retry_s": round(delay_s, 2), "error": str(err)},
         )

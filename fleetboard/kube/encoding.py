@@ -102,7 +102,7 @@ def decode(kind: resource.Resource[T], body: bytes | msgspec.Raw) -> T:
     """Return the object in ``body``.
 
     Raises:
-        errors.AnswerRefusedError: it isn't an object of that kind.
+        AnswerRefusedError: it isn't an object of that kind.
     """
     try:
         decoded: T = _decoder(cast("Any", kind.type))(body)
@@ -136,7 +136,7 @@ def decode_or_none(kind: resource.Resource[T], body: bytes | msgspec.Raw) -> T |
     try:
         return decode(kind, body)
     except errors.AnswerRefusedError as err:
-        log.error("could not read an object, ignoring it", extra={"error": str(err), "key": decode_skeleton(body).key})  # noqa: TRY400 - the message is enough
+        log.error("could not read an object, ignoring it", extra={"error": str(err), "key": decode_skeleton(body).key})
         return None
 
 
@@ -144,7 +144,7 @@ def decode_event(line: bytes) -> RawEvent:
     """Return one line of a watch.
 
     Raises:
-        errors.AnswerRefusedError: it isn't a watch event.
+        AnswerRefusedError: it isn't a watch event.
     """
     try:
         return _decode_event(line)

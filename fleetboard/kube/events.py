@@ -112,7 +112,11 @@ class Recorder:
             except Exception as err:
                 metrics.EVENTS_DROPPED.inc()
                 known = isinstance(err, errors.KubeError)
-                log.warning("could not write an event", exc_info=None if known else err, extra={"error": str(err)})
+                log.warning(
+                    "could not write an event",
+                    exc_info=None if known else err,
+                    extra={"object": emission.regarding.get("name"), "reason": emission.reason, "error": str(err)},
+                )
 
     def _record(self, emission: _Emission) -> None:
         now = self._clock()

@@ -43,33 +43,33 @@ class Candidacy:
         self._identity, self._duration_s, self._deadline_s = identity, duration_s, deadline_s
         self._seen: tuple[object, float] = (None, float("-inf"))  # the record last read, and when it last changed
         self._looked = float("-inf")  # when a record was last read
-        self._term = -1  # epoch of the own last term
-        self._claimed = -1  # epoch of the last own write, or attempt
-        self._floor = -1  # epoch that the next own one must exceed
+        self._term = -1  # epoch of this candidate's last term
+        self._claimed = -1  # epoch of its last write or attempt
+        self._floor = -1  # epoch that its next one must exceed
         self._renewed = float("-inf")
         self.holder = ""
         self.epoch = 0
 
     def leading(self, now: float) -> bool:
-        """Tell whether the own term lasts."""
+        """Return whether this candidate's term still lasts."""
         return now - self._renewed < self._deadline_s
 
     def remaining(self, now: float) -> float:
-        """Return how many seconds are left of the own term, 0 when it is over."""
+        """Return how many seconds are left of its term, 0 when it is over."""
         return max(0.0, self._renewed + self._deadline_s - now)
 
-    def claim(self, lease: core.Lease | None, now: float, *, wall: datetime.datetime) -> core.LeaseSpec | None:
+    def next_record(self, lease: core.Lease | None, now: float, *, wall: datetime.datetime) -> core.LeaseSpec | None:
         """Return the record to write, given the record just read; None leaves the Lease alone."""
         spec = lease.spec if lease is not None else core.LeaseSpec()
         led = self.leading(now)
-        # Never lower, even when the Lease was deleted: what fences by epoch would refuse this leader for ever.
+        # Never lower, even when the Lease was deleted: what fences by epoch would refuse this leader forever.
         self.holder, self.epoch = spec.holder_identity, max(self.epoch, spec.lease_transitions)
-        mark = None if lease is None else (spec.holder_identity, spec.renew_time, spec.lease_transitions)
+        record_id = None if lease is None else (spec.holder_identity, spec.renew_time, spec.lease_transitions)
         # Two reads of a missing Lease are indistinguishable: between them there may have been another term.
-        blind = mark is None and now - self._looked >= self._deadline_s
+        blind = record_id is None and now - self._looked >= self._deadline_s
         self._looked = now
-        if mark != self._seen[0] or blind:
-            self._seen = (mark, now)
+        if record_id != self._seen[0] or blind:
+            self._seen = (record_id, now)
         stamp = times.render_micro(wall)
         if self._ours(spec):
             term = spec.lease_transitions
@@ -97,17 +97,17 @@ class Candidacy:
         )
 
     def renewed(self, started: float) -> None:
-        """Begin or extend the own term: the request that wrote the record began at ``started``."""
+        """Begin or extend this candidate's term: the request that wrote the record began at ``started``."""
         self._renewed, self._term = started, self._claimed
         self.holder, self.epoch = self._identity, self._term
 
     def outbid(self, epoch: int) -> None:
-        """Make every own epoch from the next write on exceed ``epoch``, also within a term."""
+        """Raise this candidate's epoch above ``epoch`` from its next write on, also within a term."""
         if epoch <= HIGHEST_EPOCH - 2:
             self._floor = max(self._floor, epoch)
 
     def lost(self) -> None:
-        """End the own term at once."""
+        """End its term at once."""
         self._renewed = float("-inf")
 
     def released(self, lease: core.Lease | None) -> core.LeaseSpec | None:
@@ -219,14 +219,14 @@ class Elector:
         started = self._clock()
         try:
             lease = self._read()
-            spec = self._candidacy.claim(lease, self._clock(), wall=datetime.datetime.now(datetime.UTC))
+            spec = self._candidacy.next_record(lease, self._clock(), wall=datetime.datetime.now(datetime.UTC))
             if spec is not None:
                 self._write(lease, spec)
                 self._candidacy.renewed(started)
         except (errors.ConflictError, errors.AlreadyExistsError):
-            log.info("someone else wrote the lease first", extra={"lease": self._name})
+            log.info("another candidate wrote the lease first", extra={"lease": self._name})
         except errors.KubeError as err:
-            log.warning("lease request failed", extra={"lease": self._name, "error": str(err)})
+            log.warning("could not renew the lease, retrying", extra={"lease": self._name, "error": str(err)})
 
     def release(self) -> None:
         """Release the Lease, so that a successor need not wait until the term is over (best effort)."""

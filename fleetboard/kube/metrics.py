@@ -1,4 +1,4 @@
-"""Metrics of a part's calls to API servers.
+"""Metrics of a part's controllers and of its calls to API servers.
 
 The metrics belong to the process and count without a registry; ``register(registry)`` shows them.
 """
@@ -33,7 +33,7 @@ EVENTS_DROPPED = Counter(
 
 
 class Contacts(Collector):
-    """When each API server last answered, shown as an age so that an alert needs no clock."""
+    """When each API server last answered, shown as an age, so that an alert is a comparison with a constant."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -111,7 +111,7 @@ class Reflector(Generic[T]):
             current.interrupt()
 
     def run(self, stop: threading.Event) -> None:
-        """Mirror until ``stop``; errors of the API are logged and retried for ever."""
+        """Mirror until ``stop``; errors of the API are logged and retried forever."""
         done = threading.Event()
         waker = threading.Thread(target=self._interrupt, args=(stop, done), name="interrupt a watch", daemon=True)
         waker.start()
@@ -191,7 +191,7 @@ class Reflector(Generic[T]):
         return version
 
     def _outdated(self) -> bool:
-        """Tell whether a watch of another selector is wanted."""
+        """Return whether a watch of another selector is wanted."""
         return False
 
     def _apply(self, event: watch.Event[T]) -> None:
@@ -212,7 +212,7 @@ class Reflector(Generic[T]):
         metrics.WATCH_RESTARTS.labels(self._resource.plural).inc()
         delay_s = self._backoff.after(err) + spread_s
         log.warning(
-            "watch failed, retrying",
+            "list or watch failed, retrying",
             extra={"resource": self._resource.plural, "retry_s": round(delay_s, 1), "error": str(err)},
         )
         stop.wait(delay_s)

@@ -44,7 +44,7 @@ class _PreparedRequest:
 
 
 class Transport:
-    """Sends requests over a pool of connections; threads may share it."""
+    """Sends requests over a pool of connections. Thread-safe."""
 
     def __init__(self, configuration: Any, *, user_agent: str) -> None:
         configuration.retries = False  # callers retry with back-off; the library would retry three times at once
@@ -62,7 +62,7 @@ class Transport:
             self._base = self.server if forwards else urllib.parse.urlsplit(self.server).path
         except (urllib3.exceptions.HTTPError, ValueError) as err:
             raise errors.ConfigurationRefusedError(
-                f"server {configuration.host!r} of an API is no URL such as https://hub.example:6443: {err}"
+                f"API server {configuration.host!r} is not a URL: expected one such as https://hub.example:6443: {err}"
             ) from err
 
     def request(
@@ -78,7 +78,7 @@ class Transport:
         """Return the body of a successful answer; ``body`` is encoded as JSON unless it is bytes.
 
         Raises:
-            errors.KubeError: the request failed or was refused.
+            KubeError: the request failed or was refused.
         """
         headers = {"Accept-Encoding": "gzip"}
         if body is not None:
@@ -101,7 +101,7 @@ class Transport:
         noticed soon, however long the body may be silent.
         """
         prepared = self._prepare("GET", path, query=query, headers={}, body=None)
-        with self.mapped():
+        with self.translated_errors():
             response = self._send(prepared, READ_TIMEOUT_S)
             sock = getattr(response.connection, "sock", None)
             if sock is not None:
@@ -109,7 +109,7 @@ class Transport:
             return response
 
     @contextlib.contextmanager
-    def mapped(self) -> Iterator[None]:
+    def translated_errors(self) -> Iterator[None]:
         """Turn every error of the libraries below into one of ``fleetboard.kube.errors``."""
         try:
             yield
@@ -140,7 +140,7 @@ class Transport:
         return _PreparedRequest(method, path, url, headers, content)
 
     def _exchange(self, prepared: _PreparedRequest, timeout_s: float) -> bytes:
-        with self.mapped():
+        with self.translated_errors():
             response = self._send(prepared, timeout_s)
             return response.data or b""
 

@@ -31,7 +31,7 @@ class ChangeType(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event(Generic[T]):
-    """One change; ``obj`` is None in a BOOKMARK."""
+    """One change; ``obj`` is None in a BOOKMARK, ``version`` is the resourceVersion after the change."""
 
     change: ChangeType
     key: str
@@ -40,16 +40,19 @@ class Event(Generic[T]):
 
 
 class Watch(Generic[T]):
-    """An iterable of events; iterate once."""
+    """An iterable of events; iterate once.
+
+    ``translated_errors`` turns urllib3's errors into those of ``fleetboard.kube``.
+    """
 
     def __init__(
         self,
         resource: Resource[T],
         response: urllib3.HTTPResponse,
         *,
-        mapped: Callable[[], contextlib.AbstractContextManager[None]],
+        translated_errors: Callable[[], contextlib.AbstractContextManager[None]],
     ) -> None:
-        self._resource, self._response, self._mapped = resource, response, mapped
+        self._resource, self._response, self._translated_errors = resource, response, translated_errors
         self._interrupted = False
 
     def __iter__(self) -> Iterator[Event[T]]:
@@ -77,7 +80,7 @@ class Watch(Generic[T]):
 
     def _read(self) -> bytes:
         try:
-            with self._mapped():
+            with self._translated_errors():
                 return self._response.read1(_CHUNK, decode_content=True)
         except (errors.UnreachableError, ValueError):
             # After a shutdown the reader gets an error of whichever layer it is in.
@@ -94,6 +97,6 @@ class Watch(Generic[T]):
         if raw.type == "BOOKMARK":
             return Event(ChangeType.BOOKMARK, "", None, version)
         obj = encoding.decode_or_none(self._resource, raw.object)
-        # An object that can't be read counts as absent, as in a list.
+        # An object that can't be decoded counts as absent, as in a list.
         change = ChangeType.DELETED if obj is None or raw.type == "DELETED" else ChangeType.SET
         return Event(change, skeleton.key, obj, version)

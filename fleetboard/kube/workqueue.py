@@ -19,7 +19,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class WorkQueue(Generic[K]):
-    """A de-duplicating queue with delays and back-off; threads may share it."""
+    """A de-duplicating queue with delays and back-off. Thread-safe."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
-"""The address plan of the fleet: which part of the fleet CIDR has which use (docs/design.md section 3).
+"""The layout of the fleet: which part of the fleet CIDR has which use (docs/design.md section 3).
 
-The plan is a function of the fleet CIDR alone, so the hub and the members never disagree about it.
+The layout is a function of the fleet CIDR alone, so the hub and the members never disagree about it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def parse_networks(texts: Iterable[str], *, field: str) -> tuple[Network, ...]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class FleetPlan:
+class FleetLayout:
     """The fleet CIDR of one address family, and its parts."""
 
     fleet: Network
@@ -65,7 +65,7 @@ class FleetPlan:
         return (block for block in self.fleet.subnets(new_prefix=length) if not block.overlaps(vips))
 
 
-def parse_fleet_cidr(text: str, *, field: str = "fleetCIDR") -> FleetPlan:
+def parse_fleet_cidr(text: str, *, field: str = "fleetCIDR") -> FleetLayout:
     """Parse the fleet CIDR and check its size: /8 to /17 for IPv4, /40 to /48 for IPv6.
 
     Raises:
@@ -79,7 +79,7 @@ def parse_fleet_cidr(text: str, *, field: str = "fleetCIDR") -> FleetPlan:
     private = network.is_private or (network.version == 4 and network.subnet_of(shared))  # type: ignore[arg-type]
     if not private or network.is_loopback or network.is_link_local:
         raise AddressRefusedError(f"{field} {text!r} is not for private use: expected part of RFC 1918, 6598 or 4193")
-    return FleetPlan(network)
+    return FleetLayout(network)
 
 
 def node_blocks(cluster_blocks: Iterable[Network]) -> Iterator[Network]:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from fleetboard.model import meta
-from fleetboard.model.meta import WireStruct
+from fleetboard.model.meta import ApiStruct
 
 PREFER_CLOSE = "PreferClose"
 PREFER_SAME_ZONE = "PreferSameZone"
@@ -16,7 +16,7 @@ TRAFFIC_DISTRIBUTIONS = (PREFER_CLOSE, PREFER_SAME_ZONE, PREFER_SAME_NODE)
 """How a Service may prefer near endpoints (corev1.ServiceSpec.trafficDistribution)."""
 
 
-class CoreServicePort(WireStruct, frozen=True, kw_only=True):
+class CoreServicePort(ApiStruct, frozen=True, kw_only=True):
     """corev1.ServicePort."""
 
     port: int
@@ -26,19 +26,19 @@ class CoreServicePort(WireStruct, frozen=True, kw_only=True):
     node_port: int = 0
 
 
-class CoreClientIP(WireStruct, frozen=True, kw_only=True):
+class CoreClientIP(ApiStruct, frozen=True, kw_only=True):
     """corev1.ClientIPConfig."""
 
     timeout_seconds: int = 10800
 
 
-class CoreSessionAffinityConfig(WireStruct, frozen=True, kw_only=True):
+class CoreSessionAffinityConfig(ApiStruct, frozen=True, kw_only=True):
     """corev1.SessionAffinityConfig."""
 
     client_ip: CoreClientIP | None = msgspec.field(default=None, name="clientIP")
 
 
-class ServiceSpec(WireStruct, frozen=True, kw_only=True):
+class ServiceSpec(ApiStruct, frozen=True, kw_only=True):
     """corev1.ServiceSpec."""
 
     type: str = "ClusterIP"
@@ -52,7 +52,7 @@ class ServiceSpec(WireStruct, frozen=True, kw_only=True):
     ip_families: list[str] = []
 
 
-class Service(WireStruct, frozen=True, kw_only=True):
+class Service(ApiStruct, frozen=True, kw_only=True):
     """corev1.Service."""
 
     api_version: str = "v1"
@@ -61,7 +61,7 @@ class Service(WireStruct, frozen=True, kw_only=True):
     spec: ServiceSpec = ServiceSpec()
 
 
-class TargetRef(WireStruct, frozen=True, kw_only=True):
+class TargetRef(ApiStruct, frozen=True, kw_only=True):
     """corev1.ObjectReference of an endpoint."""
 
     kind: str = ""
@@ -70,7 +70,7 @@ class TargetRef(WireStruct, frozen=True, kw_only=True):
     uid: str = ""
 
 
-class EndpointConditions(WireStruct, frozen=True, kw_only=True):
+class EndpointConditions(ApiStruct, frozen=True, kw_only=True):
     """discovery.k8s.io/v1 EndpointConditions; an absent ``ready`` counts as ready."""
 
     ready: bool | None = None
@@ -78,19 +78,19 @@ class EndpointConditions(WireStruct, frozen=True, kw_only=True):
     terminating: bool | None = None
 
 
-class ForZone(WireStruct, frozen=True, kw_only=True):
+class ForZone(ApiStruct, frozen=True, kw_only=True):
     """discovery.k8s.io/v1 ForZone."""
 
     name: str
 
 
-class EndpointHints(WireStruct, frozen=True, kw_only=True):
+class EndpointHints(ApiStruct, frozen=True, kw_only=True):
     """discovery.k8s.io/v1 EndpointHints: the zones whose clients should prefer the endpoint."""
 
     for_zones: list[ForZone] = []
 
 
-class Endpoint(WireStruct, frozen=True, kw_only=True):
+class Endpoint(ApiStruct, frozen=True, kw_only=True):
     """discovery.k8s.io/v1 Endpoint."""
 
     addresses: list[str] = []
@@ -107,7 +107,7 @@ class Endpoint(WireStruct, frozen=True, kw_only=True):
         return self.conditions.ready is not False
 
 
-class EndpointPort(WireStruct, frozen=True, kw_only=True):
+class EndpointPort(ApiStruct, frozen=True, kw_only=True):
     """discovery.k8s.io/v1 EndpointPort: the target port, under the name of the Service's port."""
 
     name: str = ""
@@ -116,7 +116,7 @@ class EndpointPort(WireStruct, frozen=True, kw_only=True):
     app_protocol: str | None = None
 
 
-class EndpointSlice(WireStruct, frozen=True, kw_only=True):
+class EndpointSlice(ApiStruct, frozen=True, kw_only=True):
     """discovery.k8s.io/v1 EndpointSlice."""
 
     api_version: str = "discovery.k8s.io/v1"
@@ -128,7 +128,7 @@ class EndpointSlice(WireStruct, frozen=True, kw_only=True):
     ports: list[EndpointPort] | None = None
 
 
-class Namespace(WireStruct, frozen=True, kw_only=True):
+class Namespace(ApiStruct, frozen=True, kw_only=True):
     """corev1.Namespace."""
 
     api_version: str = "v1"
@@ -136,21 +136,21 @@ class Namespace(WireStruct, frozen=True, kw_only=True):
     metadata: meta.ObjectMeta = meta.ObjectMeta()
 
 
-class PodSpec(WireStruct, frozen=True, kw_only=True):
+class PodSpec(ApiStruct, frozen=True, kw_only=True):
     """corev1.PodSpec."""
 
     host_network: bool = False
     node_name: str = ""
 
 
-class PodStatus(WireStruct, frozen=True, kw_only=True):
+class PodStatus(ApiStruct, frozen=True, kw_only=True):
     """corev1.PodStatus."""
 
     phase: str = ""
     pod_ip: str = msgspec.field(default="", name="podIP")
 
 
-class Pod(WireStruct, frozen=True, kw_only=True):
+class Pod(ApiStruct, frozen=True, kw_only=True):
     """corev1.Pod."""
 
     api_version: str = "v1"
@@ -160,14 +160,14 @@ class Pod(WireStruct, frozen=True, kw_only=True):
     status: PodStatus = PodStatus()
 
 
-class NodeAddress(WireStruct, frozen=True, kw_only=True):
+class NodeAddress(ApiStruct, frozen=True, kw_only=True):
     """corev1.NodeAddress."""
 
     type: str
     address: str
 
 
-class Taint(WireStruct, frozen=True, kw_only=True):
+class Taint(ApiStruct, frozen=True, kw_only=True):
     """corev1.Taint, with all fields: lists of taints are written back."""
 
     key: str
@@ -176,28 +176,28 @@ class Taint(WireStruct, frozen=True, kw_only=True):
     time_added: str | None = None
 
 
-class NodeSpec(WireStruct, frozen=True, kw_only=True):
+class NodeSpec(ApiStruct, frozen=True, kw_only=True):
     """corev1.NodeSpec."""
 
     pod_cidrs: list[str] = msgspec.field(default=[], name="podCIDRs")
     taints: list[Taint] = []
 
 
-class NodeCondition(WireStruct, frozen=True):
+class NodeCondition(ApiStruct, frozen=True):
     """corev1.NodeCondition, which unlike metav1.Condition has a heartbeat."""
 
     type: str = ""
     status: str = ""
 
 
-class NodeStatus(WireStruct, frozen=True, kw_only=True):
+class NodeStatus(ApiStruct, frozen=True, kw_only=True):
     """corev1.NodeStatus."""
 
     addresses: list[NodeAddress] = []
     conditions: list[NodeCondition] = []
 
 
-class Node(WireStruct, frozen=True, kw_only=True):
+class Node(ApiStruct, frozen=True, kw_only=True):
     """corev1.Node."""
 
     api_version: str = "v1"
@@ -207,7 +207,7 @@ class Node(WireStruct, frozen=True, kw_only=True):
     status: NodeStatus = NodeStatus()
 
 
-class Secret(WireStruct, frozen=True, kw_only=True):
+class Secret(ApiStruct, frozen=True, kw_only=True):
     """corev1.Secret: values are base64."""
 
     api_version: str = "v1"
@@ -217,7 +217,7 @@ class Secret(WireStruct, frozen=True, kw_only=True):
     data: dict[str, str] = {}
 
 
-class ConfigMap(WireStruct, frozen=True, kw_only=True):
+class ConfigMap(ApiStruct, frozen=True, kw_only=True):
     """corev1.ConfigMap."""
 
     api_version: str = "v1"
@@ -226,7 +226,7 @@ class ConfigMap(WireStruct, frozen=True, kw_only=True):
     data: dict[str, str] = {}
 
 
-class LeaseSpec(WireStruct, frozen=True, kw_only=True):
+class LeaseSpec(ApiStruct, frozen=True, kw_only=True):
     """coordination.k8s.io/v1 LeaseSpec."""
 
     holder_identity: str = ""
@@ -236,7 +236,7 @@ class LeaseSpec(WireStruct, frozen=True, kw_only=True):
     lease_transitions: int = 0
 
 
-class Lease(WireStruct, frozen=True, kw_only=True):
+class Lease(ApiStruct, frozen=True, kw_only=True):
     """coordination.k8s.io/v1 Lease."""
 
     api_version: str = "coordination.k8s.io/v1"
@@ -245,7 +245,7 @@ class Lease(WireStruct, frozen=True, kw_only=True):
     spec: LeaseSpec = LeaseSpec()
 
 
-class PlainObject(WireStruct, frozen=True, kw_only=True):
+class PlainObject(ApiStruct, frozen=True, kw_only=True):
     """An object of any kind: only its metadata matters, or it is passed on whole."""
 
     api_version: str = ""

@@ -73,7 +73,8 @@ def read_version(labels: Mapping[str, str]) -> Version:
 def plan(ours: Mapping[str, Any], found_labels: Mapping[str, str] | None) -> CrdStep:
     """Decide on one definition; ``found_labels`` are those of the cluster's definition, None without one.
 
-    An equal definition of mcs-api stays as it is, since other software may manage it; an own one is applied again.
+    An equal definition of mcs-api stays as it is, since other software may manage it; Fleetboard's own are
+    applied again.
     """
     if found_labels is None:
         return CrdStep.INSTALL

@@ -8,27 +8,30 @@ from __future__ import annotations
 import msgspec
 
 from fleetboard.model import meta, names
-from fleetboard.model.meta import WireStruct
+from fleetboard.model.meta import ApiStruct
 
 API_VERSION = f"{names.GROUP}/{names.VERSION}"
 
 
-class PeerSpec(WireStruct, frozen=True, kw_only=True):
-    """Written by ``fleetboard token create``."""
+class PeerSpec(ApiStruct, frozen=True, kw_only=True):
+    """Written by ``fleetboard token create``; of the hub's own Peer, by syncer-hub."""
 
     cluster: str
     export_namespaces: list[str] = msgspec.field(default_factory=lambda: ["*"])
 
 
-class PeerHealth(WireStruct, frozen=True, kw_only=True):
+class PeerHealth(ApiStruct, frozen=True, kw_only=True):
     """Written by the relay: the result of its probe inside the tunnel."""
 
     reachable: bool = True
     since: str = ""
 
 
-class PeerStatus(WireStruct, frozen=True, kw_only=True):
-    """Written by syncer-hub; ``health`` and ``public_key`` by the relay."""
+class PeerStatus(ApiStruct, frozen=True, kw_only=True):
+    """Written by syncer-hub, except ``health`` and, on the hub's own Peer, ``public_key`` and ``endpoints``.
+
+    Those the relay writes.
+    """
 
     fleet_cidrs: list[str] = []
     vip_cidrs: list[str] = []
@@ -43,11 +46,12 @@ class PeerStatus(WireStruct, frozen=True, kw_only=True):
     conditions: list[meta.Condition] = []
 
 
-class Peer(WireStruct, frozen=True, kw_only=True):
+class Peer(ApiStruct, frozen=True, kw_only=True):
     """A member of the clusterset as the hub admitted it; one more, named "hub", stands for the hub.
 
     In the clusterset's namespace on the hub. syncer copies them to fleetboard-system in the member, so that cnf and
-    crossdns need no access to the hub.
+    crossdns need no access to the hub. ``token create`` sets the annotation ``fleetboard.io/bootstrap``, and syncer-hub
+    removes it.
     """
 
     api_version: str = API_VERSION
@@ -58,11 +62,11 @@ class Peer(WireStruct, frozen=True, kw_only=True):
 
     @property
     def is_reachable(self) -> bool:
-        """Whether the hub's probe gets answers from it; one that was never probed counts as reachable."""
+        """Whether the relay's probe gets answers from it; one that was never probed counts as reachable."""
         return self.status.health is None or self.status.health.reachable
 
 
-class ReportedNode(WireStruct, frozen=True, kw_only=True):
+class ReportedNode(ApiStruct, frozen=True, kw_only=True):
     """One node of the member that may keep a session with the relay."""
 
     name: str
@@ -74,7 +78,7 @@ class ReportedNode(WireStruct, frozen=True, kw_only=True):
     standby: bool = False
 
 
-class PeerReportSpec(WireStruct, frozen=True, kw_only=True):
+class PeerReportSpec(ApiStruct, frozen=True, kw_only=True):
     """Written by the member's syncer."""
 
     cluster: str
@@ -91,13 +95,13 @@ class PeerReportSpec(WireStruct, frozen=True, kw_only=True):
     heartbeat: str = ""
 
 
-class PeerReportStatus(WireStruct, frozen=True, kw_only=True):
+class PeerReportStatus(ApiStruct, frozen=True, kw_only=True):
     """Written by the member's syncer on the member's own copy: the progress of joining."""
 
     conditions: list[meta.Condition] = []
 
 
-class PeerReport(WireStruct, frozen=True, kw_only=True):
+class PeerReport(ApiStruct, frozen=True, kw_only=True):
     """A member's report of itself, in its namespace on the hub and, with conditions, in the member; named after it."""
 
     api_version: str = API_VERSION
@@ -107,7 +111,7 @@ class PeerReport(WireStruct, frozen=True, kw_only=True):
     status: PeerReportStatus = PeerReportStatus()
 
 
-class ServicePort(WireStruct, frozen=True, kw_only=True):
+class ServicePort(ApiStruct, frozen=True, kw_only=True):
     """A port as importers see it (KEP-1645: name, protocol, port, appProtocol)."""
 
     port: int
@@ -125,7 +129,7 @@ class ServicePort(WireStruct, frozen=True, kw_only=True):
         return self.name, self.protocol, self.port
 
 
-class ExportedServiceSpec(WireStruct, frozen=True, kw_only=True):
+class ExportedServiceSpec(ApiStruct, frozen=True, kw_only=True):
     """Written by the member's syncer."""
 
     namespace: str
@@ -147,7 +151,7 @@ class ExportedServiceSpec(WireStruct, frozen=True, kw_only=True):
     """creationTimestamp of the ServiceExport; only shown (the hub's precedence decides)."""
 
 
-class ExportedService(WireStruct, frozen=True, kw_only=True):
+class ExportedService(ApiStruct, frozen=True, kw_only=True):
     """One cluster's export of a service: in the member's namespace on the hub, named ``<namespace>.<service>``."""
 
     api_version: str = API_VERSION
@@ -156,7 +160,7 @@ class ExportedService(WireStruct, frozen=True, kw_only=True):
     spec: ExportedServiceSpec
 
 
-class Constituent(WireStruct, frozen=True, kw_only=True):
+class Constituent(ApiStruct, frozen=True, kw_only=True):
     """One exporting cluster of a FleetService, oldest first."""
 
     cluster: str
@@ -168,7 +172,7 @@ class Constituent(WireStruct, frozen=True, kw_only=True):
     first_seen: str = ""
 
 
-class FleetServiceSpec(WireStruct, frozen=True, kw_only=True):
+class FleetServiceSpec(ApiStruct, frozen=True, kw_only=True):
     """Written by syncer-hub: the merge of all exports of one name."""
 
     namespace: str
@@ -192,7 +196,7 @@ class FleetServiceSpec(WireStruct, frozen=True, kw_only=True):
     merge_version: int = 1
 
 
-class FleetService(WireStruct, frozen=True, kw_only=True):
+class FleetService(ApiStruct, frozen=True, kw_only=True):
     """One service of the clusterset, in its namespace on the hub; syncer copies it to each member."""
 
     api_version: str = API_VERSION
@@ -201,7 +205,7 @@ class FleetService(WireStruct, frozen=True, kw_only=True):
     spec: FleetServiceSpec
 
 
-class ClaimSpec(WireStruct, frozen=True, kw_only=True):
+class ClaimSpec(ApiStruct, frozen=True, kw_only=True):
     """Written by the allocator: syncer-hub on the hub, the leader's cnf in a member."""
 
     cidr: str
@@ -215,7 +219,7 @@ class ClaimSpec(WireStruct, frozen=True, kw_only=True):
     """With ``released``: its owner lives and had emptied it; another may get it at once when no other is left."""
 
 
-class Claim(WireStruct, frozen=True, kw_only=True):
+class Claim(ApiStruct, frozen=True, kw_only=True):
     """A block or address that has an owner. Its name is the address or block, so to create it is the allocation."""
 
     api_version: str = API_VERSION
@@ -224,13 +228,13 @@ class Claim(WireStruct, frozen=True, kw_only=True):
     spec: ClaimSpec
 
 
-class FleetNodeSpec(WireStruct, frozen=True, kw_only=True):
+class FleetNodeSpec(ApiStruct, frozen=True, kw_only=True):
     """Written by the leader's cnf: blocks, in order of allocation. Only blocks that the node returned are removed."""
 
     blocks: list[str] = []
 
 
-class Leading(WireStruct, frozen=True, kw_only=True):
+class Leading(ApiStruct, frozen=True, kw_only=True):
     """What the leader sees of the relay, by its own probe inside the tunnel."""
 
     epoch: int = 0
@@ -238,7 +242,7 @@ class Leading(WireStruct, frozen=True, kw_only=True):
     hub_reachable: bool = True
 
 
-class FleetNodeStatus(WireStruct, frozen=True, kw_only=True):
+class FleetNodeStatus(ApiStruct, frozen=True, kw_only=True):
     """Written by that node's cnf."""
 
     public_key: str = ""
@@ -260,7 +264,7 @@ class FleetNodeStatus(WireStruct, frozen=True, kw_only=True):
     conditions: list[meta.Condition] = []
 
 
-class FleetNode(WireStruct, frozen=True, kw_only=True):
+class FleetNode(ApiStruct, frozen=True, kw_only=True):
     """A node that runs cnf: in fleetboard-system of the member, named after the node."""
 
     api_version: str = API_VERSION
@@ -270,7 +274,7 @@ class FleetNode(WireStruct, frozen=True, kw_only=True):
     status: FleetNodeStatus = FleetNodeStatus()
 
 
-class Attachment(WireStruct, frozen=True, kw_only=True):
+class Attachment(ApiStruct, frozen=True, kw_only=True):
     """One pod's attachment."""
 
     pod_uid: str
@@ -280,7 +284,7 @@ class Attachment(WireStruct, frozen=True, kw_only=True):
     addresses: list[str] = []
 
 
-class NodeAttachments(WireStruct, frozen=True, kw_only=True):
+class NodeAttachments(ApiStruct, frozen=True, kw_only=True):
     """Which pod has which fleet address: written by the node's cnf, read by syncer."""
 
     api_version: str = API_VERSION

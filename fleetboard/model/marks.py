@@ -45,7 +45,7 @@ def take_annotations(exported: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_qualified_name(key: str) -> bool:
-    """Tell whether Kubernetes accepts a key, or a port's appProtocol: a name, or DNS subdomain "/" name."""
+    """Return whether Kubernetes accepts a key, or a port's appProtocol: a name, or DNS subdomain "/" name."""
     prefix, slash, name = key.rpartition("/")
     return bool(_NAME.fullmatch(name)) and (not slash or (len(prefix) <= 253 and bool(_PREFIX.fullmatch(prefix))))
 

@@ -8,27 +8,27 @@ from __future__ import annotations
 import msgspec
 
 from fleetboard.model import meta, names
-from fleetboard.model.meta import WireStruct
+from fleetboard.model.meta import ApiStruct
 
 API_VERSION = f"{names.MCS_GROUP}/v1alpha1"
 VERSIONS = ("v1beta1", "v1alpha1")
 """The versions that the structs fit, newest first."""
 
 
-class ServiceExportSpec(WireStruct, frozen=True, kw_only=True):
+class ServiceExportSpec(ApiStruct, frozen=True, kw_only=True):
     """Labels and annotations of the export."""
 
     exported_labels: dict[str, str] = {}
     exported_annotations: dict[str, str] = {}
 
 
-class ServiceExportStatus(WireStruct, frozen=True, kw_only=True):
+class ServiceExportStatus(ApiStruct, frozen=True, kw_only=True):
     """Written by syncer."""
 
     conditions: list[meta.Condition] = []
 
 
-class ServiceExport(WireStruct, frozen=True, kw_only=True):
+class ServiceExport(ApiStruct, frozen=True, kw_only=True):
     """A user's request to export the Service of the same name."""
 
     api_version: str = API_VERSION
@@ -38,7 +38,7 @@ class ServiceExport(WireStruct, frozen=True, kw_only=True):
     status: ServiceExportStatus = ServiceExportStatus()
 
 
-class ImportPort(WireStruct, frozen=True, kw_only=True):
+class ImportPort(ApiStruct, frozen=True, kw_only=True):
     """A port of the imported service."""
 
     port: int
@@ -47,13 +47,13 @@ class ImportPort(WireStruct, frozen=True, kw_only=True):
     app_protocol: str = ""
 
 
-class ClientIPConfig(WireStruct, frozen=True, kw_only=True):
+class ClientIPConfig(ApiStruct, frozen=True, kw_only=True):
     """Affinity by client address."""
 
     timeout_seconds: int = 0
 
 
-class SessionAffinityConfig(WireStruct, frozen=True, kw_only=True):
+class SessionAffinityConfig(ApiStruct, frozen=True, kw_only=True):
     """Same as corev1.SessionAffinityConfig."""
 
     client_ip: ClientIPConfig | None = msgspec.field(default=None, name="clientIP")
@@ -72,13 +72,13 @@ class ServiceImportSpec(msgspec.Struct, frozen=True, rename="camel", kw_only=Tru
     traffic_distribution: str | None = None
 
 
-class ImportCluster(WireStruct, frozen=True, kw_only=True):
+class ImportCluster(ApiStruct, frozen=True, kw_only=True):
     """An exporting cluster."""
 
     cluster: str
 
 
-class ServiceImportStatus(WireStruct, frozen=True, kw_only=True):
+class ServiceImportStatus(ApiStruct, frozen=True, kw_only=True):
     """Written by syncer."""
 
     clusters: list[ImportCluster] = []
@@ -87,7 +87,7 @@ class ServiceImportStatus(WireStruct, frozen=True, kw_only=True):
     """``Present`` or ``Absent``; not in the schema before mcs-api v0.5.2."""
 
 
-class ServiceImport(WireStruct, frozen=True, kw_only=True):
+class ServiceImport(ApiStruct, frozen=True, kw_only=True):
     """A service of the clusterset as this cluster sees it."""
 
     api_version: str = API_VERSION

@@ -1,7 +1,8 @@
 """What a member of the clusterset has on the hub: its namespace, its rights and its two accounts.
 
-Invariant: a member can write only in its own namespace and read only the clusterset's. All of a member's rights are
-rendered here, so a review of trust is a review of this file (docs/design.md section 8).
+Invariant: a member can write only in its own namespace and read only the clusterset's. A member's rights are rendered
+here; the hub's chart repeats the read Role (``clusterset.yaml``) and limits token requests (``member-tokens.yaml``). A
+review of trust reads these three (docs/design.md section 8).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Manifest = dict[str, Any]
 MEMBER = "member"
 """ServiceAccount that the member's syncer uses, and its Role in the member's namespace."""
 MEMBER_SECRET = "member-credential"  # noqa: S105 - the name of an object
-"""The Secret that every member token is bound to: to delete it revokes them."""
+"""The Secret that every member token is bound to: deleting it revokes them."""
 BOOTSTRAP = "bootstrap"
 """ServiceAccount whose only right is a token for the member's account; and the Secret that its token is bound to."""
 READ_ROLE = "fleetboard-member-read"

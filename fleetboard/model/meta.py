@@ -1,8 +1,8 @@
 """Metadata and conditions of API objects, with the fields that Fleetboard uses.
 
 Every struct decodes any API object of its kind and drops unknown fields. So objects are written by server-side apply or
-a merge patch of Fleetboard's own fields, or whole where Fleetboard is the only writer; never by a typed
-read-modify-replace.
+a merge patch of Fleetboard's own fields. Only objects that nobody else writes (Leases, Claims, and those of
+``Client.put``) are replaced whole, which drops unknown fields.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import msgspec
 
 
-class WireStruct(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+class ApiStruct(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """Options of every struct that the API's JSON is decoded into: camelCase names, defaults left out."""
 
 
-class OwnerReference(WireStruct, frozen=True, kw_only=True):
+class OwnerReference(ApiStruct, frozen=True, kw_only=True):
     """metav1.OwnerReference."""
 
     api_version: str
@@ -25,7 +25,7 @@ class OwnerReference(WireStruct, frozen=True, kw_only=True):
     block_owner_deletion: bool = False
 
 
-class ObjectMeta(WireStruct, frozen=True, kw_only=True):
+class ObjectMeta(ApiStruct, frozen=True, kw_only=True):
     """metav1.ObjectMeta, without managedFields."""
 
     name: str = ""
@@ -46,10 +46,11 @@ class ObjectMeta(WireStruct, frozen=True, kw_only=True):
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
-class Condition(WireStruct, frozen=True, kw_only=True):
+class Condition(ApiStruct, frozen=True, kw_only=True):
     """metav1.Condition: the first four fields and the time are required by the API.
 
-    An observedGeneration of 0 is left out: ``kubectl wait`` takes a condition for stale when it is behind.
+    An observedGeneration of 0 is omitted: ``kubectl wait`` ignores a condition whose observedGeneration is below the
+    object's generation.
     """
 
     type: str
@@ -66,7 +67,7 @@ def find_condition(conditions: list[Condition], type_: str) -> Condition | None:
 
 
 def set_condition(conditions: list[Condition], new: Condition, *, now: str) -> list[Condition]:
-    """Return ``conditions`` with ``new`` in place of the one of its type.
+    """Return ``conditions`` with ``new`` in place of the one of its type, sorted by type.
 
     lastTransitionTime moves only when the status flips (metav1.Condition's contract), so an unchanged state makes
     an unchanged list and needs no write. ``now`` is RFC 3339 with seconds.

@@ -31,9 +31,9 @@ LABEL_CLUSTER = "fleetboard.io/cluster"
 LABEL_CLUSTERSET = "fleetboard.io/clusterset"
 LABEL_APP = "app.kubernetes.io/name"
 
-MANAGER = "fleetboard.io"
+MANAGED_BY = "fleetboard.io"
 """Value of the managed-by label on every EndpointSlice that Fleetboard writes."""
-IMPORTED_SLICES = f"{LABEL_MANAGED_BY}={MANAGER},!{LABEL_SERVICE_NAMESPACE}"
+IMPORTED_SLICES = f"{LABEL_MANAGED_BY}={MANAGED_BY},!{LABEL_SERVICE_NAMESPACE}"
 """Selects imported EndpointSlices, without those that members exchange on the hub, which may be a member too."""
 PROXY_NAME = "fleetboard"
 """Value of the service-proxy-name label: kube-proxy leaves such slices alone."""
@@ -112,16 +112,3 @@ def clusterset_namespace(clusterset: str) -> str:
 def member_namespace(clusterset: str, cluster: str) -> str:
     """Return the hub's namespace that only member ``cluster`` writes."""
     return f"fleetboard-{clusterset}-{cluster}"
-
-
-def service_key(namespace: str, name: str) -> str:
-    """Return the name of a service's objects on the hub; ``keys.ServiceKey`` takes its place."""
-    return f"{namespace}.{name}"
-
-
-def parse_service_key(key: str) -> tuple[str, str]:
-    """Parse a name made by ``service_key``; ``keys.parse_dotted`` takes its place."""
-    namespace, _, name = key.partition(".")
-    if not namespace or not name:
-        raise NameRefusedError(f"object name {key!r} is not <namespace>.<service>")
-    return namespace, name

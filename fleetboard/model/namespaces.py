@@ -13,5 +13,5 @@ class Namespaces:
     refused: frozenset[str] = frozenset({"kube-system"})
 
     def accept(self, namespace: str) -> bool:
-        """Tell whether services of ``namespace`` may be imported, and have names."""
+        """Return whether services of ``namespace`` may be imported, and have names."""
         return namespace not in self.refused and ("*" in self.accepted or namespace in self.accepted)

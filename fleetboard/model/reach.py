@@ -1,8 +1,8 @@
 """Which clusters' endpoints may get traffic, seen from one cluster: the rule of withdrawal (docs/design.md section 6).
 
-The hub's probe says of every member whether it is reachable (``Peer.is_reachable``). A member whose own probe of the
-relay gets no answer is isolated: the hub can't tell it so. A cluster that the hub calls unreachable, or that is
-isolated, is cut off: then the others are out of its reach, whatever the hub says of them. Its own endpoints are never
+The relay's probe says of every member whether it is reachable (``Peer.is_reachable``). A member whose own probe of the
+relay gets no answer is isolated: the relay can't inform it. A cluster that the relay calls unreachable, or that is
+isolated, is cut off: then the others are out of its reach, whatever the relay says of them. Its own endpoints are never
 withdrawn.
 
 Two parts read this, and differ in one row: a virtual address rejects connections that would get no answer, while a
@@ -30,8 +30,8 @@ class Reach:
 
     Attributes:
         own: Names this cluster has.
-        unreachable: Clusters whose data path the hub's probe found dead, this one perhaps among them.
-        isolated: Whether our own probe of the relay gets no answer.
+        unreachable: Clusters whose data path the relay's probe found dead, this one perhaps among them.
+        isolated: Whether this cluster's own probe of the relay gets no answer.
     """
 
     own: frozenset[str] = frozenset()
@@ -45,7 +45,7 @@ class Reach:
 
     @property
     def withdrawn(self) -> frozenset[str]:
-        """The other clusters that the hub calls unreachable."""
+        """The other clusters that the relay calls unreachable."""
         return self.unreachable - self.own
 
     def for_names(self, clusters: Collection[str]) -> frozenset[str]:
@@ -69,7 +69,7 @@ def read(peers: Iterable[fleet.Peer], *, own: Iterable[str], isolated: bool = Fa
 
 
 def is_isolated(nodes: Iterable[fleet.FleetNode]) -> bool:
-    """Tell whether the relay doesn't answer this cluster's leader, as its FleetNode reports.
+    """Return whether the relay doesn't answer this cluster's leader, as its FleetNode reports.
 
     A leader that died goes on reporting what it saw last, under a lower epoch.
     """

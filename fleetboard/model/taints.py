@@ -16,7 +16,7 @@ MULTUS_AWAY = "multus-away"
 
 
 def is_tainted(node: core.Node) -> bool:
-    """Tell whether the node has Fleetboard's taint, with any effect."""
+    """Return whether the node has Fleetboard's taint, with any effect."""
     return any(taint.key == names.TAINT_NOT_READY for taint in node.spec.taints)
 
 

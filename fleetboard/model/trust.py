@@ -34,12 +34,12 @@ def parse_endpoint(text: str, blocks: Iterable[Network]) -> Address | None:
 
 
 def is_endpoint(text: str, blocks: Iterable[Network]) -> bool:
-    """Tell whether ``text`` may be an endpoint of the cluster that holds ``blocks``."""
+    """Return whether ``text`` may be an endpoint of the cluster that holds ``blocks``."""
     return parse_endpoint(text, blocks) is not None
 
 
 def is_inside(address: Address, networks: Iterable[Network]) -> bool:
-    """Tell whether one of the networks holds the address."""
+    """Return whether one of the networks holds the address."""
     return any(address.version == network.version and address in network for network in networks)
 
 
@@ -75,7 +75,7 @@ def _is_unicast6(number: int) -> bool:
 
 
 def is_port(number: int | None) -> bool:
-    """Tell whether a transport protocol has that port: the API server takes any number in slices."""
+    """Return whether a transport protocol has that port: the API server takes any number in slices."""
     return number is not None and 0 < number < 65536
 
 

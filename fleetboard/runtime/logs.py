@@ -26,7 +26,10 @@ WITHHELD = "[withheld]"
 
 
 class JsonFormatter(logging.Formatter):
-    """Renders a record with its extra fields."""
+    """Renders a record with its extra fields.
+
+    An extra field called ``ts``, ``level``, ``component``, ``logger`` or ``msg`` is lost.
+    """
 
     def __init__(self, component: str) -> None:
         super().__init__()
@@ -52,7 +55,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(component: str, level: str = "info", *, stream: TextIO | None = None) -> None:
-    """Write every logger's records of ``level`` and above to stderr as JSON; call this once, at the start.
+    """Write all records of ``level`` and above to ``stream`` (stderr) as JSON, replacing the root logger's handlers.
+
+    Call this once, at the start.
 
     Raises:
         ValueError: no such level.

@@ -72,7 +72,7 @@ class Crew:
             function(self._stop)
         except BaseException:
             self._died.append(name)
-            log.critical("thread died", exc_info=True, extra={"thread_name": name})
+            log.critical("a thread ended unexpectedly", exc_info=True, extra={"thread_name": name})
         finally:
             self._news.put(name)
 

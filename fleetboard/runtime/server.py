@@ -102,10 +102,12 @@ class ObserveServer:
         self._thread.join(5)
 
 
-def serve(*, port: int, registry: prometheus_client.CollectorRegistry, healthy: Check, ready: Check) -> ObserveServer:
+def serve(
+    *, port: int, registry: prometheus_client.CollectorRegistry, unhealthy_reason: Check, unready_reason: Check
+) -> ObserveServer:
     """Serve in a thread of its own.
 
-    ``healthy`` and ``ready`` return None, or a sentence to answer with 503.
+    ``unhealthy_reason`` and ``unready_reason`` return None, or a sentence to answer with 503.
     """
     # Creation times double the number of series and have no reader.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -116,9 +118,9 @@ def serve(*, port: int, registry: prometheus_client.CollectorRegistry, healthy: 
                 encode, content_type = exposition.choose_encoder(accept)
                 return 200, content_type, encode(registry)
             case "/healthz":
-                return _checked(healthy)
+                return _checked(unhealthy_reason)
             case "/readyz":
-                return _checked(ready)
+                return _checked(unready_reason)
         return _text(404, "try /metrics, /healthz or /readyz")
 
     return ObserveServer(_HTTPServer(port, answer))

@@ -15,16 +15,16 @@ from fleetboard.model import membership, names, resource
 from fleetboard.runtime import logs, process, server
 from syncer.hub import settings as hub_settings
 from syncer.hub.syncer import LEASE, HubSyncer
-from syncer.rules.terms import HubTerms
+from syncer.rules.clusterset_settings import ClustersetSettings
 
 log = logging.getLogger(__name__)
 
 
-def ensure_namespace(client: Client, terms: HubTerms) -> None:
+def ensure_namespace(client: Client, clusterset: ClustersetSettings) -> None:
     """Create the clusterset's namespace if it does not exist."""
-    if client.find(resource.NAMESPACES, terms.namespace) is None:
-        labels = {names.LABEL_CLUSTERSET: terms.clusterset}
-        rendered = membership.render_namespace(terms.namespace, labels)
+    if client.find(resource.NAMESPACES, clusterset.namespace) is None:
+        labels = {names.LABEL_CLUSTERSET: clusterset.name}
+        rendered = membership.render_namespace(clusterset.namespace, labels)
         try:
             client.create(resource.NAMESPACES, rendered)
         except errors.AlreadyExistsError:
@@ -37,14 +37,19 @@ def main() -> int:
         logs.configure(LEASE, os.environ.get("LOG_LEVEL", "info"))
         settings = hub_settings.read()
         client = Client.in_cluster(user_agent=LEASE)
-        ensure_namespace(client, settings.terms)
+        ensure_namespace(client, settings.clusterset)
     except (ValueError, errors.KubeError) as err:
-        log.error("can't start: %s", err)  # noqa: TRY400 - the message says all
+        log.error("could not start: %s", err)
         return 1
     registry = CollectorRegistry()
     kube_metrics.register(registry)
     hub_syncer = HubSyncer(client, settings, registry)
-    observer = server.serve(port=settings.port, registry=registry, healthy=lambda: None, ready=hub_syncer.ready)
+    observer = server.serve(
+        port=settings.observe_port,
+        registry=registry,
+        unhealthy_reason=lambda: None,
+        unready_reason=hub_syncer.unready_reason,
+    )
     try:
         return process.run(hub_syncer.threads) or hub_syncer.exit_status
     finally:

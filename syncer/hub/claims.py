@@ -26,7 +26,7 @@ class AddressesExhaustedError(Exception):
 
 
 class Claims:
-    """The Claims of one clusterset; safe to share by threads."""
+    """The Claims of one clusterset. Thread-safe."""
 
     def __init__(self, client: Client, *, clusterset: str, now: Callable[[], datetime.datetime]) -> None:
         self._client = client
@@ -65,27 +65,27 @@ class Claims:
             states = [bool(claim.spec.released) for claim in self._known.values() if claim.spec.purpose == purpose]
         return len(states) - sum(states), sum(states)
 
-    def vip(self, plan: addresses.FleetPlan, owner: str) -> Network:
-        """Return the service's address in the plan's family; allocate one if it has none.
+    def vip(self, layout: addresses.FleetLayout, owner: str) -> Network:
+        """Return the service's address in the layout's family; allocate one if it has none.
 
         Raises:
             AddressesExhaustedError: the range is full.
         """
         # Without the lock: services that arrive together must not wait for each other's writes. The create decides.
-        owned = [unit for unit in self.owned(allocation.VIP, owner) if unit.version == plan.fleet.version]
+        owned = [unit for unit in self.owned(allocation.VIP, owner) if unit.version == layout.fleet.version]
         if owned:
             return owned[0]
         old = self._units(allocation.VIP, owner, released=True)
-        candidates = allocation.choose_vip(plan.vips, owner, self._lookup, old=old)
+        candidates = allocation.choose_vip(layout.vips, owner, self._lookup, old=old)
         return self._take(candidates, purpose=allocation.VIP, owner=owner)[0]
 
-    def blocks(self, plan: addresses.FleetPlan, owner: str, *, wanted: int) -> list[Network]:
-        """Return the owner's units in the plan's family, at least ``wanted`` of them.
+    def blocks(self, layout: addresses.FleetLayout, owner: str, *, wanted: int) -> list[Network]:
+        """Return the owner's units in the layout's family, at least ``wanted`` of them.
 
         Raises:
             AddressesExhaustedError: the fleet CIDR is full.
         """
-        version = plan.fleet.version
+        version = layout.fleet.version
         with self._lock:
             while True:
                 owned = [unit for unit in self.owned(allocation.CLUSTER_BLOCK, owner) if unit.version == version]
@@ -93,7 +93,7 @@ class Claims:
                     return owned
                 old = self._units(allocation.CLUSTER_BLOCK, owner, released=True)
                 size = allocation.next_size(len(owned), wanted=wanted)
-                candidates = allocation.choose_block(plan, owner, self._lookup, units=size, old=old)
+                candidates = allocation.choose_block(layout, owner, self._lookup, units=size, old=old)
                 self._take(candidates, purpose=allocation.CLUSTER_BLOCK, owner=owner)
 
     def release(self, purpose: str, owner: str) -> None:
@@ -130,7 +130,7 @@ class Claims:
                 taken.append(unit)
             if len(taken) == len(group):
                 units = [str(unit) for unit in group]
-                log.info("allocated", extra={"purpose": purpose, "owner": owner, "units": units})
+                log.info("allocated addresses", extra={"purpose": purpose, "owner": owner, "units": units})
                 return group
             for unit in taken:
                 self._release(unit)

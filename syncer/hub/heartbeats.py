@@ -1,4 +1,4 @@
-"""Whether a member still reports, by this process' clock alone.
+"""Return whether a member still reports, by this process' clock alone.
 
 Invariant: a member is stale only after this process watched its heartbeat stand still for that long. Time that nobody
 watched, before this process led, counts as in time.
@@ -13,7 +13,7 @@ STALE_S = 60.0
 
 
 class Heartbeats:
-    """When each member's heartbeat was last seen to change. Not safe to share by threads."""
+    """When each member's heartbeat was last seen to change. Not thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -33,5 +33,5 @@ class Heartbeats:
         self._seen.pop(cluster, None)
 
     def restart(self) -> None:
-        """Start counting again for every member, as at the start of a term."""
+        """Start counting again forevery member, as at the start of a term."""
         self._seen.clear()

@@ -22,6 +22,7 @@ from syncer.rules import admission, allocation
 log = logging.getLogger(__name__)
 
 _SOON_S = 0.2
+"""Until the next look, while the hub's own block or a late cache is awaited."""
 
 
 class MemberController:
@@ -39,7 +40,7 @@ class MemberController:
             SettingRefusedError: it differs, or a family is missing.
         """
         hub = self._view.peer(names.HUB)
-        configured = [str(plan.fleet) for plan in self._view.terms.plans]
+        configured = [str(layout.fleet) for layout in self._view.clusterset.layouts]
         if hub is not None and not set(hub.status.fleet_cidrs) <= set(configured):
             raise SettingRefusedError(
                 f"FLEET_CIDR {','.join(configured)!r} is not what this clusterset was created with, "
@@ -66,20 +67,20 @@ class MemberController:
         return self._reconcile_member(peer, hub)
 
     def _reconcile_hub(self, peer: fleet.Peer | None) -> float | None:
-        terms = self._view.terms
+        clusterset = self._view.clusterset
         if peer is None:
             spec = {"cluster": names.HUB, "exportNamespaces": []}
-            labels = {names.LABEL_CLUSTERSET: terms.clusterset, names.LABEL_CLUSTER: names.HUB}
-            metadata = {"name": names.HUB, "namespace": terms.namespace, "labels": labels}
+            labels = {names.LABEL_CLUSTERSET: clusterset.name, names.LABEL_CLUSTER: names.HUB}
+            metadata = {"name": names.HUB, "namespace": clusterset.namespace, "labels": labels}
             peer = self._view.client.apply(resource.PEERS, {"metadata": metadata, "spec": spec}, manager=FIELD_MANAGER)
-        wanted = self._network(fleet_mtu(terms.mtu, peer))
+        wanted = self._network(fleet_mtu(clusterset.mtu, peer))
         wanted["clusterCidrs"] = self._blocks(names.HUB, peer.status.cluster_cidrs, units=1)
         self._write_status(peer, wanted, [])
         return None
 
     def _reconcile_member(self, peer: fleet.Peer, hub: fleet.Peer) -> float | None:
         report = self._view.report(peer.spec.cluster)
-        mtu = fleet_mtu(self._view.terms.mtu, hub)
+        mtu = fleet_mtu(self._view.clusterset.mtu, hub)
         if report is None and peer.status.cluster_uid:
             # It has reported before: what is known of it stays, and goes stale.
             return self._write_stale(peer)
@@ -101,7 +102,7 @@ class MemberController:
         blocks = peer.status.cluster_cidrs
         if report is None:
             return None, blocks
-        decision = admission.admit(peer, report, dataclasses.replace(self._view.terms, mtu=mtu))
+        decision = admission.admit(peer, report, dataclasses.replace(self._view.clusterset, mtu=mtu))
         if not decision.admitted:
             return decision, blocks
         try:
@@ -116,7 +117,9 @@ class MemberController:
 
     def _blocks(self, owner: str, shown: Sequence[str], *, units: int) -> list[str]:
         owned = [
-            unit for plan in self._view.terms.plans for unit in self._view.claims.blocks(plan, owner, wanted=units)
+            unit
+            for layout in self._view.clusterset.layouts
+            for unit in self._view.claims.blocks(layout, owner, wanted=units)
         ]
         return [str(block) for block in allocation.assemble(shown, owned)]
 
@@ -126,15 +129,19 @@ class MemberController:
         if age_s < STALE_S:
             return age_s, STALE_S - age_s + 1
         # Before the member is called stale: perhaps the watch is behind.
-        space = names.member_namespace(self._view.terms.clusterset, cluster)
-        live = self._view.client.find(resource.PEER_REPORTS, cluster, space)
+        member_namespace = names.member_namespace(self._view.clusterset.name, cluster)
+        live = self._view.client.find(resource.PEER_REPORTS, cluster, member_namespace)
         if live is not None and live.spec.heartbeat != heartbeat:
             return self._heartbeats.see(cluster, live.spec.heartbeat), STALE_S
         return age_s, None
 
     def _write_stale(self, peer: fleet.Peer) -> float | None:
         age_s, again_s = self._age(peer.spec.cluster, "")
-        shown = [one for one in peer.status.conditions if one.type in (admission.ADMITTED, admission.DEGRADED)]
+        shown = [
+            condition
+            for condition in peer.status.conditions
+            if condition.type in (admission.ADMITTED, admission.DEGRADED)
+        ]
         shown.append(admission.stale(STALE_S if age_s >= STALE_S else None))
         wanted = {
             "fleetCidrs": peer.status.fleet_cidrs,
@@ -147,13 +154,13 @@ class MemberController:
         return again_s
 
     def _release_blocks(self, cluster: str) -> float | None:
-        # Read from the API: nobody else would get a block released by mistake for 24 h, but an address plan
+        # Read from the API: nobody else would get a block released by mistake for 24 h, but the fleet's layout
         # should not depend on a cache.
-        if self._view.client.find(resource.PEERS, cluster, self._view.terms.namespace) is not None:
+        if self._view.client.find(resource.PEERS, cluster, self._view.clusterset.namespace) is not None:
             return _SOON_S
         if self._view.claims.owned(allocation.CLUSTER_BLOCK, cluster):
             self._view.claims.release(allocation.CLUSTER_BLOCK, cluster)
-            log.info("member left: its blocks are quarantined for 24 h", extra={"cluster": cluster})
+            log.info("quarantined the blocks of a member that left, for 24 h", extra={"cluster": cluster})
         self._heartbeats.forget(cluster)
         return None
 
@@ -167,18 +174,18 @@ class MemberController:
         left_s = -times.age(bootstrap.expires, now=self._view.now()).total_seconds()
         if not used and left_s > 0:
             return left_s + 1
-        space = names.member_namespace(self._view.terms.clusterset, peer.spec.cluster)
-        self._view.client.delete(resource.SECRETS, membership.BOOTSTRAP, space, uid=bootstrap.uid)
+        member_namespace = names.member_namespace(self._view.clusterset.name, peer.spec.cluster)
+        self._view.client.delete(resource.SECRETS, membership.BOOTSTRAP, member_namespace, uid=bootstrap.uid)
         patch = {"metadata": {"annotations": {membership.ANNOTATION_BOOTSTRAP: None}}}
-        self._view.client.merge_patch(resource.PEERS, peer.metadata.name, self._view.terms.namespace, patch)
-        log.info("bootstrap token revoked", extra={"cluster": peer.spec.cluster, "used": used})
+        self._view.client.merge_patch(resource.PEERS, peer.metadata.name, self._view.clusterset.namespace, patch)
+        log.info("revoked a bootstrap token", extra={"cluster": peer.spec.cluster, "used": used})
         return None
 
     def _network(self, mtu: int) -> dict[str, Any]:
-        plans = self._view.terms.plans
+        layouts = self._view.clusterset.layouts
         return {
-            "fleetCidrs": [str(plan.fleet) for plan in plans],
-            "vipCidrs": [str(plan.vips) for plan in plans],
+            "fleetCidrs": [str(layout.fleet) for layout in layouts],
+            "vipCidrs": [str(layout.vips) for layout in layouts],
             "mtu": mtu,
         }
 
@@ -186,7 +193,7 @@ class MemberController:
         """Write the hub's part of a Peer's status, when it changes."""
         status = peer.status
         now = times.render(self._view.now())
-        before = [one for one in status.conditions if one.type in admission.TYPES]
+        before = [condition for condition in status.conditions if condition.type in admission.TYPES]
         after: list[meta.Condition] = []
         for condition in shown:
             old = meta.find_condition(before, condition.type)
@@ -198,7 +205,9 @@ class MemberController:
             "clusterCidrs": status.cluster_cidrs,
             "clusterUid": status.cluster_uid,
         }
-        if after == sorted(before, key=lambda one: one.type) and all(current[key] == wanted[key] for key in wanted):
+        if after == sorted(before, key=lambda condition: condition.type) and all(
+            current[key] == wanted[key] for key in wanted
+        ):
             return
         body = {
             "metadata": {"name": peer.metadata.name, "namespace": peer.metadata.namespace},
@@ -230,5 +239,5 @@ class MemberController:
 
 
 def fleet_mtu(setting: int, hub: fleet.Peer) -> int:
-    """Return the fleet's MTU. It may only fall: nobody checks again whether every path carries a larger one."""
+    """Return the fleet's MTU. It is never raised: nobody checks again whether every path carries a larger one."""
     return min(setting, hub.status.mtu) if hub.status.mtu else setting

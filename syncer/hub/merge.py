@@ -6,7 +6,8 @@ Theory of operation: exports are sorted by precedence, oldest first. Precedence 
 1. The oldest export decides every field that a service has once: type, session affinity, policies, labels and
    annotations, address families. An export that wants another value stays, and the field is a conflict (``_FIELDS``).
 2. Ports are united (``unite_ports``): the oldest export that has a port name, or a number of a protocol, defines it.
-3. The union is bounded (``Room``). Ports that do not fit are left out of the youngest exports, and are a conflict.
+3. The union is bounded (``MergeLimits``). Ports that do not fit are left out of the youngest exports, and are a
+   conflict.
 4. Each export becomes a constituent with the ports that fit. Importers send a cluster only traffic of ports that it
    exports exactly as the union has them.
 
@@ -34,7 +35,7 @@ _SHOWN_LIMIT, _SHOWN_CLUSTERS = 500, 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Room:
+class MergeLimits:
     """How much room the ports of all exports of a service have; older exports come first.
 
     Labels and annotations need no such limit: only the oldest export's are used.
@@ -50,7 +51,7 @@ class Room:
     port_bytes: int = 768 * 1024
 
 
-ROOM = Room()
+LIMITS = MergeLimits()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,12 +64,13 @@ class Export:
 
 
 def merge(
-    exports: Iterable[Export], *, vips: Sequence[str] = (), families: Sequence[str] = ("IPv4",), room: Room = ROOM
+    exports: Iterable[Export],
+    *,
+    vips: Sequence[str] = (),
+    families: Sequence[str] = ("IPv4",),
+    room: MergeLimits = LIMITS,
 ) -> fleet.FleetServiceSpec:
-    """Merge at least one export of one service.
-
-    ``vips`` are the service's claimed addresses; a headless service has none. ``families`` are the fleet's.
-    """
+    """Merge one or more exports of one service; ``vips`` are its claimed addresses, ``families`` the fleet's."""
     ordered = sorted(exports, key=lambda export: (export.first_seen, export.cluster))
     oldest = ordered[0].spec
     served = served_families(oldest, families)
@@ -102,7 +104,7 @@ def merge(
 
 
 def unite_ports(
-    port_lists: Iterable[Sequence[fleet.ServicePort]], room: Room = ROOM
+    port_lists: Iterable[Sequence[fleet.ServicePort]], room: MergeLimits = LIMITS
 ) -> tuple[list[fleet.ServicePort], list[list[fleet.ServicePort]]]:
     """Unite lists of ports, oldest first; a name, or a number of a protocol, belongs to the first list that has it.
 
@@ -132,8 +134,8 @@ def unite_ports(
     return united, kept
 
 
-def _left_out(given: Sequence[fleet.ServicePort], kept: Sequence[fleet.ServicePort], room: Room) -> str:
-    """Say which ports of an export do not fit into the service; nothing when all do."""
+def _left_out(given: Sequence[fleet.ServicePort], kept: Sequence[fleet.ServicePort], room: MergeLimits) -> str:
+    """Return which ports of an export do not fit into the service; nothing when all do."""
     if len(kept) == len(given):
         return ""
     first = next(port for port, kept_port in zip(given, [*kept, None], strict=False) if port is not kept_port)
@@ -143,7 +145,7 @@ def _left_out(given: Sequence[fleet.ServicePort], kept: Sequence[fleet.ServicePo
     )
 
 
-def _show_room(room: Room) -> str:
+def _show_room(room: MergeLimits) -> str:
     return f"{room.ports} different ports and {room.port_bytes} bytes of ports"
 
 
@@ -166,9 +168,9 @@ def find_conflicts(
     ordered: Sequence[Export],
     kept: Sequence[Sequence[fleet.ServicePort]],
     families: Sequence[str] = ("IPv4",),
-    room: Room = ROOM,
+    room: MergeLimits = LIMITS,
 ) -> dict[str, str]:
-    """Say which fields the exports disagree on, whose value is used, and how many clusters want another.
+    """Return which fields the exports disagree on, whose value is used, and how many clusters want another.
 
     ``kept`` are the ports of each export that fit.
     """

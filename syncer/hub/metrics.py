@@ -63,7 +63,7 @@ class ViewCollector(Collector):
         self._leading = leading
 
     def describe(self) -> list[Metric]:
-        """Name nothing in advance, so that registering does not collect."""
+        """Return nothing, so that registering doesn't collect."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -72,17 +72,17 @@ class ViewCollector(Collector):
         yield self._members()
         yield self._addresses()
         exports = [
-            one
-            for one in list(self._view.exports.store.values())
-            if self._view.cluster_of(one.metadata.namespace) is not None
+            export
+            for export in list(self._view.exports.store.values())
+            if self._view.cluster_of(export.metadata.namespace) is not None
         ]
         yield _gauge("fleetboard_hub_exports", "ExportedServices of members.", len(exports))
         services = list(self._view.services.store.values())
         yield _gauge("fleetboard_hub_services", "Services of the clusterset.", len(services))
         conflicting = sum(bool(service.spec.conflicts) for service in services)
         yield _gauge("fleetboard_hub_conflicting_services", "Services whose exports disagree.", conflicting)
-        space = self._view.terms.namespace
-        copies = sum(one.metadata.namespace == space for one in list(self._view.slices.store.values()))
+        namespace = self._view.clusterset.namespace
+        copies = sum(slice_.metadata.namespace == namespace for slice_ in list(self._view.slices.store.values()))
         yield _gauge("fleetboard_hub_copied_slices", "EndpointSlices that members read.", copies)
 
     def _members(self) -> GaugeMetricFamily:
@@ -95,7 +95,11 @@ class ViewCollector(Collector):
                 counts[kind, status] = 0
         for peer in list(self._view.peers.store.values()):
             if peer.metadata.name != names.HUB:
-                counts.update((one.type, one.status) for one in peer.status.conditions if one.type in admission.TYPES)
+                counts.update(
+                    (condition.type, condition.status)
+                    for condition in peer.status.conditions
+                    if condition.type in admission.TYPES
+                )
         for (kind, status), count in sorted(counts.items()):
             family.add_metric([kind, status], count)
         return family
@@ -106,10 +110,10 @@ class ViewCollector(Collector):
             "Virtual addresses and smallest cluster blocks, by state: used, resting (quarantined) or free.",
             labels=["purpose", "state"],
         )
-        plans = self._view.terms.plans
+        layouts = self._view.clusterset.layouts
         for purpose, room in (
-            (allocation.VIP, sum(allocation.vip_room(plan.vips) for plan in plans)),
-            (allocation.CLUSTER_BLOCK, sum(allocation.block_room(plan) for plan in plans)),
+            (allocation.VIP, sum(allocation.vip_room(layout.vips) for layout in layouts)),
+            (allocation.CLUSTER_BLOCK, sum(allocation.block_room(layout) for layout in layouts)),
         ):
             used, quarantined = self._view.claims.count(purpose)
             family.add_metric([purpose, "used"], used)

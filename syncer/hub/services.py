@@ -67,9 +67,9 @@ class FleetServiceController:
         if self._export_rights.get(cluster) == rights:
             return
         self._export_rights[cluster] = rights
-        space = names.member_namespace(self._view.terms.clusterset, cluster)
+        member_namespace = names.member_namespace(self._view.clusterset.name, cluster)
         with self._lock:
-            concerned = [name for name, keys in self._exporters.items() if f"{space}/{name}" in keys]
+            concerned = [name for name, keys in self._exporters.items() if f"{member_namespace}/{name}" in keys]
         for name in concerned:
             self._enqueue(name)
 
@@ -80,19 +80,19 @@ class FleetServiceController:
         service = self._view.service(key)
         record = self._view.record(precedence.record_name(key))
         before = precedence.read(service, record)
-        present = {cluster: one.metadata.creation_timestamp for cluster, one in exported.items()}
+        present = {cluster: export.metadata.creation_timestamp for cluster, export in exported.items()}
         updated = precedence.update(before, present, now=now)
-        if set(updated.withdrawn) - set(before.withdrawn):
+        if set(updated.ended) - set(before.ended):
             # Written before the FleetService drops them. Exports that returned leave the record after it.
-            again = [entry for entry in before.withdrawn if entry.cluster in present]
-            self._remember(key, (*updated.withdrawn, *again))
+            again = [entry for entry in before.ended if entry.cluster in present]
+            self._remember(key, (*updated.ended, *again))
         if exported:
             self._merge(key, exported, updated.live, service)
         else:
             self._end(key, service)
-        if updated.withdrawn != before.withdrawn:
-            self._remember(key, updated.withdrawn)
-        return precedence.next_expiry_s(updated.withdrawn, now=now)
+        if updated.ended != before.ended:
+            self._remember(key, updated.ended)
+        return precedence.next_expiry_s(updated.ended, now=now)
 
     def _exports(self, key: str) -> dict[str, fleet.ExportedService]:
         with self._lock:
@@ -118,21 +118,21 @@ class FleetServiceController:
         first_seen: Mapping[str, str],
         service: fleet.FleetService | None,
     ) -> None:
-        exports = [merge.Export(cluster, first_seen[cluster], one.spec) for cluster, one in exported.items()]
-        families = self._view.terms.families
+        exports = [merge.Export(cluster, first_seen[cluster], export.spec) for cluster, export in exported.items()]
+        families = self._view.clusterset.families
         spec = merge.merge(exports, families=families)
         if spec.type == merge.HEADLESS:
             self._view.claims.release(allocation.VIP, key)
         else:
-            claimed = [self._view.claims.vip(plan, key) for plan in self._view.terms.plans]
+            claimed = [self._view.claims.vip(layout, key) for layout in self._view.clusterset.layouts]
             vips = [str(unit.network_address) for unit in claimed]
             spec = merge.merge(exports, vips=vips, families=families)
         if service is not None and service.spec == spec:
             return
-        labels = {names.LABEL_CLUSTERSET: self._view.terms.clusterset}
-        metadata = {"name": key, "namespace": self._view.terms.namespace, "labels": labels}
+        labels = {names.LABEL_CLUSTERSET: self._view.clusterset.name}
+        metadata = {"name": key, "namespace": self._view.clusterset.namespace, "labels": labels}
         body = {"metadata": metadata, "spec": render_spec(spec)}
-        self._view.services.remember(self._view.client.put(resource.FLEET_SERVICES, body, found=service))
+        self._view.services.remember(self._view.client.put(resource.FLEET_SERVICES, body, current=service))
         log.info(
             "service merged",
             extra={"service": key, "clusters": [one.cluster for one in spec.constituents], "vips": spec.vips},
@@ -140,22 +140,24 @@ class FleetServiceController:
 
     def _end(self, key: str, service: fleet.FleetService | None) -> None:
         if service is not None:
-            self._view.client.delete(resource.FLEET_SERVICES, key, self._view.terms.namespace, uid=service.metadata.uid)
-            log.info("service deleted: no export is left", extra={"service": key})
+            self._view.client.delete(
+                resource.FLEET_SERVICES, key, self._view.clusterset.namespace, uid=service.metadata.uid
+            )
+            log.info("deleted a service: no export is left", extra={"service": key})
         self._view.claims.release(allocation.VIP, key)
 
-    def _remember(self, key: str, withdrawn: tuple[precedence.Withdrawn, ...]) -> None:
-        clusterset = self._view.terms.clusterset
-        if withdrawn:
-            rendered = precedence.render(key, withdrawn, clusterset=clusterset)
+    def _remember(self, key: str, ended: tuple[precedence.EndedExport, ...]) -> None:
+        clusterset = self._view.clusterset.name
+        if ended:
+            rendered = precedence.render(key, ended, clusterset=clusterset)
             self._view.client.apply(resource.CONFIG_MAPS, rendered, manager=FIELD_MANAGER)
         else:
-            self._view.client.delete(resource.CONFIG_MAPS, precedence.record_name(key), self._view.terms.namespace)
+            self._view.client.delete(resource.CONFIG_MAPS, precedence.record_name(key), self._view.clusterset.namespace)
 
     def _report_refusal(self, cluster: str, exported: fleet.ExportedService, reason: str) -> None:
         self._metrics.exports_refused.labels(cluster).inc()
         metadata = exported.metadata
-        log.warning("export refused", extra={"cluster": cluster, "export": metadata.key, "reason": reason})
+        log.warning("refused an export", extra={"cluster": cluster, "export": metadata.key, "reason": reason})
         regarding = events.reference(resource.EXPORTED_SERVICES, metadata)
         self._recorder.emit(regarding, reason="ExportRefused", message=reason, type_="Warning")
 

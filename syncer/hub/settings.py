@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from fleetboard.model import addresses, membership, names
 from fleetboard.runtime import environment
-from syncer.rules.terms import HubTerms
+from syncer.rules.clusterset_settings import ClustersetSettings
 
 FIELD_MANAGER = "syncer-hub"
 """The field manager of everything that syncer-hub applies."""
@@ -22,15 +22,15 @@ class HubSettings:
 
     Attributes:
         namespace: Where Fleetboard runs on the hub.
-        terms: The terms of the clusterset.
+        clusterset: What every member must fit.
         identity: Name of this pod, for the Lease.
-        port: Port of /metrics, /healthz and /readyz.
+        observe_port: Port of /metrics, /healthz and /readyz.
     """
 
     namespace: str
-    terms: HubTerms
+    clusterset: ClustersetSettings
     identity: str
-    port: int
+    observe_port: int
 
 
 def read(environ: Mapping[str, str] = os.environ) -> HubSettings:
@@ -39,23 +39,23 @@ def read(environ: Mapping[str, str] = os.environ) -> HubSettings:
     Raises:
         SettingRefusedError: naming the variable, its value and what was expected.
     """
-    clusterset = environment.read("CLUSTERSET", "default", parse=membership.parse_clusterset, environ=environ)
-    plans = environment.read("FLEET_CIDR", None, parse=parse_plans, environ=environ)
+    name = environment.read("CLUSTERSET", "default", parse=membership.parse_clusterset, environ=environ)
+    layouts = environment.read("FLEET_CIDR", None, parse=parse_layouts, environ=environ)
     mtu = environment.read("MTU", 1360, parse=parse_mtu, environ=environ)
     return HubSettings(
         namespace=environment.read("NAMESPACE", names.NAMESPACE, environ=environ),
-        terms=HubTerms(clusterset, plans, mtu),
+        clusterset=ClustersetSettings(name, layouts, mtu),
         identity=environment.read("POD_NAME", socket.gethostname(), environ=environ),
-        port=environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port, environ=environ),
+        observe_port=environment.read("OBSERVE_PORT", names.OBSERVE_PORT, parse=environment.port, environ=environ),
     )
 
 
-def parse_plans(text: str) -> tuple[addresses.FleetPlan, ...]:
+def parse_layouts(text: str) -> tuple[addresses.FleetLayout, ...]:
     """Parse the fleet CIDR, or two of them: one of each family, separated by a comma."""
-    plans = tuple(addresses.parse_fleet_cidr(part, field="fleet CIDR") for part in environment.words(text))
-    if not plans or len({plan.fleet.version for plan in plans}) < len(plans):
+    layouts = tuple(addresses.parse_fleet_cidr(part, field="fleet CIDR") for part in environment.words(text))
+    if not layouts or len({layout.fleet.version for layout in layouts}) < len(layouts):
         raise ValueError("expected one CIDR, or one of IPv4 and one of IPv6 separated by a comma")
-    return plans
+    return layouts
 
 
 def parse_mtu(text: str) -> int:

@@ -44,7 +44,7 @@ class HubSyncer:
         bus, recorder, metrics = HubBus(WAKES), events.Recorder(client, LEASE), HubMetrics(registry)
         self.exit_status = 0
         self._current_term = CurrentTerm()
-        self._view = View(client, settings.terms, bus, now=_now)
+        self._view = View(client, settings.clusterset, bus, now=_now)
         self._member_controller = MemberController(self._view, recorder=recorder)
         self._copy_controller = CopyController(
             self._view, metrics=metrics, enqueue=self._current_term.to(HubQueue.COPIES)
@@ -68,12 +68,12 @@ class HubSyncer:
 
     @property
     def threads(self) -> dict[str, Callable[[threading.Event], None]]:
-        """What the process runs."""
+        """Return the threads to run, by name."""
         reflectors = {name: reflector.run for name, reflector in self._view.reflectors.items()}
         return {**reflectors, "lease": self._campaign, "supervisor": self._supervise}
 
-    def ready(self) -> str | None:
-        """Say why this process isn't ready."""
+    def unready_reason(self) -> str | None:
+        """Return why this process isn't ready."""
         if self._current_term.fault is not None:
             return str(self._current_term.fault)
         missing = [name for name, reflector in self._view.reflectors.items() if not reflector.synced.is_set()]
@@ -88,7 +88,7 @@ class HubSyncer:
         try:
             self._member_controller.check_fleet()
         except environment.SettingRefusedError as err:
-            log.error("can't start: %s", err)  # noqa: TRY400 - the message says all
+            log.error("could not start: %s", err)
             self.exit_status = 1
             stop.set()
             return

@@ -38,7 +38,7 @@ class LeadershipTerm:
     def start(self) -> None:
         """Begin to work."""
         for queue, controller in self._controllers.items():
-            threading.Thread(target=self._run, args=(controller,), name=queue.value, daemon=True).start()
+            threading.Thread(target=self._run, args=(queue, controller), name=queue.value, daemon=True).start()
 
     def end(self) -> None:
         """Take no further key; work under way ends by itself."""
@@ -48,11 +48,11 @@ class LeadershipTerm:
         """Give a key to one of the controllers."""
         self._controllers[queue].enqueue(key)
 
-    def _run(self, controller: Controller[str]) -> None:
+    def _run(self, queue: HubQueue, controller: Controller[str]) -> None:
         try:
             controller.run(self._stop)
         except Exception as err:
-            log.exception("a controller died")
+            log.exception("a controller ended unexpectedly", extra={"controller": queue.value})
             self._on_death(err)
 
 

@@ -1,7 +1,8 @@
 """The clusterset as the hub describes it: members, merged services, other clusters' endpoints.
 
 Invariant: answers come from the hub once it has been listed, and from this cluster's copies until then. An object
-counts as absent only if a list from the hub does not have it.
+counts as absent only if a list from the hub does not have it. ``service_keys`` alone names those of both, so that what
+the hub dropped is reconciled too.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ RETRY_CAP_S = 2.0
 PEERS, FLEET_SERVICES = resource.PEERS.plural, resource.FLEET_SERVICES.plural
 
 
-class CopyKey(NamedTuple):
-    """A copy of one of the hub's objects: its collection (``PEERS`` or ``FLEET_SERVICES``) and its name."""
+class MirrorKey(NamedTuple):
+    """An object of the hub that is mirrored here: its collection (``PEERS`` or ``FLEET_SERVICES``) and its name."""
 
     collection: str
     name: str
@@ -39,7 +40,7 @@ class CopyKey(NamedTuple):
 
 
 class Clusterset:
-    """Watch the hub's clusterset and this cluster's copies of it.
+    """Watches the hub's clusterset and this cluster's copies of it.
 
     Args:
         hub: Client of the hub's API.
@@ -79,8 +80,10 @@ class Clusterset:
             selector=slice_selector(cluster),
             retry=_retry(),
         )
-        self.peer_copies = Reflector(local, resource.PEERS, notify=self._peer_changed, namespace=namespace)
-        self.service_copies = Reflector(local, resource.FLEET_SERVICES, notify=self._copy_changed, namespace=namespace)
+        self.mirrored_peers = Reflector(local, resource.PEERS, notify=self._peer_changed, namespace=namespace)
+        self.mirrored_services = Reflector(
+            local, resource.FLEET_SERVICES, notify=self._mirrored_service_changed, namespace=namespace
+        )
         self._by_service = index.Index(lambda: self.slices.store, _services_of)
         self._blocks: dict[str, tuple[Network, ...]] = {}
 
@@ -92,7 +95,7 @@ class Clusterset:
     @property
     def local_reflectors(self) -> list[Mirrors]:
         """The reflectors of this cluster's API."""
-        return [self.peer_copies, self.service_copies]
+        return [self.mirrored_peers, self.mirrored_services]
 
     @property
     def is_synced(self) -> bool:
@@ -102,26 +105,26 @@ class Clusterset:
     @property
     def last_contact(self) -> float:
         """Monotonic time of the hub's last answer; minus infinity before the first."""
-        reflectors = [one for one in self.hub_reflectors if one.synced.is_set()]
-        return max((one.last_contact for one in reflectors), default=-float("inf"))
+        reflectors = [reflector for reflector in self.hub_reflectors if reflector.synced.is_set()]
+        return max((reflector.last_contact for reflector in reflectors), default=-float("inf"))
 
     def peer(self, name: str) -> fleet.Peer | None:
         """Return a member's Peer as last read from the hub."""
         found = self.peers.get(f"{self._hub_namespace}/{name}")
         if found is not None or self.peers.synced.is_set():
             return found
-        return self.peer_copies.get(f"{self._namespace}/{name}")
+        return self.mirrored_peers.get(f"{self._namespace}/{name}")
 
     def service(self, key: ServiceKey) -> fleet.FleetService | None:
         """Return the merge of all exports of a service, as last read from the hub."""
         found = self.services.get(f"{self._hub_namespace}/{key.dotted}")
         if found is not None or self.services.synced.is_set():
             return found
-        return self.service_copies.get(f"{self._namespace}/{key.dotted}")
+        return self.mirrored_services.get(f"{self._namespace}/{key.dotted}")
 
     def service_keys(self) -> list[ServiceKey]:
         """Return every service of the clusterset."""
-        found = [keys.parse_dotted(name) for name in [*list(self.services.store), *list(self.service_copies.store)]]
+        found = [keys.parse_dotted(name) for name in [*list(self.services.store), *list(self.mirrored_services.store)]]
         return list(dict.fromkeys(key for key in found if key is not None))
 
     def remote(self, key: ServiceKey) -> list[core.EndpointSlice] | None:
@@ -140,63 +143,63 @@ class Clusterset:
 
     def families(self) -> tuple[str, ...]:
         """Return the families of this cluster's fleet addresses; those of the fleet while it has no block."""
-        own = self.peer(self._cluster)
+        source, own = self._cluster, self.peer(self._cluster)
         cidrs = own.status.cluster_cidrs if own is not None else []
         if not cidrs:
-            hub = self.peer(names.HUB)
+            source, hub = names.HUB, self.peer(names.HUB)
             cidrs = hub.status.fleet_cidrs if hub is not None else []
-        versions = [network.version for network in _parse(cidrs)]
+        versions = [network.version for network in _parse(source, cidrs)]
         return tuple(f"IPv{version}" for version in dict.fromkeys(versions))
 
-    def original(self, key: CopyKey) -> fleet.Peer | fleet.FleetService | None:
+    def original(self, key: MirrorKey) -> fleet.Peer | fleet.FleetService | None:
         """Return the hub's object that a copy is made of."""
         originals = self.peers if key.collection == PEERS else self.services
         return originals.get(f"{self._hub_namespace}/{key.name}")
 
-    def copy(self, key: CopyKey) -> fleet.Peer | fleet.FleetService | None:
-        """Return this cluster's copy."""
-        copies = self.peer_copies if key.collection == PEERS else self.service_copies
+    def mirrored(self, key: MirrorKey) -> fleet.Peer | fleet.FleetService | None:
+        """Return this cluster's copy of the original."""
+        copies = self.mirrored_peers if key.collection == PEERS else self.mirrored_services
         return copies.get(f"{self._namespace}/{key.name}")
 
     def _peer_changed(self, key: str) -> None:
         name = key.rpartition("/")[2]
-        self._bus.wake(MemberSource.ORIGINAL, CopyKey(PEERS, name))
+        self._bus.wake(MemberSource.ORIGINAL, MirrorKey(PEERS, name))
         if name == self._cluster:
             self._bus.wake(MemberSource.OWN_PEER)
         peer = self.peer(name)
-        blocks = tuple(_parse(peer.status.cluster_cidrs)) if peer is not None else ()
+        blocks = tuple(_parse(name, peer.status.cluster_cidrs)) if peer is not None else ()
         if self._blocks.get(name, ()) != blocks:
             # Replaced as a whole: other threads read it.
             self._blocks = {**self._blocks, name: blocks}
             for service in self.service_keys():
-                self._bus.wake(MemberSource.MERGE, service)
+                self._bus.wake(MemberSource.HUB_SERVICE, service)
 
     def _merge_changed(self, key: str) -> None:
-        self._bus.wake(MemberSource.ORIGINAL, CopyKey(FLEET_SERVICES, key.rpartition("/")[2]))
+        self._bus.wake(MemberSource.ORIGINAL, MirrorKey(FLEET_SERVICES, key.rpartition("/")[2]))
         service = keys.parse_dotted(key)
         if service is not None:
-            self._bus.wake(MemberSource.MERGE, service)
+            self._bus.wake(MemberSource.HUB_SERVICE, service)
 
-    def _copy_changed(self, key: str) -> None:
+    def _mirrored_service_changed(self, key: str) -> None:
         if not self.services.synced.is_set():
             self._merge_changed(key)
         else:
             # The hub has been listed: the merge itself counts, not its copy.
-            self._bus.wake(MemberSource.ORIGINAL, CopyKey(FLEET_SERVICES, key.rpartition("/")[2]))
+            self._bus.wake(MemberSource.ORIGINAL, MirrorKey(FLEET_SERVICES, key.rpartition("/")[2]))
 
     def _covered(self, namespaces: frozenset[str] | None) -> None:
         for service in self.service_keys():
             if namespaces is None or service.namespace in namespaces:
-                self._bus.wake(MemberSource.MERGE, service)
+                self._bus.wake(MemberSource.HUB_SERVICE, service)
 
     def _slice_changed(self, key: str) -> None:
         for service in self._by_service.update(key):
-            self._bus.wake(MemberSource.MERGE, service)
+            self._bus.wake(MemberSource.HUB_SERVICE, service)
 
 
 def slice_selector(cluster: str) -> str:
     """Select the slices of the clusterset that come from other members."""
-    return f"{names.LABEL_MANAGED_BY}={names.MANAGER},{names.LABEL_SOURCE_CLUSTER}!={cluster}"
+    return f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},{names.LABEL_SOURCE_CLUSTER}!={cluster}"
 
 
 def _retry() -> backoff.Backoff:
@@ -208,11 +211,11 @@ def _services_of(slice_: core.EndpointSlice) -> frozenset[ServiceKey]:
     return frozenset() if key is None else frozenset({key})
 
 
-def _parse(cidrs: list[str]) -> list[Network]:
+def _parse(peer: str, cidrs: list[str]) -> list[Network]:
     parsed: list[Network] = []
     for text in cidrs:
         try:
             parsed.append(ipaddress.ip_network(text))
         except ValueError:
-            log.warning("invalid CIDR in the hub's Peer", extra={"cidr": text})
+            log.warning("left out an invalid CIDR of a Peer", extra={"peer": peer, "cidr": text})
     return parsed

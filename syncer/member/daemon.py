@@ -1,7 +1,8 @@
 """A member's syncer from its first moment: lead, join, then work as a member.
 
-Invariant: a failure that only a person can fix ends the process, with one message in the log and in the Joined
-condition. Any other failure is retried. Once a cluster has joined, an unreachable hub never ends the process.
+Invariant: until a cluster has joined, any failure at the hub ends the process, with one message in the log and in the
+Joined condition; kubelet repeats it. Once it has joined, an unreachable hub never ends the process. Failures of this
+cluster's own API are retried.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ LEASE = "syncer"
 USER_AGENT = "fleetboard-syncer"
 
 
-class LeadershipLostError(Exception):
-    """Another syncer of this cluster took over, or may have."""
+class RestartNeededError(Exception):
+    """This process must start again: its Lease was lost, or what it joined with changed."""
 
 
 class Daemon:
-    """Everything of one process.
+    """One syncer process: campaigns for the Lease, joins the hub, and runs the member's threads.
+
+    It ends when the Lease is lost or the settings it joined with change.
 
     Attributes:
         exit_status: What the process ends with.
@@ -50,29 +53,32 @@ class Daemon:
         self.member: JoinedMember | None = None
 
     def threads(self) -> dict[str, Callable[[threading.Event], None]]:
-        """Name what has to run."""
-        return {"lease": self._campaign, "member": self._run}
+        """Return the threads to run, by name."""
+        return {"lease": self._campaign, "member": self._run_until_ended}
 
-    def when_leading(self, function: Callable[[threading.Event], None]) -> Callable[[threading.Event], None]:
-        """Return ``function``, delayed until this process leads."""
+    def when_holding(self, function: Callable[[threading.Event], None]) -> Callable[[threading.Event], None]:
+        """Return ``function``, delayed until this process holds the Lease."""
 
         def run(stop: threading.Event) -> None:
-            if self._lead(stop):
+            if self._wait_for_lease(stop):
                 function(stop)
 
         return run
 
-    def ready(self) -> str | None:
-        """Say why this process isn't ready. A standby is ready, so that a rolling update continues."""
+    def unready_reason(self) -> str | None:
+        """Return why this process isn't ready, or None.
+
+        A candidate without the Lease is ready, so that a rolling update continues.
+        """
         if not self._leading.is_set():
             return None
-        return self.member.unready() if self.member is not None else "this cluster has not joined the hub"
+        return self.member.unready_reason() if self.member is not None else "this cluster has not joined the hub"
 
     def _campaign(self, stop: threading.Event) -> None:
         self._elector.run(stop, on_start=self._leading.set, on_stop=lambda: self._end("the lease was lost"))
 
-    def _lead(self, stop: threading.Event) -> bool:
-        """Wait until this process leads; return False when stopped before."""
+    def _wait_for_lease(self, stop: threading.Event) -> bool:
+        """Wait until this process holds the Lease; return False when stopped before."""
         while not self._leading.wait(0.1):
             if stop.is_set():
                 return False
@@ -82,21 +88,21 @@ class Daemon:
         self._end_reason = reason
         self._ended.set()
 
-    def _run(self, stop: threading.Event) -> None:
-        if not self._lead(stop):
+    def _run_until_ended(self, stop: threading.Event) -> None:
+        if not self._wait_for_lease(stop):
             return
         try:
-            self._retry(stop, lambda: self._work(stop))
+            self._retry(stop, lambda: self._join_and_serve(stop))
         except JoinError as err:
-            log.error(str(err), extra={"reason": err.reason})  # noqa: TRY400 - the message says all
+            log.error("%s", err, extra={"reason": err.reason})
             record_refusal(self._local, namespace=self._settings.namespace, reason=err.reason, message=str(err))
             self.exit_status = 1
-        except LeadershipLostError as err:
-            log.error("restarting", extra={"error": str(err)})  # noqa: TRY400 - the message says all
+        except RestartNeededError as err:
+            log.error("ending the process: %s", err)
             self.exit_status = 1
         stop.set()
 
-    def _work(self, stop: threading.Event) -> None:
+    def _join_and_serve(self, stop: threading.Event) -> None:
         cluster_uid = self._local.get(resource.NAMESPACES, "kube-system").metadata.uid
         credential = Credential(
             self._local,
@@ -110,15 +116,15 @@ class Daemon:
         member = JoinedMember(self._settings, local=self._local, credential=credential, cluster_uid=cluster_uid)
         self.member = member
         try:
-            threads.run({**member.threads(), "watchdog": self._watch}, stop)
+            threads.run({**member.threads(), "watchdog": self._raise_when_ended}, stop)
         except errors.KubeError as err:
             # Each part retries its own API calls: one that gave up has a bug.
             raise RuntimeError("a thread ended by an API error") from err
 
-    def _watch(self, stop: threading.Event) -> None:
+    def _raise_when_ended(self, stop: threading.Event) -> None:
         while not stop.wait(0.1):
             if self._ended.is_set():
-                raise LeadershipLostError(self._end_reason)
+                raise RestartNeededError(self._end_reason)
 
     def _retry(self, stop: threading.Event, step: Callable[[], None]) -> None:
         """Repeat ``step`` until this cluster's own API lets it succeed, or until stopped."""
@@ -128,7 +134,7 @@ class Daemon:
                 step()
             except errors.KubeError as err:
                 delay_s = wait.after(err)
-                log.warning("this cluster's API failed, retrying", extra={"error": str(err), "retry_s": delay_s})
+                log.warning("could not use this cluster's API, retrying", extra={"error": str(err), "retry_s": delay_s})
                 stop.wait(delay_s)
             else:
                 return

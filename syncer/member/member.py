@@ -33,6 +33,8 @@ from syncer.member.wakes import WAKES, MemberBus, MemberSource, MemberWork
 WORKERS = 4
 HUB_WORKERS = 8
 """Exports that are written to the hub at once: each needs two round trips, and the hub may be far away."""
+STATUS_REST_FACTOR = 2.0
+"""A worker that writes statuses rests twice as long as its work took: a status waits for whatever carries traffic."""
 
 
 class JoinedMember:
@@ -45,7 +47,7 @@ class JoinedMember:
         cluster_uid: UID that distinguishes this cluster from others with its name.
 
     Raises:
-        errors.KubeError: this cluster's API doesn't say which fields a ServiceImport has here.
+        KubeError: this cluster's API doesn't say which fields a ServiceImport has here.
     """
 
     def __init__(self, settings: MemberSettings, *, local: Client, credential: Credential, cluster_uid: str) -> None:
@@ -123,27 +125,29 @@ class JoinedMember:
         )
 
     def _make_queues(self) -> dict[MemberWork, Controller[Any]]:
-        exported = [one.synced for one in self.sources.reflectors]
-        copies = [one.synced for one in self.clusterset.local_reflectors]
-        imported = [one.synced for one in self.import_controller.reflectors]
+        exported = [reflector.synced for reflector in self.sources.reflectors]
+        copies = [reflector.synced for reflector in self.clusterset.local_reflectors]
+        imported = [reflector.synced for reflector in self.import_controller.reflectors]
         hub = [self.clusterset.peers.synced, self.clusterset.services.synced]
         export_controller, import_controller = self.export_controller, self.import_controller
         return {
             MemberWork.EXPORT: Controller(
                 "exports", export_controller.reconcile, workers=HUB_WORKERS, wait_for=[*exported, *copies]
             ),
-            # One worker each, which rests: a status waits for whatever carries traffic. A quick API takes 40 a second
-            # of these. In one that is slow, because it has too much to do, they are the ones that wait.
+            # One worker each. A quick API takes 40 statuses a second; at an overloaded one, statuses are what waits.
             MemberWork.EXPORT_STATUS: Controller(
-                "conditions", export_controller.write_status, wait_for=[*exported, *copies], rest=2
+                "conditions",
+                export_controller.write_status,
+                wait_for=[*exported, *copies],
+                rest_factor=STATUS_REST_FACTOR,
             ),
             MemberWork.IMPORT_STATUS: Controller(
-                "import status", import_controller.write_status, wait_for=imported, rest=2
+                "import status", import_controller.write_status, wait_for=imported, rest_factor=STATUS_REST_FACTOR
             ),
             MemberWork.IMPORT: Controller(
                 "imports", import_controller.reconcile, workers=WORKERS, wait_for=[*exported, *copies, *imported]
             ),
-            MemberWork.COPY: Controller(
+            MemberWork.MIRROR: Controller(
                 "copies", self.mirror_controller.reconcile, workers=WORKERS, wait_for=[*copies, *hub]
             ),
         }
@@ -153,7 +157,7 @@ class JoinedMember:
             self._bus.connect(work, queue.enqueue)
         self._bus.connect(MemberWork.TIME_EXPORT, self.export_controller.stopwatch.start)
         self._bus.connect(MemberWork.TIME_IMPORT, self.import_controller.stopwatch.start)
-        self._bus.connect(MemberWork.TIME_COPY, self.mirror_controller.stopwatch.start)
+        self._bus.connect(MemberWork.TIME_MIRROR, self.mirror_controller.stopwatch.start)
         self._bus.connect(MemberWork.PROBE, self._probe_controller.enqueue if self._probe_controller else _ignore)
         self._bus.connect(MemberWork.REPORT, self.report_controller.wake)
         self._bus.connect(MemberWork.ALL_EXPORTS, self._wake_exports)
@@ -176,9 +180,9 @@ class JoinedMember:
         return [*self.clusterset.hub_reflectors, *self.export_controller.reflectors]
 
     def threads(self) -> dict[str, Callable[[threading.Event], None]]:
-        """Name everything that has to run."""
-        local = {f"reflector {number}": one.run for number, one in enumerate(self.local_reflectors)}
-        hub = {f"hub reflector {number}": one.run for number, one in enumerate(self.hub_reflectors)}
+        """Return the threads to run, by name."""
+        local = {f"reflector {number}": reflector.run for number, reflector in enumerate(self.local_reflectors)}
+        hub = {f"hub reflector {number}": reflector.run for number, reflector in enumerate(self.hub_reflectors)}
         queues = {f"queue {work.name}": queue.run for work, queue in self._queues.items()}
         probe = self._probe_controller
         return {
@@ -191,8 +195,8 @@ class JoinedMember:
             "first contact": self._first_contact,
         }
 
-    def unready(self) -> str | None:
-        """Say why this member isn't ready; the hub being away is no reason once this cluster took part."""
+    def unready_reason(self) -> str | None:
+        """Return why this member isn't ready; an unreachable hub is not a reason."""
         if not all(reflector.synced.is_set() for reflector in self.local_reflectors):
             return "this cluster's API has not been read yet"
         return None
@@ -223,4 +227,4 @@ class JoinedMember:
 
 
 def _ignore(_key: object) -> None:
-    """Take no notice."""
+    """Do nothing."""

@@ -27,7 +27,7 @@ class Gauges(Collector):
         self._gauges = list(gauges)
 
     def describe(self) -> Iterable[Metric]:
-        """Name the metrics without values."""
+        """Return the metrics without values."""
         return [GaugeMetricFamily(name, text) for name, text, _ in self._gauges]
 
     def collect(self) -> Iterable[Metric]:
@@ -35,20 +35,20 @@ class Gauges(Collector):
         return [GaugeMetricFamily(name, text, value=value()) for name, text, value in self._gauges]
 
 
-class Dropped(Collector):
+class RefusedAddresses(Collector):
     """Addresses that other clusters published and that this cluster refused, by source cluster."""
 
-    def __init__(self, dropped: Callable[[], Mapping[str, int]]) -> None:
-        self._dropped = dropped
+    def __init__(self, refused: Callable[[], Mapping[str, int]]) -> None:
+        self._refused = refused
 
     def describe(self) -> Iterable[Metric]:
-        """Name the metric without values."""
+        """Return the metric without values."""
         return [self._family()]
 
     def collect(self) -> Iterable[Metric]:
         """Read the values."""
         family = self._family()
-        for cluster, count in sorted(self._dropped().items()):
+        for cluster, count in sorted(self._refused().items()):
             family.add_metric([cluster], count)
         return [family]
 
@@ -64,9 +64,9 @@ class Dropped(Collector):
 def register(
     registry: CollectorRegistry,
     gauges: Iterable[tuple[str, str, Callable[[], float]]],
-    dropped: Callable[[], Mapping[str, int]],
+    refused: Callable[[], Mapping[str, int]],
 ) -> None:
     """Register these metrics; call once."""
     registry.register(SYNC_SECONDS)
     registry.register(Gauges(gauges))
-    registry.register(Dropped(dropped))
+    registry.register(RefusedAddresses(refused))

@@ -15,7 +15,7 @@ import msgspec
 from fleetboard.kube import errors
 from fleetboard.kube.client import Client
 from fleetboard.model import fleet, meta, names, resource
-from syncer.member.clusterset import PEERS, Clusterset, CopyKey
+from syncer.member.clusterset import PEERS, Clusterset, MirrorKey
 from syncer.member.settings import FIELD_MANAGER
 from syncer.member.stopwatch import Stopwatch
 
@@ -60,7 +60,7 @@ def _labelled(copy: Mirrored, original: Mirrored) -> bool:
 
 
 class MirrorController:
-    """Reconcile one copy at a time: keys are ``CopyKey``.
+    """Reconciles one mirrored object at a time: keys are ``MirrorKey``.
 
     Its queue waits until the hub has been listed: before that, an absent original means nothing.
     """
@@ -69,10 +69,10 @@ class MirrorController:
         self._local, self._clusterset, self._namespace = local, clusterset, namespace
         self.stopwatch = Stopwatch("copy")
 
-    def reconcile(self, key: CopyKey) -> float | None:
+    def reconcile(self, key: MirrorKey) -> float | None:
         """Make a copy equal to its original."""
         target: resource.AnyResource = resource.PEERS if key.collection == PEERS else resource.FLEET_SERVICES
-        copy = self._clusterset.copy(key)
+        copy = self._clusterset.mirrored(key)
         planned = plan(self._clusterset.original(key), copy, namespace=self._namespace)
         for step in planned.steps:
             match step:
@@ -88,7 +88,7 @@ class MirrorController:
 
     def _write(self, target: resource.AnyResource, body: dict[str, Any], copy: Mirrored | None) -> None:
         if target is resource.FLEET_SERVICES:
-            self._clusterset.service_copies.remember(self._local.put(target, body, found=copy))
+            self._clusterset.mirrored_services.remember(self._local.put(target, body, current=copy))
         else:
             # Its status is written separately, after which the known version is no longer the last.
             self._local.apply(target, body, manager=FIELD_MANAGER)

@@ -1,6 +1,6 @@
-"""What the chart tells a member's syncer, read from the environment once.
+"""Settings of a member's syncer, read once from the environment that the chart sets.
 
-Invariant: an invalid value ends the start with a message that names the variable. No value is guessed.
+Invariant: an unset variable has its default; an invalid one ends the start with a message that names it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ class MemberSettings:
         namespace: Where Fleetboard runs in this cluster.
         identity: Name of this pod, for the Lease.
         observe_port: Port of /metrics, /healthz and /readyz.
-        log_level: Lowest level that is logged.
+        log_level: Lowest level that is logged: debug, info, warning or error.
         dns_configure: Whether to set up forwarding in CoreDNS.
-        networks: The pod, service and node networks of this cluster that the user named.
+        networks: The pod, service and node networks of this cluster that the user named; empty: only
+            those that the API shows.
         imports: Namespaces that accept imports.
-        probe_interval_s: Seconds between two latency probes; 0 turns the probe off.
+        probe_interval_s: Seconds between two latency probes, 5 to 3600, whole seconds; 0 turns the probe off.
     """
 
     namespace: str
@@ -46,7 +47,7 @@ def read(environ: Mapping[str, str] = os.environ) -> MemberSettings:
     """Read the settings.
 
     Raises:
-        environment.SettingRefusedError: naming the variable, the value and what was expected.
+        SettingRefusedError: naming the variable, the value and what was expected.
     """
     nothing: tuple[Network, ...] = ()
     accepted: tuple[str, ...] = ("*",)

@@ -12,7 +12,7 @@ from syncer.member import metrics
 
 
 class Stopwatch:
-    """Time keys of one direction; safe to share by threads (each step is one dict operation)."""
+    """Times keys of one direction. Thread-safe: each step is one dict operation."""
 
     def __init__(self, direction: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -1,6 +1,6 @@
 """Who wakes whom in a member's syncer.
 
-``TIME_*`` starts a stopwatch: how long exports, imports and copies take is measured from the news to the write.
+``TIME_*`` starts a stopwatch: how long exports, imports and copies take is measured from the event to the write.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ class MemberSource(enum.Enum):
     EXPORT = "service whose export plan may differ"
     HUB_EXPORT = "service whose objects in this cluster's namespace on the hub changed"
     DELIVERY = "service whose export was brought to the hub, or not"
-    MERGE = "service whose merge, or other clusters' endpoints, may differ"
+    HUB_SERVICE = "service of which the hub's merge, slices or blocks may differ"
     IMPORT = "service whose ServiceImport, imported slices or namespace changed"
     APPLIED = "service whose ServiceImport was brought to its plan"
-    ORIGINAL = "copy whose original on the hub changed, or which changed itself"
-    OWN_PEER = "none: the hub's Peer of this cluster changed"
-    HUB_SYNCED = "none: everything was listed from the hub for the first time"
-    HUB_RETURNED = "none: the hub took a report again after an outage"
+    ORIGINAL = "mirrored object that changed, or whose original on the hub did"
+    OWN_PEER = "no key: the hub's Peer of this cluster changed"
+    HUB_SYNCED = "no key: everything was listed from the hub for the first time"
+    HUB_RETURNED = "no key: the hub took a report again after an outage"
 
 
 class MemberWork(enum.Enum):
@@ -35,8 +35,8 @@ class MemberWork(enum.Enum):
     TIME_IMPORT = "start the service's import stopwatch"
     IMPORT = "reconcile the service's import"
     IMPORT_STATUS = "write the ServiceImport's status"
-    TIME_COPY = "start the copy's stopwatch"
-    COPY = "reconcile the copy"
+    TIME_MIRROR = "start the stopwatch of the mirrored object"
+    MIRROR = "reconcile the mirrored object"
     PROBE = "look for a question of the latency probe"
     REPORT = "report to the hub"
     ALL_EXPORTS = "reconcile every export"
@@ -55,7 +55,7 @@ WAKES: Mapping[MemberSource, tuple[MemberWork, ...]] = {
     ),
     MemberSource.HUB_EXPORT: (MemberWork.EXPORT,),
     MemberSource.DELIVERY: (MemberWork.EXPORT_STATUS,),
-    MemberSource.MERGE: (
+    MemberSource.HUB_SERVICE: (
         MemberWork.EXPORT_STATUS,
         MemberWork.TIME_IMPORT,
         MemberWork.IMPORT,
@@ -63,7 +63,7 @@ WAKES: Mapping[MemberSource, tuple[MemberWork, ...]] = {
     ),
     MemberSource.IMPORT: (MemberWork.TIME_IMPORT, MemberWork.IMPORT),
     MemberSource.APPLIED: (MemberWork.IMPORT_STATUS,),
-    MemberSource.ORIGINAL: (MemberWork.TIME_COPY, MemberWork.COPY),
+    MemberSource.ORIGINAL: (MemberWork.TIME_MIRROR, MemberWork.MIRROR),
     MemberSource.OWN_PEER: (MemberWork.REPORT, MemberWork.ALL_EXPORTS),
     MemberSource.HUB_SYNCED: (MemberWork.ALL_EXPORTS, MemberWork.ALL_IMPORTS),
     MemberSource.HUB_RETURNED: (MemberWork.HUB_WATCHES,),

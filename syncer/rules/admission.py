@@ -14,7 +14,7 @@ import msgspec
 
 from fleetboard.model import addresses, fleet, marks, meta, trust
 from fleetboard.model.keys import ServiceKey
-from syncer.rules.terms import HubTerms
+from syncer.rules.clusterset_settings import ClustersetSettings
 
 ADMITTED = "Admitted"
 DEGRADED = "Degraded"
@@ -57,10 +57,10 @@ class AdmissionDecision:
     blocks: int = 0
 
 
-def admit(peer: fleet.Peer, report: fleet.PeerReport, terms: HubTerms) -> AdmissionDecision:
+def admit(peer: fleet.Peer, report: fleet.PeerReport, clusterset: ClustersetSettings) -> AdmissionDecision:
     """Decide on a report, which is in the member's own namespace, given the member's Peer."""
     pinned = peer.status.cluster_uid
-    problem = _find_problem(peer, report.spec, terms)
+    problem = _find_problem(peer, report.spec, clusterset)
     if problem is None:
         uid = pinned or report.spec.cluster_uid
         message = f"cluster {peer.spec.cluster!r} takes part in the clusterset"
@@ -75,7 +75,7 @@ def admit(peer: fleet.Peer, report: fleet.PeerReport, terms: HubTerms) -> Admiss
 
 
 def is_admitted(peer: fleet.Peer) -> bool:
-    """Whether the hub admitted this member."""
+    """Return whether the hub admitted this member."""
     condition = meta.find_condition(peer.status.conditions, ADMITTED)
     return condition is not None and condition.status == "True"
 
@@ -175,7 +175,9 @@ def refuse_service(peer: fleet.Peer, *, namespace: str, name: str) -> str | None
     return f"cluster {peer.spec.cluster!r} may not export from namespace {namespace!r}: the hub allows {allowed}"
 
 
-def _find_problem(peer: fleet.Peer, spec: fleet.PeerReportSpec, terms: HubTerms) -> tuple[str, str] | None:
+def _find_problem(
+    peer: fleet.Peer, spec: fleet.PeerReportSpec, clusterset: ClustersetSettings
+) -> tuple[str, str] | None:
     pinned = peer.status.cluster_uid
     if pinned and spec.cluster_uid and spec.cluster_uid != pinned:
         return "ClusterNameTaken", (
@@ -189,7 +191,7 @@ def _find_problem(peer: fleet.Peer, spec: fleet.PeerReportSpec, terms: HubTerms)
         networks = [addresses.parse_cidr(text, field="networkCidrs") for text in spec.network_cidrs]
     except addresses.AddressRefusedError as err:
         return "MalformedReport", str(err)
-    return _overlap(networks, terms.networks) or _narrow_path(spec.nodes, terms.mtu)
+    return _overlap(networks, clusterset.networks) or _narrow_path(spec.nodes, clusterset.mtu)
 
 
 def _malformed(peer: fleet.Peer, spec: fleet.PeerReportSpec) -> str | None:
@@ -222,8 +224,9 @@ def _narrow_path(nodes: Iterable[fleet.ReportedNode], mtu: int) -> tuple[str, st
     for node in nodes:
         if 0 < node.mtu < mtu:
             return "PathTooSmall", (
-                f"the underlay of node {node.name[:63]!r} carries a tunnel MTU of {node.mtu}, the fleet's is {mtu}: "
-                f"lower the hub's MTU to {node.mtu}"
+                f"node {node.name[:63]!r} can carry at most {node.mtu} bytes inside the tunnel (the MTU of its pod "
+                f"network less WireGuard's headers), the fleet's MTU is {mtu}: set `mtu` of the hub's chart to "
+                f"{node.mtu}; it can't be raised again"
             )
     return None
 

@@ -38,7 +38,7 @@ class Held:
     released: datetime.timedelta | None = None
 
     def free_for(self, owner: str) -> bool:
-        """Whether the address may be allocated to ``owner``: it is released, and theirs before or out of quarantine."""
+        """Return whether ``owner`` may get the address: it is released, and theirs before or out of quarantine."""
         return self.released is not None and (self.owner == owner or self.released >= QUARANTINE)
 
 
@@ -70,10 +70,12 @@ def vip_room(vips: Network) -> int:
     return vips.num_addresses - (2 if vips.version == 4 else 1)
 
 
-def block_room(plan: addresses.FleetPlan) -> int:
+def block_room(layout: addresses.FleetLayout) -> int:
     """Count the blocks of the smallest size that clusters may get."""
-    units: int = 1 << (addresses.CLUSTER_BLOCK_PREFIX[plan.fleet.version] - plan.fleet.prefixlen)
-    lost = plan.vips.num_addresses >> (plan.fleet.max_prefixlen - addresses.CLUSTER_BLOCK_PREFIX[plan.fleet.version])
+    units: int = 1 << (addresses.CLUSTER_BLOCK_PREFIX[layout.fleet.version] - layout.fleet.prefixlen)
+    lost = layout.vips.num_addresses >> (
+        layout.fleet.max_prefixlen - addresses.CLUSTER_BLOCK_PREFIX[layout.fleet.version]
+    )
     return units - max(lost, 1)
 
 
@@ -85,21 +87,21 @@ def choose_vip(vips: Network, owner: str, held: Lookup, *, old: Sequence[Network
 
 
 def choose_block(
-    plan: addresses.FleetPlan, owner: str, held: Lookup, *, units: int, old: Sequence[Network] = ()
+    layout: addresses.FleetLayout, owner: str, held: Lookup, *, units: int, old: Sequence[Network] = ()
 ) -> Iterator[tuple[Network, ...]]:
     """Iterate over the groups of adjacent units that ``owner`` may try to claim, best first.
 
     Its ``old`` units come first, one by one. Then come groups of ``units`` units (a power of two), then groups of half
     as many, and so on.
     """
-    unit_prefix = addresses.CLUSTER_BLOCK_PREFIX[plan.fleet.version]
-    for unit in _of_family(old, plan.fleet.version):
+    unit_prefix = addresses.CLUSTER_BLOCK_PREFIX[layout.fleet.version]
+    for unit in _of_family(old, layout.fleet.version):
         if _takeable(unit, held, owner):
             yield (unit,)
     size = units
     while size:
         prefix = unit_prefix - (size.bit_length() - 1)
-        for block in plan.cluster_blocks(prefix) if prefix > plan.fleet.prefixlen else ():
+        for block in layout.cluster_blocks(prefix) if prefix > layout.fleet.prefixlen else ():
             group: tuple[Network, ...] = tuple(block.subnets(new_prefix=unit_prefix))
             if all(_takeable(unit, held, owner) for unit in group):
                 yield group

@@ -38,7 +38,14 @@ def render_own(
     source: core.EndpointSlice, exported: fleet.ExportedServiceSpec, merged: fleet.FleetServiceSpec, *, cluster: str
 ) -> core.EndpointSlice:
     """Render a slice of this cluster's own export plan; its addresses come from cnf and need no check."""
-    own = next((one for one in merged.constituents if one.cluster == cluster and one.ports_left_out), None)
+    own = next(
+        (
+            constituent
+            for constituent in merged.constituents
+            if constituent.cluster == cluster and constituent.ports_left_out
+        ),
+        None,
+    )
     ports = served_ports(exported.ports if own is None else own.ports, merged)
     return _render(source, merged, cluster=cluster, ports=ports, endpoints=source.endpoints or [])
 
@@ -89,7 +96,7 @@ def _render(
     endpoints: list[core.Endpoint],
 ) -> core.EndpointSlice:
     labels = {
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
         names.LABEL_PROXY_NAME: names.PROXY_NAME,
         names.LABEL_SERVICE_NAME: merged.name,
         names.LABEL_SOURCE_CLUSTER: cluster,
@@ -108,7 +115,7 @@ def _render(
 
 
 def _hint(endpoint: core.Endpoint) -> core.Endpoint:
-    """Hint that clients of its own zone use an endpoint, as Kubernetes' controller does for every distribution.
+    """Hint that clients of its own zone use an endpoint, as Kubernetes' controller does forevery distribution.
 
     Zones with equal names are treated as one zone across clusters. No node is hinted: their names may repeat.
     """
@@ -133,7 +140,7 @@ def derived_service(namespace: str, name: str) -> str:
 
 
 def is_same(current: core.EndpointSlice, wanted: core.EndpointSlice, *, exact: bool = False) -> bool:
-    """Tell whether ``current`` needs no write to become ``wanted``; the API server shows no endpoints as null.
+    """Return whether ``current`` needs no write to become ``wanted``; the API server shows no endpoints as null.
 
     Labels, annotations and finalizers that others put on it make no difference, unless it must be ``exact``.
     """

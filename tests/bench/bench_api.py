@@ -51,7 +51,7 @@ def put_slice(api: FakeApi, number: int, place: int, turn: int) -> None:
     labels = {
         names.LABEL_SERVICE_NAME: name,
         names.LABEL_SOURCE_CLUSTER: CLUSTERS[place],
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
         "kubernetes.io/service-name": name,
     }
     first = ipaddress.IPv4Address("10.113.0.0") + ((turn % 2 * len(CLUSTERS) + place) * HEADLESS + number) * 8

@@ -49,7 +49,7 @@ def copied(number: int, which: int) -> dict[str, Any]:
         names.LABEL_SERVICE_NAME: f"web{which}",
         names.LABEL_SERVICE_NAMESPACE: bench_members.space(number),
         names.LABEL_SOURCE_CLUSTER: "c1",
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
         names.LABEL_PROXY_NAME: names.PROXY_NAME,
     }
     return {

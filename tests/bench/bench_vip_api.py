@@ -189,7 +189,7 @@ def endpoint_slice(number: int, *, version: int = 1, unready: bool = False) -> O
         "kubernetes.io/service-name": f"svc{number}",
         names.LABEL_SERVICE_NAME: f"svc{number}",
         names.LABEL_SOURCE_CLUSTER: CLUSTER,
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
     }
     return {
         "kind": "EndpointSlice",

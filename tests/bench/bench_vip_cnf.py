@@ -42,7 +42,11 @@ def main(server: str) -> None:
         return again_s
 
     worker = controller.Controller(
-        "services", reconcile, wait_for=caches.services_synced, rest=2.0, queue=work_queues.queue(AgentWork.SERVICES)
+        "services",
+        reconcile,
+        wait_for=caches.services_synced,
+        rest_factor=2.0,
+        queue=work_queues.queue(AgentWork.SERVICES),
     )
     runs = [*caches.threads().values(), worker.run]
     threads = [threading.Thread(target=run, args=(stop,), daemon=True) for run in runs]

@@ -87,7 +87,9 @@ class Node:
             attachments=self.cni.attachments,
             fleet_node=lambda: self.known.node(NODE),
         )
-        self.grant = controller.Controller("blocks", granter.reconcile, wait_for=self.known.claims_synced, rest=2)
+        self.grant = controller.Controller(
+            "blocks", granter.reconcile, wait_for=self.known.claims_synced, rest_factor=2
+        )
         self.publish = controller.Controller("node", publisher.reconcile_node, wait_for=self.known.mesh_synced)
         self.steer = controller.Controller("steer", self._take_up, wait_for=self.known.mesh_synced)
         self.cni.restore()

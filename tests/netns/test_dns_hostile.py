@@ -20,7 +20,7 @@ import dnslib
 import pytest
 from dns_objects import make_endpoint, make_service, make_slice
 
-from crossdns.server import counters, wire, workers
+from crossdns.server import answerer, counters, workers
 from crossdns.zone import table, zone
 from fleetboard.model.keys import ServiceKey
 from fleetboard.model.reach import Reach
@@ -122,7 +122,7 @@ def send_datagrams(chance: random.Random, count: int, judge: Judge) -> None:
                 sock.send(data)
             while (reply := sock.recv(65535))[:2] != end[:2]:
                 asked = sent[int.from_bytes(reply[:2], "big")]
-                judge.look(reply, asked, limit=min(dns_packets.largest_asked(asked), wire.UDP_MAX))
+                judge.look(reply, asked, limit=min(dns_packets.largest_asked(asked), answerer.UDP_MAX))
 
 
 def send_streams(chance: random.Random, count: int, judge: Judge) -> None:
@@ -140,7 +140,7 @@ def send_streams(chance: random.Random, count: int, judge: Judge) -> None:
             end_stream(sock)
             for reply in read_messages(sock):
                 asked = sent[int.from_bytes(reply[:2], "big")] if sent else reply
-                judge.look(reply, asked, limit=wire.TCP_MAX)
+                judge.look(reply, asked, limit=answerer.TCP_MAX)
 
 
 def end_stream(sock: socket.socket) -> None:

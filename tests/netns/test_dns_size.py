@@ -88,7 +88,7 @@ def put_slice(api: FakeApi, key: tuple[int, str], found: list[tuple[str, str]]) 
     labels = {
         names.LABEL_SERVICE_NAME: f"web-{number}",
         names.LABEL_SOURCE_CLUSTER: cluster,
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
     }
     listed: list[dict[str, Any]] = [
         {"addresses": [text], "hostname": host, "conditions": {"ready": True, "serving": True, "terminating": False}}

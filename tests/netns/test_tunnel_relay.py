@@ -31,6 +31,7 @@ from cnf.tunnel.session import epochs, probe, probe_port
 from cnf.tunnel.wireguard import key, uapi
 from cnf.tunnel.wireguard.tunnel import Tunnel, TunnelPeerStatus
 from fleetboard.model.addresses import Address
+from fleetboard.model.standbys import choose_standbys
 
 pytestmark = pytest.mark.netns
 
@@ -182,7 +183,7 @@ class World:
             self.mtu,
         )
         leader = self.leaders[cluster]
-        leadership = Leadership(leader, plan.choose_standbys(leader, boxes), self.epoch[cluster])
+        leadership = Leadership(leader, choose_standbys(leader, boxes), self.epoch[cluster])
         identity = NodeIdentity(name, self.keys[name].public, (ip_network(own.block),), (BLOCKS[cluster],))
         return plan.plan_node(identity, nodes, relay, leadership).desired
 

@@ -73,7 +73,7 @@ class Web:
         labels = {
             names.LABEL_SERVICE_NAME: "web",
             names.LABEL_SOURCE_CLUSTER: cluster,
-            names.LABEL_MANAGED_BY: names.MANAGER,
+            names.LABEL_MANAGED_BY: names.MANAGED_BY,
         }
         ports = [EndpointPort(name="http", port=8080), EndpointPort(name="dns", port=8053, protocol="UDP")]
         metadata = ObjectMeta(name=f"web-{cluster}", namespace="default", labels=labels)

@@ -9,7 +9,8 @@ import dnslib
 import msgspec
 from fake_api import FakeApi
 
-from crossdns.server import feed, odd, wire
+from crossdns.server import feed, odd
+from crossdns.server.answerer import Answerer
 from crossdns.zone import encode, table, zone
 from fleetboard.model import core, fleet, meta, names
 from fleetboard.model.keys import ServiceKey
@@ -53,7 +54,7 @@ def make_slice(
     labels = {
         names.LABEL_SERVICE_NAME: key.name,
         names.LABEL_SOURCE_CLUSTER: cluster,
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
     }
     return core.EndpointSlice(
         metadata=meta.ObjectMeta(name=name or f"{key.name}-{cluster}", namespace=key.namespace, labels=labels),
@@ -83,7 +84,7 @@ class Resolver:
 
     def __init__(self) -> None:
         self.table = table.Table(server=SERVER)
-        self.replica = feed.Replica(wire.Answerer([encode.name(zone_name) for zone_name in names.ZONES]))
+        self.replica = feed.Replica(Answerer([encode.name(zone_name) for zone_name in names.ZONES]))
         self.generation = 0
 
     def load(self) -> None:

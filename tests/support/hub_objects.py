@@ -74,7 +74,7 @@ def make_slice(
             labels={
                 names.LABEL_SERVICE_NAME: "web",
                 names.LABEL_SERVICE_NAMESPACE: "shop",
-                names.LABEL_MANAGED_BY: names.MANAGER,
+                names.LABEL_MANAGED_BY: names.MANAGED_BY,
                 **{key.replace("__", "/"): value for key, value in labels.items()},
             },
             annotations={"note": "x"},

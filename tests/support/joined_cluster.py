@@ -138,7 +138,7 @@ class Cluster:
     def publish(self, *addresses: str, cluster: str = "c2", name: str = "web", namespace: str = "shop") -> None:
         """Let the hub hold a copy of another cluster's slice."""
         labels = {
-            names.LABEL_MANAGED_BY: names.MANAGER,
+            names.LABEL_MANAGED_BY: names.MANAGED_BY,
             names.LABEL_SOURCE_CLUSTER: cluster,
             names.LABEL_SERVICE_NAME: name,
             names.LABEL_SERVICE_NAMESPACE: namespace,
@@ -184,7 +184,7 @@ class Cluster:
             slice_
             for slice_ in found
             if slice_.metadata.namespace == namespace
-            and slice_.metadata.labels.get(names.LABEL_MANAGED_BY) == names.MANAGER
+            and slice_.metadata.labels.get(names.LABEL_MANAGED_BY) == names.MANAGED_BY
         ]
         return sorted(text for slice_ in ours for endpoint in slice_.endpoints or [] for text in endpoint.addresses)
 

@@ -65,9 +65,9 @@ def make_slice(
     )
 
 
-def make_source(*slices: core.EndpointSlice, **fields: object) -> plan.ExportSource:
+def make_source(*slices: core.EndpointSlice, **fields: object) -> plan.ExportInputs:
     given: dict[str, object] = {"export": make_export(), "service": make_service(), **fields}
-    return plan.ExportSource(key=ServiceKey("shop", "web"), slices=slices, **given)  # type: ignore[arg-type]
+    return plan.ExportInputs(key=ServiceKey("shop", "web"), slices=slices, **given)  # type: ignore[arg-type]
 
 
 def addresses(**pods: str) -> plan.AddressesOf:
@@ -110,7 +110,7 @@ def make_import(
     )
 
 
-def situation(**fields: object) -> import_plan.Situation:
+def situation(**fields: object) -> import_plan.ImportInputs:
     given: dict[str, object] = {
         "cluster": "c1",
         "merged": None,
@@ -121,7 +121,7 @@ def situation(**fields: object) -> import_plan.Situation:
         "current": None,
         **fields,
     }
-    return import_plan.Situation(**given)  # type: ignore[arg-type]
+    return import_plan.ImportInputs(**given)  # type: ignore[arg-type]
 
 
 def import_schema(*lacking: str) -> dict[str, Any]:

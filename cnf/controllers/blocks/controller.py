@@ -24,7 +24,7 @@ from fleetboard.model import addresses, fleet, meta, resource, times
 
 log = logging.getLogger(__name__)
 
-MANAGER = "cnf-leader"
+FIELD_MANAGER = "cnf-leader"
 RESYNC_S = 30.0
 """When to look again for nodes that the cluster no longer has, and for quarantines that are over; no event says so."""
 SOON_S = 0.05
@@ -160,7 +160,7 @@ class BlockController:
             "resourceVersion": node.metadata.resource_version,
         }
         body = {"metadata": metadata, "spec": {"blocks": shown}}
-        self._client.apply(resource.FLEET_NODES, body, manager=MANAGER, keep_version=True)
+        self._client.apply(resource.FLEET_NODES, body, manager=FIELD_MANAGER, keep_version=True)
 
     def _replace_claim(self, claim: fleet.Claim, spec: fleet.ClaimSpec) -> fleet.Claim:
         return self._client.replace(resource.CLAIMS, msgspec.structs.replace(claim, spec=spec))

@@ -26,8 +26,8 @@ from cnf.tunnel.plan.mesh import (
 )
 from fleetboard.model import names
 from fleetboard.model.addresses import Address, Network
+from fleetboard.model.standbys import STANDBYS
 
-STANDBYS = 2
 _NONE: Mapping[str, str] = types.MappingProxyType({})
 
 
@@ -44,11 +44,6 @@ class TunnelPlan:
     desired: DesiredTunnel
     refusals: tuple[MeshRefusal, ...]
     key_owners: Mapping[str, str]
-
-
-def choose_standbys(leader: str, nodes: Iterable[str]) -> tuple[str, ...]:
-    """Return which nodes keep a session with the relay beside the leader: the first two others by name."""
-    return tuple(sorted(set(nodes) - {leader})[:STANDBYS])
 
 
 def newer(current: Leadership | None, offered: Leadership) -> Leadership:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 PERIOD_S = 3.0
 """How often the state is saved. A pod that is killed loses the connections of the last period."""
-PAUSE_RATIO = 30
+REST_FACTOR = 30
 """The pause after saving, in multiples of the time it took: large tables are saved less often."""
 
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
@@ -88,7 +88,7 @@ class Handover:
         """Save for the next process, every few seconds and at the end."""
         pause_s = PERIOD_S
         while not stop.wait(pause_s):
-            pause_s = max(PERIOD_S, PAUSE_RATIO * self._try_save())
+            pause_s = max(PERIOD_S, REST_FACTOR * self._try_save())
         self._try_save()
 
     def save(self) -> None:

@@ -42,9 +42,11 @@ class CopyController:
 
     def begin(self) -> list[str]:
         """Begin a term: return the name of every copy there is or should be."""
-        space = self._view.terms.namespace
+        namespace = self._view.clusterset.namespace
         existing = {
-            one.metadata.name for one in list(self._view.slices.store.values()) if one.metadata.namespace == space
+            slice_.metadata.name
+            for slice_ in list(self._view.slices.store.values())
+            if slice_.metadata.namespace == namespace
         }
         with self._lock:
             self._changed_at.clear()
@@ -52,15 +54,15 @@ class CopyController:
 
     def slice_changed(self, key: str) -> None:
         """Record that a slice changed, a member's or a copy, and enqueue the copy."""
-        space = namespace_of(key)
-        cluster = self._view.cluster_of(space)
+        namespace = namespace_of(key)
+        cluster = self._view.cluster_of(namespace)
         if cluster is not None:
             name = plan.copy_name(cluster, name_of(key))
             with self._lock:
                 self._sources[name] = key
                 self._changed_at.setdefault(name, self._clock())
             self._enqueue(name)
-        elif space == self._view.terms.namespace:
+        elif namespace == self._view.clusterset.namespace:
             self._enqueue(name_of(key))
 
     def peer_changed(self, cluster: str) -> None:
@@ -70,9 +72,9 @@ class CopyController:
         if self._rights.get(cluster) == rights:
             return
         self._rights[cluster] = rights
-        space = names.member_namespace(self._view.terms.clusterset, cluster)
+        member_namespace = names.member_namespace(self._view.clusterset.name, cluster)
         with self._lock:
-            concerned = [name for name, key in self._sources.items() if namespace_of(key) == space]
+            concerned = [name for name, key in self._sources.items() if namespace_of(key) == member_namespace]
         for name in concerned:
             self._enqueue(name)
 
@@ -91,7 +93,7 @@ class CopyController:
                     self._sources.pop(name, None)
             return
         peer = self._view.peer(cluster)
-        planned = plan.plan(source, cluster=cluster, peer=peer, clusterset=self._view.terms.clusterset)
+        planned = plan.plan(source, cluster=cluster, peer=peer, clusterset=self._view.clusterset.name)
         if planned.slice is None:
             self._report_refusal(key, cluster, planned.refused)
             self._remove(name)
@@ -101,7 +103,7 @@ class CopyController:
             if planned.dropped:
                 self._metrics.addresses_dropped.labels(cluster).inc(planned.dropped)
                 log.warning(
-                    "addresses outside the cluster's blocks dropped",
+                    "dropped addresses outside the cluster's blocks",
                     extra={"cluster": cluster, "slice": key, "dropped": planned.dropped},
                 )
             if changed_at is not None:
@@ -115,21 +117,21 @@ class CopyController:
         if current is not None and current.address_type != wanted.address_type:
             client.delete(resource.ENDPOINT_SLICES, current.metadata.name, current.metadata.namespace)
             current = None
-        self._view.slices.remember(client.put(resource.ENDPOINT_SLICES, wanted, found=current))
+        self._view.slices.remember(client.put(resource.ENDPOINT_SLICES, wanted, current=current))
         return True
 
     def _remove(self, name: str) -> None:
-        space = self._view.terms.namespace
-        found = self._view.slices.get(f"{space}/{name}")
+        namespace = self._view.clusterset.namespace
+        found = self._view.slices.get(f"{namespace}/{name}")
         if found is None:
             return
-        if self._view.client.delete(resource.ENDPOINT_SLICES, name, space):
+        if self._view.client.delete(resource.ENDPOINT_SLICES, name, namespace):
             cluster = found.metadata.labels.get(names.LABEL_SOURCE_CLUSTER, "")
             self._metrics.slices_copied.labels(cluster).inc()
 
     def _report_refusal(self, key: str, cluster: str, reason: str) -> None:
         self._metrics.slices_refused.labels(cluster).inc()
-        log.info("slice not copied", extra={"cluster": cluster, "slice": key, "reason": reason})
+        log.info("did not copy a slice", extra={"cluster": cluster, "slice": key, "reason": reason})
 
 
 def _rights_of(peer: fleet.Peer | None) -> object:

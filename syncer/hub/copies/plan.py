@@ -73,7 +73,7 @@ def plan(source: core.EndpointSlice, *, cluster: str, peer: fleet.Peer | None, c
                 names.LABEL_SERVICE_NAME: service,
                 names.LABEL_SERVICE_NAMESPACE: namespace,
                 names.LABEL_SOURCE_CLUSTER: cluster,
-                names.LABEL_MANAGED_BY: names.MANAGER,
+                names.LABEL_MANAGED_BY: names.MANAGED_BY,
                 names.LABEL_PROXY_NAME: names.PROXY_NAME,
             },
         ),

@@ -21,7 +21,7 @@ class Platform(enum.Enum):
 
 
 def advise(platform: Platform, *, address: str, zones: Sequence[str]) -> str:
-    """Say how to forward ``zones`` to ``address`` on this platform."""
+    """Return how to forward ``zones`` to ``address`` on this platform."""
     listed = " and ".join(zones)
     begin = f"DNS is served by {platform.value}, which Fleetboard does not change. To resolve {listed}, "
     if platform is Platform.OPENSHIFT:
@@ -36,7 +36,7 @@ def advise(platform: Platform, *, address: str, zones: Sequence[str]) -> str:
 
 
 def advise_nodelocal(*, address: str, zones: Sequence[str]) -> str:
-    """Say what NodeLocal DNSCache needs: pods ask it first, and it does not send unknown zones to CoreDNS."""
+    """Return what NodeLocal DNSCache needs: pods ask it first, and it does not send unknown zones to CoreDNS."""
     blocks = " ".join(f"{zone}:53 {{ errors bind __PILLAR__LOCAL__DNS__ forward . {address} }}" for zone in zones)
     return (
         "NodeLocal DNSCache runs here and answers pods before CoreDNS does: put into ConfigMap "

@@ -36,6 +36,7 @@ PROGRESS = "fleetboard.io/dns-forwarding"
 OURS = "fleetboard.io/created-by"
 
 CHECK_S = 60.0
+"""A Corefile that an upgrade restored has no forwarding for at most this long."""
 SOON_S = 5.0
 ROLLOUT_S = 120.0
 # Without an available CoreDNS pod the cluster has no DNS: do not wait for the whole rollout then.
@@ -152,7 +153,7 @@ class ForwardingController:
         """Remove our blocks from CoreDNS' configuration; idempotent.
 
         Raises:
-            errors.KubeError: the API can't be reached or refuses.
+            KubeError: the API can't be reached or refuses.
         """
         self._retry(lambda: self._clear(COREDNS, progress=None))
         self._retry(lambda: self._clear(CUSTOM, progress=None))
@@ -218,7 +219,7 @@ class ForwardingController:
         """Write text and progress in one request, which conflicts if someone changed the ConfigMap meanwhile."""
         labelled = {"annotations": {PROGRESS: progress}}
         if home.config is None:
-            created = {"name": home.name, "namespace": SYSTEM, "labels": {OURS: names.MANAGER}, **labelled}
+            created = {"name": home.name, "namespace": SYSTEM, "labels": {OURS: names.MANAGED_BY}, **labelled}
             self._client.create(resource.CONFIG_MAPS, {"metadata": created, "data": {home.key: home.text}})
             return
         version = {"resourceVersion": home.config.metadata.resource_version}
@@ -242,7 +243,7 @@ class ForwardingController:
         try:
             bare = corefile.remove(text)
         except corefile.CorefileRefusedError as err:
-            log.error("ConfigMap %s/%s: %s", SYSTEM, name, err)  # noqa: TRY400 - the message says what to do
+            log.error("ConfigMap %s/%s: %s", SYSTEM, name, err)
             bare = text
         if bare != text:
             changes["Corefile"] = bare

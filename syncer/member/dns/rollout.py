@@ -28,7 +28,7 @@ def restart(client: Client, digest: str | None) -> None:
 
 
 def is_available(client: Client) -> bool:
-    """Tell whether at least one pod of CoreDNS answers."""
+    """Return whether at least one pod of CoreDNS answers."""
     deployment = client.find(resource.DEPLOYMENTS, COREDNS, SYSTEM)
     return deployment is not None and deployment.status.get("availableReplicas", 0) > 0
 
@@ -57,7 +57,7 @@ def wait(
 
 
 def is_complete(deployment: core.PlainObject) -> bool:
-    """Tell whether every pod of a Deployment has its newest template, and at least one is available."""
+    """Return whether every pod of a Deployment has its newest template, and at least one is available."""
     status = deployment.status
     replicas = deployment.spec.get("replicas", 1)
     wanted, updated = int(1 if replicas is None else replicas), status.get("updatedReplicas", 0)

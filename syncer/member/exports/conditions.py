@@ -73,13 +73,13 @@ def plan(
 
 
 def is_member(merged: fleet.FleetService | None, cluster: str) -> bool:
-    """Tell whether the hub's merge has the export of ``cluster``."""
+    """Return whether the hub's merge has the export of ``cluster``."""
     return _constituent(merged, cluster) is not None
 
 
 def _constituent(merged: fleet.FleetService | None, cluster: str) -> fleet.Constituent | None:
     constituents = [] if merged is None else merged.spec.constituents
-    return next((one for one in constituents if one.cluster == cluster), None)
+    return next((constituent for constituent in constituents if constituent.cluster == cluster), None)
 
 
 def _ready(

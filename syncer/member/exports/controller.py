@@ -58,7 +58,7 @@ class _Pruned:
 
 
 class ExportController:
-    """Reconcile one service's export at a time; hand ``reconcile`` to one queue and ``write_status`` to another.
+    """Reconciles one service's export at a time; hand ``reconcile`` to one queue and ``write_status`` to another.
 
     What users are told waits for what carries their traffic: a delivery wakes the status.
     """
@@ -93,7 +93,7 @@ class ExportController:
             resource.ENDPOINT_SLICES,
             notify=self._slice_changed,
             namespace=member_namespace,
-            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGER}",
+            selector=f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}",
             retry=backoff.Backoff(base_s=0.25, cap_s=RETRY_CAP_S),
         )
         self._by_service = index.Index(lambda: self.slices.store, _services_of)
@@ -106,7 +106,7 @@ class ExportController:
         return [self.exported, self.slices]
 
     @property
-    def services(self) -> int:
+    def service_count(self) -> int:
         """The number of services that this cluster exports."""
         return len(self._endpoints)
 
@@ -228,14 +228,14 @@ class ExportController:
                 continue
             placed = slices.place(wanted, namespace=self._namespace)
             try:
-                written = self._hub.put(resource.ENDPOINT_SLICES, placed, found=found)
+                written = self._hub.put(resource.ENDPOINT_SLICES, placed, current=found)
             except errors.ForbiddenError:
                 if not surplus:
                     raise
                 # At a full quota, new slices fit only once old ones are deleted.
                 self._delete_slices(surplus)
                 surplus = []
-                written = self._hub.put(resource.ENDPOINT_SLICES, placed, found=found)
+                written = self._hub.put(resource.ENDPOINT_SLICES, placed, current=found)
             self.slices.remember(written)
             wrote = True
         return self._delete_slices(surplus) or wrote
@@ -248,7 +248,7 @@ class ExportController:
     def _is_taken(
         self, key: ServiceKey, wanted: fleet.ExportedServiceSpec, current: fleet.ExportedService | None
     ) -> bool:
-        """Tell whether the hub has ``wanted``, or what an older hub recently made of it."""
+        """Return whether the hub has ``wanted``, or what an older hub recently made of it."""
         if current is None or current.spec == wanted:
             return current is not None
         pruned = self._pruned.get(key)
@@ -260,7 +260,7 @@ class ExportController:
         self, key: ServiceKey, exported: fleet.ExportedService, current: fleet.ExportedService | None
     ) -> fleet.ExportedService:
         """Write one export and return what was stored: a hub whose schema lacks fields drops them."""
-        written = self._hub.put(resource.EXPORTED_SERVICES, exported, found=current)
+        written = self._hub.put(resource.EXPORTED_SERVICES, exported, current=current)
         if written.spec == exported.spec:
             self._pruned.pop(key, None)
         else:

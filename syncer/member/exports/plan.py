@@ -31,7 +31,7 @@ AddressesOf = Callable[[str], tuple[Address, ...]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ExportSource:
+class ExportInputs:
     """What this cluster has under one name.
 
     Attributes:
@@ -72,7 +72,7 @@ class ExportPlan:
 NOTHING = ExportPlan()
 
 
-def plan(source: ExportSource, *, cluster: str, addresses_of: AddressesOf) -> ExportPlan:
+def plan(source: ExportInputs, *, cluster: str, addresses_of: AddressesOf) -> ExportPlan:
     """Decide what ``cluster`` publishes for ``source``."""
     export, service = source.export, source.service
     if export is None or export.metadata.deletion_timestamp:
@@ -92,11 +92,11 @@ def plan(source: ExportSource, *, cluster: str, addresses_of: AddressesOf) -> Ex
 
 
 def is_headless(service: core.Service) -> bool:
-    """Tell whether the Service has no virtual address of its own."""
+    """Return whether the Service has no virtual address of its own."""
     return service.spec.cluster_ip == "None"
 
 
-def _exported(source: ExportSource, export: mcs.ServiceExport, service: core.Service) -> fleet.ExportedService:
+def _exported(source: ExportInputs, export: mcs.ServiceExport, service: core.Service) -> fleet.ExportedService:
     affinity = service.spec.session_affinity
     config = service.spec.session_affinity_config
     client_ip = config.client_ip if config is not None else None
@@ -174,11 +174,11 @@ def _of_families(published: Sequence[_Published], families: Sequence[str]) -> Se
     A Service of one family promises nothing in the other. But if a cluster's own network has another family than the
     fleet, its Services' families say nothing about the fleet.
     """
-    kept = [one for one in published if f"IPv{one.address.version}" in families]
+    kept = [endpoint for endpoint in published if f"IPv{endpoint.address.version}" in families]
     return kept or published
 
 
-def _slices(source: ExportSource, published: Sequence[_Published], *, cluster: str) -> Iterator[core.EndpointSlice]:
+def _slices(source: ExportInputs, published: Sequence[_Published], *, cluster: str) -> Iterator[core.EndpointSlice]:
     """Yield EndpointSlices: one address family and one port set each, at most 1000 endpoints, always in one order."""
     if not published:
         # An exporting cluster always has a slice, so that importers can tell "no endpoint" from "not received yet".
@@ -222,10 +222,10 @@ def _slice_order(published: _Published) -> tuple[int, list[tuple[str, str, int, 
 
 
 def _slice(
-    source: ExportSource, family: int, ports: Ports, members: list[_Published], *, part: str, cluster: str
+    source: ExportInputs, family: int, ports: Ports, members: list[_Published], *, part: str, cluster: str
 ) -> core.EndpointSlice:
     labels = {
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
         names.LABEL_PROXY_NAME: names.PROXY_NAME,
         names.LABEL_SERVICE_NAME: source.key.name,
         names.LABEL_SERVICE_NAMESPACE: source.key.namespace,
@@ -247,7 +247,7 @@ def _digest(ports: Ports) -> str:
     return hashlib.sha256(",".join(spelled).encode()).hexdigest()[:8]
 
 
-def _metadata(source: ExportSource, *, name: str) -> meta.ObjectMeta:
+def _metadata(source: ExportInputs, *, name: str) -> meta.ObjectMeta:
     labels = {names.LABEL_SERVICE_NAME: source.key.name, names.LABEL_SERVICE_NAMESPACE: source.key.namespace}
     return meta.ObjectMeta(name=name, labels=labels)
 

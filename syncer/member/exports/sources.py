@@ -20,13 +20,13 @@ from syncer.member.wakes import MemberBus, MemberSource
 
 log = logging.getLogger(__name__)
 
-SLICE_SELECTOR = f"{names.LABEL_KUBE_SERVICE_NAME},{names.LABEL_MANAGED_BY}!={names.MANAGER}"
+SLICE_SELECTOR = f"{names.LABEL_KUBE_SERVICE_NAME},{names.LABEL_MANAGED_BY}!={names.MANAGED_BY}"
 
 _PodAddresses = Mapping[str, tuple[Address, ...]]
 
 
 class Sources:
-    """Watch this cluster's API, and wake each service whose export plan may differ.
+    """Watches this cluster's API, and wakes each service whose export plan may differ.
 
     ``kind`` is the ServiceExport in the version to use.
     """
@@ -67,7 +67,7 @@ class Sources:
         service_export = self.exports.get(key.slash)
         if service_export is None:
             return exports_plan.NOTHING
-        source = exports_plan.ExportSource(
+        source = exports_plan.ExportInputs(
             key=key,
             export=service_export,
             service=self.services.get(key.slash),
@@ -120,7 +120,7 @@ def addresses_by_pod(node: fleet.NodeAttachments) -> _PodAddresses:
             parsed = tuple(ipaddress.ip_address(text.partition("/")[0]) for text in attachment.addresses)
         except ValueError as err:
             # One invalid entry must not end the process at every start.
-            log.warning("invalid attachment left out", extra={"node": node.metadata.name, "error": str(err)})
+            log.warning("left out an invalid attachment", extra={"node": node.metadata.name, "error": str(err)})
             continue
         found[attachment.pod_uid] = found.get(attachment.pod_uid, ()) + parsed
     return found

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class ImportController:
-    """Reconcile one imported service at a time; hand ``reconcile`` to one queue and ``write_status`` to another.
+    """Reconciles one imported service at a time; hand ``reconcile`` to one queue and ``write_status`` to another.
 
     Names and clients wait for imports and their endpoints, and nobody for the status: what was applied wakes it.
     """
@@ -69,7 +69,7 @@ class ImportController:
         return [self.imports, self.namespaces, self.slices]
 
     @property
-    def services(self) -> int:
+    def service_count(self) -> int:
         """The number of imported services."""
         return len(self.imports.store)
 
@@ -96,7 +96,7 @@ class ImportController:
         merged = self._clusterset.service(key)
         if merged is None and not self._clusterset.is_synced:
             return None
-        situation = plan.Situation(
+        inputs = plan.ImportInputs(
             cluster=self._cluster,
             merged=merged,
             own=self._sources.plan(key),
@@ -107,7 +107,7 @@ class ImportController:
             accepted=self._accepted.accept(key.namespace),
             fields=self._schema.fields,
         )
-        self._apply(key, plan.plan(situation), situation.current, kube_namespace)
+        self._apply(key, plan.plan(inputs), inputs.current, kube_namespace)
         return None
 
     def _apply(
@@ -121,7 +121,7 @@ class ImportController:
         slices_before = self._by_service.find(key)
         wrote = False
         failed: errors.ApiError | None = None
-        if planned.fate is plan.Fate.REMOVE:
+        if planned.action is plan.ImportAction.REMOVE:
             self._forget(key)
             if current is not None:
                 wrote |= self._local.delete(self._schema.kind, key.name, key.namespace, uid=current.metadata.uid)
@@ -135,12 +135,12 @@ class ImportController:
                 failed = err
             if current is not None:
                 wrote |= self._write_slices(planned, slices_before, owners=(current, kube_namespace))
-        for left in plan.surplus(slices_before, planned, cluster=self._cluster):
+        for left in plan.obsolete_slices(slices_before, planned, cluster=self._cluster):
             metadata = left.metadata
             wrote |= self._local.delete(resource.ENDPOINT_SLICES, metadata.name, key.namespace, uid=metadata.uid)
         if failed is not None:
             raise failed
-        if planned.fate is not plan.Fate.REMOVE:
+        if planned.action is not plan.ImportAction.REMOVE:
             self._unwritten[key] = planned
             self._bus.wake(MemberSource.APPLIED, key)
         self.stopwatch.stop(key, wrote=wrote)
@@ -205,7 +205,7 @@ class ImportController:
             placed = slices.place(wanted, namespace=owners[0].metadata.namespace, owners=owners)
             found = by_name.get(wanted.metadata.name)
             if found is None or not slices.is_same(found, placed):
-                self.slices.remember(self._local.put(resource.ENDPOINT_SLICES, placed, found=found))
+                self.slices.remember(self._local.put(resource.ENDPOINT_SLICES, placed, current=found))
                 wrote = True
         return wrote
 

@@ -28,7 +28,7 @@ OPTIONAL_FIELDS = frozenset({"internalTrafficPolicy", "trafficDistribution"})
 _OPTIONAL = tuple(field.name for field in msgspec.structs.fields(mcs.ServiceImportSpec) if field.default is None)
 
 
-class Fate(enum.Enum):
+class ImportAction(enum.Enum):
     """What happens to the ServiceImport."""
 
     WRITE = "write"
@@ -36,8 +36,8 @@ class Fate(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
-    """What is known about one name.
+class ImportInputs:
+    """What one plan is made of: all that is known about one name.
 
     Attributes:
         cluster: This cluster.
@@ -67,7 +67,7 @@ class ImportPlan:
     """What this cluster must have under one name.
 
     Attributes:
-        fate: What to do with the ServiceImport.
+        action: What to do with the ServiceImport.
         spec: Its spec; None when the user's stays.
         labels: The labels to set.
         annotations: The annotations to set.
@@ -78,7 +78,7 @@ class ImportPlan:
         dropped: Source cluster to the number of refused addresses.
     """
 
-    fate: Fate
+    action: ImportAction
     spec: mcs.ServiceImportSpec | None = None
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -94,82 +94,86 @@ class ImportPlan:
         return "Present" if self.slices or self.frozen else "Absent"
 
 
-def plan(situation: Situation) -> ImportPlan:
+def plan(inputs: ImportInputs) -> ImportPlan:
     """Decide what this cluster imports under one name."""
-    if situation.merged is None or not situation.accepted:
-        return _ended(situation)
-    merged = situation.merged.spec
-    remote, dropped = _remote(situation, merged)
-    spec = _known(_spec(merged, situation.families), situation.fields)
+    if inputs.merged is None or not inputs.accepted:
+        return _ended(inputs)
+    merged = inputs.merged.spec
+    remote, dropped = _remote(inputs, merged)
+    spec = _known(_spec(merged, inputs.families), inputs.fields)
     labels = marks.take_labels(merged.exported_labels)
     annotations = marks.take_annotations(merged.exported_annotations)
     left_out = len(merged.exported_labels) + len(merged.exported_annotations) - len(labels) - len(annotations)
-    current = situation.current
+    current = inputs.current
     owner = CREATED if current is None else current.metadata.annotations.get(names.ANNOTATION_IMPORT_OWNER, ADOPTED)
     return ImportPlan(
-        fate=Fate.WRITE,
+        action=ImportAction.WRITE,
         spec=spec,
         labels=labels,
         annotations={**annotations, names.ANNOTATION_IMPORT_OWNER: owner},
-        clusters=_clusters(situation, merged),
-        ready=_ready(spec, situation.families, dropped, left_out=left_out),
-        slices=(*_own(situation, merged), *remote),
-        frozen=situation.remote is None,
+        clusters=_clusters(inputs, merged),
+        ready=_ready(spec, inputs.families, dropped, left_out=left_out),
+        slices=(*_own(inputs, merged), *remote),
+        frozen=inputs.remote is None,
         dropped=dropped,
     )
 
 
-def _own(situation: Situation, merged: fleet.FleetServiceSpec) -> list[core.EndpointSlice]:
+def _own(inputs: ImportInputs, merged: fleet.FleetServiceSpec) -> list[core.EndpointSlice]:
     """Render this cluster's own slices from its export plan, whether or not the hub can be reached."""
-    exported = situation.own
+    exported = inputs.own
     if exported.exported is None:
         return []
     spec = exported.exported.spec
     served = [slice_ for slice_ in exported.slices if _is_served(slice_, merged)]
-    return [slices.render_own(slice_, spec, merged, cluster=situation.cluster) for slice_ in served]
+    return [slices.render_own(slice_, spec, merged, cluster=inputs.cluster) for slice_ in served]
 
 
 def _is_served(slice_: core.EndpointSlice, merged: fleet.FleetServiceSpec) -> bool:
-    """Tell whether the service has the slice's family; a slice without endpoints is needed in any case."""
+    """Return whether the service has the slice's family; a slice without endpoints is needed in any case."""
     return not (slice_.endpoints and merged.ip_families) or slice_.address_type in merged.ip_families
 
 
-def _remote(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[list[core.EndpointSlice], Mapping[str, int]]:
+def _remote(inputs: ImportInputs, merged: fleet.FleetServiceSpec) -> tuple[list[core.EndpointSlice], Mapping[str, int]]:
     """Render other clusters' slices and count refused addresses; skip clusters that are not in the merge."""
-    constituents = {one.cluster: one for one in merged.constituents if one.cluster != situation.cluster}
+    constituents = {
+        constituent.cluster: constituent for constituent in merged.constituents if constituent.cluster != inputs.cluster
+    }
     dropped: collections.Counter[str] = collections.Counter()
     rendered = []
-    for slice_ in situation.remote or ():
+    for slice_ in inputs.remote or ():
         cluster = slice_.metadata.labels.get(names.LABEL_SOURCE_CLUSTER, "")
         if cluster not in constituents or not _is_served(slice_, merged):
             continue
-        checked = slices.render_remote(slice_, constituents[cluster], merged, situation.blocks.get(cluster, ()))
+        checked = slices.render_remote(slice_, constituents[cluster], merged, inputs.blocks.get(cluster, ()))
         rendered.append(checked.slice)
         dropped[cluster] += checked.dropped
     return rendered, {cluster: count for cluster, count in dropped.items() if count}
 
 
-def _ended(situation: Situation) -> ImportPlan:
+def _ended(inputs: ImportInputs) -> ImportPlan:
     """Plan a name that nobody exports, or that is not accepted here.
 
     A ServiceImport that syncer created is deleted. A user's stays, emptied if syncer ever filled it.
     """
-    if situation.current is None:
-        return ImportPlan(fate=Fate.REMOVE)
+    if inputs.current is None:
+        return ImportPlan(action=ImportAction.REMOVE)
     message = "No cluster exports this service."
-    if not situation.accepted:
+    if not inputs.accepted:
         message = (
             "This cluster accepts no imports in this namespace (imports.namespaces and imports.refused of its agent)."
         )
     ready = meta.Condition(type=READY, status="False", reason="Pending", message=message)
-    annotations = situation.current.metadata.annotations
+    annotations = inputs.current.metadata.annotations
     owner = annotations.get(names.ANNOTATION_IMPORT_OWNER)
     if owner == CREATED:
-        return ImportPlan(fate=Fate.REMOVE)
+        return ImportPlan(action=ImportAction.REMOVE)
     if owner is None:
-        return ImportPlan(fate=Fate.WRITE, ready=ready)
-    empty = mcs.ServiceImportSpec(type=situation.current.spec.type)
-    return ImportPlan(fate=Fate.WRITE, spec=empty, annotations={names.ANNOTATION_IMPORT_OWNER: ADOPTED}, ready=ready)
+        return ImportPlan(action=ImportAction.WRITE, ready=ready)
+    empty = mcs.ServiceImportSpec(type=inputs.current.spec.type)
+    return ImportPlan(
+        action=ImportAction.WRITE, spec=empty, annotations={names.ANNOTATION_IMPORT_OWNER: ADOPTED}, ready=ready
+    )
 
 
 def _spec(spec: fleet.FleetServiceSpec, families: tuple[str, ...]) -> mcs.ServiceImportSpec:
@@ -206,10 +210,10 @@ def _known(spec: mcs.ServiceImportSpec, fields: frozenset[str]) -> mcs.ServiceIm
     return spec
 
 
-def _clusters(situation: Situation, merged: fleet.FleetServiceSpec) -> tuple[str, ...]:
+def _clusters(inputs: ImportInputs, merged: fleet.FleetServiceSpec) -> tuple[str, ...]:
     """List the exporting clusters; about itself this cluster knows better than the hub."""
-    others = {one.cluster for one in merged.constituents} - {situation.cluster}
-    own = {situation.cluster} if situation.own.exported is not None else set()
+    others = {constituent.cluster for constituent in merged.constituents} - {inputs.cluster}
+    own = {inputs.cluster} if inputs.own.exported is not None else set()
     return tuple(sorted(others | own))
 
 
@@ -235,13 +239,15 @@ def _ready(
     return meta.Condition(type=READY, status="True", reason="Ready", message=message)
 
 
-def surplus(current: Iterable[core.EndpointSlice], plan_: ImportPlan, *, cluster: str) -> list[core.EndpointSlice]:
+def obsolete_slices(
+    current: Iterable[core.EndpointSlice], plan_: ImportPlan, *, cluster: str
+) -> list[core.EndpointSlice]:
     """Return the slices that are not in the plan; when it is frozen, only this cluster's own."""
     wanted = {slice_.metadata.name for slice_ in plan_.slices}
     unwanted = [slice_ for slice_ in current if slice_.metadata.name not in wanted]
     if not plan_.frozen:
         return unwanted
-    return [one for one in unwanted if one.metadata.labels.get(names.LABEL_SOURCE_CLUSTER) == cluster]
+    return [slice_ for slice_ in unwanted if slice_.metadata.labels.get(names.LABEL_SOURCE_CLUSTER) == cluster]
 
 
 def marks_of(plan_: ImportPlan) -> frozenset[str]:
@@ -266,7 +272,7 @@ def _optional(spec: mcs.ServiceImportSpec) -> dict[str, object]:
 
 
 def needs_write(current: mcs.ServiceImport | None, plan_: ImportPlan, *, written: frozenset[str] | None) -> bool:
-    """Tell whether the ServiceImport differs from the plan.
+    """Return whether the ServiceImport differs from the plan.
 
     ``written`` are the marks of our last write. Before the first write, any mark that exists and is not planned may be
     from before a restart, and one write removes it.

@@ -46,7 +46,7 @@ def read_import(client: Client) -> ImportSchema:
     """Read which ServiceImports this cluster has.
 
     Raises:
-        errors.KubeError: it can't be read.
+        KubeError: it can't be read.
     """
     kind = newest(client, resource.SERVICE_IMPORTS, known=mcs.VERSIONS)
     document = read(client, kind)
@@ -61,7 +61,7 @@ def read(client: Client, kind: resource.AnyResource) -> Any:
     """Return the OpenAPI v3 document that describes ``kind``.
 
     Raises:
-        errors.KubeError: it can't be read.
+        KubeError: it can't be read.
     """
     path = f"/openapi/v3/apis/{kind.group}/{kind.version}"
     try:
@@ -77,7 +77,7 @@ def newest(client: Client, kind: resource.Resource[T], *, known: Iterable[str]) 
     and its garbage collector asks three times about each object whose owner is named in another version.
 
     Raises:
-        errors.KubeError: the served resources can't be read.
+        KubeError: the served resources can't be read.
     """
     for version in known:
         path = f"/apis/{kind.group}/{version}"
@@ -87,16 +87,16 @@ def newest(client: Client, kind: resource.Resource[T], *, known: Iterable[str]) 
             continue
         except msgspec.DecodeError as err:
             raise errors.AnswerRefusedError(f"{client.server}{path}: not a list of resources: {err}") from err
-        if any(one.name == kind.plural for one in served.resources):
+        if any(entry.name == kind.plural for entry in served.resources):
             return kind.at(version)
     return kind
 
 
 def find_field(document: Any, kind: str, path: tuple[str, ...]) -> bool:
-    """Tell whether an OpenAPI v3 document describes the field ``path`` of ``kind``."""
+    """Return whether an OpenAPI v3 document describes the field ``path`` of ``kind``."""
     for schema in document.get("components", {}).get("schemas", {}).values():
         named = schema.get("x-kubernetes-group-version-kind", [])
-        if any(one.get("kind") == kind for one in named):
+        if any(entry.get("kind") == kind for entry in named):
             return _descend(schema, path)
     return False
 

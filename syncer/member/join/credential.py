@@ -38,7 +38,9 @@ from syncer.member.settings import FIELD_MANAGER
 log = logging.getLogger(__name__)
 
 CHECK_S = 60.0
+"""Between two looks at the Secret and the CA: a changed one is noticed this late."""
 RENEW_S = 24 * 3600.0
+"""Age at which a token is renewed, if that is before half of its life."""
 
 
 class Credential:

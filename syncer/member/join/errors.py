@@ -1,13 +1,13 @@
 """Why joining the hub fails; each message tells an operator what to do.
 
     JoinError
-    +-- JoinSettingsError        the Secret the chart wrote can't be used
-    +-- HubUnreachableError      no answer from the hub's API
-    +-- HubCertificateError      the hub's certificate is not signed by the configured CA
-    +-- TokenRefusedError        unknown, expired, used or revoked token
-    +-- ClusterRefusedError      the token belongs to another cluster, or the cluster is unknown
-    +-- ClusterNameTakenError    another cluster has this name already
-    +-- HubRefusedError          any other answer of the hub's API
+    ├── JoinSettingsError        the Secret the chart wrote can't be used
+    ├── HubUnreachableError      no answer from the hub's API
+    ├── HubCertificateError      the hub's certificate is not signed by the configured CA
+    ├── TokenRefusedError        unknown, expired, used or revoked token
+    ├── ClusterRefusedError      the token belongs to another cluster, or the cluster is unknown
+    ├── ClusterNameTakenError    another cluster has this name already
+    ├── HubRefusedError          any other answer of the hub's API
 
 ``reason`` is the machine-readable reason of the ``Joined`` condition.
 """
@@ -28,7 +28,7 @@ class JoinSettingsError(JoinError):
 
 
 class HubUnreachableError(JoinError):
-    """The hub's API did not answer; the attempt is repeated."""
+    """The hub's API did not answer; kubelet or ``Credential.run`` repeats the attempt."""
 
     reason = "HubUnreachable"
 

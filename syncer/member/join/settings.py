@@ -52,7 +52,7 @@ class StoredCredential:
     expires: float
 
     def is_for(self, join: HubJoin) -> bool:
-        """Whether this credential may be sent to the hub that ``join`` names."""
+        """Return whether this credential may be sent to the hub that ``join`` names."""
         return self.server == join.server and self.namespace == join.member.namespace
 
 
@@ -94,7 +94,7 @@ def parse_server(server: str) -> str:
 
 
 def is_ca_bundle(pem: bytes) -> bool:
-    """Whether ``pem`` holds at least one certificate and nothing malformed."""
+    """Return whether ``pem`` holds at least one certificate and nothing malformed."""
     try:
         return bool(x509.load_pem_x509_certificates(pem))
     except ValueError:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "syncer-probe"
 """Not the syncer's: the ports of the probe Service are the probe's alone."""
-SERVER = "crossdns"
+DNS_SERVICE = "crossdns"
 DNS_PORT = 53
 LOST_S = 10.0
 """An echo that takes longer is lost."""
@@ -38,15 +38,16 @@ ECHO_S = 2.0
 CLUSTERS_PER_INTERVAL = 8
 """Every member writes what a probe changes: with more clusters, each asks less often to limit the writes."""
 POLL_S = 0.01
+"""Between two looks at DNS: it bounds the error of what is measured."""
 
-SECONDS = Histogram(
+PROBE_SECONDS = Histogram(
     "fleetboard_export_probe_seconds",
     "From a change of an export in this cluster to the answer of another cluster's DNS: half of a round trip.",
     ["cluster"],
     buckets=(0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5),
     registry=None,
 )
-LOST = Counter(
+PROBES_LOST = Counter(
     "fleetboard_export_probe_lost", "Echoes of another cluster that did not arrive.", ["cluster"], registry=None
 )
 
@@ -65,7 +66,7 @@ class MergedServices(Protocol):
 
 
 class ProbeController:
-    """Probe from one cluster; ``ask`` replaces DNS in tests.
+    """Probes from one cluster; ``look_up_ports`` replaces DNS in tests.
 
     Attributes:
         echoes_due: Clusters whose question may wait for an echo.
@@ -79,12 +80,12 @@ class ProbeController:
         cluster: str,
         namespace: str,
         interval_s: float,
-        ask: Callable[[str], Sequence[int]] | None = None,
+        look_up_ports: Callable[[str], Sequence[int]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._local, self._clusterset = local, clusterset
         self._cluster, self._namespace, self._interval_s = cluster, namespace, interval_s
-        self._ask, self._clock = ask or self._ask_crossdns, clock
+        self._look_up_ports, self._clock = look_up_ports or self._ask_crossdns, clock
         self._lock = threading.Lock()
         self._service = plan.ProbeService()
         self.echoes_due = workqueue.WorkQueue[str]()
@@ -95,7 +96,7 @@ class ProbeController:
 
     def enqueue(self, key: ServiceKey) -> None:
         """Look for a question once the merge of a service may have changed."""
-        asker = self._prober(key)
+        asker = self._asker_of(key)
         if asker is not None:
             self.echoes_due.add(asker)
 
@@ -106,7 +107,7 @@ class ProbeController:
             others = self._others()
             self._forget(others)
             if others:
-                self._logging_errors(functools.partial(self.ask, others[turn % len(others)], stop))
+                self._logging_errors("ask", functools.partial(self.ask, others[turn % len(others)], stop))
                 turn += 1
 
     def pause_s(self, others: int) -> float:
@@ -117,50 +118,54 @@ class ProbeController:
         """Echo what others ask, until ``stop``."""
 
         def echo(asker: str) -> None:
-            self._logging_errors(functools.partial(self.echo, asker, stop))
+            self._logging_errors("echo", functools.partial(self.echo, asker, stop))
 
         Controller("probe echoes", echo, queue=self.echoes_due).run(stop)
 
     def ask(self, asked: str, stop: threading.Event) -> None:
         """Ask one cluster and record how long its echo took."""
-        number = self._number = plan.following(self._number)
+        number = self._number = plan.next_number(self._number)
         began = self._clock()
         self._write_service(lambda service: service.ask(asked, number))
-        echoed = plan.pong_domain(self._cluster, asked, namespace=self._namespace)
+        echoed = plan.echo_domain(self._cluster, asked, namespace=self._namespace)
         if self._await(echoed, number, stop, within_s=LOST_S):
-            SECONDS.labels(asked).observe((self._clock() - began) / 2)
+            PROBE_SECONDS.labels(asked).observe((self._clock() - began) / 2)
         elif not stop.is_set():
-            LOST.labels(asked).inc()
+            PROBES_LOST.labels(asked).inc()
             self._server = ""  # its address may have changed
             log.warning("latency probe got no echo", extra={"cluster": asked, "waited_s": LOST_S})
 
     def echo(self, asker: str, stop: threading.Event) -> None:
         """Echo what ``asker`` asks, once this cluster's DNS answers it."""
         key = ServiceKey(self._namespace, plan.service_name(asker))
-        merged = self._clusterset.service(key) if self._prober(key) == asker else None
+        merged = self._clusterset.service(key) if self._asker_of(key) == asker else None
         number = plan.asked_number(merged.spec, self._cluster) if merged is not None else None
         if number is None or self._service.echoes.get(asker) == number:
             return
-        asked = plan.ping_domain(asker, self._cluster, namespace=self._namespace)
+        asked = plan.question_domain(asker, self._cluster, namespace=self._namespace)
         if self._await(asked, number, stop, within_s=ECHO_S):
             self._write_service(lambda service: service.echo(asker, number))
 
-    def _prober(self, key: ServiceKey) -> str | None:
+    def _asker_of(self, key: ServiceKey) -> str | None:
         """Return the other member whose probe Service this is, or None."""
         name = plan.cluster_of(key, namespace=self._namespace)
         if name is None or name == self._cluster or self._clusterset.peer(name) is None:
             return None
         merged = self._clusterset.service(key)
-        return name if merged is not None and [one.cluster for one in merged.spec.constituents] == [name] else None
+        return (
+            name
+            if merged is not None and [constituent.cluster for constituent in merged.spec.constituents] == [name]
+            else None
+        )
 
     def _others(self) -> list[str]:
-        found = map(self._prober, self._clusterset.service_keys())
+        found = map(self._asker_of, self._clusterset.service_keys())
         return sorted(name for name in found if name is not None)
 
     def _forget(self, others: Sequence[str]) -> None:
         """Remove the metrics of clusters that left."""
         for gone in self._measured - set(others):
-            for metric in (SECONDS, LOST):
+            for metric in (PROBE_SECONDS, PROBES_LOST):
                 with contextlib.suppress(KeyError):
                     metric.remove(gone)
         self._measured = frozenset(others)
@@ -175,24 +180,24 @@ class ProbeController:
     def _await(self, name: str, number: int, stop: threading.Event, *, within_s: float) -> bool:
         until = self._clock() + within_s
         while self._clock() < until and not stop.is_set():
-            if number in self._ask(name):
+            if number in self._look_up_ports(name):
                 return True
             stop.wait(POLL_S)
         return False
 
     def _ask_crossdns(self, name: str) -> Sequence[int]:
         if not self._server:
-            self._server = self._local.get(resource.SERVICES, SERVER, self._namespace).spec.cluster_ip
+            self._server = self._local.get(resource.SERVICES, DNS_SERVICE, self._namespace).spec.cluster_ip
         return asking.find_ports((self._server, DNS_PORT), name)
 
-    def _logging_errors(self, step: Callable[[], None]) -> None:
+    def _logging_errors(self, step: str, function: Callable[[], None]) -> None:
         try:
-            step()
+            function()
         except errors.KubeError as err:
-            log.warning("could not send the latency probe", extra={"error": str(err)})
+            log.warning("could not carry out a step of the latency probe", extra={"step": step, "error": str(err)})
 
 
 def register(registry: CollectorRegistry) -> None:
     """Register the probe's metrics; call once."""
-    registry.register(SECONDS)
-    registry.register(LOST)
+    registry.register(PROBE_SECONDS)
+    registry.register(PROBES_LOST)

@@ -30,12 +30,12 @@ def cluster_of(key: ServiceKey, *, namespace: str) -> str | None:
     return key.name.removeprefix(PREFIX) if is_probe else None
 
 
-def ping_domain(asker: str, asked: str, *, namespace: str) -> str:
+def question_domain(asker: str, asked: str, *, namespace: str) -> str:
     """Name the SRV record with the number that ``asker`` last sent to ``asked``."""
     return f"_ping-{asked}._tcp.{service_name(asker)}.{namespace}.svc.{names.ZONES[0]}"
 
 
-def pong_domain(asker: str, asked: str, *, namespace: str) -> str:
+def echo_domain(asker: str, asked: str, *, namespace: str) -> str:
     """Name the SRV record with the number that ``asked`` last received from ``asker``."""
     return f"_pong-{asker}._udp.{service_name(asked)}.{namespace}.svc.{names.ZONES[0]}"
 
@@ -45,7 +45,7 @@ def asked_number(spec: fleet.FleetServiceSpec, own: str) -> int | None:
     return next((port.port for port in spec.ports if (port.name, port.protocol) == (f"ping-{own}", "TCP")), None)
 
 
-def following(number: int) -> int:
+def next_number(number: int) -> int:
     """Return the next number; after the last comes the first."""
     first, last = NUMBERS
     return number + 1 if number < last else first

@@ -33,8 +33,11 @@ HEARTBEAT_S = 10.0
 DECISION_S = 5.0
 """How long a hub that refused this cluster before may take to see its new report."""
 SETTLE_S = 0.05
+"""How long changes are collected before one report covers them."""
 NETWORKS_S = 300.0
+"""Between two looks at this cluster's networks, which rarely change: each lists all nodes."""
 RETRY_S = 1.0
+"""After a report failed or was refused: until the next one, the hub may call this cluster stale."""
 
 
 class ReportController:

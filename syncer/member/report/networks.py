@@ -40,7 +40,7 @@ def discover(local: Client, configured: Sequence[Network]) -> list[Network]:
     """Read this cluster's pod, service and node networks from its API.
 
     Raises:
-        errors.KubeError: the API did not answer.
+        KubeError: the API did not answer.
     """
     nodes, _ = local.list(resource.NODES)
     return collect(configured=configured, service_cidrs=_service_cidrs(local), nodes=nodes)

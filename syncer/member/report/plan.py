@@ -1,7 +1,7 @@
 """Decides what this cluster reports to the hub: its nodes, its leader and standbys, its networks.
 
-Pure. Invariant: the standbys are the first two other nodes by name. Every cnf follows the same rule, so the hub and the
-cluster never disagree about which nodes may keep a session.
+Pure. Invariant: the leader and the standbys are those that every cnf counts, so the hub and the cluster never disagree
+about which nodes may keep a session.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import msgspec
 
 from fleetboard.model import addresses, core, fleet, meta
 from fleetboard.model.addresses import Network
+from fleetboard.model.standbys import choose_standbys
 from syncer.rules import allocation
 
 log = logging.getLogger(__name__)
 
-STANDBYS = 2
 JOINED = "Joined"
 ADMITTED = "Admitted"
 NODE_BLOCK = "node-block"
-SPARE = 2
+SPARE_NODE_BLOCKS = 2
 """Node blocks that are still free when the hub is asked for more: nodes take these until it answers."""
 
 
@@ -42,7 +42,7 @@ def plan(
     leader = lease.spec.holder_identity if lease is not None else ""
     # The nodes that cnf counts as nodes of the mesh: it chooses among the same ones.
     meshed = [node for node in valid if node.status.public_key and node.spec.blocks and not _is_going(node)]
-    standbys = choose_standbys((node.metadata.name for node in meshed), leader=leader)
+    standbys = choose_standbys(leader, (node.metadata.name for node in meshed))
     reported = [
         _node(node, leader=node.metadata.name == leader, standby=node.metadata.name in standbys)
         for node in sorted(valid, key=lambda node: node.metadata.name)
@@ -69,23 +69,20 @@ def lease_to_report(before: core.Lease | None, found: core.Lease | None) -> core
 
 
 def _is_well_formed(node: fleet.FleetNode) -> bool:
-    """Whether its blocks can be read: one invalid object must not stop the whole cluster's report."""
+    """Return whether its blocks can be read: one invalid object must not stop the whole cluster's report."""
     try:
         for block in node.spec.blocks:
             addresses.parse_cidr(block, field="blocks")
     except addresses.AddressRefusedError as err:
-        log.warning("invalid FleetNode left out of the report", extra={"node": node.metadata.name, "error": str(err)})
+        log.warning(
+            "left out an invalid FleetNode of the report", extra={"node": node.metadata.name, "error": str(err)}
+        )
         return False
     return True
 
 
 def _is_going(node: fleet.FleetNode) -> bool:
     return bool(node.metadata.deletion_timestamp)
-
-
-def choose_standbys(names: Iterable[str], *, leader: str) -> frozenset[str]:
-    """Choose the nodes that, besides the leader, keep a session with the relay."""
-    return frozenset(sorted(name for name in names if name != leader)[:STANDBYS])
 
 
 def _node(node: fleet.FleetNode, *, leader: bool, standby: bool) -> fleet.ReportedNode:
@@ -115,11 +112,15 @@ def quarantined_blocks(claims: Iterable[fleet.Claim], *, now: datetime.datetime)
 
 
 def blocks_wanted(nodes: Iterable[fleet.FleetNode], *, quarantined: int = 0) -> int:
-    """Count the cluster blocks that hold all wanted node blocks and ``SPARE``; each one is twice the one before.
+    """Count the cluster blocks, each twice the one before, that hold all wanted node blocks and ``SPARE_NODE_BLOCKS``.
 
     Quarantined node blocks count too: where nodes come and go all day, they fill a cluster block like used ones.
     """
-    needed = SPARE + quarantined + sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
+    needed = (
+        SPARE_NODE_BLOCKS
+        + quarantined
+        + sum(max(node.status.blocks_wanted, _most_blocks(node.spec.blocks)) for node in nodes)
+    )
     size = 1 << (addresses.NODE_BLOCK_PREFIX[4] - addresses.CLUSTER_BLOCK_PREFIX[4])
     count, room = 1, size
     while room < needed:

@@ -13,14 +13,14 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from fleetboard.kube import client as kube_client
 from fleetboard.kube import errors
 from fleetboard.model import core, fleet, names, resource, taints
 from fleetboard.runtime import logs
-from syncer.member.uninstall import withdrawal
+from syncer.member.uninstall import leave
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +89,12 @@ def dead_nodes(nodes: Iterable[core.Node]) -> frozenset[str]:
     return frozenset(
         node.metadata.name
         for node in nodes
-        if not any(one.type == "Ready" and one.status == "True" for one in node.status.conditions)
+        if not any(condition.type == "Ready" and condition.status == "True" for condition in node.status.conditions)
     )
 
 
 def is_cleaned(status: Mapping[str, Any], *, dead: int) -> bool:
-    """Whether the cleanup's pods are ready on every node but ``dead`` ones."""
+    """Return whether the cleanup's pods are ready on every node but ``dead`` ones."""
     wanted = int(status.get("desiredNumberScheduled", 0))
     return wanted > 0 and int(status.get("numberReady", 0)) >= max(1, wanted - dead)
 
@@ -117,29 +117,37 @@ def main() -> int:
     logs.configure("uninstall", os.environ.get("LOG_LEVEL", "info"))
     namespace = os.environ.get("NAMESPACE", names.NAMESPACE)
     client = kube_client.Client.in_cluster(user_agent="fleetboard-uninstall")
-    try:
-        _list_attached(client, namespace)
-        _stop_attaching(client, os.environ.get("ATTACH_API", ""))
-        _stop_part(client, resource.DEPLOYMENTS, "syncer", namespace)
-        withdrawal.withdraw(client, namespace, forwards=os.environ.get("DNS_CONFIGURE") == "true")
-        _stop_part(client, resource.DAEMON_SETS, "cnf", namespace)
-        _clean_nodes(client, namespace)
-        if os.environ.get("STARTUP_TAINT") == "true":
-            wait_until(lambda: _untaint_nodes(client), what="removing the startup taint from the nodes")
-        _forget_state(client, namespace)
-    except (errors.KubeError, UninstallError) as err:
-        log.error("uninstall stopped: %s", err)  # noqa: TRY400 - the message says all an operator needs
-        return 1
-    log.info("this cluster's nodes hold nothing of Fleetboard any more")
+    for step, run in _steps(client, namespace):
+        try:
+            run()
+        except (errors.KubeError, UninstallError) as err:
+            log.error("uninstall stopped at: %s: %s", step, err)
+            return 1
+    log.info("removed Fleetboard from all nodes that are ready")
     return 0
+
+
+def _steps(client: kube_client.Client, namespace: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Iterate over the steps, in their order: what each does, and the function."""
+    forwards = os.environ.get("DNS_CONFIGURE") == "true"
+    yield "listing attached pods", lambda: _list_attached(client, namespace)
+    yield "ending attach by default", lambda: _stop_attaching(client, os.environ.get("ATTACH_API", ""))
+    yield "stopping syncer", lambda: _stop_part(client, resource.DEPLOYMENTS, "syncer", namespace)
+    yield "leaving the clusterset", lambda: leave.leave(client, namespace, forwards=forwards)
+    yield "stopping cnf", lambda: _stop_part(client, resource.DAEMON_SETS, "cnf", namespace)
+    yield "cleaning the nodes", lambda: _clean_nodes(client, namespace)
+    if os.environ.get("STARTUP_TAINT") == "true":
+        what = "removing the startup taint from the nodes"
+        yield what, lambda: wait_until(lambda: _untaint_nodes(client), what=what)
+    yield "deleting Fleetboard's objects", lambda: _forget_state(client, namespace)
 
 
 def _list_attached(client: kube_client.Client, namespace: str) -> None:
     published, _ = client.list(resource.NODE_ATTACHMENTS, namespace)
     lines = describe_attached(published)
-    log.info("%d attached pods lose their second interface", len(lines))
+    log.info("attached pods lose their second interface", extra={"pods": len(lines)})
     for line in lines:
-        log.warning("loses its second interface: %s", line)
+        log.warning("a pod loses its second interface", extra={"pod": line})
 
 
 def attach_binding(api_version: str) -> resource.Resource[core.PlainObject]:
@@ -152,7 +160,7 @@ def attach_binding(api_version: str) -> resource.Resource[core.PlainObject]:
 
 
 def _stop_attaching(client: kube_client.Client, api_version: str) -> None:
-    """Let new pods start without Fleetboard: with its annotation, they would wait for its network for ever."""
+    """Let new pods start without Fleetboard: with its annotation, they would wait for its network forever."""
     if api_version:
         client.delete(attach_binding(api_version), ATTACH)
 
@@ -171,19 +179,14 @@ def _living_pods(client: kube_client.Client, name: str, namespace: str) -> list[
 
 
 def _clean_nodes(client: kube_client.Client, namespace: str) -> None:
-    manifest = render_cleanup(
-        namespace=namespace,
-        image=os.environ["IMAGE"],
-        cni_bin_dir=os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin"),
-    )
+    cni_bin_dir = os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin")
+    manifest = render_cleanup(namespace=namespace, image=os.environ["IMAGE"], cni_bin_dir=cni_bin_dir)
     client.apply(resource.DAEMON_SETS, manifest, manager="uninstall")
     dead = dead_nodes(client.list(resource.NODES)[0])
     if dead:
         log.warning(
-            "%d nodes do not answer and keep Fleetboard's files in %s, /var/lib/fleetboard and /run/fleetboard: %s",
-            len(dead),
-            os.environ.get("CNI_BIN_DIR_HOST", "/opt/cni/bin"),
-            ", ".join(sorted(dead)),
+            "nodes that are not ready keep Fleetboard's files",
+            extra={"nodes": sorted(dead), "folders": [cni_bin_dir, "/var/lib/fleetboard", "/run/fleetboard"]},
         )
     try:
         wait_until(
@@ -197,7 +200,7 @@ def _clean_nodes(client: kube_client.Client, namespace: str) -> None:
 
 
 def _untaint_nodes(client: kube_client.Client) -> bool:
-    """Remove the startup taint, as cnf did until now; tell whether no node has it."""
+    """Remove the startup taint, as cnf did until now; return whether no node has it."""
     tainted = [node for node in client.list(resource.NODES)[0] if taints.is_tainted(node)]
     for node in tainted:
         with contextlib.suppress(errors.ConflictError, errors.NotFoundError):

@@ -25,7 +25,7 @@ def test_the_policies_know_our_accounts_labels_and_annotations() -> None:
         templates = (CHARTS / "fleetboard-agent/templates").glob("*.yaml")
         assert any(f"kind: ServiceAccount\nmetadata:\n  name: {account}\n" in path.read_text() for path in templates)
     assert accounts == ["syncer", "fleetboard-uninstall"]
-    assert f"{names.LABEL_MANAGED_BY}: {names.MANAGER}" in PROTECT
+    assert f"{names.LABEL_MANAGED_BY}: {names.MANAGED_BY}" in PROTECT
     assert f"key: {names.LABEL_CLUSTERSET}, operator: DoesNotExist" in PROTECT
     assert f"'{names.ANNOTATION_IMPORT_OWNER}'" in PROTECT
 

@@ -79,7 +79,7 @@ def slice_of(target: bytes) -> core.EndpointSlice:
     labels = {
         names.LABEL_SERVICE_NAME: name,
         names.LABEL_SOURCE_CLUSTER: "c1",
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
     }
     return core.EndpointSlice(
         metadata=meta.ObjectMeta(name=name, namespace="default", labels=labels),

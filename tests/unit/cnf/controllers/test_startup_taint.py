@@ -112,7 +112,7 @@ class World:
             node="n",
             conf_dir=self.folder,
             state_dir=folder,
-            ready=lambda: self.reason,
+            unready_reason=lambda: self.reason,
             clock=lambda: self.now,
         )
         if multus:

@@ -10,7 +10,15 @@ from cnf.controllers import status as status_controller
 from fleetboard.model import fleet, meta, names, resource
 
 REPORT = status_controller.Report(
-    public_key="k", endpoint="192.0.2.1:31820", mtu=1420, used=1, free=62, wanted=1, returned=[], held=[], ready=None
+    public_key="k",
+    endpoint="192.0.2.1:31820",
+    mtu=1420,
+    used=1,
+    free=62,
+    wanted=1,
+    returned=[],
+    held=[],
+    unready_reason=None,
 )
 
 

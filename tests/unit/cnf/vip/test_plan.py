@@ -70,7 +70,7 @@ def endpoint(
 
 
 def slice_of(
-    cluster: str, *endpoints: Endpoint, ports: list[EndpointPort] | None = None, manager: str = names.MANAGER
+    cluster: str, *endpoints: Endpoint, ports: list[EndpointPort] | None = None, manager: str = names.MANAGED_BY
 ) -> EndpointSlice:
     labels = {
         names.LABEL_SERVICE_NAME: "web",

@@ -27,7 +27,7 @@ def service(name: str) -> FleetService:
     return FleetService(metadata=ObjectMeta(name=f"default.{name}"), spec=spec)
 
 
-def slice_of(service_name: str, *numbers: int, manager: str = names.MANAGER) -> EndpointSlice:
+def slice_of(service_name: str, *numbers: int, manager: str = names.MANAGED_BY) -> EndpointSlice:
     labels = {
         names.LABEL_SERVICE_NAME: service_name,
         names.LABEL_SOURCE_CLUSTER: "c1",

@@ -9,7 +9,7 @@ import pytest
 from dns_objects import Resolver, contents, make_endpoint, make_service, make_slice, rcode
 from dns_packets import WEB, largest_asked, mutate, query, with_circles, with_opt, with_questions
 
-from crossdns.server import wire
+from crossdns.server import answerer
 
 
 @pytest.fixture
@@ -91,13 +91,13 @@ def test_a_zero_byte_inside_a_label_does_not_end_the_name(resolver: Resolver) ->
     name = b"\x05a\0b\0c" + query()[12:-4]
     answer = resolver.send(query()[:12] + name + b"\0\1\0\1")
     assert answer is not None
-    assert answer[3] & 0x0F == wire.NXDOMAIN
+    assert answer[3] & 0x0F == answerer.NXDOMAIN
 
 
 @pytest.mark.parametrize("depth", [50, 1300, 20_000])
 def test_names_that_point_in_circles_are_a_format_error(resolver: Resolver, depth: int) -> None:
     answer = resolver.send(with_circles(query(), depth))
-    assert answer is None or answer[3] & 0x0F == wire.FORMERR
+    assert answer is None or answer[3] & 0x0F == answerer.FORMERR
 
 
 def test_edns_is_answered_with_edns_and_unknown_options_are_passed_over(resolver: Resolver) -> None:
@@ -186,5 +186,5 @@ def test_twenty_thousand_hostile_packets_do_no_harm() -> None:
         parsed = dnslib.DNSRecord.parse(reply)
         assert parsed.header.id == int.from_bytes(data[:2], "big")
         assert parsed.header.qr == 1
-        assert len(reply) <= (min(largest_asked(data), wire.UDP_MAX) if udp else wire.TCP_MAX)
+        assert len(reply) <= (min(largest_asked(data), answerer.UDP_MAX) if udp else answerer.TCP_MAX)
     assert answered > 5000

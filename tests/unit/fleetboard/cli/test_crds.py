@@ -124,7 +124,7 @@ def test_the_folder_is_carried_out_and_said(api: fake_api.FakeApi) -> None:
     there(api, IMPORTS, {RELEASE: "v99.0.0"})
     there(api, PEERS, {})
     client = api.client()
-    said = {one["metadata"]["name"]: command.bring(client, one) for one in ours}
+    said = {one["metadata"]["name"]: command.install_one(client, one) for one in ours}
     assert said[IMPORTS] == "left alone: v99.0.0 revision 0 is newer than v0.5.2 revision 0"
     assert said[PEERS] == "now revision 2, was one without a version"
     assert said["claims.fleetboard.io"] == "installed revision 1"
@@ -136,7 +136,7 @@ def test_the_folder_is_carried_out_and_said(api: fake_api.FakeApi) -> None:
 def test_a_newer_one_without_our_version_is_reported(api: fake_api.FakeApi) -> None:
     there(api, IMPORTS, {RELEASE: "v99.0.0"}, served="v1")
     with pytest.raises(CommandError, match=r"v99\.0\.0 .* no longer serves v1alpha1: upgrade Fleetboard"):
-        command.bring(api.client(), load(IMPORTS))
+        command.install_one(api.client(), load(IMPORTS))
 
 
 def test_a_kind_that_is_never_served_is_reported(api: fake_api.FakeApi) -> None:

@@ -63,8 +63,8 @@ def test_replacing_an_older_version_is_a_conflict(api: fake_api.FakeApi) -> None
 
 def test_what_nobody_else_writes_is_created_and_then_replaced(api: fake_api.FakeApi) -> None:
     client = api.client()
-    first = client.put(resource.CLAIMS, make_claim(), found=None)
-    second = client.put(resource.CLAIMS, make_claim(owner="c2"), found=first)
+    first = client.put(resource.CLAIMS, make_claim(), current=None)
+    second = client.put(resource.CLAIMS, make_claim(owner="c2"), current=first)
     assert [request.method for request in api.requests] == ["POST", "PUT"]
     assert second.spec.owner == "c2"
 
@@ -72,13 +72,13 @@ def test_what_nobody_else_writes_is_created_and_then_replaced(api: fake_api.Fake
 def test_a_put_finds_what_came_or_went_unnoticed(api: fake_api.FakeApi) -> None:
     client = api.client()
     api.put("claims", "10.112.0.1", spec={"cidr": "", "purpose": "vip", "owner": "someone"})
-    there = client.put(resource.CLAIMS, make_claim(owner="c2"), found=None)
+    there = client.put(resource.CLAIMS, make_claim(owner="c2"), current=None)
     assert there.spec.owner == "c2"
     api.remove("claims", "10.112.0.1")
-    again = client.put(resource.CLAIMS, make_claim(owner="c3"), found=there)
+    again = client.put(resource.CLAIMS, make_claim(owner="c3"), current=there)
     assert again.spec.owner == "c3"
-    client.put(resource.CLAIMS, make_claim(owner="c4"), found=again)  # whose answer is lost
-    assert client.put(resource.CLAIMS, make_claim(owner="c5"), found=again).spec.owner == "c5"
+    client.put(resource.CLAIMS, make_claim(owner="c4"), current=again)  # whose answer is lost
+    assert client.put(resource.CLAIMS, make_claim(owner="c5"), current=again).spec.owner == "c5"
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -86,7 +86,7 @@ def test_a_put_mends_what_cannot_be_read(api: fake_api.FakeApi, known: bool) -> 
     client = api.client()
     found = client.create(resource.CLAIMS, make_claim()) if known else None
     api.put("claims", "10.112.0.1", spec="no object")
-    assert client.put(resource.CLAIMS, make_claim(owner="c2"), found=found).spec.owner == "c2"
+    assert client.put(resource.CLAIMS, make_claim(owner="c2"), current=found).spec.owner == "c2"
 
 
 def test_deleting_by_uid_spares_a_namesake(api: fake_api.FakeApi) -> None:
@@ -310,7 +310,9 @@ def test_a_server_that_is_not_there_is_named() -> None:
 def test_what_is_no_url_is_refused_by_name(server: str) -> None:
     with pytest.raises(errors.ConfigurationRefusedError) as caught:
         Client.from_token(server, ca_pem=b"", token=lambda: "t", user_agent="test/1")
-    assert str(caught.value).startswith(f"server {server.rstrip('/')!r} of an API is no URL such as https://")
+    assert str(caught.value).startswith(
+        f"API server {server.rstrip('/')!r} is not a URL: expected one such as https://"
+    )
 
 
 def test_a_server_without_a_scheme_is_asked_in_clear_as_kubectl_does(api: fake_api.FakeApi) -> None:

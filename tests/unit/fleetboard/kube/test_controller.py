@@ -166,7 +166,7 @@ def test_costly_work_under_a_stream_of_events_leaves_the_core_to_others(start: S
         time.sleep(0.02)
         worked.append((began, time.monotonic()))
 
-    controller = Controller("c", work, rest=4.0)
+    controller = Controller("c", work, rest_factor=4.0)
     start(controller)
 
     def is_done() -> bool:

@@ -59,7 +59,7 @@ class Player:
         self.waiting, self.next = False, now + rnd.uniform(1.6, 2.4)
         if self.cut:
             return
-        spec = self.rules.claim(self.read, now, wall=WALL + datetime.timedelta(seconds=now))
+        spec = self.rules.next_record(self.read, now, wall=WALL + datetime.timedelta(seconds=now))
         if spec is None or not store.write(self.read, spec):
             return
         if rnd.random() > 0.1:  # else the answer was lost
@@ -101,7 +101,7 @@ FREE = make_lease(core.LeaseSpec())
 
 
 def claim(rules: lease.Candidacy, read: core.Lease | None, now: float) -> core.LeaseSpec | None:
-    return rules.claim(read, now, wall=WALL)
+    return rules.next_record(read, now, wall=WALL)
 
 
 def taken(rules: lease.Candidacy, read: core.Lease | None, now: float) -> core.LeaseSpec:
@@ -136,7 +136,7 @@ def test_a_holder_with_a_longer_duration_is_given_it() -> None:
 def test_a_renewal_keeps_epoch_and_time_of_taking() -> None:
     rules = make_rules()
     first = taken(rules, FREE, 0)
-    again = rules.claim(make_lease(first), 2, wall=WALL + datetime.timedelta(seconds=2))
+    again = rules.next_record(make_lease(first), 2, wall=WALL + datetime.timedelta(seconds=2))
     assert again is not None
     assert (again.acquire_time, again.lease_transitions) == (first.acquire_time, 1)
     assert again.renew_time == "2026-01-01T00:00:02.000000Z"

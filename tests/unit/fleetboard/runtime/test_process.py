@@ -46,7 +46,7 @@ def test_a_thread_that_dies_stops_the_others(caplog: pytest.LogCaptureFixture) -
 
     assert process.run({"other": other, "dying": die}) == 1
     assert stopped.is_set()
-    record = next(record for record in caplog.records if record.message == "thread died")
+    record = next(record for record in caplog.records if record.message == "a thread ended unexpectedly")
     assert vars(record)["thread_name"] == "dying"
     assert record.exc_info is not None
 

@@ -27,7 +27,9 @@ def running(state: State) -> Iterator[server.ObserveServer]:
     registry = prometheus_client.CollectorRegistry()
     metrics.register(registry)
     prometheus_client.Counter("fleetboard_test", "A count.", registry=registry).inc()
-    started = server.serve(port=0, registry=registry, healthy=lambda: state["healthy"], ready=lambda: state["ready"])
+    started = server.serve(
+        port=0, registry=registry, unhealthy_reason=lambda: state["healthy"], unready_reason=lambda: state["ready"]
+    )
     yield started
     started.close()
 

@@ -18,10 +18,10 @@ from syncer.hub.members import MemberController
 from syncer.hub.view import View
 from syncer.hub.wakes import WAKES, HubBus, HubWork
 from syncer.member.report import plan as report_plan
-from syncer.rules.terms import HubTerms
+from syncer.rules.clusterset_settings import ClustersetSettings
 
 NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
-TERMS = HubTerms("default", (addresses.parse_fleet_cidr("10.112.0.0/12"),), 1360)
+CLUSTERSET = ClustersetSettings("default", (addresses.parse_fleet_cidr("10.112.0.0/12"),), 1360)
 
 
 class Hub:
@@ -37,7 +37,7 @@ class Hub:
         bus = HubBus(WAKES)
         for work in HubWork:
             bus.connect(work, hear)
-        self.view = View(self.client, TERMS, bus, now=lambda: NOW)
+        self.view = View(self.client, CLUSTERSET, bus, now=lambda: NOW)
         self.member_controller = MemberController(self.view, recorder=events.Recorder(self.client, "syncer-hub"))
         self.stop = threading.Event()
         self.threads = [threading.Thread(target=one.run, args=(self.stop,)) for one in self.view.reflectors.values()]

@@ -20,7 +20,7 @@ from fleetboard.model import fleet, names
 from fleetboard.runtime import threads
 from syncer.hub import settings as hub_settings
 from syncer.hub.syncer import HubSyncer
-from syncer.rules.terms import HubTerms
+from syncer.rules.clusterset_settings import ClustersetSettings
 
 BLOCKS = {"c1": "10.113.0.0/22", "c2": "10.113.4.0/22"}
 
@@ -30,7 +30,7 @@ class Hub:
 
     def __init__(self, api: fake_api.FakeApi, *, fleet_cidrs: str = "10.112.0.0/12") -> None:
         self.api, self.registry = api, CollectorRegistry()
-        self._plans = hub_settings.parse_plans(fleet_cidrs)
+        self._layouts = hub_settings.parse_layouts(fleet_cidrs)
         for cluster, block in BLOCKS.items():
             peer = make_peer(cluster, uid=f"uid-{cluster}", admitted=True, blocks=[block])
             body = msgspec.to_builtins(peer)
@@ -45,7 +45,10 @@ class Hub:
         self.api.put("leases", "syncer-hub", names.NAMESPACE, spec=spec)
         self.registry = CollectorRegistry()
         settings = hub_settings.HubSettings(
-            namespace=names.NAMESPACE, terms=HubTerms("default", self._plans, 1360), identity="syncer-hub", port=0
+            namespace=names.NAMESPACE,
+            clusterset=ClustersetSettings("default", self._layouts, 1360),
+            identity="syncer-hub",
+            observe_port=0,
         )
         hub_syncer = HubSyncer(self.api.client(), settings, self.registry)
         stop = threading.Event()

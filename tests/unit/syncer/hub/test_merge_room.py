@@ -30,7 +30,7 @@ _ports = st.lists(
     ),
     max_size=6,
 )
-_rooms = st.builds(merge.Room, ports=st.integers(1, 12), port_bytes=st.integers(0, 700))
+_rooms = st.builds(merge.MergeLimits, ports=st.integers(1, 12), port_bytes=st.integers(0, 700))
 
 
 @st.composite
@@ -39,13 +39,13 @@ def _exports(draw: st.DrawFn) -> list[merge.Export]:
     return [make_merge_export(cluster, draw(st.integers(0, 1)), ports=draw(_ports)) for cluster in clusters]
 
 
-def merged(exports: list[merge.Export], room: merge.Room) -> fleet.FleetServiceSpec:
+def merged(exports: list[merge.Export], room: merge.MergeLimits) -> fleet.FleetServiceSpec:
     return merge.merge(exports, vips=["10.112.0.1"], room=room)
 
 
 @given(_exports(), _rooms, st.randoms(use_true_random=False))
 def test_mcs14_order_of_arrival_never_matters_where_room_is_short(
-    exports: list[merge.Export], room: merge.Room, rng: random.Random
+    exports: list[merge.Export], room: merge.MergeLimits, rng: random.Random
 ) -> None:
     shuffled = list(exports)
     rng.shuffle(shuffled)
@@ -54,7 +54,7 @@ def test_mcs14_order_of_arrival_never_matters_where_room_is_short(
 
 @given(_exports(), _rooms)
 def test_mcs15_removal_of_the_youngest_changes_nothing_for_others_where_room_is_short(
-    exports: list[merge.Export], room: merge.Room
+    exports: list[merge.Export], room: merge.MergeLimits
 ) -> None:
     ordered = sorted(exports, key=lambda export: (export.first_seen, export.cluster))
     if len(ordered) < 2:
@@ -67,7 +67,7 @@ def test_mcs15_removal_of_the_youngest_changes_nothing_for_others_where_room_is_
 
 
 @given(_exports(), _rooms)
-def test_the_room_is_kept_and_a_port_left_out_is_reported(exports: list[merge.Export], room: merge.Room) -> None:
+def test_the_room_is_kept_and_a_port_left_out_is_reported(exports: list[merge.Export], room: merge.MergeLimits) -> None:
     spec = merged(exports, room)
 
     assert len(spec.ports) <= room.ports
@@ -83,7 +83,7 @@ def test_the_room_is_kept_and_a_port_left_out_is_reported(exports: list[merge.Ex
 
 @given(_exports(), _rooms)
 def test_mcs17_every_port_of_the_service_is_served_by_somebody_where_room_is_short(
-    exports: list[merge.Export], room: merge.Room
+    exports: list[merge.Export], room: merge.MergeLimits
 ) -> None:
     spec = merged(exports, room)
     served = {port for one in spec.constituents for port in slices.served_ports(one.ports, spec)}
@@ -128,7 +128,7 @@ def test_two_hundred_and_fifty_clusters_that_export_all_they_may_fit_into_etcd(s
 
 
 def test_the_sentence_says_what_is_left_out_and_what_there_is_room_for() -> None:
-    room = merge.Room(ports=2, port_bytes=10_000)
+    room = merge.MergeLimits(ports=2, port_bytes=10_000)
     spec = merged([make_merge_export("c1", 0, ports=[make_port(80, "a")]), _three("c2", 1), _three("c3", 2)], room)
 
     assert [one.ports_left_out for one in spec.constituents] == [

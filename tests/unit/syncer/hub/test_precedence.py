@@ -36,7 +36,7 @@ def test_an_export_replaced_in_place_keeps_its_age() -> None:
 
 def test_after_a_day_an_export_is_forgotten() -> None:
     gone = precedence.update(precedence.Precedence({"c1": "2026-01-01T00:00:00Z"}, ()), {}, now=at(1))
-    assert precedence.update(gone, {}, now=at(24.9)).withdrawn == gone.withdrawn
+    assert precedence.update(gone, {}, now=at(24.9)).ended == gone.ended
     assert precedence.update(gone, {}, now=at(25)) == precedence.Precedence({}, ())
     assert precedence.update(gone, {"c1": "2026-01-02T01:00:00Z"}, now=at(25)).live == {"c1": "2026-01-02T01:00:00Z"}
 
@@ -54,14 +54,14 @@ def test_no_export_grows_younger_within_a_day(rounds: list[frozenset[str]]) -> N
         known = precedence.update(known, dict.fromkeys(exporting, created), now=now)
         for cluster in exporting:
             assert known.live[cluster] == first.setdefault(cluster, created)
-        assert {entry.cluster for entry in known.withdrawn} == first.keys() - exporting
+        assert {entry.cluster for entry in known.ended} == first.keys() - exporting
 
 
 def test_the_ledger_survives_a_restart() -> None:
     written = precedence.update(
         precedence.Precedence({"c1": "2026-01-01T00:00:00Z", "c2": "x"}, ()), {"c2": "y"}, now=at(1)
     )
-    rendered = precedence.render("shop.web", written.withdrawn, clusterset="default")
+    rendered = precedence.render("shop.web", written.ended, clusterset="default")
     record = core.ConfigMap(data=rendered["data"])
     service = fleet.FleetService(
         metadata=meta.ObjectMeta(name="shop.web"),
@@ -69,7 +69,7 @@ def test_the_ledger_survives_a_restart() -> None:
             namespace="shop", name="web", constituents=[fleet.Constituent(cluster="c2", first_seen="x")]
         ),
     )
-    assert precedence.read(service, record) == precedence.Precedence({"c2": "x"}, written.withdrawn)
+    assert precedence.read(service, record) == precedence.Precedence({"c2": "x"}, written.ended)
 
 
 def test_a_record_that_cannot_be_read_counts_as_none() -> None:
@@ -81,8 +81,8 @@ def test_a_record_that_cannot_be_read_counts_as_none() -> None:
 
 def test_the_next_look_is_when_the_first_entry_expires() -> None:
     entries = [
-        precedence.Withdrawn("c1", "x", times.render(at(0))),
-        precedence.Withdrawn("c2", "x", times.render(at(3))),
+        precedence.EndedExport("c1", "x", times.render(at(0))),
+        precedence.EndedExport("c2", "x", times.render(at(3))),
     ]
     assert precedence.next_expiry_s(entries, now=at(4)) == 20 * 3600 + 1
     assert precedence.next_expiry_s([], now=at(4)) is None

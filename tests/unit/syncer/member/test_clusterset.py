@@ -62,7 +62,7 @@ def running(hub: fake_api.FakeApi) -> Iterator[ViewThreads]:
 
 def put_slice(hub: fake_api.FakeApi, namespace: str, *, source: str = "c2") -> None:
     labels = {
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
         names.LABEL_SOURCE_CLUSTER: source,
         names.LABEL_SERVICE_NAMESPACE: namespace,
         names.LABEL_SERVICE_NAME: "web",
@@ -88,7 +88,7 @@ def test_services_of_a_namespace_made_later_are_decided_again(hub: fake_api.Fake
     wait_until(lambda: running.found("shop/web") == [])
     running.bus.woken.clear()
     running.view.follow(frozenset({"shop", "late"}))
-    wait_until(lambda: LATE in running.bus.services(MemberSource.MERGE))
+    wait_until(lambda: LATE in running.bus.services(MemberSource.HUB_SERVICE))
     assert running.found("late/web") == []
 
 

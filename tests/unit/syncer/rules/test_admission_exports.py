@@ -92,7 +92,7 @@ def test_mcs26_a_copy_is_of_the_cluster_it_was_found_in_whatever_it_says() -> No
         names.LABEL_SERVICE_NAME: "web",
         names.LABEL_SERVICE_NAMESPACE: "shop",
         names.LABEL_SOURCE_CLUSTER: "c1",
-        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
         names.LABEL_PROXY_NAME: names.PROXY_NAME,
     }
 

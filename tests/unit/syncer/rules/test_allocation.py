@@ -110,8 +110,8 @@ def test_250_clusters_of_ten_full_nodes_fit() -> None:
 
 
 def test_room_is_counted_as_it_is_given() -> None:
-    for plan in (PLAN, SMALL, FLEET6):
-        assert allocation.block_room(plan) == len(list(plan.cluster_blocks()))
+    for layout in (PLAN, SMALL, FLEET6):
+        assert allocation.block_room(layout) == len(list(layout.cluster_blocks()))
 
 
 def test_a_claim_that_cannot_be_read_was_released_just_now() -> None:

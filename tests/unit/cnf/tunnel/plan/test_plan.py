@@ -20,6 +20,7 @@ from cnf.tunnel.plan.mesh import (
 )
 from cnf.tunnel.wireguard import key
 from fleetboard.model.addresses import Network
+from fleetboard.model.standbys import choose_standbys
 
 FLEET: Network = ip_network("10.112.0.0/12")
 BLOCK: Network = ip_network("10.113.4.0/22")
@@ -40,7 +41,7 @@ def make_identity(name: str) -> NodeIdentity:
 
 
 def plan_of(name: str, *, leader: str = "n1", nodes: tuple[str, ...] = ("n1", "n2", "n3")) -> DesiredTunnel:
-    leadership = Leadership(leader, plan.choose_standbys(leader, nodes), 1)
+    leadership = Leadership(leader, choose_standbys(leader, nodes), 1)
     return plan.plan_node(make_identity(name), [make_node(node) for node in nodes], RELAY, leadership).desired
 
 
@@ -79,11 +80,6 @@ def test_other_nodes_keep_no_session_with_the_relay() -> None:
     desired = plan_of("n4", nodes=("n1", "n2", "n3", "n4"))
     assert desired.peer(RELAY_KEY) is None
     assert peer(desired, KEYS["n1"]).allowed == {BLOCKS["n1"], FLEET}
-
-
-def test_standbys_are_the_first_two_other_nodes_by_name() -> None:
-    assert plan.choose_standbys("b", ["d", "c", "b", "a"]) == ("a", "c")
-    assert plan.choose_standbys("a", ["a"]) == ()
 
 
 def test_only_the_leader_answers_for_what_no_node_of_the_cluster_owns() -> None:

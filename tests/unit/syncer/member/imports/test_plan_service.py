@@ -9,7 +9,7 @@ from mcs_objects import addresses, make_endpoint, make_import, make_merged, make
 from fleetboard.model import fleet, marks, mcs, names, namespaces
 from syncer.member.exports import plan as export_plan
 from syncer.member.imports import plan as import_plan
-from syncer.member.imports.plan import Fate
+from syncer.member.imports.plan import ImportAction
 
 
 def local(cluster: str = "c1") -> export_plan.ExportPlan:
@@ -86,14 +86,14 @@ def test_mcs22_exporting_clusters_are_the_merges_and_this_one_by_its_own_word() 
 
 
 def test_mcs3_the_last_export_takes_our_import_with_it() -> None:
-    assert import_plan.plan(situation(current=make_import())).fate is Fate.REMOVE
+    assert import_plan.plan(situation(current=make_import())).action is ImportAction.REMOVE
 
 
 def test_a_users_import_is_adopted_and_emptied_when_the_last_export_ends() -> None:
     adopted = import_plan.plan(situation(merged=make_merged("c2"), current=make_import(owner=None)))
     assert adopted.annotations == {names.ANNOTATION_IMPORT_OWNER: "adopted"}
     ended = import_plan.plan(situation(current=make_import(owner="adopted", spec=adopted.spec)))
-    assert ended.fate is Fate.WRITE
+    assert ended.action is ImportAction.WRITE
     assert ended.spec == mcs.ServiceImportSpec(type="ClusterSetIP")
     assert ended.ready is not None
     assert ended.ready.status == "False"
@@ -101,7 +101,7 @@ def test_a_users_import_is_adopted_and_emptied_when_the_last_export_ends() -> No
 
 def test_a_users_import_that_nobody_exports_says_so_and_is_not_changed() -> None:
     plan = import_plan.plan(situation(current=make_import(owner=None)))
-    assert (plan.fate, plan.spec) == (Fate.WRITE, None)
+    assert (plan.action, plan.spec) == (ImportAction.WRITE, None)
     assert plan.ready is not None
     assert plan.ready.status == "False"
 
@@ -116,9 +116,9 @@ def test_mcs8_kube_system_accepts_no_import_unless_the_user_says_so() -> None:
 
 def test_mcs8_a_users_import_in_a_refused_namespace_says_why_it_stays_empty() -> None:
     refused = {"merged": make_merged("c2"), "accepted": False}
-    assert import_plan.plan(situation(**refused)).fate is Fate.REMOVE
+    assert import_plan.plan(situation(**refused)).action is ImportAction.REMOVE
     plan = import_plan.plan(situation(current=make_import(owner=None), **refused))
-    assert (plan.fate, plan.spec) == (Fate.WRITE, None)
+    assert (plan.action, plan.spec) == (ImportAction.WRITE, None)
     assert plan.ready is not None
     assert "imports.refused" in plan.ready.message
 

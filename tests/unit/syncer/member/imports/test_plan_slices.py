@@ -167,7 +167,7 @@ def test_mcs3_surplus_slices_go_and_planned_ones_stay() -> None:
         situation(merged=make_merged("c1", "c2"), own=local(), remote=[remote_slice("10.113.4.7")])
     )
     after = import_plan.plan(situation(merged=make_merged("c1"), own=local()))
-    surplus = import_plan.surplus(stored(before), after, cluster="c1")
+    surplus = import_plan.obsolete_slices(stored(before), after, cluster="c1")
     assert [slice_.metadata.labels[names.LABEL_SOURCE_CLUSTER] for slice_ in surplus] == ["c2"]
 
 
@@ -176,14 +176,14 @@ def test_other_clusters_slices_stay_before_the_first_contact_with_the_hub() -> N
         situation(merged=make_merged("c1", "c2"), own=local(), remote=[remote_slice("10.113.4.7")])
     )
     unheard = import_plan.plan(situation(merged=make_merged("c1", "c2"), remote=None))
-    surplus = import_plan.surplus(stored(before), unheard, cluster="c1")
+    surplus = import_plan.obsolete_slices(stored(before), unheard, cluster="c1")
     assert [slice_.metadata.labels[names.LABEL_SOURCE_CLUSTER] for slice_ in surplus] == ["c1"]
 
 
 def test_mcs3_an_ended_import_has_no_slice_left() -> None:
     before = import_plan.plan(situation(merged=make_merged("c2"), remote=[remote_slice("10.113.4.7")]))
     ended = import_plan.plan(situation(current=make_import()))
-    assert import_plan.surplus(stored(before), ended, cluster="c1") == stored(before)
+    assert import_plan.obsolete_slices(stored(before), ended, cluster="c1") == stored(before)
 
 
 def test_a_slice_is_written_again_for_a_new_owner_and_for_nothing_else_that_the_server_adds() -> None:

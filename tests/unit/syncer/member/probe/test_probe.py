@@ -40,8 +40,8 @@ def test_a_service_takes_every_question_and_echo(steps: list[tuple[bool, str, in
 
 
 def test_numbers_begin_again_after_the_last_port() -> None:
-    assert plan.following(1024) == 1025
-    assert plan.following(65535) == 1024
+    assert plan.next_number(1024) == 1025
+    assert plan.next_number(65535) == 1024
 
 
 def test_only_probe_services_of_our_own_namespace_count() -> None:
@@ -72,7 +72,7 @@ class ProbeClusters:
                 cluster=name,
                 namespace=names.NAMESPACE,
                 interval_s=0.05,
-                ask=self.ask,
+                look_up_ports=self.ask,
             )
             for name, api in apis.items()
         }
@@ -127,8 +127,8 @@ def two_clusters() -> Iterator[ProbeClusters]:
 
 @pytest.fixture
 def registry() -> prometheus_client.CollectorRegistry:
-    controller.SECONDS.clear()
-    controller.LOST.clear()
+    controller.PROBE_SECONDS.clear()
+    controller.PROBES_LOST.clear()
     registry = prometheus_client.CollectorRegistry()
     controller.register(registry)
     return registry

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnf.tunnel.plan import plan as tunnel_plan
 from fleetboard.model import addresses, core, fleet, meta
 from syncer.member.report import plan as report_plan
 
@@ -76,8 +75,8 @@ def test_blocks_of_nodes_that_went_today_count_for_the_blocks_the_cluster_needs(
     assert report_plan.quarantined_blocks(claims, now=now) == 16
     nodes = [make_node("a"), make_node("b")]
     assert report_plan.blocks_wanted(nodes) == 1
-    assert report_plan.blocks_wanted(nodes, quarantined=14 - report_plan.SPARE) == 1
-    assert report_plan.blocks_wanted(nodes, quarantined=15 - report_plan.SPARE) == 2
+    assert report_plan.blocks_wanted(nodes, quarantined=14 - report_plan.SPARE_NODE_BLOCKS) == 1
+    assert report_plan.blocks_wanted(nodes, quarantined=15 - report_plan.SPARE_NODE_BLOCKS) == 2
 
 
 def test_blocks_that_a_living_node_gave_back_do_not_count_for_anybody_may_have_them() -> None:
@@ -90,7 +89,7 @@ def test_blocks_that_a_living_node_gave_back_do_not_count_for_anybody_may_have_t
 
 def test_the_hub_is_asked_for_a_second_cluster_block_while_the_first_has_node_blocks_left() -> None:
     size = 16
-    full = size - report_plan.SPARE
+    full = size - report_plan.SPARE_NODE_BLOCKS
     assert report_plan.blocks_wanted([make_node(f"n{number}") for number in range(full)]) == 1
     assert report_plan.blocks_wanted([make_node(f"n{number}") for number in range(full + 1)]) == 2
 
@@ -104,11 +103,6 @@ def test_a_leader_that_gave_its_lease_back_is_reported_until_another_took_it() -
     assert report_plan.lease_to_report(None, given_back) is given_back
 
 
-@given(st.sets(st.text("abc", min_size=1, max_size=3)), st.text("abc", max_size=3))
-def test_every_cnf_chooses_the_same_standbys(nodes: set[str], leader: str) -> None:
-    assert report_plan.choose_standbys(nodes, leader=leader) == frozenset(tunnel_plan.choose_standbys(leader, nodes))
-
-
 @given(st.lists(st.integers(0, 40), max_size=60))
 def test_the_cluster_blocks_asked_for_hold_the_node_blocks_wanted_with_some_spare_and_one_fewer_would_not(
     wanted: list[int],
@@ -116,8 +110,8 @@ def test_the_cluster_blocks_asked_for_hold_the_node_blocks_wanted_with_some_spar
     count = report_plan.blocks_wanted([make_node(f"n{number}", wanted=one) for number, one in enumerate(wanted)])
     blocks = [f"10.{113 + number}.0.0/{22 - number}" for number in range(count)]
     room = [len(list(addresses.node_blocks([addresses.parse_cidr(block, field="b")]))) for block in blocks]
-    assert sum(room) >= sum(wanted) + report_plan.SPARE
-    assert count == 1 or sum(room[:-1]) < sum(wanted) + report_plan.SPARE
+    assert sum(room) >= sum(wanted) + report_plan.SPARE_NODE_BLOCKS
+    assert count == 1 or sum(room[:-1]) < sum(wanted) + report_plan.SPARE_NODE_BLOCKS
 
 
 def test_blocks_that_a_node_already_holds_are_not_given_up() -> None:

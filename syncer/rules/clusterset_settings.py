@@ -1,4 +1,4 @@
-"""What every member of a clusterset must fit: the hub's settings of it."""
+"""The settings of a clusterset, which every member must fit."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from fleetboard.model import addresses, names
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class HubTerms:
-    """The terms of one clusterset.
+class ClustersetSettings:
+    """The settings of one clusterset, as its hub has them.
 
     Attributes:
-        clusterset: Its name.
-        plans: How the fleet CIDR of each address family is divided.
+        name: Its name.
+        layouts: How the fleet CIDR of each address family is divided.
         mtu: The MTU of fleet addresses.
     """
 
-    clusterset: str
-    plans: tuple[addresses.FleetPlan, ...]
+    name: str
+    layouts: tuple[addresses.FleetLayout, ...]
     mtu: int
 
     @property
     def networks(self) -> tuple[addresses.Network, ...]:
         """The fleet CIDRs."""
-        return tuple(plan.fleet for plan in self.plans)
+        return tuple(layout.fleet for layout in self.layouts)
 
     @property
     def families(self) -> tuple[str, ...]:
         """The fleet's address families, ``IPv4`` and ``IPv6``, in the order they were given."""
-        return tuple(f"IPv{plan.fleet.version}" for plan in self.plans)
+        return tuple(f"IPv{layout.fleet.version}" for layout in self.layouts)
 
     @property
     def namespace(self) -> str:
         """The clusterset's namespace."""
-        return names.clusterset_namespace(self.clusterset)
+        return names.clusterset_namespace(self.name)

@@ -1,4 +1,4 @@
-"""Answer one DNS message from pre-encoded records, by slices of bytes and lookups in dictionaries alone.
+"""Answers one DNS message from pre-encoded records, by slices of bytes and lookups in dictionaries alone.
 
 Invariant: a reply is a well-formed message, no longer than the client accepts, with the client's id and its spelling of
 the name. ``crossdns.server.odd`` answers every message that is not one plain question.

@@ -1,4 +1,4 @@
-"""Withdraws this cluster's imports and exports when Fleetboard is uninstalled.
+"""Deletes this cluster's imports and exports when Fleetboard is uninstalled.
 
 Invariant: only objects that syncer created or adopted are touched. A hub that can't be reached stops nothing here:
 ``fleetboard cluster remove`` cleans up there.
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 ADOPTED = "adopted"
 
 
-def withdraw(client: kube_client.Client, namespace: str, *, forwards: bool) -> None:
+def leave(client: kube_client.Client, namespace: str, *, forwards: bool) -> None:
     """Remove the DNS forwarding, the imports, and the exports on the hub.
 
     Raises:
@@ -33,7 +33,7 @@ def withdraw(client: kube_client.Client, namespace: str, *, forwards: bool) -> N
         _leave_hub(client, namespace)
     except (errors.KubeError, JoinError) as err:
         log.warning(
-            "could not withdraw this cluster's exports from the hub; run `fleetboard cluster remove` there",
+            "could not delete this cluster's exports on the hub; run `fleetboard cluster remove` there",
             extra={"error": str(err)},
         )
 
@@ -56,7 +56,7 @@ def _empty(client: kube_client.Client, found: mcs.ServiceImport) -> None:
 
 
 def _leave_hub(client: kube_client.Client, namespace: str) -> None:
-    """Delete our objects in the member's namespace on the hub, the report last: it is what makes us a member."""
+    """Delete this cluster's objects on the hub, the report last: it makes the cluster a member."""
     join = settings.parse_join(client.find(resource.SECRETS, settings.JOIN_SECRET, namespace))
     secret = client.find(resource.SECRETS, settings.CREDENTIAL_SECRET, namespace)
     stored = settings.parse_credential(secret)
@@ -76,4 +76,4 @@ def _leave_hub(client: kube_client.Client, namespace: str) -> None:
     for kind in kinds:
         for obj in hub.list(kind, member.namespace)[0]:
             hub.delete(kind, obj.metadata.name, member.namespace)
-    log.info("the hub withdraws this cluster's exports", extra={"server": join.server})
+    log.info("deleted this cluster's exports on the hub", extra={"server": join.server})

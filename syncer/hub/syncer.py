@@ -25,7 +25,7 @@ from syncer.hub.services import FleetServiceController
 from syncer.hub.settings import HubSettings
 from syncer.hub.term import CurrentTerm, HubQueue
 from syncer.hub.view import View
-from syncer.hub.wakes import WAKES, HubBus, HubWork
+from syncer.hub.wakes import WORK_BY_SOURCE, HubBus, HubWork
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class HubSyncer:
     """
 
     def __init__(self, client: Client, settings: HubSettings, registry: CollectorRegistry) -> None:
-        bus, recorder, metrics = HubBus(WAKES), events.Recorder(client, LEASE), HubMetrics(registry)
+        bus, recorder, metrics = HubBus(WORK_BY_SOURCE), events.Recorder(client, LEASE), HubMetrics(registry)
         self.exit_status = 0
         self._current_term = CurrentTerm()
         self._view = View(client, settings.clusterset, bus, now=_now)

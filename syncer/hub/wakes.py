@@ -31,7 +31,7 @@ class HubWork(enum.Enum):
 
 HubBus = bus.Bus[HubSource, HubWork]
 
-WAKES: Mapping[HubSource, tuple[HubWork, ...]] = {
+WORK_BY_SOURCE: Mapping[HubSource, tuple[HubWork, ...]] = {
     HubSource.PEER: (HubWork.MEMBER, HubWork.MEMBER_COPIES, HubWork.MEMBER_SERVICES),
     HubSource.REPORT: (HubWork.MEMBER,),
     HubSource.EXPORTED_SERVICE: (HubWork.EXPORT,),

@@ -28,7 +28,7 @@ from syncer.member.probe.controller import ProbeController
 from syncer.member.report import networks
 from syncer.member.report.controller import ReportController
 from syncer.member.settings import MemberSettings
-from syncer.member.wakes import WAKES, MemberBus, MemberSource, MemberWork
+from syncer.member.wakes import WORK_BY_SOURCE, MemberBus, MemberSource, MemberWork
 
 WORKERS = 4
 HUB_WORKERS = 8
@@ -53,7 +53,7 @@ class JoinedMember:
     def __init__(self, settings: MemberSettings, *, local: Client, credential: Credential, cluster_uid: str) -> None:
         self._settings, self._local, self._credential = settings, local, credential
         self._hub, self._join = credential.connect(), credential.join
-        self._bus = MemberBus(WAKES)
+        self._bus = MemberBus(WORK_BY_SOURCE)
         cluster, namespace = self._join.cluster, settings.namespace
         self.sources = Sources(
             local,

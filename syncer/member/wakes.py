@@ -46,7 +46,7 @@ class MemberWork(enum.Enum):
 
 MemberBus = bus.Bus[MemberSource, MemberWork]
 
-WAKES: Mapping[MemberSource, tuple[MemberWork, ...]] = {
+WORK_BY_SOURCE: Mapping[MemberSource, tuple[MemberWork, ...]] = {
     MemberSource.EXPORT: (
         MemberWork.TIME_EXPORT,
         MemberWork.EXPORT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fleetboard.model.keys import ServiceKey
-from syncer.member.wakes import WAKES, MemberBus, MemberSource
+from syncer.member.wakes import WORK_BY_SOURCE, MemberBus, MemberSource
 
 
 class RecordedBus(MemberBus):
@@ -14,7 +14,7 @@ class RecordedBus(MemberBus):
     """
 
     def __init__(self) -> None:
-        super().__init__(WAKES)
+        super().__init__(WORK_BY_SOURCE)
         self.woken: list[tuple[MemberSource, object]] = []
 
     def wake(self, source: MemberSource, key: object = None) -> None:

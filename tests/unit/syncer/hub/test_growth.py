@@ -16,7 +16,7 @@ from fleetboard.kube import events
 from fleetboard.model import addresses, fleet, meta, names
 from syncer.hub.members import MemberController
 from syncer.hub.view import View
-from syncer.hub.wakes import WAKES, HubBus, HubWork
+from syncer.hub.wakes import WORK_BY_SOURCE, HubBus, HubWork
 from syncer.member.report import plan as report_plan
 from syncer.rules.clusterset_settings import ClustersetSettings
 
@@ -34,7 +34,7 @@ class Hub:
         def hear(_key: str) -> None:
             self.changed.set()
 
-        bus = HubBus(WAKES)
+        bus = HubBus(WORK_BY_SOURCE)
         for work in HubWork:
             bus.connect(work, hear)
         self.view = View(self.client, CLUSTERSET, bus, now=lambda: NOW)

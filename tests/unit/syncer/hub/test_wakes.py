@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncer.hub.wakes import WAKES, HubBus, HubSource, HubWork
+from syncer.hub.wakes import WORK_BY_SOURCE, HubBus, HubSource, HubWork
 
 TABLE = [
     (HubSource.PEER, [HubWork.MEMBER, HubWork.MEMBER_COPIES, HubWork.MEMBER_SERVICES]),
@@ -18,7 +18,7 @@ TABLE = [
 @pytest.mark.parametrize(("source", "expected"), TABLE)
 def test_a_change_asks_for_its_work_in_order(source: HubSource, expected: list[HubWork]) -> None:
     done: list[tuple[HubWork, str]] = []
-    bus = HubBus(WAKES)
+    bus = HubBus(WORK_BY_SOURCE)
     for work in HubWork:
         bus.connect(work, lambda key, work=work: done.append((work, key)))  # type: ignore[misc]
     bus.wake(source, "key")
@@ -26,5 +26,5 @@ def test_a_change_asks_for_its_work_in_order(source: HubSource, expected: list[H
 
 
 def test_every_source_and_every_work_is_in_the_table() -> None:
-    assert [source for source, _ in TABLE] == list(HubSource) == list(WAKES)
-    assert {work for wakes in WAKES.values() for work in wakes} == set(HubWork)
+    assert [source for source, _ in TABLE] == list(HubSource) == list(WORK_BY_SOURCE)
+    assert {work for wakes in WORK_BY_SOURCE.values() for work in wakes} == set(HubWork)

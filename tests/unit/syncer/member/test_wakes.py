@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncer.member.wakes import WAKES, MemberBus, MemberSource, MemberWork
+from syncer.member.wakes import WORK_BY_SOURCE, MemberBus, MemberSource, MemberWork
 
 TABLE = [
     (
@@ -29,7 +29,7 @@ TABLE = [
 @pytest.mark.parametrize(("source", "expected"), TABLE)
 def test_a_change_asks_for_its_work_in_order(source: MemberSource, expected: list[MemberWork]) -> None:
     done: list[tuple[MemberWork, str]] = []
-    bus = MemberBus(WAKES)
+    bus = MemberBus(WORK_BY_SOURCE)
     for work in MemberWork:
         bus.connect(work, lambda key, work=work: done.append((work, key)))  # type: ignore[misc]
     bus.wake(source, "key")
@@ -37,5 +37,5 @@ def test_a_change_asks_for_its_work_in_order(source: MemberSource, expected: lis
 
 
 def test_every_source_and_every_work_is_in_the_table() -> None:
-    assert [source for source, _ in TABLE] == list(MemberSource) == list(WAKES)
-    assert {work for wakes in WAKES.values() for work in wakes} == set(MemberWork)
+    assert [source for source, _ in TABLE] == list(MemberSource) == list(WORK_BY_SOURCE)
+    assert {work for wakes in WORK_BY_SOURCE.values() for work in wakes} == set(MemberWork)

@@ -1,6 +1,6 @@
 """Mirrors the objects of a collection whose label has one of some values; the values may change meanwhile.
 
-Invariant: forevery covered value the store holds what the API server held. A change of values loses no event of those
+Invariant: for every covered value the store holds what the API server held. A change of values loses no event of those
 that stay: objects of new values are listed, and the watch goes on for all values from the version it had reached.
 """
 
@@ -61,7 +61,7 @@ class Selective(Reflector[T]):
         super().__init__(client, resource, **options)
         self._label, self._base, self._on_covered = label, selector, covered
         self._chosen = threading.Event()
-        # None stands forevery value, when they don't fit into a URL.
+        # None stands for every value, when they don't fit into a URL.
         self._wanted: Values | None = frozenset()
         self._covered: Values | None = frozenset()
         self._floors: dict[str, int] = {}

@@ -14,7 +14,7 @@ from fleetboard.model import core, names
 class ServiceKey(NamedTuple):
     """A service of the clusterset: hashable, ordered by namespace and name.
 
-    A named tuple, since queues, indexes and plans hash it forevery event.
+    A named tuple, since queues, indexes and plans hash it for every event.
     """
 
     namespace: str

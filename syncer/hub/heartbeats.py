@@ -33,5 +33,5 @@ class Heartbeats:
         self._seen.pop(cluster, None)
 
     def restart(self) -> None:
-        """Start counting again forevery member, as at the start of a term."""
+        """Start counting again for every member, as at the start of a term."""
         self._seen.clear()

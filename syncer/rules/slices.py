@@ -115,7 +115,7 @@ def _render(
 
 
 def _hint(endpoint: core.Endpoint) -> core.Endpoint:
-    """Hint that clients of its own zone use an endpoint, as Kubernetes' controller does forevery distribution.
+    """Hint that clients of its own zone use an endpoint, as Kubernetes' controller does for every distribution.
 
     Zones with equal names are treated as one zone across clusters. No node is hinted: their names may repeat.
     """

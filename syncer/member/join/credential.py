@@ -106,7 +106,7 @@ class Credential:
         while not stop.is_set():
             try:
                 self._read_join()
-                self._record_problem(self.reissued_credential)
+                self._record_problem(self.refresh)
             except JoinError as err:
                 log.warning(
                     "the hub refused this cluster or can't be reached", extra={"reason": err.reason, "error": str(err)}
@@ -115,7 +115,7 @@ class Credential:
                 log.warning("could not read or store the hub's credential", extra={"error": str(err)})
             stop.wait(CHECK_S * random.uniform(0.9, 1.1))
 
-    def reissued_credential(self) -> None:
+    def refresh(self) -> None:
         """Verify the credential at the hub, renew it when due, follow the hub's CA, and replace a revoked one.
 
         Raises:

@@ -105,7 +105,7 @@ class CniServer:
                 sock.sendall(response.encode())
             except OSError as err:
                 extra = {**_call_of(request), "error": str(err)}
-                log.warning("could not deliver the answer to a CNI call: an ADD is undone", extra=extra)
+                log.warning("could not deliver the answer to a CNI call; if it was an ADD, it is undone", extra=extra)
                 response.undo()
 
     def _respond(self, request: frames.Request) -> frames.Response:

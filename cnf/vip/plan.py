@@ -55,7 +55,7 @@ def view_clusterset(
         isolated: Whether this node's own probe of the relay gets no answer.
     """
     peers = list(peers)
-    blocks = {peer.spec.cluster: _parse_blocks(peer) for peer in peers if peer.metadata.name != names.HUB}
+    blocks = {peer.metadata.name: _parse_blocks(peer) for peer in peers if peer.metadata.name != names.HUB}
     return ClustersetView(
         cluster=cluster,
         blocks={name: networks for name, networks in blocks.items() if networks is not None},

@@ -111,7 +111,7 @@ def _environment(latecomer: plan.Latecomer, path: pathlib.Path) -> dict[str, str
     return {
         "CNI_COMMAND": "ADD",
         # No container of the runtime: freed when its namespace is gone, as after any lost DEL.
-        "CNI_CONTAINERID": f"latecomer-{latecomer.uid}",
+        "CNI_CONTAINERID": f"late-{latecomer.uid}",
         "CNI_NETNS": str(path),
         "CNI_IFNAME": latecomer.interface,
         "CNI_ARGS": f"IgnoreUnknown=1;{pod}",

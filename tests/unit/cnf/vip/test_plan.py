@@ -273,7 +273,11 @@ def test_a_services_invalid_port_is_left_out_and_its_others_answer(number: int) 
 
 
 def test_a_cluster_with_malformed_blocks_is_named_and_the_others_are_trusted() -> None:
-    broken = Peer(spec=PeerSpec(cluster="c2"), status=PeerStatus(cluster_cidrs=["10.114.0.0/22", "10.114.0.1/22"]))
+    broken = Peer(
+        metadata=ObjectMeta(name="c2"),
+        spec=PeerSpec(cluster="c2"),
+        status=PeerStatus(cluster_cidrs=["10.114.0.0/22", "10.114.0.1/22"]),
+    )
 
     here = plan.view_clusterset([peer("c1"), broken], cluster="c1")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
+import evidence
 import lab
 import pytest
 
 HERE = pathlib.Path(__file__).parent
-
+_SEEN = pytest.StashKey[set[int]]()
 
 ORDER = (
     "paths",
@@ -44,6 +45,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.e2e)
     items.sort(key=_place)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep what the lab looked like when a test here failed; once for a fixture that several tests failed with."""
+    report = yield
+    if report.failed and HERE in item.path.parents and call.excinfo is not None and "KUBECONFIG" in os.environ:
+        seen = item.session.stash.setdefault(_SEEN, set())
+        if id(call.excinfo.value) not in seen:
+            seen.add(id(call.excinfo.value))
+            report.sections.append(("what the lab's parts warned of", evidence.collect(item.name)))
+    return report
 
 
 def _place(item: pytest.Item) -> int:

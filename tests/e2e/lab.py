@@ -194,6 +194,7 @@ class Cluster:
 
 
 HUB, C1, C2 = Cluster("hub"), Cluster("c1"), Cluster("c2")
+CLUSTERS = (HUB, C1, C2)
 
 
 def is_ready(pod: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from cnf.tunnel.plan.desired import KEEPALIVE_S
 from cnf.tunnel.plan.endpoints import SocketAddress
 from fleetboard.model.addresses import Network
 
@@ -94,10 +95,12 @@ def diff(
     updates = []
     for public_key in sorted(desired.peers):
         peer, held = desired.peers[public_key], actual.peers.get(public_key)
+        endpoint = _endpoint(peer, held or ActualPeer(), written.get(public_key), now)
+        keepalive_s = _keepalive_s(peer, held, endpoint)
         update = PeerUpdate(
             public_key,
-            endpoint=_endpoint(peer, held or ActualPeer(), written.get(public_key), now),
-            keepalive_s=peer.keepalive_s if peer.keepalive_s != (held.keepalive_s if held else 0) else None,
+            endpoint=endpoint,
+            keepalive_s=keepalive_s if keepalive_s != (held.keepalive_s if held else 0) else None,
             add=peer.allowed - (held.allowed if held else frozenset()),
         )
         if held is None or update != PeerUpdate(public_key):
@@ -121,3 +124,14 @@ def _endpoint(
     has_session = now - held.handshake_at < SESSION_S
     ours_changed = written is not None and written != desired.endpoint
     return desired.endpoint if held.endpoint is None or ours_changed or not has_session else None
+
+
+def _keepalive_s(desired: ResolvedPeer, held: ActualPeer | None, update: SocketAddress | None) -> int:
+    """Return the keepalive that a peer needs: also one that is seen at another address than its own.
+
+    Then something translates addresses in between, such as a pod network that masquerades between nodes. After two idle
+    minutes Linux forgets the translation, and packets to the address that was seen are lost until the session ends.
+    """
+    if desired.keepalive_s or held is None or held.endpoint is None or desired.endpoint is None or update is not None:
+        return desired.keepalive_s
+    return KEEPALIVE_S if held.endpoint != desired.endpoint else 0

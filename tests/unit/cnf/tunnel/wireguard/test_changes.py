@@ -102,7 +102,20 @@ def test_an_endpoint_is_written_only_where_it_breaks_no_session(
         actual(a=ActualPeer(there, handshake_at=handshake_at)),
         written=written,
     )
-    assert [update.endpoint for update in changes.updates] == ([HOME] if is_written else [])
+    assert [update.endpoint for update in changes.updates if update.endpoint] == ([HOME] if is_written else [])
+
+
+@pytest.mark.parametrize(
+    ("seen", "held_s", "written_s"),
+    [(AWAY, 0, 25), (AWAY, 25, None), (HOME, 25, 0), (HOME, 0, None)],
+    ids=["translated", "translated before", "no longer", "never"],
+)
+def test_a_peer_behind_a_translation_is_kept_alive(seen: SocketAddress, held_s: int, written_s: int | None) -> None:
+    """A pod network that masquerades between nodes forgets a flow that is idle for two minutes."""
+    changes = compare(
+        target(a=ResolvedPeer(HOME, frozenset())), actual(a=ActualPeer(seen, keepalive_s=held_s, handshake_at=950.0))
+    )
+    assert [update.keepalive_s for update in changes.updates] == ([] if written_s is None else [written_s])
 
 
 def test_keys_show_in_no_representation() -> None:

@@ -94,16 +94,16 @@ def diff(
     """
     updates = []
     for public_key in sorted(desired.peers):
-        peer, held = desired.peers[public_key], actual.peers.get(public_key)
-        endpoint = _endpoint(peer, held or ActualPeer(), written.get(public_key), now)
-        keepalive_s = _keepalive_s(peer, held, endpoint)
+        peer, held = desired.peers[public_key], actual.peers.get(public_key, ActualPeer())
+        endpoint = _endpoint(peer, held, written.get(public_key), now)
+        keepalive_s = _keepalive_s(peer, endpoint or held.endpoint)
         update = PeerUpdate(
             public_key,
             endpoint=endpoint,
-            keepalive_s=keepalive_s if keepalive_s != (held.keepalive_s if held else 0) else None,
-            add=peer.allowed - (held.allowed if held else frozenset()),
+            keepalive_s=keepalive_s if keepalive_s != held.keepalive_s else None,
+            add=peer.allowed - held.allowed,
         )
-        if held is None or update != PeerUpdate(public_key):
+        if public_key not in actual.peers or update != PeerUpdate(public_key):
             updates.append(update)
     everything = frozenset[Network]().union(*(peer.allowed for peer in desired.peers.values()))
     staying = (peer.allowed for public_key, peer in actual.peers.items() if public_key in desired.peers)
@@ -126,12 +126,11 @@ def _endpoint(
     return desired.endpoint if held.endpoint is None or ours_changed or not has_session else None
 
 
-def _keepalive_s(desired: ResolvedPeer, held: ActualPeer | None, update: SocketAddress | None) -> int:
-    """Return the keepalive that a peer needs: also one that is seen at another address than its own.
+def _keepalive_s(desired: ResolvedPeer, endpoint: SocketAddress | None) -> int:
+    """Return the keepalive of a peer at ``endpoint``: one that is seen at another address than its own needs it.
 
     Then something translates addresses in between, such as a pod network that masquerades between nodes. After two idle
     minutes Linux forgets the translation, and packets to the address that was seen are lost until the session ends.
     """
-    if desired.keepalive_s or held is None or held.endpoint is None or desired.endpoint is None or update is not None:
-        return desired.keepalive_s
-    return KEEPALIVE_S if held.endpoint != desired.endpoint else 0
+    is_translated = desired.endpoint is not None and endpoint is not None and endpoint != desired.endpoint
+    return desired.keepalive_s or (KEEPALIVE_S if is_translated else 0)

@@ -16,6 +16,9 @@ FOLDER = pathlib.Path(__file__).parents[2] / "build/e2e/evidence"
 SINCE = "5m"
 OBJECTS = "pods,peers,peerreports,fleetnodes,nodeattachments,fleetservices,exportedservices,claims,endpointslices"
 MEMBERS_OBJECTS = "serviceexports,serviceimports"
+MOST = 5
+"""Failures that are looked into: on a lab that is gone, each look waits for time-outs."""
+ANSWER_S = 15
 SHOWN = 40
 """Lines of warnings and errors that go into the test's report."""
 _INFO = re.compile(r'"level": ?"info"')
@@ -52,7 +55,7 @@ def _collect(cluster: lab.Cluster, folder: pathlib.Path) -> list[str]:
 def _write(path: pathlib.Path, cluster: lab.Cluster, *arguments: str) -> str:
     """Write into a file what kubectl says; return it, nothing when it failed."""
     try:
-        text = cluster.kubectl(*arguments)
+        text = cluster.kubectl(*arguments, timeout_s=ANSWER_S)
     except lab.CommandError as err:
         path.write_text(f"could not be collected: {err}\n")
         return ""

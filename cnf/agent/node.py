@@ -48,8 +48,8 @@ class LocalNode:
             state_dir=settings.state_dir,
             run_dir=settings.run_dir,
         )
-        self._server = server.CniServer(settings.run_dir / "cni.sock", self.cni.call)
-        self._spool = spool.Spool(settings.run_dir / "del", self.cni.call)
+        self._server = server.CniServer(settings.run_dir / "cni.sock", self.cni.calls.call)
+        self._spool = spool.Spool(settings.run_dir / "del", self.cni.calls.call)
 
     def restore(self) -> None:
         """Restore what the node remembers: firewall and connections, and then the pods that send through them.

@@ -197,7 +197,7 @@ def _build_latecomer_controller(parts: SharedParts) -> LatecomerController:
         netns_dir=parts.settings.netns_dir,
         pods=lambda: parts.caches.pods,
         attachments=parts.local_node.cni.attachments,
-        call=parts.local_node.cni.call,
+        call=parts.local_node.cni.calls.call,
         recorder=parts.recorder,
     )
 

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _WORKERS = 16
 _ADDERS = 48
-_QUEUED = 512
+MAX_OPEN = 512
 _READ_S = 10.0
 _TICK_MS = 200
 _WARN_AGAIN_S = 10.0
@@ -40,12 +40,13 @@ Serve = Callable[[frames.Request], frames.Response]
 class CniServer:
     """Accepts calls and hands them to ``call`` on a bounded number of threads."""
 
-    def __init__(self, path: pathlib.Path, call: Serve, *, allowed_uid: int = 0) -> None:
-        """``run`` creates the socket, which only its owner can use."""
+    def __init__(self, path: pathlib.Path, call: Serve, *, allowed_uid: int = 0, max_open: int = MAX_OPEN) -> None:
+        """``run`` creates the socket, which only its owner can use. A call beyond ``max_open`` is closed unanswered."""
         self._path = path
         self._call = call
         self._allowed_uid = allowed_uid
-        self._slots = threading.BoundedSemaphore(_QUEUED)
+        self._max_open = max_open
+        self._slots = threading.BoundedSemaphore(max_open)
         self._warned_at = float("-inf")
         self.listening = threading.Event()
 
@@ -78,7 +79,7 @@ class CniServer:
         now = time.monotonic()
         if now - self._warned_at >= _WARN_AGAIN_S:
             self._warned_at = now
-            log.warning("closed a CNI call unanswered: too many calls are open", extra={"open": _QUEUED})
+            log.warning("closed a CNI call unanswered: too many calls are open", extra={"open": self._max_open})
 
     def _serve(self, sock: socket.socket, adders: concurrent.futures.Executor) -> None:
         with _reported(), contextlib.ExitStack() as opened:

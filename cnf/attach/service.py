@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 
 from cnf.attach import calls, ipam, journal, records, recovery
-from cnf.attach.frames import Request, Response
 from cnf.attach.node_network import blocks, demand
 from cnf.attach.node_network.network import NodeNetwork
 from cnf.attach.node_resources import NodeResources
@@ -48,7 +47,7 @@ class CniService:
             surplus=demand.Surplus(idle_s=settings.idle_s, clock=clock),
             ensure_node_addresses=self._resources.plumber.ensure_node_addresses,
         )
-        self._calls = calls.CallHandler(
+        self.calls = calls.CallHandler(
             self._resources,
             recovery=self._recovery,
             hooks=hooks,
@@ -143,7 +142,3 @@ class CniService:
         if self._node_blocks.return_empty_blocks():
             self._hooks.on_change()
         return summary.freed
-
-    def call(self, request: Request) -> Response:
-        """Serve one CNI call."""
-        return self._calls.call(request)

@@ -22,7 +22,7 @@ SIZES = (1, 16, 128, 1024)
 _SLOTS_A_TARGET = 3
 _SLOT_BITS = 10
 _TARGET_BITS = 22
-_CONTENDERS_A_SLOT = 8
+CONTENDERS_A_SLOT = 8
 
 
 def size_class(targets: int) -> int:
@@ -49,7 +49,7 @@ def assign(targets: tuple[str, ...]) -> tuple[str, ...]:
     if size == 1:
         return targets
     pairs = _weighted_pairs(targets, size)
-    contenders = size * _CONTENDERS_A_SLOT
+    contenders = size * CONTENDERS_A_SLOT
     if len(pairs) <= 2 * contenders:
         pairs.sort(reverse=True)
         return tuple(targets[index] for index in _share_out([pairs], targets=len(targets), size=size))

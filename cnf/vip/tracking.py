@@ -12,9 +12,8 @@ import struct
 from collections.abc import Iterable
 
 from cnf.netlink import connection, wire
+from cnf.vip.transaction import NETLINK_NETFILTER
 from fleetboard.model.addresses import Address
-
-_NETLINK_NETFILTER = 12
 
 NEW, GET, DELETE = 0x100, 0x101, 0x102
 TUPLE_ORIG, TUPLE_REPLY, STATUS, PROTOINFO, NAT_SRC, TIMEOUT, ID, NAT_DST, STATUS_MASK = 1, 2, 3, 4, 6, 7, 12, 13, 26
@@ -86,7 +85,7 @@ class Flow:
 def connect() -> connection.Connection:
     """Open a connection to the table of the calling thread's network namespace."""
     return connection.Connection(
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
     )
 
 

@@ -29,7 +29,7 @@ DORMANT = 1
 """Flag of a dormant table: no packet meets its chains."""
 
 _CHAIN_NAME = 3
-_NETLINK_NETFILTER = 12
+NETLINK_NETFILTER = 12
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
 _SNDBUFFORCE, _RCVBUFFORCE = 32, 33
 _BEGIN, _END = 0x10, 0x11
@@ -127,7 +127,7 @@ def _find(question: int, named: bytes, action: str) -> dict[int, bytes] | None:
 
 
 def _open_socket() -> socket.socket:
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
     for option in (_CAP_ACK, _EXT_ACK):
         sock.setsockopt(_SOL_NETLINK, option, 1)
     return sock

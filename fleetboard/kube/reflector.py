@@ -56,6 +56,7 @@ class Reflector(Generic[T]):
             ``list(store.values())``, and read the attribute again each time.
         synced: Set once the store holds a complete list.
         last_contact: Monotonic time of the API's last answer.
+        seen: The newest version that a list or the watch had reached.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Reflector(Generic[T]):
         self._backoff = retry or backoff.Backoff()
         self._watch: watch.Watch[T] | None = None
         self._writing = threading.Lock()
-        self._seen = 0
+        self.seen = 0
         self.synced = threading.Event()
         self.last_contact = time.monotonic()
 
@@ -95,7 +96,7 @@ class Reflector(Generic[T]):
         """
         key = _meta(obj).key
         with self._writing:
-            if _version(obj) <= max(self._seen, _version(self._store.get(key))):
+            if _version(obj) <= max(self.seen, _version(self._store.get(key))):
                 return
             self._store[key] = obj
         self._notify(key)
@@ -152,7 +153,7 @@ class Reflector(Generic[T]):
         fresh = {_meta(obj).key: obj for obj in items}
         # Readers see the old or the new dict, never a mix.
         with self._writing:
-            stale, self._store, self._seen = self._store, fresh, int(version or 0)
+            stale, self._store, self.seen = self._store, fresh, int(version or 0)
         for key in stale.keys() | fresh.keys():
             if _version(stale.get(key)) != _version(fresh.get(key)):
                 self._notify(key)
@@ -197,7 +198,7 @@ class Reflector(Generic[T]):
     def _apply(self, event: watch.Event[T]) -> None:
         with self._writing:
             at = int(event.version or 0)
-            self._seen = max(self._seen, at)
+            self.seen = max(self.seen, at)
             if event.change is watch.ChangeType.BOOKMARK or 0 < at <= _version(self._store.get(event.key)):
                 return  # nothing changed, or ``remember`` stored it already
             if event.change is watch.ChangeType.DELETED or event.obj is None:

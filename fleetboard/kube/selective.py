@@ -46,6 +46,9 @@ class Selective(Reflector[T]):
         covered: Gets the values that are covered from now on; None stands for any value.
         selector: Selector that every object must match as well.
         options: As of the reflector.
+
+    Attributes:
+        floors: By covered value, the version of the list that brought its objects: earlier events are in that list.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Selective(Reflector[T]):
         # None stands for every value, when they don't fit into a URL.
         self._wanted: Values | None = frozenset()
         self._covered: Values | None = frozenset()
-        self._floors: dict[str, int] = {}
+        self.floors: dict[str, int] = {}
         self._limit = SELECTOR_LIMIT
 
     def select(self, values: Values) -> None:
@@ -106,7 +109,7 @@ class Selective(Reflector[T]):
         self._narrow(wanted)
         self._selector = self._full_selector(wanted)
         version = super()._relist()
-        self._floors.clear()
+        self.floors.clear()
         self._cover(wanted)
         return version
 
@@ -125,14 +128,14 @@ class Selective(Reflector[T]):
             selector = self._full_selector(added)
             items, listed = self._client.list(self._resource, self._namespace, selector=selector)
             # The watch goes on from an earlier version than the list's: its events up to that are in the list.
-            self._floors |= dict.fromkeys(added, int(listed))
+            self.floors |= dict.fromkeys(added, int(listed))
             for obj in items:
                 key = _labelled(obj).key
                 self._store[key] = obj
                 self._notify(key)
         self._narrow(wanted)
         # A value that returns later is listed again.
-        self._floors = {value: floor for value, floor in self._floors.items() if value in wanted}
+        self.floors = {value: floor for value, floor in self.floors.items() if value in wanted}
         for key, obj in list(self._store.items()):
             if self._value(obj) not in wanted:
                 del self._store[key]
@@ -142,7 +145,7 @@ class Selective(Reflector[T]):
         return version
 
     def _apply(self, event: watch.Event[T]) -> None:
-        if event.obj is not None and int(event.version) <= self._floors.get(self._value(event.obj), 0):
+        if event.obj is not None and int(event.version) <= self.floors.get(self._value(event.obj), 0):
             return
         super()._apply(event)
 

@@ -41,7 +41,7 @@ def main(state: str, node_netns: str) -> None:
     summary = served.restore()
     restored_s = time.monotonic() - started
     served.set_network(NETWORK)
-    listener = server.CniServer(pathlib.Path("/run/fleetboard/cni.sock"), served.call)
+    listener = server.CniServer(pathlib.Path("/run/fleetboard/cni.sock"), served.calls.call)
     stop = threading.Event()
     thread = threading.Thread(target=listener.run, args=(stop,))
     thread.start()

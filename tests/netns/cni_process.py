@@ -32,7 +32,7 @@ def main(state_dir: str, node_netns: str, netns_dir: str, socket_path: str) -> N
     )
     cni.restore()
     cni.set_network(shim_node.NETWORK)
-    CniServer(pathlib.Path(socket_path), cni.call).run(threading.Event())
+    CniServer(pathlib.Path(socket_path), cni.calls.call).run(threading.Event())
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ class Node:
     def serving(self) -> Iterator[None]:
         """Let cnf listen."""
         stop = threading.Event()
-        server = CniServer(self.run / "cni.sock", self.cni.call)
+        server = CniServer(self.run / "cni.sock", self.cni.calls.call)
         thread = threading.Thread(target=server.run, args=(stop,))
         thread.start()
         try:

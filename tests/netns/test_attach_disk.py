@@ -95,7 +95,7 @@ class Node:
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID=u-{container}",
         }
         with NetworkNamespace.open(net.path) as opened:
-            return self.cni.call(frames.Request(env, b'{"cniVersion":"1.1.0","name":"fleetboard"}', opened))
+            return self.cni.calls.call(frames.Request(env, b'{"cniVersion":"1.1.0","name":"fleetboard"}', opened))
 
     def add(self, container: str) -> str:
         response = self.call("ADD", container)

@@ -133,7 +133,7 @@ class Node:
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container};K8S_POD_UID=u-{container}",
         }
         with NetworkNamespace.open(net.path) as opened:
-            return self.cni.call(frames.Request(env, CONFIG, opened))
+            return self.cni.calls.call(frames.Request(env, CONFIG, opened))
 
     @property
     def blocks(self) -> list[str]:
@@ -206,9 +206,9 @@ def test_250_pods_get_their_blocks_in_time_and_the_empty_ones_go_back(
 
     # The cluster's block is exhausted: five more fit, and the others learn why while the hub can still help.
     held += [address(add(container)) for container in late[:5]]
-    node.cni._calls.address_timeout_s = 8
+    node.cni.calls.address_timeout_s = 8
     refused = add(late[5])
-    node.cni._calls.address_timeout_s = 60
+    node.cni.calls.address_timeout_s = 60
     assert refused.code == 1
     answer = json.loads(refused.stdout)
     assert answer["code"] == 11

@@ -170,7 +170,7 @@ class Node:
             try:
                 self.cni.restore()
                 self.cni.set_network(self.network())
-                spool.Spool(self.folder / "del", self.cni.call).replay()
+                spool.Spool(self.folder / "del", self.cni.calls.call).replay()
             except Ended:
                 self.seen["ended at start"] += 1
                 self.finish()
@@ -194,7 +194,7 @@ class Node:
     def call(self, verb: str, pod: Pod, *, with_net: bool = True, **config: Any) -> frames.Response:
         namespace = NetworkNamespace.open(pod.net.path) if with_net and pod.net.path.exists() else None
         try:
-            return self.cni.call(frames.Request(environment(verb, pod), render(config), namespace))
+            return self.cni.calls.call(frames.Request(environment(verb, pod), render(config), namespace))
         finally:
             if namespace is not None:
                 namespace.close()

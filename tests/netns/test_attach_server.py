@@ -117,7 +117,7 @@ def node(nets: Nets, tmp_path: pathlib.Path) -> Iterator[Node]:
         cni.restore()
         cni.set_network(NETWORK)
         path = tmp_path / "run" / "cni.sock"
-        with listening(CniServer(path, cni.call)):
+        with listening(CniServer(path, cni.calls.call)):
             yield Node(nets, path, cni, node_netns)
         cni.close()
 
@@ -143,7 +143,7 @@ def test_no_delete_waits_behind_adds_that_wait_for_a_block(
     node.cni.set_network(dataclasses.replace(NETWORK, blocks=(tiny,)))
     first = node.nets.make()
     assert node.call("ADD", "first", first)[0] == 0
-    node.cni._calls.address_timeout_s = 25
+    node.cni.calls.address_timeout_s = 25
     late = [node.nets.make() for _ in range(30)]
     with concurrent.futures.ThreadPoolExecutor(30) as callers:
         waiting = [callers.submit(node.call, "ADD", f"late{number}", pod) for number, pod in enumerate(late)]
@@ -240,7 +240,7 @@ def test_a_deletion_that_waited_in_the_spool_is_served(node: Node, tmp_path: pat
     folder = tmp_path / "del"
     folder.mkdir()
     (folder / "one-net1").write_bytes(frame("DEL", "one", pod))
-    assert Spool(folder, node.cni.call).replay() == 1
+    assert Spool(folder, node.cni.calls.call).replay() == 1
     assert "net1" not in pod.run("ip", "link")
     assert node.cni.attachments() == []
 
@@ -252,7 +252,7 @@ def test_a_spooled_deletion_older_than_the_attachment_changes_nothing(node: Node
     (folder / "one-net1").write_bytes(frame("DEL", "one", pod))
     os.utime(folder / "one-net1", (1000, 1000))
     node.call("ADD", "one", pod)
-    assert Spool(folder, node.cni.call).replay() == 1
+    assert Spool(folder, node.cni.calls.call).replay() == 1
     assert pod.answers_ping("10.112.4.0")
     assert list(folder.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""cnf on the real kernel: pods are namespaces, calls go to ``CniService.call`` as the server hands them over."""
+"""cnf on the real kernel: pods are namespaces, calls go to ``CallHandler.call`` as the server hands them over."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Node:
         namespace = NetworkNamespace.open(pod.path) if pod and pod.path.exists() else None
         try:
             request = frames.Request(env, json.dumps(config).encode(), namespace, **over)
-            return self.cni.call(request)
+            return self.cni.calls.call(request)
         finally:
             if namespace:
                 namespace.close()
@@ -265,7 +265,7 @@ def test_a_full_block_is_named_and_a_second_one_is_used_without_a_failure(node: 
     code, message = refusal(node.call("ADD", two, "two"))
     assert code == 11
     assert "10.112.4.0/31" in message
-    node.cni._calls.address_timeout_s = 10
+    node.cni.calls.address_timeout_s = 10
     with concurrent.futures.ThreadPoolExecutor(1) as caller:
         waiting = caller.submit(node.add, two, "two")
         more = (*small.blocks, ipaddress.ip_network("10.112.5.64/26"))
@@ -340,7 +340,7 @@ def test_a_kernel_that_lists_nothing_is_no_reason_to_refuse_an_add(node: Node, m
     one, two = node.nets.make(), node.nets.make()
     node.add(one, "one")
     monkeypatch.setattr(Plumber, "list_pairs", silent)
-    node.cni._calls.address_timeout_s = 10
+    node.cni.calls.address_timeout_s = 10
     with concurrent.futures.ThreadPoolExecutor(1) as caller:
         waiting = caller.submit(node.add, two, "two")
         assert not concurrent.futures.wait([waiting], timeout=0.3).done

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 import time
@@ -163,8 +165,6 @@ def test_a_taken_port_is_one_clear_error(netns: None) -> None:
 
 
 def test_a_dead_process_is_noticed(pool: workers.WorkerPool) -> None:
-    process = pool._workers[0].process
-    process.kill()
-    process.wait(5)
+    os.kill(pool.pids()[0], signal.SIGKILL)
     with pytest.raises(errors.WorkerDiedError, match="udp-0 ended with status -9"):
         pool.run(threading.Event())

@@ -89,7 +89,7 @@ def test_a_deletion_while_cnf_is_away_is_served_when_it_is_back(node: Node) -> N
     assert node.call("DEL", "one", pod) == Answer(0, b"", b"")
     assert node.call("DEL", "one", pod) == Answer(0, b"", b"")
     assert pod.answers_ping("10.112.4.0")
-    assert Spool(node.run / "del", node.cni.call).replay() == 1
+    assert Spool(node.run / "del", node.cni.calls.call).replay() == 1
     assert "net1" not in pod.run("ip", "link")
     assert (node.spooled, node.cni.attachments()) == ([], [])
 

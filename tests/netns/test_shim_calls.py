@@ -156,14 +156,14 @@ def test_cni26_a_deletion_wins_over_the_adds_before_it(
     assert node.call("ADD", "first", first).status == 0
     before = traces(node, pod)
     node.cni.set_network(FULL)
-    node.cni._calls.address_timeout_s = 25
+    node.cni.calls.address_timeout_s = 25
     with concurrent.futures.ThreadPoolExecutor(3) as runtimes:
         calls = [runtimes.submit(node.call, "ADD", "one", pod)]
         eventually(lambda: node.cni.waiting)
         calls.append(runtimes.submit(node.call, "ADD", "one", pod))
-        eventually(lambda: node.cni._calls.count_calls("one") == 2)
+        eventually(lambda: node.cni.calls.count_calls("one") == 2)
         calls.append(runtimes.submit(node.call, "DEL", "one", pod))
-        eventually(lambda: node.cni._calls.count_calls("one") == 3)
+        eventually(lambda: node.cni.calls.count_calls("one") == 3)
         node.cni.set_network(shim_node.NETWORK)
         assert calls[2].result(timeout=30) == CLEAN
         assert {call.result(timeout=30).code for call in calls[:2]} <= {0, 100, 103}

@@ -318,7 +318,7 @@ def test_a_firewall_without_its_connections_is_taken_over(
     with connections(1):
         save(tmp_path, node)
     topology.replace_cnf()
-    monkeypatch.setattr(tracking, "_NETLINK_NETFILTER", 31)  # what a kernel without conntrack says
+    monkeypatch.setattr(tracking, "NETLINK_NETFILTER", 31)  # what a kernel without conntrack says
     assert take_over(tmp_path) == handover_state.TakenOver(firewall=True)
 
 

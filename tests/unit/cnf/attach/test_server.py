@@ -19,8 +19,9 @@ ADD = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "net1", "CNI
 
 
 @contextlib.contextmanager
-def serving(path: pathlib.Path, call: server.Serve) -> Iterator[None]:
-    cni_server, stop = server.CniServer(path, call, allowed_uid=os.getuid()), threading.Event()
+def serving(path: pathlib.Path, call: server.Serve, *, max_open: int = server.MAX_OPEN) -> Iterator[None]:
+    cni_server = server.CniServer(path, call, allowed_uid=os.getuid(), max_open=max_open)
+    stop = threading.Event()
     thread = threading.Thread(target=cni_server.run, args=(stop,))
     thread.start()
     assert cni_server.listening.wait(30)
@@ -64,17 +65,14 @@ def test_an_answer_that_nobody_takes_is_logged_with_its_call(
     assert fields == {"verb": "ADD", "container": "c1", "interface": "net1", "pod": "shop/web"}
 
 
-def test_calls_beyond_the_limit_are_logged_once(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(server, "_QUEUED", 1)
+def test_calls_beyond_the_limit_are_logged_once(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     may_end = threading.Event()
 
     def call(_request: frames.Request) -> frames.Response:
         assert may_end.wait(30)
         return frames.Response(0, b"")
 
-    with serving(tmp_path / "sock", call), connect(tmp_path / "sock") as first:
+    with serving(tmp_path / "sock", call, max_open=1), connect(tmp_path / "sock") as first:
         first.sendall(frames.render_request(ADD, b"{}"))
         for _ in range(3):
             with connect(tmp_path / "sock") as other:

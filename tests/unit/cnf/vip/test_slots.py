@@ -84,7 +84,7 @@ def test_the_two_bands_of_many_targets_give_the_same_as_one_would(monkeypatch: p
     names = targets(150)
     in_bands = slots.assign(names)
 
-    monkeypatch.setattr(slots, "_CONTENDERS_A_SLOT", 1000)
+    monkeypatch.setattr(slots, "CONTENDERS_A_SLOT", 1000)
     slots.assign.cache_clear()
 
     assert slots.assign(names) == in_bands

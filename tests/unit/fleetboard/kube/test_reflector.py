@@ -109,7 +109,7 @@ def test_a_bookmark_moves_the_version_and_notifies_nobody(api: fake_api.FakeApi,
     running = start()
     wait_until(api.watches)
     api.bookmark()
-    wait_until(lambda: running.reflector._seen == api.version)
+    wait_until(lambda: running.reflector.seen == api.version)
     api.cut()
     wait_until(lambda: len(api.watches()) > 1)
     assert api.watches()[-1].query["resourceVersion"] == str(api.version)

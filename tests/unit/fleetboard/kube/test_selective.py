@@ -248,7 +248,7 @@ def test_what_is_remembered_of_a_value_goes_with_it(api: fake_api.FakeApi, runni
     wait_until(lambda: not running.mirror.covers("v4"))
     put(api, "last", "shop")
     wait_until(lambda: "last" in running.names())
-    assert set(running.mirror._floors) <= {"shop"}
+    assert set(running.mirror.floors) <= {"shop"}
 
 
 def test_500_names_of_the_longest_kind_fit() -> None:

@@ -137,13 +137,25 @@ def _set_head(table: str, name: str) -> bytes:
 
 
 def _encode(elements: Mapping[bytes, bytes]) -> list[bytes]:
-    """Encode elements of one map or set: all keys have one length, and all values."""
-    key, value = next(iter(elements.items()))
-    data_head = _nest(_DATA, wire.attribute(_VALUE, value)) if value else b""
-    item_size = 4 + len(_nest(_KEY, wire.attribute(_VALUE, key))) + len(data_head)
-    head = struct.pack("=HHHHHH", item_size, _ITEM | _NESTED, len(key) + 8, _KEY | _NESTED, len(key) + 4, _VALUE)
-    middle = data_head[: len(data_head) - len(value)]
-    return [b"".join((head, key, middle, value)) for key, value in elements.items()]
+    """Encode elements of one map or set.
+
+    Nothing may rely on equal lengths: the kernel refuses an element of the wrong length only as long as its head gives
+    the true one.
+    """
+    heads = {lengths: _heads(*lengths) for lengths in {(len(key), len(value)) for key, value in elements.items()}}
+    encoded = []
+    for key, value in elements.items():
+        head, middle = heads[len(key), len(value)]
+        encoded.append(b"".join((head, key, middle, value)))
+    return encoded
+
+
+def _heads(key: int, value: int) -> tuple[bytes, bytes]:
+    """Return what comes before a key and before a value of these lengths, both multiples of 4."""
+    data = _nest(_DATA, wire.attribute(_VALUE, bytes(value))) if value else b""
+    size = 4 + len(_nest(_KEY, wire.attribute(_VALUE, bytes(key)))) + len(data)
+    head = struct.pack("=HHHHHH", size, _ITEM | _NESTED, key + 8, _KEY | _NESTED, key + 4, _VALUE)
+    return head, data[: len(data) - value]
 
 
 def _nest(kind: int, member: bytes) -> bytes:

@@ -15,6 +15,16 @@ node_image_name() {
 
 node_image() { if [ "$NODE_SOURCE" = official ]; then echo "$OFFICIAL_NODE"; else node_image_name; fi; }
 
+# An image of earlier parts takes over a gigabyte, and no cluster is made of it again. Docker refuses to remove one that
+# a node uses.
+node_image_prune() {
+  local image present
+  present=$(node_image)
+  for image in $(docker images --format '{{.Repository}}:{{.Tag}}' fleetboard-lab/node); do
+    [ "$image" = "$present" ] || docker rmi "$image" >/dev/null 2>&1 || true
+  done
+}
+
 node_image_build() {
   if has_image "$(node_image_name)"; then return; fi
   local work=$SCRATCH/node-image
